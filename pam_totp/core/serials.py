@@ -1,7 +1,7 @@
-"""The comparison of serial numbers: the same token, however its serial number is typed.
+"""The comparison of serial numbers, regardless of case and separators.
 
 Rules:
-1. Case and separators do not count: a label shows `UB-123 456`, a vendor's file `ub123456`.
+1. Two spellings can name one token: a label shows `UB-123 456`, a vendor's file `ub123456`.
 2. A record, a message and a log keep a serial number as it was given. Only comparisons use `serial_key`.
 """
 

@@ -66,7 +66,7 @@ def _findings() -> Iterator[CheckMessage]:
         yield Warning(text, hint=remedy, id="pam_totp.W006")
     if any(_is_admin_documentation(page) for page in pages):
         hint = "wrap the views of django.contrib.admindocs in otp_required, or remove it from urls.py (see docs/web.md)"
-        yield Warning("the admin documentation opens with the password alone", hint=hint, id="pam_totp.W007")
+        yield Warning("the admin documentation requires the password only", hint=hint, id="pam_totp.W007")
 
 
 def _missing_guard() -> str | None:
@@ -92,7 +92,7 @@ class _UserWithoutCode:
 
 
 def _pages(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Callable[..., Any]]:
-    """Yield the views that no decorator closes to a user without a code."""
+    """Yield the views that a user without a code may open, by the tests of their decorators."""
     for pattern in patterns:
         if isinstance(pattern, URLResolver):
             yield from _pages(pattern.url_patterns)
@@ -124,21 +124,21 @@ def _enclosed(view: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _may_pass(test: Any) -> bool:
-    """Ask the test of user_passes_test, as `_may_be_open` asks an admin site."""
+    """Return True if a user without a code may pass the test of user_passes_test."""
     try:
         return iscoroutinefunction(test) or bool(test(_UserWithoutCode()))
-    except Exception:  # the test needs more of a user than this one has, so the answer is unknown
+    except Exception:  # the test reads an attribute that `_UserWithoutCode` lacks: its result is unknown
         return True
 
 
 def _open_admin_sites(pages: Iterable[Callable[..., Any]]) -> list[str]:
-    """Return the names of the admin sites that a user without a code may open, each once."""
+    """Return the distinct names of the admin sites that a user without a code may open."""
     sites = {id(site): site for page in pages for site in _admin_sites(page)}
     return [site.name for site in sites.values() if _may_be_open(site)]
 
 
 def _admin_sites(page: Callable[..., Any]) -> Iterator[Any]:
-    """Yield the admin site that guards the page: of a page of the site, and of one in the site's `admin_view`."""
+    """Yield the admin sites that guard the page: as a view of the site, or through the site's `admin_view`."""
     if hasattr(page, "admin_site"):  # AdminSite sets it on the views that need its permission
         yield page.admin_site
     for name, value in _enclosed(page):
@@ -147,7 +147,7 @@ def _admin_sites(page: Callable[..., Any]) -> Iterator[Any]:
 
 
 def _is_admin_documentation(page: Callable[..., Any]) -> bool:
-    """Return True for a page of django.contrib.admindocs, which no admin site guards."""
+    """Return True if the page is from django.contrib.admindocs, which no admin site guards."""
     return str(getattr(getattr(page, "view_class", None), "__module__", "")).startswith("django.contrib.admindocs.")
 
 

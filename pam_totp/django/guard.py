@@ -1,12 +1,12 @@
 """Refuse devices of other types that a request adds with the password alone.
 
 Rules:
-- A user with a HostDevice has a second factor, so a new device of this user needs a code first. Otherwise a thief of
-  the password adds an own device, and opens with it what needs a code.
-- The same applies to a session that `PamBackend` gave a HostDevice, even if the device was deleted since.
+- A user with a HostDevice has a second factor, so a new device of this user needs a code first. Otherwise, an attacker
+  with the password could add a device, and give its codes.
+- The same applies to a session with a HostDevice from `PamBackend`, even after the deletion of the device.
 - The request must be of a user who gave a code. Commands have no request, and may add devices.
-- Only new devices of a user are refused: also a copy of a device, and a device of another user. A device that exists
-  is saved at every check of its codes, before its user counts as verified.
+- A device is new if the database does not have it for this user: a copy, for example, or a device of another user. An
+  existing device may be saved: every check of its codes saves it before its user counts as verified.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _is_new(device: Any, using: str | None) -> bool:
 
 def needs_code(request: Any, user_id: object) -> bool:
     """Return True if a new device of the user needs a code first. See the rules."""
-    user_id = get_user_model()._meta.pk.to_python(user_id)  # it may be text, as a form sends it
+    user_id = get_user_model()._meta.pk.to_python(user_id)  # a form sends it as text
     user = getattr(request, "user", None)
     if user_id is not None and user_id == getattr(user, "pk", None) and conf.get("PAM_TOTP_CREATE_DEVICES"):
         backend = getattr(request, "session", {}).get(BACKEND_SESSION_KEY)

@@ -18,7 +18,7 @@ _request: ContextVar[Any] = ContextVar("pam_totp_request", default=None)
 
 
 class RequestMiddleware:
-    """Remember the request while its view runs, and while the view makes the parts of a streaming response."""
+    """Remember the request while its view runs, and while the view generates a streaming response."""
 
     sync_capable = True
     async_capable = True
@@ -47,7 +47,7 @@ class RequestMiddleware:
 
 
 def _remembering(request: Any, response: Any) -> Any:
-    """Return the response. If the view has yet to make its parts, remember the request meanwhile."""
+    """Return the response. Remember the request while the view generates the parts of a streaming response."""
     is_file = getattr(response, "file_to_stream", None) is not None  # its parts run no code of the view
     if getattr(response, "streaming", False) and not is_file:
         parts = response.streaming_content

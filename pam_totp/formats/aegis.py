@@ -22,7 +22,7 @@ _PASSWORD_SLOT = 1
 _KEY_SIZE = 32  # bytes
 _MAX_MEMORY = 256 * 1024 * 1024  # bytes for scrypt: Aegis uses 32 MiB
 _MAX_PARALLEL = 16  # scrypt's p: Aegis uses 1
-_MARGIN = 1024 * 1024  # bytes of OpenSSL beside scrypt's own
+_MARGIN = 1024 * 1024  # bytes that OpenSSL needs in addition to those of scrypt
 
 
 class Aegis(AppBackup):

@@ -1,9 +1,10 @@
-"""JSON backups of authenticator apps: what their formats share.
+"""JSON backups of authenticator apps: the shared part of their formats.
 
 Rules:
-- A format is a subclass of `AppBackup`: the members that recognise it, and its entries as `Entry`.
+- A format is a subclass of `AppBackup`. It names the members that identify its files, and returns an `Entry` for each
+  entry.
 - An entry that cannot be used, such as a Steam token, is skipped with its reason.
-- The number of an entry counts from 1. Messages name an entry by its number, and never show a value.
+- Entries are numbered from 1. A message names an entry by its number, and never shows a value.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class AppBackup(Format):
     opening: bytes = b"{"
     """The first character of the file."""
     members: tuple[str, ...]
-    """The names of members that each such file has, and that together tell it from other files."""
+    """The names of members of each such file, which together distinguish it from files of other formats."""
 
     def sniff(self, data: bytes) -> bool:
         return has_members(data, self.opening, *self.members)
@@ -99,7 +100,7 @@ class AppBackup(Format):
         return ParsedFile(tokens, len(tokens), unit="entry")
 
     def entries(self, document: Any, options: ParseOptions) -> Iterable[Entry | ImportedToken]:
-        """Return the entries of the file. Raise FormatError, or KeyError or a like for another structure."""
+        """Return the entries of the file. Raise FormatError, AttributeError, KeyError or TypeError."""
         raise NotImplementedError
 
 

@@ -1,14 +1,16 @@
 """Rows of CSV files as vendors and spreadsheets write them.
 
 Rules:
-- The separator is a comma, a semicolon, a tab or a bar: the one that divides the first row into the most columns. A
-  first line `sep=;`, as spreadsheets write it, decides.
-- A column loses white space, quotation marks around it, and a spreadsheet's marks of text (`="0012"` and `'0012`).
-- A row that is one quoted column with separators in it, as a spreadsheet exports pasted text, is split again.
-- A quoted column may have line ends, as in notes. Its row then is strict: a column ends right after its quotation mark.
+- The separator is the comma, semicolon, tab or bar that divides the first row into the most columns. A first line
+  `sep=;`, which spreadsheets write, overrides this rule.
+- A value excludes the white space and quotation marks around it, and a spreadsheet's marks of text (`="0012"` and
+  `'0012`).
+- A row is split again if it is one quoted column with separators. A spreadsheet exports pasted text in this form.
+- A quoted column may have line ends, as in notes. Such a row is parsed strictly: a column must end right after its
+  quotation mark.
 - Comments (#) and rows of empty columns are skipped. Empty columns at the end of a row are dropped.
-- A heading is a first row that names at least two known columns. A heading decides the meaning of each column, whatever
-  its position. Case and separators in the names do not count.
+- A heading is a first row that names at least two known columns. It sets the meaning of each column, in any order. Case
+  and separators in the names are ignored.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ class Heading:
         return row[index] if index < len(row) else ""
 
     def understood(self, meanings: Mapping[str, str]) -> str:
-        """Return one line that says what each column means; `meanings` has the words for the fields."""
+        """Return one line with the meaning of each column; `meanings` has the words for the fields."""
         known = ", ".join(f"'{name}' is the {meanings[field]}" for field, (_, name) in self.columns.items())
         unused = ", ".join(f"'{name}'" for name in self.unknown)
         return f"columns: {known}" + (f"; not used: {unused}" if unused else "")
@@ -61,7 +63,7 @@ def rows(data: bytes) -> Iterator[Row]:
 
 
 def _joined_lines(data: bytes) -> Iterator[tuple[int, str]]:
-    """Yield the number of its first line, and the text of each row that is not a comment. Raise FormatError."""
+    """Yield each row that is not a comment, as the number of its first line and its text. Raise FormatError."""
     first, row = 0, ""
     for number, line in numbered_lines(data):
         if not row and line.lstrip().startswith("#"):

@@ -3,13 +3,13 @@
 Without a heading, the columns are those of privacyIDEA and LinOTP: serial, key, type, digits, counter or period,
 algorithm. Only the first two are required. privacyIDEA's token janitor writes a column with the user before them.
 
-With a heading, `_NAMES` gives each column its meaning: the files of Entra ID (Azure), Token2 and others. A file that
-names a period but no type has totp tokens; the type is hotp otherwise.
+With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. Without a column for
+the type, the tokens are totp if there is a column for the period and none for the counter. Otherwise, they are hotp.
 
-The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). Rows
-without a value there are no tokens.
+The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). A row
+with an empty value there has no token.
 
-The log of Yubico's personalisation tool has no heading, but its rows are unmistakable (`yubico_log`).
+`yubico_log` recognises the rows of the log of Yubico's personalisation tool, which has no heading.
 
 `csv_rows` reads the rows. A token of an unsupported type, algorithm or length is skipped with its reason.
 """
@@ -31,7 +31,7 @@ from pam_totp.formats.parsing import Encoding, FormatError, algorithm_of, is_key
 from pam_totp.formats.totp_field import token_of_field
 from pam_totp.formats.yubico_log import is_yubico_log, yubico_token
 
-# Names in a heading -> the field. Case, spaces and separators in a name do not count.
+# Names in a heading -> the field. Case, spaces and separators in a name are ignored.
 _SERIALS = (
     "serial serialnumber serialno serialnum serialnr sn tokenserial tokenserialnumber deviceserial deviceserialnumber"
 )
@@ -66,7 +66,7 @@ _TYPES = {"hotp": "hotp", "event": "hotp", "eventbased": "hotp", "totp": "totp",
 _USUAL_ALGORITHMS = {32: "SHA256", 64: "SHA512"}
 _ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)  # a long number, as a spreadsheet rounds it
 
-RowParser = Callable[[int, list[str]], ImportedToken | None]  # None for a row that is no token
+RowParser = Callable[[int, list[str]], ImportedToken | None]  # None for a row without a token
 
 
 class CsvTokens(Format):
@@ -108,7 +108,7 @@ def parse_map(data: bytes) -> dict[str, str]:
 
 
 def understood_map(data: bytes) -> str | None:
-    """Return what the heading of a map was taken for, or None without a heading or for `serial,user`."""
+    """Return the meaning of a map's columns. Return None without a heading, or for the heading `serial,user`."""
     row = next((columns for _, columns in rows(data)), [])
     heading = heading_of(row, _MAP_NAMES)
     is_usual = [name.lower() for name in row] == ["serial", "user"]
@@ -125,7 +125,7 @@ def _heading(row: list[str]) -> Heading | None:
 
 
 def _row_parser(row: list[str]) -> tuple[RowParser, tuple[str, ...]]:
-    """Return the parser for rows like the first `row`, and what was understood if the row decided."""
+    """Return the parser for the rows of a file with this first `row`, and lines that describe its columns."""
     if is_yubico_log(row):
         return yubico_token, ("the log of Yubico's personalisation tool",)
     heading = _heading(row)
@@ -183,7 +183,7 @@ def _headed_token(line: int, columns: list[str], heading: Heading, kind: str) ->
 
 
 def _login_token(line: int, columns: list[str], heading: Heading) -> ImportedToken | None:
-    """Return the token of a password manager's row, or None for a row without one. The column of users decides."""
+    """Return the token of a password manager's row, or None without a token. The column of users overrides the URI."""
     text, user = heading.value(columns, "totp"), heading.value(columns, "user") or None
     if not text:
         return None

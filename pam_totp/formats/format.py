@@ -5,7 +5,7 @@ Rules:
 - A format with one token a line parses its lines again at each iteration, so that memory holds one token at a time.
 - `write` never drops a property silently: `lost_fields` and `unwritable` name the properties that a format cannot hold.
 - `sniff` is strict: a file that fits no format, or two, is imported only if the user names the format. The user sees
-  which format was recognised.
+  the recognised format.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class ParsedFile:
     """The tokens of a file. `tokens` may be iterated more than once, and each iteration may raise FormatError.
 
     `max_tokens` is an upper bound, for a progress bar. `record` is the file's record if the format holds whole records.
-    `understood` says what each column was taken for if a heading decided, in lines to show before the import.
-    `unit` is what `ImportedToken.line` counts.
+    `understood` has lines to show before the import, with the meaning of each column of a heading. `unit` names the
+    parts that `ImportedToken.line` numbers.
     """
 
     tokens: Iterable[ImportedToken]
@@ -59,7 +59,7 @@ class TokensByLine(Iterable[ImportedToken]):
 def parsed_by_line(
     data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]], understood: tuple[str, ...] = ()
 ) -> ParsedFile:
-    """Return the tokens of a file with at most one token a line. `parse` starts with this data in UTF-8."""
+    """Return the tokens of a file with at most one token a line. `parse` gets the data in UTF-8."""
     text = as_utf8(data)
     ends = text.count(b"\n") or text.count(b"\r")
     return ParsedFile(TokensByLine(text, parse), ends + 1, understood=understood)
@@ -98,7 +98,7 @@ class Format(Protocol):
     holds_one_token: bool = False
     holds_whole_record: bool = False
     all_users: Literal["file", "folder"] | None = None
-    """What holds the tokens of all users: one file with the contents of all, a folder with a file for each, or None."""
+    """The output for all users: one file with all contents, or a folder with a file for each. None: not supported."""
 
     def load(self) -> None:
         """Import all modules that the format needs, before the process drops the privileges to read them.

@@ -27,7 +27,7 @@ _NOT_UTF_8 = "must be UTF-8 (convert the file, for example with 'iconv -f WINDOW
 _HEXADECIMAL = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _BASE32_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _BASE32 = str.maketrans(_BASE32_LETTERS, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
-_SHORTEST_KEY = 10  # bytes: what old files have
+_SHORTEST_KEY = 10  # bytes: the length of keys in old files
 _SEPARATORS = re.compile(r"[\s:-]+")
 _ALGORITHM = re.compile(r"(?:ALGORITHM|HMAC|HOTP|TOTP)*(SHA(?:1|256|512))")
 _PERIOD = re.compile(r"([0-9]+)\s*(?:s|secs?|seconds?)?", re.IGNORECASE | re.ASCII)
@@ -116,9 +116,9 @@ def algorithm_of(text: str) -> str | None:
 def key_of(text: str, line: int | None, what: str, encoding: Encoding | None = None) -> bytes:
     """Return the bytes of a key in hexadecimal, with or without `0x`, or in base32. Raise FormatError.
 
-    Case, spaces, hyphens, colons and padding are ignored. Without `encoding`, a text that is hexadecimal is read so:
-    of 32 random letters of base32, all are hexadecimal digits once in 40 million million times. Without `encoding`,
-    base32 of less than 80 bits is refused: it is more likely a word.
+    Case, spaces, hyphens, colons and padding are ignored. Without `encoding`, hexadecimal digits are read as
+    hexadecimal: 32 random letters of base32 look like them once in 4e13 times. Without `encoding`, base32 of less than
+    80 bits is refused: it is more likely a word.
     """
     squeezed = _SEPARATORS.sub("", text)
     has_prefix = squeezed[:2].lower() == "0x"
@@ -147,7 +147,7 @@ def is_key(text: str) -> bool:
 
 
 def _from_base32(letters: str) -> bytes | None:
-    """Return the bytes of `letters`, or None. Spare bits at the end are dropped, as phone apps do."""
+    """Return the bytes of `letters`, or None. Spare bits at the end are dropped, as in phone apps."""
     size, spare = divmod(5 * len(letters), 8)
     if not letters or not letters.isascii() or letters.strip(_BASE32_LETTERS) or spare >= 5:
         return None

@@ -1,8 +1,8 @@
 """Pictures of QR codes: PNG, JPEG and WebP, which zbarimg (Debian: zbar-tools) decodes in a process of its own.
 
 Rules:
-- Only these kinds of pictures are handed to zbarimg, with the kind named, so that its libraries do not guess.
-- The time is bounded. An error says what is missing, or that the picture has no QR code.
+- zbarimg gets only these kinds of pictures, with the name of the kind, so that its libraries need not guess.
+- The time is bounded. An error names the missing program, or reports a picture without a QR code.
 """
 
 from __future__ import annotations

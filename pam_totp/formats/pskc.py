@@ -6,8 +6,8 @@ with `ValueDigest` for a value that may be encrypted. ActivIdentity's files foll
 Rules:
 - python-pskc reads a file only after two checks: by `xml_guard`, and by this module for each value that python-pskc
   would decode leniently.
-- An encrypted value must have a MAC, because CBC alone detects no change (RFC 6030 6.1.1, 6.2). Without it, python-pskc
-  would take the encrypted `Value` of a draft for a plain one.
+- An encrypted value must have a MAC, because CBC alone detects no change (RFC 6030 6.1.1, 6.2). Without a MAC,
+  python-pskc would read the encrypted `Value` of a draft as a plain value.
 - A policy that pam_totp cannot enforce is dropped, and a remark names it. The token is imported as disabled if the
   policy forbids the use of the key now (RFC 6030 5).
 """
@@ -85,7 +85,7 @@ class Pskc(Format):
         was_enabled = gc.isenabled()
         gc.disable()  # python-pskc makes many small objects: garbage collection would take half of the time
         try:
-            with warnings.catch_warnings():  # cryptography warns of the old ciphers of old files
+            with warnings.catch_warnings():  # cryptography warns about the ciphers of old files
                 warnings.simplefilter("ignore")
                 return parsed_at_once(_parse(data, options))
         finally:
@@ -142,7 +142,7 @@ def _checked(data: bytes) -> list[int]:
         raise FormatError(found[0].line if found else 1, "must be a KeyContainer of version 1.0, or a SecretContainer")
     is_encrypted = any(element.name in _ENCRYPTIONS and len(element.path) == 2 for element in found)
     keys: list[int] = []
-    what = ""  # the property that a value is: the name of its element, or of the draft's Data
+    what = ""  # the property of a value: the name of its element, or of the draft's Data
     without_mac: Element | None = None  # an encrypted value before its MAC, which is a later sibling
     for element in found:
         if without_mac is not None and element.path in _macs_of(without_mac):
@@ -172,18 +172,18 @@ def _is_container(found: list[Element]) -> bool:
 
 
 def _is_key(element: Element) -> bool:
-    """Return True for a key of the container. A draft's key has the name of an RFC's value."""
+    """Return True if the element is a key of the container. A draft's key has the name of an RFC's value."""
     return len(element.path) == 3 and element.path[1] in _PACKAGES and element.name in _KEYS
 
 
 def _macs_of(value: Element) -> tuple[tuple[str, ...], ...]:
-    """Return the paths that the MAC of an encrypted value may have. One draft has it inside of the value."""
+    """Return the paths that the MAC of an encrypted value may have. In one draft, the MAC is inside the value."""
     parent = value.path[:-1]
     return (*parent, "ValueMAC"), (*parent, "ValueDigest"), (*value.path, "ValueMAC")
 
 
 def _check_value(element: Element, what: str) -> None:
-    """Check a number or a base64 text. `what` is the property that it is the value of, in lower case."""
+    """Check a number or a base64 text. `what` is the name of its property, in lower case."""
     if element.name in _LIMITS:
         whole_number(element.content, element.line, element.name, low=1, high=_LIMITS[element.name])
     elif element.name in _BINARY and not _BASE64.fullmatch("".join(element.content.split())):
@@ -222,7 +222,7 @@ def _decrypt(encryption: Any, ask_secret: AskSecret | None) -> None:
     if encryption.derivation.algorithm is None:
         encryption.key = key_of(ask_secret("key"), None, "the key of the file")
         return
-    password = ask_secret("password")  # Ctrl-C there must not look like an unsupported file
+    password = ask_secret("password")  # outside of the `try`, so that Ctrl-C is not reported as an unsupported file
     try:
         encryption.derive_key(password)
     except Exception:  # exceptions of python-pskc and of hashlib

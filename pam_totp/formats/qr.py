@@ -1,7 +1,7 @@
 """QR codes of otpauth URIs (extra `qr`: segno). Without segno, every function raises ImportError.
 
-On a terminal, a code is drawn in half blocks: a line of text holds two rows of modules. A terminal without the block
-characters gets a code in ASCII: two characters for each module, and one row of modules a line.
+On a terminal, a QR code is drawn in half blocks: a line of text holds two rows of modules. A terminal without the block
+characters gets a QR code in ASCII: two characters for each module, and one row of modules a line.
 """
 
 from __future__ import annotations

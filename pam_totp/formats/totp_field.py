@@ -1,6 +1,6 @@
 """The field for one-time codes in the entries of password managers.
 
-It has an otpauth URI, `steam://` and a key, or a key in base32. An entry without a value there is no token.
+It has an otpauth URI, `steam://` and a key, or a key in base32. An entry with an empty field has no token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OTPAUTH, _STEAM = "otpauth://", "steam://"
 def token_of_field(text: str, number: int, user: str | None) -> ImportedToken:
     """Return the token of an entry, or a token with the reason why it cannot be used.
 
-    `number` is that of the entry or line, and `user` the user if the URI names none.
+    `number` is the number of the entry or line. `user` is the user if the URI names no user.
     """
     text = text.strip()
     if text.lower().startswith(_OTPAUTH):

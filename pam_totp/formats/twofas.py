@@ -1,4 +1,4 @@
-"""Plain backups of the app 2FAS. Early versions have no type and no algorithm, which then are totp and SHA1."""
+"""Plain backups of the app 2FAS. Files of early versions have no type and no algorithm: totp and SHA1."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ It has two forms, without a heading; Yubico's documentation of the tool describe
 - traditional: event, time, slot, identifier, -, key, three columns, then flags, of which one is the number of digits
 - yubico: serial, identifier, mode, key, access code, time
 
-Only rows of OATH-HOTP are tokens. Other rows have a reason why they are skipped.
+Only rows of OATH-HOTP are tokens. Other rows are skipped with a reason.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TRADITIONAL_COLUMNS, _YUBICO_COLUMNS = 6, 6
 _DIGITS_COLUMN = 11
 _OATH_MODE = "0"
 _NOT_OATH = "not a token of OATH-HOTP"
-_IDENTIFIER = "the YubiKey types its identifier before the code, which a login refuses (program it without)"
+_IDENTIFIER = "the YubiKey types its identifier before the code, so logins refuse it (program it without an identifier)"
 _NO_DIGITS = f"assumed {MIN_DIGITS} digits: the file has no number of digits"
 
 

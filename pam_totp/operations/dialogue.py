@@ -11,8 +11,8 @@ Rules:
 7. With `forward_pass`, the next module checks the password after the code. Until then, nothing shows whether the code
    was right: there is one prompt, no text, and the same delay after every answer.
 8. Answers are wiped when the dialogue ends.
-9. In sshd, the text of a refusal precedes the second prompt, and there is none after the last answer. If a module shows
-   a text after the last answer, sshd writes no line `PAM: Authentication failure for USER from ADDRESS`.
+9. In sshd, the text of a refusal precedes the second prompt, and no text follows the last answer. sshd omits the line
+   `PAM: Authentication failure for USER from ADDRESS` if a module shows a text after the last answer.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Dialogue:
             }
             log("debug", **shown)
         if self._nullok or self._origin is not None:
-            is_slow = self._is_in_home or settings.nullok_group is not None  # a name service may know the group
+            is_slow = self._is_in_home or settings.nullok_group is not None  # a name service may have the group
             record = yield UseStore(self._read, is_slow=is_slow, is_remote=self._is_remote)
             if self._may_pass:
                 log("ignored", reason=Outcome.NOT_ENROLLED.value)

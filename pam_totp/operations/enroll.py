@@ -61,8 +61,8 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
 def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:
     """Return the record with `new` in place of `old`, and the old token as it is in `record`.
 
-    Return None if the record has no token with the name and the key of `old`: it was changed meanwhile. Codes of `old`
-    may have been used meanwhile. Raise RecordError for a key that another token has.
+    Return None if the record has no token with the name and the key of `old`: another process has changed the record.
+    Logins may have used codes of `old` meanwhile. Raise RecordError for a key that another token has.
     """
     last = record.token(old.name)
     if last is None or (last.secret, last.created) != (old.secret, old.created):

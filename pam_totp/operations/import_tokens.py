@@ -147,7 +147,7 @@ class Selection:
             object.__setattr__(self, "users_by_serial", by_key)
 
     def candidate(self, place: str, token: ImportedToken) -> Candidate | Result:
-        """Return the token with its user, or the result if it has none."""
+        """Return the token with its user, or the result if no user is assigned."""
         missing = NO_USER
         if self.users_by_serial is not None:
             user, missing = self.users_by_serial.get(serial_key(token.serial or "")), NOT_IN_MAP
@@ -428,7 +428,7 @@ def _simulate(store: Store, additions: _Additions, progress: Progress) -> list[P
 
 
 class _Claims:
-    """The owners of the serial numbers that a dry run has seen, by the result of `serial_key`."""
+    """The owners of the serial numbers in a dry run, by the result of `serial_key`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -20,7 +20,7 @@ from pam_totp.store.secret_file import LastRead
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, whatever the name of its PAM service
+SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, under any name of the PAM service
 
 
 class Host(Value):

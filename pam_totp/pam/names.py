@@ -27,7 +27,7 @@ def account_name(user: str) -> str | None:
 def similar_account(user: str) -> str | None:
     """Return the account whose name differs from `user` only in case, or by @host or DOMAIN\\, or None.
 
-    The accounts that the name service lists are searched without case. Of the others, the likely names are looked up.
+    Search the accounts that the name service lists, without regard to case. Look up the likely names of other accounts.
     """
     plain = user.rpartition("\\")[2].partition("@")[0]
     for name in (plain, user.lower(), plain.lower()):
@@ -51,7 +51,7 @@ def name_of_uid(user: str) -> str | None:
 
 
 def is_member(user: str, group: str) -> bool:
-    """Return True if the user is a member of the group. Return False if one of them has no entry."""
+    """Return True if the user is a member of the group. Return False if the user or the group has no entry."""
     import grp  # imported here because few logins need it
 
     try:
@@ -95,11 +95,11 @@ class LocalAccounts:
         return known and not os.path.exists(self._nscd)
 
     def passwd_name(self, user: str) -> str:
-        """Return the name in the user's passwd entry, or `user` if there is no entry. The file has such names."""
+        """Return the name in the user's passwd entry, or `user` if there is no entry. /etc/passwd has such names."""
         return user if self.have(user) else passwd_name(user)
 
     def account_name(self, user: str) -> str | None:
-        """Return the name in the user's passwd entry, or None if there is no entry. The file has such names."""
+        """Return the name in the user's passwd entry, or None if there is no entry. /etc/passwd has such names."""
         return user if self.have(user) else account_name(user)
 
     def name_of_uid(self, user: str) -> str | None:

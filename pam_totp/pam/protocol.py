@@ -62,7 +62,7 @@ def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
 def receive(channel: socket, buffer: bytearray) -> bytearray | None:
     """Return the packet that has arrived, or None. Raise Gone if the relay has exited, or another ProtocolError.
 
-    `buffer` has room for a longer packet than any, and is wiped. The caller wipes the packet.
+    `buffer` has space for more than the longest packet, and is wiped. The caller wipes the packet.
     """
     try:
         size = channel.recv_into(buffer, 0, MSG_DONTWAIT)

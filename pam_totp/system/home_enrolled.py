@@ -1,4 +1,4 @@
-"""Find the users who are enrolled in the files of `secret=`, in a process that runs as each user.
+"""The search for users who are enrolled in the files of `secret=`, in a process that runs as each user.
 
 Rules:
 - Root reads no file in a home folder: a child process becomes the user first.

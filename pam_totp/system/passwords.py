@@ -65,7 +65,7 @@ class SystemPasswords:
         self._slots = FairSemaphore(slots)
         self._refusal_delay = refusal_delay
         self._authenticate = _python_pam()
-        _crypt()  # look it up at the start
+        _crypt()  # look up the function at the start
 
     def verify(self, user: str, password: str, delay: Callable[[float], None] = time.sleep) -> bool:
         """Return True if the password is correct and the account may be used. Raise TooManyChecks.

@@ -99,7 +99,7 @@ def local_names() -> frozenset[str]:
 def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
     """Return True if sshd may accept a key of this account, with its settings from `sshd -T -C`.
 
-    A command or a certificate authority may know keys that no file has.
+    A command or a certificate authority may accept keys that are in no file.
     """
     if any(settings.get(other, "none") != "none" for other in ("authorizedkeyscommand", "trustedusercakeys")):
         return True

@@ -1,8 +1,8 @@
-"""What the account that uses a store can do with it: an attempt to reach the folder and to open its files for writing.
+"""The access of an account to its store: an attempt to reach the folder, and to open its files for writing.
 
 Rules:
 - The attempts run in a process of the store's owner, and change no file.
-- Root looks at owners and modes only.
+- Root reads owners and modes only.
 """
 
 from __future__ import annotations

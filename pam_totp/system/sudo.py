@@ -28,7 +28,7 @@ class Rules:
 
 @lru_cache(maxsize=1024)  # several checks ask about the same users
 def rules(user: str) -> Rules:
-    """Return the rules of sudo for a user. Without sudo, the user may not use it."""
+    """Return the rules of sudo for a user. On a host without sudo, `may_use` is False."""
     try:
         done = subprocess.run(
             [PROGRAM, "-l", "-U", user],

@@ -3,13 +3,13 @@
 Rules:
 - The application computes a response at once, and calls `delays.hold` to have it sent later. The server's thread is
   free in between. One thread wakes all held responses.
-- A held response occupies its connection only. The client cannot shorten the delay, and a client that goes away
-  changes nothing.
+- A held response occupies its connection only. The client cannot shorten the delay, and a disconnected client changes
+  nothing.
 - A connection has `REQUEST_TIMEOUT` seconds from its start to its first complete request, and from each response to the
-  next one. If many connections wait for a request, the one that has waited longest ends. Slow clients therefore keep no
-  other client out.
-- A connection has few requests at once, and a response holds no file. A client that reads nothing therefore holds one
-  descriptor, and little memory.
+  next one. If many connections wait for a request, the server closes the connection that has waited longest. Slow
+  clients therefore keep no other client out.
+- A client that reads no response holds one descriptor, and little memory: a connection has few requests at once, and a
+  response holds no file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pam_totp.core.address import Address
 
 SIGN_IN = "/sign-in"  # the path of the form with the password
-REQUEST_TIMEOUT = 20.0  # seconds; also for the client to read the response before
+REQUEST_TIMEOUT = 20.0  # seconds; the client must also read the previous response in this time
 WAITING = 0.9  # the share of all connections that may wait for a request
 MAX_AT_ONCE = 4  # requests of one connection that the client sent before it read the responses
 
@@ -78,7 +78,7 @@ class _Task(WSGITask):  # type: ignore[misc]
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
         environ[HOLD] = self._hold
-        environ.pop("wsgi.file_wrapper", None)  # it would keep a file open until the client has read it
+        environ.pop("wsgi.file_wrapper", None)  # a wrapped file would be open until the client has read it
         return environ
 
     def _hold(self, seconds: float) -> None:
@@ -117,7 +117,7 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 class _IgnoredRequest(HTTPRequestParser):  # type: ignore[misc]
-    """All that a client sends after its last request."""
+    """The data that a client sends after its last request."""
 
     def received(self, data: bytes) -> int:
         return len(data)
@@ -143,7 +143,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """Return the parser for the next request. waitress calls this method, and holds the lock of the requests."""
         if len(self.requests) < MAX_AT_ONCE:
             return HTTPRequestParser(adjustments)
-        self.requests[-1].headers["CONNECTION"] = "close"  # no thread serves it yet: it is not the first one
+        self.requests[-1].headers["CONNECTION"] = "close"  # no thread serves it yet: another request is before it
         return _IgnoredRequest(adjustments)
 
     def write_soon(self, data: Any) -> int:

@@ -1,4 +1,4 @@
-"""The delay of a response, without a thread that waits where the server can do that (connections)."""
+"""The delay of a response. A server that can hold responses (`connections`) uses no thread for the delay."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The Host header and the path of a request, checked before Flask reads them.
 
 Rules:
-- A Host header must name one host: a name, or an address, with a port or without (RFC 9110 7.2). Another header gets
+- A Host header must name one host: a name, or an address, with a port or without (RFC 9110 7.2). Any other header gets
   status 400 and no log line. werkzeug finds no URL for such a request, so even an error page of the portal would fail.
 - An empty path is the path "/" (RFC 9110 4.2.3). werkzeug would redirect the client to the host name in the request.
 - Host names are compared in lower case, and addresses as values.
@@ -20,7 +20,7 @@ from pam_totp.web.headers import refuse
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 _MAX_LENGTH = 255  # of a name: RFC 1035 2.3.4
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # an underscore is common, although no host name may have it
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123 forbids the underscore, but such names are common
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII | re.IGNORECASE)
 _PORT = re.compile(r"(?::[0-9]{0,5})?", re.ASCII)
 
@@ -30,7 +30,7 @@ def checking(app: App) -> App:
 
     def respond(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not _is_valid(environ.get("HTTP_HOST", "")):
-            return refuse(start_response, "The Host header of the request is not valid.")
+            return refuse(start_response, "The Host header of the request must name one host.")
         environ["PATH_INFO"] = environ.get("PATH_INFO") or "/"
         return app(environ, start_response)
 

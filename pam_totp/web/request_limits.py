@@ -8,8 +8,8 @@ Rules:
 - Right answers count too, because a limit is applied before the answer is checked.
 - A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
 - A smallest network that has signed the account in shares no limit with its neighbours.
-- An account counts under exactly the name in its passwd entry. A made-up name counts under exactly its own text: if it
-  shared the count of another spelling, the count would show which spelling is an account.
+- An account counts under exactly the name in its passwd entry. A made-up name counts under exactly its own text: a
+  count shared with another spelling would show the spelling of an account.
 - Names without an account have the limits of an account, in tables of their own. Made-up names therefore displace no
   count of an account.
 """
@@ -88,7 +88,7 @@ def _refuse_password(user: str, limit: int) -> None:
 
 
 def _sizes(user: str) -> int:
-    """Return how many of the client's networks share a limit: only the smallest, if it has signed `user` in."""
+    """Return the number of the client's networks that are limited: 1 if the smallest has signed `user` in."""
     return 1 if current_portal().limits.has_signed_in(user, _networks()[0]) else len(LARGER)
 
 

@@ -194,7 +194,7 @@ def test_an_invalid_host_header_gets_a_short_answer_and_no_log_line(
             for line in ("GET /sign-in HTTP/1.1", "GET /no-such-page HTTP/1.1", "POST /sign-in HTTP/1.1"):
                 answer = raw(port, line, host=host)
                 assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n"), (host, answer)
-                assert answer.endswith(b"The Host header of the request is not valid.\n"), (host, answer)
+                assert answer.endswith(b"The Host header of the request must name one host.\n"), (host, answer)
                 assert b"X-Frame-Options: DENY" in answer
         known = [raw(port, "GET /sign-in HTTP/1.1", host=host)[9:12] for host in HOSTS]
     assert known == ([b"200"] * len(HOSTS) if not hosts else [b"200"] + [b"400"] * (len(HOSTS) - 1))

@@ -61,7 +61,7 @@ def check_order(
 ) -> Iterator[Finding]:
     """Yield the findings about the order of an auth stack. With `code_only`, PAM needs to ask for the code only.
 
-    `accounts` yields the accounts that can log in to the service: findings then name the exempted ones.
+    `accounts` yields the accounts that can log in to the service: findings then name the exempted accounts.
     """
     totp = totp_modules(stack)
     if not totp:

@@ -1,8 +1,9 @@
 """Edits of a service file: the insertion of the pam_totp.so line, and its removal. Pure.
 
 Rules:
-- A block of lines is added, a comment and the rule. All other lines are unchanged.
-- With `key-or-password`, two blocks are added: a login after a key runs the first only, other logins the second only.
+- A block of lines is added: a comment and its rules. All other lines are unchanged.
+- With `key-or-password`, two blocks are added: a login after a key runs only the first block, other logins only the
+  second block.
 - The line is inserted only at a position at which the stack is in order.
 - The removal keeps every other edit that was made after the insertion.
 """
@@ -22,7 +23,8 @@ FirstFactor = Literal["password", "key", "key-or-password"]
 _INTENDED = (Code.LOGIN_WITHOUT_CODE, Code.CODE_EXEMPTION, Code.PASSWORD_EXEMPTION)
 # With `key`, PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
 _AFTER_PASSWORD, _AFTER_KEY = "required", "[success=done ignore=ignore default=die]"
-# sshd puts its earlier methods into this variable. After a key the command succeeds, else PAM skips the next line.
+# sshd puts its earlier methods into this variable. The command succeeds after a key. Otherwise, PAM skips the next
+# line.
 _IF_KEY = (
     "auth [success=ignore default=1] pam_exec.so quiet quiet_log "
     "/bin/sh -c [case $SSH_AUTH_INFO_0 in publickey*) exit 0;; esac; exit 1]\n"
@@ -58,7 +60,7 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
     if first != "key-or-password":
         return _insert(text, name, added_lines, read, first)
     for_key, for_password = blocks(added_lines)
-    _insert(text, name, for_key.replace(_IF_KEY, ""), read, "key")  # raise its errors
+    _insert(text, name, for_key.replace(_IF_KEY, ""), read, "key")  # only for its errors
     with_password = _insert(text, name, for_password, read, "password")
     earliest = min(line for line in _factor_lines(text, name, read))
     lines = with_password.split("\n")  # the line of the password is above the added lines
@@ -87,7 +89,7 @@ def _insert(text: str, name: str, added_lines: str, read: ReadService, first: Fi
     origins = sorted({h.origin for h in before if h.origin >= earliest})
     physical = text.split("\n")
     rules = parse(text, name)
-    reasons: dict[bool, list[str]] = {True: [], False: []}  # those of errors, and the others
+    reasons: dict[bool, list[str]] = {True: [], False: []}  # by whether the finding is an error
     acceptable: str | None = None
     for origin in origins[:1] if first == "key" else origins:
         line = rules[origin].first if first == "key" else rules[origin].last + 1
@@ -133,7 +135,7 @@ def remove(text: str, added_lines: str) -> str:
 def hint(finding: Finding, service: str, read: ReadService) -> str | None:
     """Return another remedy for a login without a code, if a substack in place of an include helps.
 
-    A substack ends before the pam_totp.so line, where an include ends the whole stack.
+    In an included file, a control such as `sufficient` ends the whole stack. In a substack, it ends the substack only.
     """
     text = read(service)
     if finding.code is not Code.LOGIN_WITHOUT_CODE or finding.severity != ERROR or text is None:
@@ -163,7 +165,7 @@ def _other_phases(name: str, read: ReadService) -> bool:
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
     """Return the findings that make this position of the line unsafe.
 
-    Skip the findings about other factors and conditions that let users in without a code: the file already had them.
+    Skip the findings about other factors and conditions that let users in without a code: the file has them already.
     """
     found = analysis.check_order(name, stack, code_only=first == "key")
     return [f for f in found if f.severity == ERROR or f.code not in _INTENDED]

@@ -1,7 +1,7 @@
 """PAM modules, and the causes of their results in the phase auth. Pure.
 
 Rules:
-- The attacker of a second factor knows the user's password, and has nothing else of the user.
+- The attacker of a second factor knows the user's password, and lacks the user's other factors.
 - A module that is missing in these tables is free: the attacker may get any result from it.
 - The table of results holds for modules that return the same results at every login. Real runs of libpam confirm it.
 """
@@ -20,7 +20,7 @@ class Kind(StrEnum):
     PASSWORD = "password"  # the user's password, which the attacker knows
     FACTOR = "factor"  # another factor: a fingerprint, a hardware key, a code of another module
     CONDITION = "condition"  # the user, the group, the network, the time: the attacker cannot choose them
-    PROGRAM = "program"  # a program or script, which no check can judge
+    PROGRAM = "program"  # a program or script: its result is unpredictable
     FREE = "free"  # every other cause
 
 

@@ -1,4 +1,4 @@
-"""The lines of other modules that ask for a code: `enable` replaces them, and `disable` brings them back. Pure.
+"""The lines of other modules that ask for a code: `enable` replaces them, and `disable` restores them. Pure.
 
 Rules:
 - A replaced line stays in the file, at its place, as a comment.

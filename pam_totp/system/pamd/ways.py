@@ -4,7 +4,7 @@ Rules:
 - The attacker chooses the result of every module, except of conditions, programs and other factors.
 - A condition has one result in a login: equal lines have equal results. A world is one choice of these results.
 - A way that exists in every world in which a login can succeed is always open. Otherwise it depends on conditions.
-- Another factor fails in these worlds. A way that needs its success is found apart.
+- Another factor fails in these worlds. A separate search finds the ways that need its success.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NO_PASSWORD = ("success", "ignore", "new_authtok_reqd")
 
 
 class Need(StrEnum):
-    """What a way needs in addition to the password."""
+    """The requirement of a way in addition to the password."""
 
     NOTHING = "nothing"
     CONDITION = "condition"  # the result of a condition
