@@ -88,7 +88,7 @@ def create_files(folder: Path) -> None:
 
 
 def on_this_host(text: str) -> str:
-    """Return a command or a line of the document with accounts that this host has."""
+    """Return a command or a line of the document with accounts of this host."""
     for name, account in PEOPLE.items():
         text = text.replace(name, account)
     return text.replace(f"{ME}.ga", "alice.ga")

@@ -221,7 +221,7 @@ def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp
 
 
 def crowd(site: Site) -> None:
-    """Enrol users with a token for each program, and with tokens that these programs cannot have."""
+    """Enrol users with a token for each program, and with tokens that these programs do not support."""
     site.enrol(fob(7), user="alice")
     site.enrol(phone(last_step=STEP), user="bob")
     site.enrol(phone(algorithm="SHA256"), user="carl")

@@ -93,4 +93,4 @@ def test_a_serial_number_is_found_without_reading_other_records(users: Site) -> 
     found = users.command("list", "--serial", "UB-300")
     assert (found.returncode, found.stderr) == (0, "")
     assert "alice" in found.stdout
-    assert users.command("list", "--serial", "unknown").returncode == 3, "the damaged records may have it"
+    assert users.command("list", "--serial", "unknown").returncode == 3, "a damaged record may have the serial number"

@@ -1,4 +1,4 @@
-"""Tests of commands on terminals of any size and character set, and of keys that leave the terminal."""
+"""Tests of commands on terminals of any size and character set, and of the output of keys."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_terminal_too_narrow_for_the_code_is_told_so(site: Site) -> None:
     child = on_terminal(site, "enroll", ME, size=(24, 30))
     child.expect_exact("then type the code it shows: ")
     said = " ".join(child.before.split())
-    assert "█" not in said, "a code that the terminal wraps cannot be read"
+    assert "█" not in said, "a phone cannot scan a QR code that the terminal wraps"
     assert re.search(
         r"\(no QR code: it needs \d\d columns, and this terminal has 30: "
         r"make it wider, or give --qr png=FILE\)",
@@ -85,7 +85,7 @@ def test_a_terminal_too_narrow_for_the_code_is_told_so(site: Site) -> None:
         ({"LC_ALL": "de_DE.ISO-8859-1"}, True),
         ({"TERM": "dumb"}, False),
         ({"LC_ALL": "", "LANG": "C"}, True),
-        # As users reported it to gtanner/qrcode-terminal 28, canonical/authd 361 and google-authenticator-libpam 268.
+        # Users reported this to gtanner/qrcode-terminal 28, canonical/authd 361 and google-authenticator-libpam 268.
         ({"LC_ALL": "C", "TERM": "screen"}, True),
         ({"TERM": "linux"}, True),
         ({"LC_ALL": "C", "TERM": "vt220"}, False),
@@ -105,7 +105,7 @@ def test_without_block_characters_the_code_is_drawn_in_ascii(
 
 @pytest.mark.parametrize("term", ["vt220", "xterm-mono"])
 def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tmp_path: Path, term: str) -> None:
-    """As users reported it to google-authenticator-libpam 268: black on grey was black on black there."""
+    """Users reported to google-authenticator-libpam 268 that its QR code was black on black there."""
     screen = output_on_terminal(site, "enroll", ME, "--yes", "--issuer", "host", size=(50, 80), TERM=term)
     assert COLOUR not in screen
     token = from_uri(scanned(drawn(screen), tmp_path), "phone", 0)
@@ -114,7 +114,7 @@ def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tm
 
 @pytest.mark.parametrize("command", [("enroll", "zoe", "--yes"), ("replace", ME, "--yes"), ("qr", ME, "--yes")])
 def test_a_code_in_ascii_may_be_asked_for(site: Site, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Users of terminals with gaps between the lines need it, as reported to google-authenticator-libpam 155."""
+    """Terminals with gaps between the lines need it, as users reported to google-authenticator-libpam 155."""
     site.enrol(phone())
     screen = output_on_terminal(site, *command, "--qr", "ascii", "--issuer", "host", size=(60, 80))
     assert screen.isascii() and COLOUR in screen
@@ -175,13 +175,15 @@ def test_a_table_fits_the_width_and_loses_nothing(site: Site, columns: int) -> N
         assert columns < 80 or word in table.split(), "short words stay whole"
     (row,) = site.command("list").stdout.splitlines()[1:]
     assert LONG_NAME in row, "a pipe gets one line for each token"
-    assert Counter("".join(table.split())) == Counter("".join(site.command("list").stdout.split())), "all is there"
+    assert Counter("".join(table.split())) == Counter("".join(site.command("list").stdout.split())), (
+        "the table has every part of the text"
+    )
 
 
 def test_narrow_columns_keep_all_characters_of_each_cell() -> None:
     cells = ("alice", "SN-0123456789-0123456789", "6 digits, SHA1, counter 12")
     widths = printing.fitted([len(cell) for cell in cells], [5, 24, 7], 40)
-    assert widths[1] == 24, "a column whose words would be cut becomes narrower last"
+    assert widths[1] == 24, "columns with long words become narrower last"
     widths = printing.fitted([len(cell) for cell in cells], [5, 24, 7], 34)
     assert sum(widths) + 2 * len(printing.GAP) == 34
     lines = list(printing._lines_of(cells, widths))

@@ -1,4 +1,4 @@
-"""Places for a store: what the tests of the contract need of each kind of store."""
+"""Places for a store: the functions that the tests of the contract need for each kind of store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Place:
         raise NotImplementedError
 
     def decoy_writes(self) -> list[int]:
-        """Return such a number for each decoy."""
+        """Return a number for each decoy that each write of the decoy increases."""
         raise NotImplementedError
 
     def put(self, user: str = "alice", **fields: Any) -> UserRecord:

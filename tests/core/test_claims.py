@@ -1,4 +1,4 @@
-"""Tests of the claims of serial numbers: one owner each, whatever races, crashes, and comes back from a backup."""
+"""Tests of the claims of serial numbers: one owner each, under races, crashes and restored backups."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_twenty_racing_users_get_one_token_once(store: FileStore) -> None:
 
 
 def killed(work: Callable[[], object], call: str, number: int) -> bool:
-    """Do `work` in a child that kills itself before call `number` of `os.<call>`. Return False if there were fewer."""
+    """Run `work` in a child that kills itself before call `number` of `os.<call>`. Return False after fewer calls."""
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -265,7 +265,7 @@ def test_a_killed_import_leaves_all_claims_or_none(folder: Path, store: FileStor
         if users:
             assert serials == {"sm0", "sm1", "sm2"}
             break
-        give(store, "bob", "SM-1")  # a claim that was left is stale
+        give(store, "bob", "SM-1")  # a claim without its record is stale
         assert holders(store, "SM-1") == ["bob"]
         store.update("bob", lambda _: (None, None))
         number += 1
@@ -346,7 +346,7 @@ def test_a_store_without_serial_numbers_needs_no_claims(folder: Path, store: Fil
 def test_an_owner_is_found_by_the_same_calls_among_many_users(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So the lookup takes as long among 100,000 users as among two: less than a millisecond."""
+    """The lookup therefore takes less than a millisecond, among 100,000 users as among two."""
     give(store, "alice")
     counts = []
     for users in (1, 200):

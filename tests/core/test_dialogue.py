@@ -104,7 +104,7 @@ def converse(store: Memory, *answers: bytes | None, arguments: Sequence[str] = (
     return driver
 
 
-END = 1_800_000_000 // 86_400 * 86_400  # 2027-01-15, when the day before it has ended
+END = 1_800_000_000 // 86_400 * 86_400  # the start of 2027-01-15, which is the end of the previous day
 
 
 @pytest.mark.parametrize(("now", "result"), [(END - 1, Result.IGNORED), (END, Result.REFUSED)])
@@ -112,7 +112,7 @@ def test_nullok_until_ends_with_its_day(now: int, result: Result) -> None:
     driver = Driver(Memory(), "nullok_until=2027-01-14")
     driver.now = now
     assert driver.run(code(0), code(1)) is result
-    assert (FIRST in driver.steps) == (result is Result.REFUSED), "then there are the usual prompts"
+    assert (FIRST in driver.steps) == (result is Result.REFUSED), "afterwards, the user sees the usual prompts"
 
 
 def test_nullok_group_lets_only_its_members_pass_without_a_token() -> None:

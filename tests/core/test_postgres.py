@@ -176,7 +176,7 @@ def test_an_answer_whose_wait_for_the_standby_was_cancelled_is_refused(server: S
 def test_a_store_that_ignores_notices_would_be_noticed_here(
     server: Server, strict: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mutation accepts a code that only the primary knows to be used."""
+    """Without the check, the store accepts a code whose use only the primary has recorded."""
     monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
     assert cancelled(server, strict) == "code"
 
@@ -191,7 +191,7 @@ def test_a_standby_that_does_not_answer_refuses_in_time_without_a_cancel(server:
     with pytest.raises(Unanswered):
         impatient.update_decoy("unknown", int)
     server.set(synchronous_standby_names="''")
-    until(lambda: counter(strict) == 1, "the change whose answer was not awaited is in force")
+    until(lambda: counter(strict) == 1, "the change without an awaited reply is in force")
     assert "cancel" not in server.log.read_text()[begun:]
 
 
@@ -345,7 +345,7 @@ def test_the_clock_of_the_database_decides(server: Server, store: PostgresStore)
 
 
 def test_an_answer_for_an_unknown_user_waits_for_no_decoy(server: Server, store: PostgresStore) -> None:
-    """Another process is changing 63 decoys, then all of them."""
+    """Another process changes 63 decoys, and then all decoys."""
     warnings: list[str] = []
     warning = PostgresStore(store.url, warn=warnings.append, wait=PATIENCE, pool=1)
     with locked(server, "slot <> 17"):

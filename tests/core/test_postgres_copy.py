@@ -104,7 +104,7 @@ def test_a_copied_folder_is_refused_under_its_old_and_new_name(full: Path, datab
 
 
 def test_a_copy_waits_for_a_login_and_refuses_the_next(full: Path, database: str) -> None:
-    """One login holds the lock when the copy begins, and another one waits for it, with the folder open."""
+    """When the copy starts, one login holds the lock. Another login waits for the lock, with the folder open."""
     store, words = FileStore(str(full), PATIENCE), list[object]()
     begun, go_on = threading.Event(), threading.Event()
 

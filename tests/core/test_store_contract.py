@@ -200,7 +200,7 @@ def test_an_impossible_name_is_unavailable(place: Place, user: str) -> None:
 
 @pytest.mark.parametrize("user", ["alice", "unproved", "unknown"])
 def test_a_decision_that_found_its_user_busy_can_be_made_again(place: Place, user: str) -> None:
-    """The first attempt changes no record, whether the user is enrolled or not. The second counts the answer once."""
+    """The first attempt changes no record of any user. The second attempt counts the answer once."""
     place.put()
     place.put("unproved", tokens=(fob(confirmed=False),))
     inside, go_on = threading.Event(), threading.Event()
@@ -290,7 +290,7 @@ def test_concurrent_enrolments_are_all_kept(place: Place) -> None:
 
 
 def test_a_record_is_deleted_and_created_again_without_an_older_write(place: Place) -> None:
-    """Each of eight processes enrols and removes a user in turn. No login brings a removed token back."""
+    """Each of eight processes enrols and removes a user in turn. No login restores a removed token."""
 
     def works(number: int) -> str:
         for round_ in range(10):

@@ -112,7 +112,7 @@ def test_a_session_that_lost_its_host_device_adds_no_device(adding: Any) -> None
 
 
 def add_by_text(request: Any) -> Any:
-    """Add a device for a user id as a form sends it."""
+    """Add a device for a user id as text, like a form."""
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
     TOTPDevice(user_id=str(request.user.pk)).save()

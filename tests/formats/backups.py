@@ -1,4 +1,4 @@
-"""Backups of authenticator apps with test keys, in the structure that the apps write."""
+"""Backups of authenticator apps with test keys, in the structure of the apps' files."""
 
 from __future__ import annotations
 

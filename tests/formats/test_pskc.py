@@ -250,7 +250,7 @@ def test_the_pskc_namespace_of_draft_02_is_read() -> None:
 
 
 def activ_identity(*, digest: bool = True) -> bytes:
-    """Return a file as ActivIdentity writes it: AES with the IV at the beginning, and the MAC of the plain key."""
+    """Return a file in ActivIdentity's form: AES with the IV at the beginning, and the MAC of the plain key."""
     encryption, iv = bytes.fromhex(UNLOCKS["key"]), b"an IV of 16 byte"
     padded = KEY + bytes([32 - len(KEY)]) * (32 - len(KEY))
     encryptor = Cipher(AES(encryption), CBC(iv)).encryptor()
@@ -273,7 +273,7 @@ def test_a_file_of_activ_identity_is_decrypted() -> None:
 
 
 def test_an_encrypted_value_of_a_draft_without_a_mac_is_no_key() -> None:
-    """python-pskc takes such a value for a plain key: the token would be imported with a wrong key."""
+    """python-pskc reads such a value as a plain key, so the token would have a wrong key."""
     with pytest.raises(FormatError, match="an encrypted value must have a MAC"):
         read(activ_identity(digest=False))
 

@@ -17,7 +17,7 @@ from tests.formats.test_migration import part, token
 from tests.support.site import KEY
 
 URI = f"otpauth://totp/ACME:alice?secret={base32(KEY)}"
-# The JPEG and the WebP show the same code: no package of the tests writes such files. See README.md in the folder.
+# The JPEG and the WebP are files of the same QR code, because no package of the tests writes them. See their README.md.
 DATA = Path(__file__).parent / "data" / "qr"
 
 
@@ -39,13 +39,13 @@ def test_a_picture_with_an_otpauth_code_is_read(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize(("dark", "light"), [("white", "black"), ("#ddd", "#222"), ("black", None)])
 def test_a_picture_from_an_app_with_a_dark_theme_is_read(dark: str, light: str | None) -> None:
-    """Light on dark, as users reported it to ente/ente 6456; or on a transparent ground."""
+    """Users reported pictures with light on dark to ente/ente 6456. Other pictures have a transparent background."""
     (found,) = parsed("qr", FORMATS["qr"].decode(png(URI, dark, light)))
     assert (found.user, found.secret) == ("alice", KEY)
 
 
 def test_the_output_of_zbarimg_without_raw_is_read() -> None:
-    """As users reported it to krissrex/google-authenticator-exporter 22."""
+    """Users reported this output to krissrex/google-authenticator-exporter 22."""
     text = f"QR-Code:{URI}\nqr-code:{URI.replace('alice', 'bob')}\n".encode()
     assert sniff(text) == "otpauth"
     assert [found.user for found in parsed("otpauth", text)] == ["alice", "bob"]

@@ -260,7 +260,7 @@ def test_a_uri_is_read_as_apps_write_it(uri: str) -> None:
     assert (found.unsupported, found.remarks) == (None, ())
 
 
-PUBLIC = [  # what users of other programs reported, with other keys: what the account and the digits are
+PUBLIC = [  # URIs that users of other programs reported, with other keys -> the account and the digits
     ("ente/ente 1253", f"otpauth://totp/A%20B:a,b?secret={B32}&issuer=A%20B", "a,b", 6),
     (
         "raycast/extensions 27629",
@@ -285,14 +285,14 @@ def test_a_uri_that_other_programs_refused_is_read(uri: str, user: str, digits: 
 
 @pytest.mark.parametrize("uri", [f"B%FCro:m%FCller?secret={B32}&issuer=B%FCro", f"%FF?secret={B32}&icon=%FF"])
 def test_a_label_that_is_not_utf8_names_no_user(uri: str) -> None:
-    """As users reported it to dchapkine/extract-google-authenticator-credentials 12: the key is usable."""
+    """Users reported this to dchapkine/extract-google-authenticator-credentials 12: the key is usable."""
     found = only("otpauth", f"otpauth://totp/{uri}")
     assert (found.user, found.secret, found.unsupported) == (None, KEY, None)
     assert found.remarks == ("user name dropped: it is not UTF-8",)
 
 
 def test_text_in_another_encoding_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    """A spreadsheet's CSV in Windows-1252, as users reported it to grokability/snipe-it 16518."""
+    """The file is a spreadsheet's CSV in Windows-1252, which users reported to grokability/snipe-it 16518."""
     table = f"upn;serial number;secret key;model\nalice;A1;{B32};Größe 2\n"
     file = tmp_path / "tokens.csv"
     file.write_bytes(table.encode("cp1252"))
@@ -443,7 +443,7 @@ def test_the_columns_of_entra_and_token2_are_known_by_their_heading() -> None:
         "'time interval' is the period; not used: 'manufacturer', 'model'",
         "type: totp, because no column names it",
     )
-    assert understood(f"1,{HEX}\n") == (), "no heading decided"
+    assert understood(f"1,{HEX}\n") == (), "without a heading"
 
 
 @pytest.mark.parametrize(
@@ -469,7 +469,7 @@ def test_a_heading_gives_each_column_its_meaning(heading: str, row: str, expecte
 
 
 URI = f"otpauth://totp/Host:alice?secret={B32}&issuer=Host"
-MANAGERS = {  # CSV exports with a column for codes; users reported the columns to the projects named here
+MANAGERS = {  # CSV exports with a column for codes; users reported the columns to these projects
     "KeePassXC (keepassxreboot/keepassxc 6167)": '"Group","Title","Username","Password","URL","Notes","TOTP","Icon"\n'
     f'"Root","a","alice","p","u","one\n\n# ""two"", three","{URI}","0"\n'
     f'"Root","b","bob","p","u","","","0"\n"Root","c","carl","p","u","","{B32.lower()}","0"\n',
@@ -487,7 +487,7 @@ def test_the_column_for_codes_of_a_password_manager_is_read(table: str) -> None:
     assert [(token.user, token.secret, token.type, token.unsupported) for token in found] == [
         ("alice", KEY, "totp", None),
         ("carl", KEY, "totp", None),
-    ], "an entry without a key is no token, and the column of users decides"
+    ], "an entry without a key is skipped, and the user is from the column of users"
     (columns,) = understood(table)
     assert "is the user" in columns and "is the key or otpauth URI" in columns
     assert re.search("not used: .*'(P|login_p)assword'", columns)

@@ -1,4 +1,4 @@
-"""Tests of doctor about people: it names the users who are locked out, and those who log in without a code."""
+"""Tests of doctor's findings about users who are locked out, or who log in without a code."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_users_without_a_key_are_named_if_sshd_requires_a_key(machine: Fresh) ->
         configure_sshd(machine, *BY_KEY, "PermitRootLogin no", "AuthorizedKeysFile /home/%u/.ssh/authorized_keys")
         assert only(machine, Code.USERS_WITHOUT_KEY).what.endswith("locked out: bob, carol")
         configure_sshd(machine, *BY_KEY, "AuthorizedKeysCommand /bin/true", "AuthorizedKeysCommandUser root")
-        assert Code.USERS_WITHOUT_KEY not in {f.code for f in examine(machine)}, "the command may know keys"
+        assert Code.USERS_WITHOUT_KEY not in {f.code for f in examine(machine)}, "the command may print keys"
     finally:
         machine.shell("rm -r /home/alice/.ssh /home/bob/.ssh")
 

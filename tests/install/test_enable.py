@@ -352,7 +352,7 @@ def test_a_stack_that_lets_users_in_without_a_code_is_refused(machine: Fresh) ->
 
 
 def test_the_rehearsal_refuses_a_stack_without_a_prompt(machine: Fresh) -> None:
-    """The checks note that a condition exempts users, but not that the user of the rehearsal is one of them."""
+    """The checks report a condition that exempts users. Only the rehearsal shows that its own user is exempt."""
     exempt = "auth sufficient pam_exec.so /bin/true\n"
     machine.write("/etc/pam.d/sudo", exempt + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")

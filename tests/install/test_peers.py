@@ -1,4 +1,4 @@
-"""Tests of `enable` beside another module that asks for a code: its line is replaced, and comes back."""
+"""Tests of `enable` with another module that asks for a code: the replacement of its line, and the way back."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_line_that_a_jump_skips_is_replaced_in_its_place() -> None:
 
 
 def test_a_stack_of_the_other_module_alone_is_enabled_after_a_key() -> None:
-    """Guides comment out the password of sshd, and let sshd check a key first."""
+    """Guides turn the password line of sshd into a comment, and let sshd check a key first."""
     after = put(f"{THEIRS}account required pam_nologin.so\n", "key")
     assert rules(after) == ["[success=done ignore=ignore default=die] pam_totp.so"]
     assert not errors(analysis.check_order("x", flatten("x", {"x": after}.get), code_only=True))
@@ -113,7 +113,7 @@ def test_enable_offers_to_replace_the_line_and_disable_brings_it_back(machine: F
     talk.asks("Keep this terminal open.")
     second = machine.sudo(COMMAND, "enable", "sudo", "--keep")
     second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
-    assert second.ends()[0] == 0, "one code is enough"
+    assert second.ends()[0] == 0, "a login needs one code only"
     assert talk.ends()[0] == 0
     machine.write("/etc/pam.d/sudo", "# site policy\n" + machine.pam_d()["sudo"])
     assert machine.installed("disable", "sudo").returncode == 0

@@ -20,7 +20,7 @@ from tests.install.test_dispatch import ACTIONS, NAMED
 from tests.support.pamconf import login
 
 STACKS = 200
-RESULTS = ("success", "auth_err", "ignore", "authinfo_unavail")  # the random controls name only these
+RESULTS = ("success", "auth_err", "ignore", "authinfo_unavail")  # the random controls name only these results
 LINE = "auth required pam_totp.so\n"
 CIS = """\
 auth    required                        pam_faillock.so preauth deny=5 unlock_time=60
@@ -86,7 +86,7 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[tuple[str, str, bool]]:
     """Yield the condition's result, libpam's result, and whether pam_totp.so ran, for all results of the modules."""
     modules = [module for _, module in stack.lines]
     free = [i for i, module in enumerate(modules) if module not in (*CONSTANT_RESULTS, "pam_totp.so")]
-    # the controls that are words treat auth_err and authinfo_unavail alike
+    # auth_err and authinfo_unavail have the same action under each control that is a word
     every = (RESULTS if stack.lines[i][0].startswith("[") else RESULTS[:3] for i in free)
     for chosen in product(*every):
         results = dict(zip(free, chosen, strict=True))
@@ -104,7 +104,7 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[tuple[str, str, bool]]:
 
 
 def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> None:
-    """A way is open without a condition if, whatever the condition returns, a login that can succeed needs no code."""
+    """A way depends on no condition if it is open for every result of the condition with which a login can succeed."""
     chance = random.Random(17)
     needs = []
     for _ in range(STACKS):
@@ -127,11 +127,11 @@ def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> Non
 def test_the_real_libpam_gets_the_constant_results(tmp_path: Path, module: str, results: tuple[str, ...]) -> None:
     (tmp_path / "x").write_text(f"auth [success=ok ignore=die default=die] {module}\n")
     real = login("x", "root", [], tmp_path).result.name.lower()
-    # libpam turns an ignored result without any other into "perm_denied"
+    # libpam turns an ignored result that is the only result into "perm_denied"
     assert real in results or (real == "perm_denied" and results == ("ignore",)), real
 
 
-# ---- a right password that never meets the line
+# ---- a right password that skips the line
 
 
 @pytest.mark.parametrize(

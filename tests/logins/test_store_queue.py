@@ -129,7 +129,7 @@ def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkey
 
 
 def test_uses_of_a_database_do_not_stop_the_loop_and_need_no_search_turn(running: Running) -> None:
-    """More uses than searches wait for the database at once, and a use without a delay is done meanwhile."""
+    """More uses wait for the database than searches may run, and a use without a delay is completed meanwhile."""
     waiting = threading.Semaphore(0)
 
     def job() -> None:

@@ -77,12 +77,12 @@ def test_fail2ban_finds_wrong_codes_in_the_log_of_sshd_and_of_pam_totp(
     found = failures(tmp_path, log)
     assert found == [("192.0.2.7", "alice")] * 2 + [("192.0.2.8", "mallory")] * 2
     by_sshd = {address for address, _ in failures(tmp_path, log, "sshd")}
-    assert by_sshd == {"192.0.2.7", "192.0.2.8"}, "the filter for sshd, which Debian enables, finds them too"
+    assert by_sshd == {"192.0.2.7", "192.0.2.8"}, "the filter for sshd, which Debian enables, finds the same lines"
 
 
 @needs_fail2ban
 def test_every_refused_answer_counts_and_a_missing_one_does_not(tmp_path: Path) -> None:
-    """Otherwise a ban would show an attacker whether a code was right, or whether a user is enrolled."""
+    """Otherwise, a ban would show an attacker a right code or an enrolled user."""
     counted = {o.value for o in Outcome if not o.accepted}
     reasons = [*counted, "no-answer", "too-many-at-once", "not-yours-to-ask"]
     users = {reason: f"user{number}" for number, reason in enumerate(reasons)}

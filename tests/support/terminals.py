@@ -23,7 +23,7 @@ def read_picture(picture: Path) -> str:
         "--raw",
         "-Sdisable",
         "-Sqrcode.enable",
-    )  # QR codes only: zbar takes parts of some QR codes for bar codes
+    )  # QR codes only: zbar reads parts of some QR codes as bar codes
     done = subprocess.run(["zbarimg", *options, picture], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -89,7 +89,7 @@ def on_terminal(site: Site, *words: str, size: tuple[int, int] = (24, 80), **var
 
 
 def output_on_terminal(site: Site, *words: str, size: tuple[int, int] = (24, 80), **variables: str) -> str:
-    """Return the output of a command that asks nothing, on a terminal."""
+    """Return the output of a command without a prompt, on a terminal."""
     child = on_terminal(site, *words, size=size, **variables)
     child.expect(pexpect.EOF)
     child.close()

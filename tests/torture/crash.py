@@ -123,8 +123,8 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
 def by_service(site: Site, answer: str, *inject: str, in_thread: bool = False) -> Ended:
     """Log in through the real service as `by_helper` does through the helper. Stop the service at the end.
 
-    `in_thread` selects the thread that uses the store: a thread of the pool instead of the loop's thread. Without that,
-    the speed of the disk would select it.
+    `in_thread` selects the thread that uses the store: a thread of the pool instead of the loop's thread. Otherwise,
+    the speed of the disk would select the thread.
     """
     limit = "-1.0" if in_thread else "float('inf')"
     process = site.start(before=f"from pam_totp.pam import store_queue as s; s.MEMORY = s.SLOW_DISK = {limit}")
@@ -171,7 +171,7 @@ def _watched(
                 if packet[:1] == b"r":
                     break
         except (ConnectionResetError, BrokenPipeError, TimeoutError):
-            pass  # a kill came before the answer or the result, or a fault prevented the result and the close
+            pass  # a kill preceded the answer or the result, or a fault prevented the result and the close
         finally:
             # After SIGTERM, strace would wait forever for several killed threads. After SIGKILL the trace is still
             # complete, because strace writes it line by line.

@@ -100,7 +100,7 @@ class Crowd:
                 for user in users:
                     word = log_in(store, hotp(KEY, counters[user]), user)
                     lines.write(f"{user} {counters[user]} {word}\n")
-                    counters[user] += word != "unavailable"  # otherwise, it may be used, and the next try is refused
+                    counters[user] += word != "unavailable"  # otherwise, the next attempt may be a used code
         os._exit(0)
 
     def accepted(self) -> list[tuple[str, int]]:
@@ -175,7 +175,7 @@ def initialise_without_replication(server: Server) -> None:
 def test_a_store_that_ignored_notices_would_accept_a_code_twice(
     monkeypatch: pytest.MonkeyPatch, *, ignores_notices: bool
 ) -> None:
-    """The primary commits without its standby, because its wait is cancelled. Then it is lost."""
+    """The primary commits without its standby, because an administrator cancels its wait. Then the primary is lost."""
     if ignores_notices:
         monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
     with pair() as (primary, standby):

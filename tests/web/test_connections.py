@@ -59,7 +59,7 @@ def test_clients_that_read_nothing_hold_no_file(site: Site) -> None:
             try:
                 while connection.send(FILE * 200):
                     pass
-            except OSError:  # the server reads no more, or has closed the connection
+            except OSError:  # the server has stopped reading, or has closed the connection
                 continue
         assert is_served(port)
         until(lambda: not open_files(), "no file is open")
@@ -74,7 +74,7 @@ def test_a_connection_has_few_requests_at_once(site: Site) -> None:
         many.sendall(FILE * 20)
         answers = read_all(many)
         assert answers.count(b"HTTP/1.1 200 OK") == most
-        assert answers.count(b"Connection: close") == 1, "the client learns that it must send the others again"
+        assert answers.count(b"Connection: close") == 1, "this tells the client to send the other requests again"
 
 
 def test_requests_one_after_the_other_keep_the_connection(site: Site) -> None:
@@ -122,7 +122,7 @@ def test_a_response_that_is_held_outlasts_the_time_for_a_request(site: Site, mon
 
 
 class Held:
-    """A first factor that refuses every password, after the time that a connection has for a request."""
+    """A first factor that refuses every password, after the time limit for a request."""
 
     def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
         delay(2.0)
@@ -140,7 +140,7 @@ def test_connections_that_wait_give_way_to_new_ones(site: Site, monkeypatch: pyt
                 connection.settimeout(0.01)
             assert all(is_served(port) for _ in range(5))
             until(lambda: sum(map(is_ended, connections)) >= 24, "the oldest connections have ended")
-            assert not is_ended(connections[-1]), "new connections stay"
+            assert not is_ended(connections[-1]), "new connections are open"
 
 
 # Descriptors

@@ -214,7 +214,7 @@ def test_an_account_is_counted_whatever_its_spelling(site: Site) -> None:
     ("account", "made_up"), [("alice", "zelda"), ("ALICE", "ZELDA"), ("Alice", "Zelda"), ("strasse", "fluesse")]
 )
 def test_no_count_shows_whether_a_name_is_an_account(site: Site, account: str, made_up: str) -> None:
-    """Attackers use up the count of a name, and then try other spellings of it."""
+    """Attackers use up the limit of a name, and then try other spellings of that name."""
     portal = limited(site, is_account=lambda name: name == account)
 
     def probe(name: str, network: str) -> list[int]:
@@ -231,7 +231,7 @@ def test_accounts_that_differ_in_case_share_no_count(site: Site) -> None:
     assert guess(portal, OWNER, user="Bob", password=PASSWORD) == 200
     guesses = [guess(portal, f"2001:db8:{i:x}::1", user="bob") for i in range(HOURLY + 1)]
     assert guesses == [401] * HOURLY + [429]
-    assert guess(portal, "198.51.100.1", user="Bob", password=PASSWORD) == 200, "another account was attacked"
+    assert guess(portal, "198.51.100.1", user="Bob", password=PASSWORD) == 200, "the guesses were for another account"
     assert guess(portal, OWNER, user="bob") == 429, "the address has signed in another account"
 
 
@@ -277,7 +277,7 @@ def test_codes_of_one_user_use_up_no_limit_of_another(site: Site) -> None:
 
 
 def test_a_thief_of_the_password_locks_no_owner_out_of_a_known_address(site: Site) -> None:
-    """The thief sends codes from the owner's large network."""
+    """The attacker sends codes from the owner's large network."""
     portal = limited(site, per_address=2)
     enroll_fob(portal)
     owner = portal.browser(OWNER)

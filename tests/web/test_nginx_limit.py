@@ -1,4 +1,4 @@
-"""Tests of the limit on passwords that docs/web.md shows for nginx, in front of a Django application."""
+"""Tests of nginx's limit on passwords from docs/web.md, in front of a Django application."""
 
 from __future__ import annotations
 
