@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
-DATABASE = "postgresql://"  # how the URL of a store in a database begins
+DATABASE = "postgresql://"  # the beginning of the URL of a store in a database
 _DATABASE_RULE = f"must be a URL that begins with {DATABASE}, without spaces"
 DEFAULT_PROMPT = "One-time code: "
 FORWARD_PROMPT = "Password and one-time code: "  # with forward_pass: one answer holds both

@@ -40,7 +40,7 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
     def read(store: Store) -> Iterator[Report]:
         lookups = 0
         is_shared = isinstance(store, SharedStore)
-        first = next(store.users(), None)  # if the store is out of reach, report that once
+        first = next(store.users(), None)  # report an unreachable store once
         for user in among if is_shared and first is not None else store.users():
             if user not in among and user not in listed and lookups < _MAX_LOOKUPS:
                 lookups += 1

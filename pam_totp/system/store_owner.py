@@ -17,7 +17,7 @@ from pam_totp.pam.privileges import become_account, become_owner_of
 from pam_totp.store import Store, StoreError
 from pam_totp.store.locations import opened
 
-ACCOUNT = "pam_totp"  # reads a database for root
+ACCOUNT = "pam_totp"  # the account that reads a database for root
 BROKEN = "broken"  # the kind of a report about a store or a record that cannot be read
 
 Report = tuple[str, str]  # kind, text

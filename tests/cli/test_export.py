@@ -264,7 +264,7 @@ def test_all_tokens_are_exported_for_google_authenticator(site: Site, tmp_path: 
     assert of_google_authenticator((folder / "alice").read_text()) == [hotp(KEY, 7 + i) for i in range(5)]
 
 
-def test_all_records_are_exported_and_come_back(site: Site, tmp_path: Path) -> None:
+def test_all_exported_records_can_be_imported(site: Site, tmp_path: Path) -> None:
     crowd(site)
     folder = tmp_path / "records"
     said = site.command_json("export", "--all", "--format", "json", "--output", folder)
@@ -286,7 +286,7 @@ def test_all_records_are_exported_and_come_back(site: Site, tmp_path: Path) -> N
         ["--all", "--token", "fob", "--format", "users-oath", "--output", "new"],
     ],
 )
-def test_an_export_of_all_needs_a_named_place(site: Site, words: list[str]) -> None:
+def test_an_export_of_all_requires_an_output(site: Site, words: list[str]) -> None:
     crowd(site)
     before = set(TREE.iterdir())
     done = site.command("export", *words)

@@ -192,7 +192,7 @@ def test_a_terminal_confirms_the_meaning_of_a_heading(site: Site, tmp_path: Path
     assert "tokens?" not in site.command("import", tmp_path / "box.csv", "--yes").stderr
 
 
-def test_one_unusable_uri_is_skipped_and_the_rest_comes_in(site: Site, tmp_path: Path) -> None:
+def test_one_unusable_uri_is_skipped_and_the_others_are_imported(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "uris.txt"
     key = base32(KEY)
     file.write_text(f"otpauth://steam/Steam%3Abob?secret={key}&digits=5\notpauth://totp/ACME:alice?secret={key}\n")

@@ -80,7 +80,7 @@ def test_remarks_on_a_user_are_printed_once_in_every_order(users: Site) -> None:
         assert users.command("list", "--sort", order).stdout.count("bob: 1 unused recovery code") == 1
 
 
-def test_no_match_is_said_and_a_wrong_time_is_wrong_usage(users: Site) -> None:
+def test_no_match_is_reported_and_a_wrong_time_is_wrong_usage(users: Site) -> None:
     assert users.command("list", "--serial", "none").stdout == "no token matches\n"
     for wrong in ("90", "d", "0d", "-1d", "90 d", "x"):
         done = users.command("list", f"--unused={wrong}")

@@ -52,7 +52,7 @@ def test_a_replacement_that_fails_keeps_the_old_token(site: Site) -> None:
     assert site.path().read_bytes() == before
 
 
-def test_a_new_token_has_the_properties_of_the_old_one(site: Site) -> None:
+def test_a_new_token_has_the_properties_of_the_old_token(site: Site) -> None:
     site.enrol(phone(name="clock", digits=8, period=60, algorithm="SHA256", serial="S-1", enabled=False))
     shown = site.command_json("replace", ME, "clock", "--yes", *PIPE)
     (token,) = site.record().tokens

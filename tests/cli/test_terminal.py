@@ -63,7 +63,7 @@ def test_on_a_high_terminal_the_key_is_in_one_line_above_the_code(site: Site) ->
     assert "key:" not in below
 
 
-def test_a_terminal_too_narrow_for_the_code_is_told_so(site: Site) -> None:
+def test_a_terminal_too_narrow_for_the_code_gets_a_message(site: Site) -> None:
     child = on_terminal(site, "enroll", ME, size=(24, 30))
     child.expect_exact("then type the code it shows: ")
     said = " ".join(child.before.split())
@@ -113,7 +113,7 @@ def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tm
 
 
 @pytest.mark.parametrize("command", [("enroll", "zoe", "--yes"), ("replace", ME, "--yes"), ("qr", ME, "--yes")])
-def test_a_code_in_ascii_may_be_asked_for(site: Site, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_an_option_selects_the_code_in_ascii(site: Site, tmp_path: Path, command: tuple[str, ...]) -> None:
     """Terminals with gaps between the lines need it, as users reported to google-authenticator-libpam 155."""
     site.enrol(phone())
     screen = output_on_terminal(site, *command, "--qr", "ascii", "--issuer", "host", size=(60, 80))
@@ -192,7 +192,7 @@ def test_narrow_columns_keep_all_characters_of_each_cell() -> None:
         assert "".join(line[start : start + width] for line in lines).replace(" ", "") == cell.replace(" ", "")
 
 
-def test_the_picture_is_complete_when_the_code_is_asked_for(site: Site, tmp_path: Path) -> None:
+def test_the_picture_is_complete_before_the_prompt_for_the_code(site: Site, tmp_path: Path) -> None:
     picture = tmp_path / "code.png"
     child = on_terminal(site, "enroll", ME, "--qr", f"png={picture}")
     child.expect_exact(QUESTION)

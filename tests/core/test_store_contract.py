@@ -179,7 +179,7 @@ def test_a_record_too_large_to_be_read_back_is_not_written(place: Place) -> None
 NAMES = ["alice", ".hidden", "..", "a/b", "Ä", "a b", "%41", "A", "'; DROP TABLE x", "%", "中", "x" * 245]
 
 
-def test_users_of_any_names_are_kept_apart_and_listed(place: Place) -> None:
+def test_users_of_any_names_have_separate_records_and_are_listed(place: Place) -> None:
     for number, user in enumerate(NAMES):
         place.put(user, tokens=(fob(counter=number),))
     assert sorted(place.store().users()) == sorted(NAMES)

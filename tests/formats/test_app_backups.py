@@ -112,7 +112,7 @@ def test_a_damaged_backup_is_refused(name: str, damage: str) -> None:
         parsed(name, damage.encode("latin-1"))
 
 
-def test_encrypted_backups_say_what_to_do() -> None:
+def test_an_encrypted_backup_is_refused_with_the_remedy() -> None:
     for name, document in (
         ("2fas", TWOFAS | {"services": [], "servicesEncrypted": "AAAA:BBBB:CCCC"}),
         ("bitwarden", {"encrypted": True, "passwordProtected": True, "salt": "x", "data": "2.x"}),

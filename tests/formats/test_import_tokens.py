@@ -130,7 +130,7 @@ def with_codes(user: str, *tokens: Any) -> UserRecord:
     return new_recovery_codes(UserRecord(user=user, tokens=tokens), 2)[0]
 
 
-def test_recovery_codes_come_beside_an_existing_token(store: FileStore) -> None:
+def test_recovery_codes_are_imported_beside_an_existing_token(store: FileStore) -> None:
     whole = with_codes("alice", fob(3))
     store.update("alice", lambda record: (record.with_token(fob(secret=b"a" * 20, name="old")), None), create=True)
     rest = whole.without_tokens("alice")
@@ -140,7 +140,7 @@ def test_recovery_codes_come_beside_an_existing_token(store: FileStore) -> None:
     assert store.read("alice").recovery == whole.recovery
 
 
-def test_an_import_says_which_recovery_codes_it_dropped(store: FileStore) -> None:
+def test_an_import_reports_the_recovery_codes_that_it_dropped(store: FileStore) -> None:
     mine = with_codes("alice", fob(secret=b"a" * 20, name="old"))
     store.update("alice", lambda _: (mine, None), create=True)
     rest = with_codes("alice").without_tokens("alice")

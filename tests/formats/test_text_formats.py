@@ -434,7 +434,7 @@ def understood(data: str) -> tuple[str, ...]:
     return FORMATS["csv"].parse(data.encode(), ParseOptions(now=NOW)).understood
 
 
-def test_the_columns_of_entra_and_token2_are_known_by_their_heading() -> None:
+def test_the_columns_of_entra_and_token2_are_recognised_by_the_heading() -> None:
     data = f"upn,serial number,secret key,time interval,manufacturer,model\r\na@x.org,123,{B32},60,Contoso,Key\r\n"
     found = only("csv", data)
     assert (found.user, found.serial, found.secret, found.type, found.period) == ("a@x.org", "123", KEY, "totp", 60)

@@ -64,7 +64,7 @@ def test_a_line_under_account_in_an_included_file_names_all_services(machine: Fr
 
 
 @pytest.mark.parametrize(("phase", "text"), [("password", "every change of a password"), ("session", "every session")])
-def test_a_line_in_another_phase_tells_what_is_refused(machine: Fresh, phase: str, text: str) -> None:
+def test_a_line_in_another_phase_names_the_refused_operations(machine: Fresh, phase: str, text: str) -> None:
     with_line(machine, "sudo", f"{LINE}\n{phase} required pam_totp.so")
     assert f"{text} is refused by sudo" in only(machine, Code.MODULE_IN_WRONG_PHASE).what
 

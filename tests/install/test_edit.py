@@ -54,7 +54,7 @@ def test_with_a_key_the_line_comes_first_and_no_password_is_asked_for() -> None:
     assert longer is None, "after an accepted code, no other module runs"
 
 
-def test_with_a_key_or_a_password_each_login_meets_one_code_line() -> None:
+def test_with_a_key_or_a_password_each_login_runs_one_code_line() -> None:
     added = new_lines("sshd", "key-or-password", ["nullok"])
     after = insert(STACKS["sshd"], "sshd", added, STACKS.get, "key-or-password")
     assert remove(after, added) == STACKS["sshd"]

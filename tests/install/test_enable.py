@@ -235,7 +235,7 @@ def test_sshd_with_key_or_password_requires_a_code_after_each(machine: Fresh) ->
     assert as_before(machine)
 
 
-def test_ctrl_c_in_the_rehearsal_says_that_the_service_is_unchanged(machine: Fresh) -> None:
+def test_ctrl_c_in_the_rehearsal_reports_the_unchanged_service(machine: Fresh) -> None:
     talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE).asks("Password: ")
     status, shown = talk.interrupts()
     assert (status, "interrupted: sshd does not ask for a code: its files are unchanged" in shown) == (130, True), shown

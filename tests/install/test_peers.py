@@ -31,7 +31,7 @@ def rules(text: str) -> list[str]:
     return [f"{h.rule.control} {h.rule.module}" for h in flatten("x", {**STACKS, "x": text}.get)]
 
 
-def test_the_line_of_the_other_module_becomes_a_comment_and_comes_back() -> None:
+def test_the_line_of_the_other_module_becomes_a_comment_and_is_restored() -> None:
     after, replaced = peers.replace(SUDO, "x", ADDED, STACKS.get, "password")
     assert replaced == THEIRS
     assert f"# replaced by pam_totp: {THEIRS}" in after
@@ -39,7 +39,7 @@ def test_the_line_of_the_other_module_becomes_a_comment_and_comes_back() -> None
     assert peers.restore(after.replace(ADDED, ""), replaced) == SUDO
 
 
-def test_a_line_before_the_password_is_replaced_by_one_after_it() -> None:
+def test_a_replacement_of_a_line_before_the_password_is_after_it() -> None:
     after = put(THEIRS + STACKS["sudo"])
     assert after.index("common-auth") < after.index("auth required pam_totp.so")
 
@@ -62,7 +62,7 @@ def test_a_stack_of_the_other_module_alone_is_enabled_after_a_key() -> None:
     assert not errors(analysis.check_order("x", flatten("x", {"x": after}.get), code_only=True))
 
 
-def test_a_line_of_several_physical_lines_comes_back() -> None:
+def test_a_line_of_several_physical_lines_is_restored() -> None:
     text = SUDO.replace(THEIRS, "auth required \\\n    pam_oath.so usersfile=/etc/users.oath # codes\n")
     after, replaced = peers.replace(text, "x", ADDED, STACKS.get, "password")
     assert "required pam_oath.so" not in rules(after)
@@ -90,7 +90,7 @@ def test_a_line_in_an_included_file_must_be_deleted_by_hand(tmp_path: Path) -> N
         plan(here, "sudo", "password", [], replace=True)
 
 
-def test_a_rollback_of_an_edited_file_brings_the_line_back(tmp_path: Path) -> None:
+def test_a_rollback_of_an_edited_file_restores_the_line(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_text(SUDO)
     after, replaced = peers.replace(SUDO, "x", ADDED, STACKS.get, "password")
@@ -104,7 +104,7 @@ def test_a_rollback_of_an_edited_file_brings_the_line_back(tmp_path: Path) -> No
 # ---- on a machine
 
 
-def test_enable_offers_to_replace_the_line_and_disable_brings_it_back(machine: Fresh) -> None:
+def test_enable_offers_to_replace_the_line_and_disable_restores_it(machine: Fresh) -> None:
     machine.write("/etc/pam.d/sudo", SUDO)
     refused = machine.installed("enable", "sudo", "--for-user", "alice")
     assert (refused.returncode, "add --replace to replace that line" in refused.stderr) == (1, True), refused.stderr

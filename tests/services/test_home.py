@@ -199,7 +199,7 @@ def test_nullok_opens_no_second_name_of_an_account_with_a_file(machine: Machine)
         machine.write("/etc/passwd", passwd)
 
 
-def test_a_user_leaves_out_the_own_name(machine: Machine) -> None:
+def test_users_may_omit_their_own_name(machine: Machine) -> None:
     def does(*words: str, status: int = 0) -> str:
         done = machine.pam_totp(*words, user="alice")
         assert done.returncode == status, done

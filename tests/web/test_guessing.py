@@ -203,7 +203,7 @@ def test_a_known_network_has_the_limits_of_its_own_size(site: Site) -> None:
     assert [guess(portal, OWNER) for _ in range(10)] == [401] * 9 + [429]
 
 
-def test_an_account_is_counted_whatever_its_spelling(site: Site) -> None:
+def test_all_spellings_of_an_account_share_one_count(site: Site) -> None:
     spellings = ["alice", "ALICE", "Alice", "alice@corp"]
     portal = limited(site, passwd_name=lambda name: "alice" if name.lower().startswith("alice") else name)
     statuses = [guess(portal, OWNER, user=spellings[i % len(spellings)]) for i in range(12)]
@@ -276,7 +276,7 @@ def test_codes_of_one_user_use_up_no_limit_of_another(site: Site) -> None:
     assert owner.send(proof=codes(0)).heading == "Your tokens"
 
 
-def test_a_thief_of_the_password_locks_no_owner_out_of_a_known_address(site: Site) -> None:
+def test_an_attacker_with_the_password_cannot_block_a_known_address(site: Site) -> None:
     """The attacker sends codes from the owner's large network."""
     portal = limited(site, per_address=2)
     enroll_fob(portal)
