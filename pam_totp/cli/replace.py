@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _take_from(old: Token, args: argparse.Namespace) -> None:
-    """Set the options that the user left out to the values of the old token."""
+    """Give each omitted option the value of the old token."""
     period = old.period if isinstance(old, TotpToken) else DEFAULT_PERIOD
     values = {"type": old.type, "digits": old.digits, "algorithm": old.algorithm, "period": period}
     for option, value in values.items():

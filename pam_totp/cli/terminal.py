@@ -64,7 +64,7 @@ def can_print(text: str) -> bool:
 
 
 def is_dumb() -> bool:
-    """Return True if the terminal understands no escape sequence."""
+    """Return True if the terminal supports no escape sequences."""
     return os.environ.get("TERM", "") in ("", "dumb")
 
 

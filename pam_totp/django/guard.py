@@ -54,7 +54,7 @@ def _is_new(device: Any, using: str | None) -> bool:
 
 def needs_code(request: Any, user_id: object) -> bool:
     """Return True if a new device of the user needs a code first. See the rules."""
-    user_id = get_user_model()._meta.pk.to_python(user_id)  # a form sends it as text
+    user_id = get_user_model()._meta.pk.to_python(user_id)  # a form sends the id as text
     user = getattr(request, "user", None)
     if user_id is not None and user_id == getattr(user, "pk", None) and conf.get("PAM_TOTP_CREATE_DEVICES"):
         backend = getattr(request, "session", {}).get(BACKEND_SESSION_KEY)

@@ -43,7 +43,7 @@ class Entry:
     counter_used: bool = False
 
     def imported(self) -> ImportedToken:
-        """Return the token of the entry, or a token with the reason why it cannot be used."""
+        """Return the token of the entry, or a token with the reason why the entry is unusable."""
         kind = str(self.kind).lower()
         user = account(self.label) if isinstance(self.label, str) else None
         try:

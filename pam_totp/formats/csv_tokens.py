@@ -64,7 +64,7 @@ _COLUMNS_TEXT = "serial, key, type, digits, counter or period, algorithm"
 _TYPES = {"hotp": "hotp", "event": "hotp", "eventbased": "hotp", "totp": "totp", "time": "totp", "timebased": "totp"}
 # Keys of these lengths (bytes) usually belong to an algorithm other than SHA1 (RFC 6238 1.2).
 _USUAL_ALGORITHMS = {32: "SHA256", 64: "SHA512"}
-_ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)  # a long number, as a spreadsheet rounds it
+_ROUNDED = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.IGNORECASE)  # a long number that a spreadsheet has rounded
 
 RowParser = Callable[[int, list[str]], ImportedToken | None]  # None for a row without a token
 

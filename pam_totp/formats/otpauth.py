@@ -123,7 +123,7 @@ def uris(text: str) -> list[str]:
 
 
 def imported(uri: str, line: int) -> ImportedToken:
-    """Return the token of `uri`, or a token with the reason why it cannot be used. Raise FormatError for other text."""
+    """Return the token of `uri`, or a token with the reason why the URI is unusable. Raise FormatError."""
     if not uri.lower().startswith("otpauth://"):
         raise FormatError(line, NO_URI)
     try:

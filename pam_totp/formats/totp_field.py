@@ -15,7 +15,7 @@ _OTPAUTH, _STEAM = "otpauth://", "steam://"
 
 
 def token_of_field(text: str, number: int, user: str | None) -> ImportedToken:
-    """Return the token of an entry, or a token with the reason why it cannot be used.
+    """Return the token of an entry, or a token with the reason why the entry is unusable.
 
     `number` is the number of the entry or line. `user` is the user if the URI names no user.
     """

@@ -23,7 +23,7 @@ _TRADITIONAL_COLUMNS, _YUBICO_COLUMNS = 6, 6
 _DIGITS_COLUMN = 11
 _OATH_MODE = "0"
 _NOT_OATH = "not a token of OATH-HOTP"
-_IDENTIFIER = "the YubiKey types its identifier before the code, so logins refuse it (program it without an identifier)"
+_IDENTIFIER = "logins refuse the identifier that the YubiKey types before each code (program the YubiKey without it)"
 _NO_DIGITS = f"assumed {MIN_DIGITS} digits: the file has no number of digits"
 
 

@@ -107,7 +107,7 @@ class Candidate:
     def result(
         self, status: Status, reason: str | None = None, stored: Token | None = None, more: tuple[str, ...] = ()
     ) -> Result:
-        """Return the result for this token; `stored` is the imported token in the record, and `more` more remarks."""
+        """Return the result for this token. `stored` is the imported token in the record; `more` has remarks."""
         facts = self.place, self.token, self.user, status
         return _result(*facts, reason=reason, stored=stored, more=more, has_account=self.has_account)
 
@@ -349,7 +349,7 @@ class _Addition:
     def _with_recovery(self, record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
         """Return the record with the recovery codes of the file's record, and remarks.
 
-        A record that has had recovery codes keeps its own: those of the file may have been used since.
+        If the record has ever had recovery codes, it keeps its own, because logins may have used the codes of the file.
         """
         new = self.new_record
         if new is None or new.user != record.user:
@@ -435,7 +435,7 @@ class _Claims:
         self._owners: dict[str, str] = {}
 
     def checked(self, addition: _Addition, result: PackedResult) -> PackedResult:
-        """Return the result of an addition, which another user's token with the same serial number prevents."""
+        """Return the result of an addition that another user's token with the same serial number prevents."""
         serial, user = addition.candidate.token.serial, addition.candidate.user
         if serial is None or result.status is not Status.IMPORTED:
             return result

@@ -32,7 +32,7 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 def become_account(name: str, also: tuple[int, ...] = ()) -> None:
     """As root, become the account `name`, with its primary group and the groups `also`.
 
-    If not root, or if no account has this name, do nothing.
+    Do nothing for another account than root, or if the account `name` is not found.
     """
     entry = _entry(name)
     if os.geteuid() == 0 and entry is not None:

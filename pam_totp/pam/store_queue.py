@@ -5,7 +5,7 @@ Rules:
    by many answers. The uses of one asker keep their order.
 2. A use that cannot begin within `LOCK_WAIT` fails. It has made no decision, so it reveals nothing about a code.
 3. A use runs in the loop's thread only if no delay is expected. A long search, a held lock and a database run in a
-   thread of the pool. So does the use of a disk, if other logins wait or the last use was slow.
+   thread of the pool. The use of a disk does too if other logins wait, or if the last use was slow.
 """
 
 from __future__ import annotations

@@ -47,5 +47,5 @@ def _is_enrolled(template: str, user: str) -> bool:
     if has_answer:
         os.waitpid(child, 0)
     else:
-        os.kill(child, signal.SIGKILL)  # it ends when the file system answers
+        os.kill(child, signal.SIGKILL)  # the process ends when the file system answers
     return answer == _YES

@@ -116,7 +116,7 @@ def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
 
 
 def _has_line(path: str) -> bool:
-    """Return True if the file has a line other than comments, or cannot be read."""
+    """Return True if the file has a line other than a comment, or is unreadable."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return any(line.strip() and not line.lstrip().startswith("#") for line in file)

@@ -147,7 +147,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return _IgnoredRequest(adjustments)
 
     def write_soon(self, data: Any) -> int:
-        self.waits_since = time.monotonic()  # before the request of this response leaves `requests`
+        self.waits_since = time.monotonic()  # set before waitress removes the request from `requests`
         return int(super().write_soon(data))
 
     def readable(self) -> bool:

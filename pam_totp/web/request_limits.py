@@ -104,7 +104,7 @@ def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
 
 
 def remember_network(user: str) -> None:
-    """Note that the request's network has signed `user` in. The name is that of the passwd entry."""
+    """Remember that the request's network has signed `user` in. The name must be the name in the passwd entry."""
     current_portal().limits.remember(user, _networks()[0])
 
 

@@ -17,7 +17,7 @@ from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.findings import ERROR, Code, Finding, errors
 from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError, flatten, parse
 
-# PAM asks for a password, or sshd checks an SSH key first, or either of them.
+# PAM asks for a password, sshd checks an SSH key first, or sshd accepts either.
 FirstFactor = Literal["password", "key", "key-or-password"]
 
 _INTENDED = (Code.LOGIN_WITHOUT_CODE, Code.CODE_EXEMPTION, Code.PASSWORD_EXEMPTION)
