@@ -7,7 +7,7 @@ Rules:
   nothing.
 - A connection has `REQUEST_TIMEOUT` seconds from its start to its first complete request, and from each response to the
   next one. If many connections wait for a request, the server closes the connection that has waited longest. Slow
-  clients therefore keep no other client out.
+  clients therefore cannot keep other clients out.
 - A client that reads no response holds one descriptor, and little memory: a connection has few requests at once, and a
   response holds no file.
 """

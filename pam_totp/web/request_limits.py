@@ -10,7 +10,7 @@ Rules:
 - A smallest network that has signed the account in shares no limit with its neighbours.
 - An account counts under exactly the name in its passwd entry. A made-up name counts under exactly its own text: a
   count shared with another spelling would show the spelling of an account.
-- Names without an account have the limits of an account, in tables of their own. Made-up names therefore displace no
+- Names without an account have the limits of an account, in separate tables. Made-up names therefore displace no
   count of an account.
 """
 
