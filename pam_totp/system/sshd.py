@@ -1,7 +1,8 @@
 """sshd: its settings for a user, the configuration file that pam_totp adds, and a reload.
 
 Rules:
-- The settings come from the real sshd (`sshd -T -C`). This module reads sshd's files only to find their Match blocks.
+- The settings come from the real sshd (`sshd -T -C`). sshd_match.py reads sshd's files only to find
+  their Match blocks.
 - Every setting that lets a user log in without PAM is reported, if `sshd -T -C` shows it.
 - `enable` rolls back a configuration that `sshd -t` rejects.
 """
@@ -12,9 +13,10 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from pam_totp.system.pamd.edit import FirstFactor
+from pam_totp.system.sshd_match import LOCAL, Place
 
 PROGRAM = "/usr/sbin/sshd"
 # sshd uses the first value of a setting, so the name of this file sorts before other names.
@@ -27,7 +29,6 @@ METHODS: dict[FirstFactor, str] = {
 }
 _PAM_METHODS = ("keyboard-interactive", "keyboard-interactive:pam", "password")
 _OTHER_METHODS = ("pubkeyauthentication", "gssapiauthentication", "hostbasedauthentication")
-_MATCH = re.compile(r"^\s*match\s+(.+?)\s*$", re.I | re.M)
 # `_error` adds a remedy to this error of sshd. The start of sshd's unit creates the directory.
 _MISSING_DIRECTORY = re.compile(r"Missing privilege separation directory: (\S+)$")
 _TIMEOUT = 10  # seconds; sshd normally takes 10 ms
@@ -55,9 +56,10 @@ def configuration_error() -> str | None:
     return None if done.returncode == 0 else _error(done)
 
 
-def settings(user: str, host: str = "localhost", address: str = "127.0.0.1") -> Settings:
+def settings(user: str, place: Place = LOCAL) -> Settings:
     """Return the settings for a login of `user` (sshd -T -C), by lower-case name. Raise SshdError."""
-    done = _run("-T", "-C", f"user={user},host={host},addr={address}")
+    where = f"host={place.host},addr={place.address},laddr={place.local_address},lport={place.local_port}"
+    done = _run("-T", "-C", f"user={user},{where}")
     if done.returncode != 0:
         raise SshdError(f"sshd -T: {_error(done)}")
     pairs = (line.partition(" ") for line in done.stdout.splitlines())
@@ -106,33 +108,6 @@ def _methods(in_force: Settings) -> list[str]:
     """Return the lists of methods in AuthenticationMethods, or none if any method is enough."""
     methods = in_force.get("authenticationmethods", "any")
     return [] if methods == "any" else methods.split()
-
-
-def match_examples(texts: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Return an example of user, host and address for each Match block. Skip blocks with patterns."""
-    examples = []
-    for criteria in (m for text in texts for m in _MATCH.findall(text)):
-        words = re.findall(r"(\w+)[ \t=]+\"?([^\s\"]+)", criteria)
-        values = {k.lower(): v.split(",")[0].partition("/")[0] for k, v in words}
-        if not any(set("*?!") & set(v) for v in values.values()):
-            host, address = values.get("host", "localhost"), values.get("address", "127.0.0.1")
-            examples.append((values.get("user", "root"), host, address))
-    return examples
-
-
-def configuration_texts(root: str = "/") -> list[str]:
-    """Return the texts of sshd's configuration files, for their Match blocks."""
-    folder = os.path.join(root, "etc/ssh/sshd_config.d")
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    paths = [os.path.join(root, "etc/ssh/sshd_config"), *(os.path.join(folder, n) for n in names)]
-    texts = []
-    for path in paths:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                texts.append(file.read())
-        except OSError:
-            continue
-    return texts
 
 
 def reload() -> bool:

@@ -267,7 +267,7 @@ def test_enable_writes_the_limits_of_nullok(machine: Fresh) -> None:
     ("config", "says"),
     [
         ("Match User bob\n    AuthenticationMethods publickey\n", "AuthenticationMethods allows publickey (for bob)"),
-        ("Match Address 192.0.2.0/24\n    AuthenticationMethods publickey\n", "root from 192.0.2.0"),
+        ("Match Address 192.0.2.0/24\n    AuthenticationMethods publickey\n", "alice from 192.0.2.0"),
         ("Match User bob\n    KbdInteractiveAuthentication no\n", "KbdInteractiveAuthentication is no"),
     ],
 )

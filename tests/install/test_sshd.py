@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from pam_totp.system import sshd
-from pam_totp.system.sshd import SshdError, bypasses, match_examples, reload
-from tests.install.machine import Fresh
+from pam_totp.system import sshd, sshd_match
+from pam_totp.system.sshd import SshdError, bypasses, reload
+from pam_totp.system.sshd_match import LOCAL
+from tests.install.machine import SSHD_CONFIG, Fresh
+from tests.support.etc import STACKS
 
 GOOD = {"usepam": "yes", "kbdinteractiveauthentication": "yes", "pubkeyauthentication": "yes"}
 NO_KEYBOARD = "kbdinteractiveauthentication"
@@ -36,23 +39,88 @@ def test_every_setting_that_bypasses_pam_is_found(changed: dict[str, str], found
     assert list(bypasses({**GOOD, **changed})) == found
 
 
-def test_each_match_block_without_patterns_gets_an_example_login() -> None:
-    text = (
-        "UsePAM yes\n  match user alice,bob address 10.0.0.0/8\n X y\nMatch Host example.org\nMatch User !root,*\n"
-        'Match User="carol"\n'
-    )
-    assert match_examples([text, "# Match User dave\n"]) == [
-        ("alice", "localhost", "10.0.0.0"),
-        ("root", "example.org", "127.0.0.1"),
-        ("carol", "localhost", "127.0.0.1"),
+PEOPLE = {"root": {"root"}, "alice": {"alice", "staff"}, "bob": {"bob"}, "svc-web": {"svc"}}
+
+
+@pytest.mark.parametrize(
+    ("criteria", "found"),
+    [
+        ("user alice,bob address 10.0.0.0/8", ["alice from 10.0.0.0", "bob from 10.0.0.0"]),
+        ("Host example.org", ["alice from host example.org"]),
+        ("Host *.lan", ["alice from host 1.lan"]),
+        ("Address 192.168.*", ["alice from 192.168.1.1"]),
+        ("Address fd00:*", ["alice from fd00::1"]),
+        ("Address !10.0.0.0/8,!127.*,*", ["alice from 192.0.2.1"]),
+        ("LocalPort 2222", ["alice to port 2222"]),
+        ("LocalPort 2022,22", ["alice to port 2022"]),
+        ("LocalAddress 192.0.2.7", ["alice to 192.0.2.7"]),
+        ("Group staff Address 192.0.2.0/24", ["alice from 192.0.2.0"]),
+        ("User svc-* LocalPort 2222", ["svc-web to port 2222"]),
+        ("User *,!root,!bob Address 192.0.2.9", ["alice from 192.0.2.9", "svc-web from 192.0.2.9"]),
+        ('User="carol"', ["carol"]),
+        ("invalid-user Address 192.0.2.9 # no account", ["alice from 192.0.2.9"]),
+        ("User nobody-has-this-*", []),
+        ("Address x*", []),
+    ],
+)
+def test_each_match_block_gets_logins_that_fit_it(criteria: str, found: list[str]) -> None:
+    logins = sshd_match.logins([f"UsePAM yes\n  match {criteria}\n X y\n"], list(PEOPLE), PEOPLE.__getitem__)
+    assert [f"{name}{place}" for name, place in logins if name not in PEOPLE or place != LOCAL] == found
+
+
+def test_comments_are_no_match_blocks_and_every_person_is_checked() -> None:
+    assert sshd_match.logins(["# Match User dave\n"], list(PEOPLE), PEOPLE.__getitem__) == [
+        (name, LOCAL) for name in PEOPLE
     ]
 
 
-def test_files_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "etc/ssh/sshd_config.d/folder.conf").mkdir(parents=True)
-    (tmp_path / "etc/ssh/sshd_config.d/a.conf").write_text("Match User alice\n")
-    assert sshd.configuration_texts(str(tmp_path)) == ["Match User alice\n"]
-    assert sshd.configuration_texts(str(tmp_path / "nowhere")) == []
+def test_included_files_are_read_as_sshd_reads_them(tmp_path: Path) -> None:
+    """sshd resolves relative names below /etc/ssh, in the order of the file names, and skips what is missing."""
+    ssh = tmp_path / "etc/ssh"
+    (ssh / "sshd_config.d/folder.conf").mkdir(parents=True)
+    (ssh / "sshd_config").write_text('Include /etc/ssh/sshd_config.d/*.conf "/srv/a.conf"\ninclude=more /nowhere\n')
+    (ssh / "sshd_config.d/b.conf").write_text("b\n")
+    (ssh / "sshd_config.d/a.conf").write_text("a\n")
+    (ssh / "more").write_text("Include more\n")
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "srv/a.conf").write_text("c\n")
+    texts = sshd_match.configuration_texts(str(tmp_path))
+    assert texts[1:5] == ["a\n", "b\n", "c\n", "Include more\n"]
+    assert len(texts) < 30, "a file that includes itself ends"
+    assert sshd_match.configuration_texts(str(tmp_path / "nowhere")) == []
+
+
+@pytest.mark.parametrize(
+    ("criteria", "login"),
+    [
+        ("Address 192.168.*", "alice from 192.168.1.1"),
+        ("Address *,!10.0.0.0/8,!127.0.0.0/8", "alice from 192.0.2.1"),
+        ("LocalPort 2222", "alice to port 2222"),
+        ("LocalAddress 192.0.2.7", "alice to 192.0.2.7"),
+        ("Group carol Address 10.0.0.0/8", "carol from 10.0.0.0"),
+        ("Host *.lan", "alice from host 1.lan"),
+        ("User *,!root,!bob,!carol Address 10.0.0.1", "alice from 10.0.0.1"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/etc/ssh/sshd_config.d/x.conf", "/etc/ssh/elsewhere/x.conf"])
+def test_the_real_sshd_confirms_that_a_match_block_needs_no_code(
+    machine: Fresh, criteria: str, login: str, path: str
+) -> None:
+    machine.write(
+        "/etc/pam.d/sshd", STACKS["sshd"].replace("common-auth\n", "common-auth\nauth required pam_totp.so\n")
+    )
+    strict = "UsePAM yes\nKbdInteractiveAuthentication yes\nAuthenticationMethods keyboard-interactive:pam\n"
+    include = "Include /etc/ssh/sshd_config.d/*.conf /etc/ssh/elsewhere/*.conf\n"
+    machine.write("/etc/ssh/sshd_config", include + strict + SSHD_CONFIG.partition("\n")[2])
+    machine.shell("mkdir -p /etc/ssh/elsewhere")
+    machine.write(path, f"Match {criteria}\n  AuthenticationMethods publickey\n")
+    try:
+        found = json.loads(machine.installed("doctor", "sshd", "--json").stdout)["findings"]
+    finally:
+        machine.shell("rm -r /etc/ssh/elsewhere")
+    assert [f["what"] for f in found if f["check"] == "sshd"] == [
+        f"sshd lets users in without a code: AuthenticationMethods allows publickey (for {login})"
+    ]
 
 
 def test_a_missing_sshd_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

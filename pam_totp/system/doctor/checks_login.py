@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pam_totp.system import sshd
+from pam_totp.system import sshd, sshd_match
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
@@ -15,9 +15,9 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, n
 from pam_totp.system.pamd.modules import CONSTANT_RESULTS
 from pam_totp.system.pamd.stack import Handler, StackError
 from pam_totp.system.pamd.verdicts import find_path, possible_results
+from pam_totp.system.people import account_of
 
 _REFUSED = {"account": "every login", "password": "every change of a password", "session": "every session"}
-_LOCAL = ("localhost", "127.0.0.1")  # host and address
 
 
 def stacks(context: Context) -> Iterator[Finding]:
@@ -93,12 +93,10 @@ def ssh(context: Context) -> Iterator[Finding]:
             remedy = "correct the configuration until 'sshd -t' reports no error"
             yield Finding(ERROR, "sshd", Code.SSHD_CONFIGURATION_INVALID, f"sshd -t: {error}", remedy)
             return
-        logins = [(name, *_LOCAL) for name in context.people] + sshd.match_examples(sshd.configuration_texts())
         affected: dict[str, list[str]] = {}
-        for user, host, address in logins:
-            is_local = (host, address) == _LOCAL
-            for bypass in sshd.bypasses(context.sshd(user) if is_local else sshd.settings(user, host, address)):
-                affected.setdefault(bypass, []).append(user if address == _LOCAL[1] else f"{user} from {address}")
+        for user, place in sshd_match.logins(sshd_match.configuration_texts(), context.people, _groups_of):
+            for bypass in sshd.bypasses(context.sshd(user, place)):
+                affected.setdefault(bypass, []).append(f"{user}{place}")
         for bypass, users in affected.items():
             what = f"sshd lets users in without a code: {bypass} (for {names(sorted(set(users)))})"
             remedy = "run 'pam-totp enable sshd', or set AuthenticationMethods yourself"
@@ -106,6 +104,11 @@ def ssh(context: Context) -> Iterator[Finding]:
     except sshd.SshdError as e:
         remedy = "install openssh-server, or correct its configuration until 'sshd -t' reports no error"
         yield Finding(ERROR, "sshd", Code.SSHD_UNAVAILABLE, str(e), remedy)
+
+
+def _groups_of(name: str) -> frozenset[str]:
+    account = account_of(name, ())
+    return frozenset() if account is None else account.groups
 
 
 def is_enabled(context: Context, service: str) -> bool:

@@ -16,6 +16,7 @@ from pam_totp.system.pamd.conditions import Account
 from pam_totp.system.pamd.edit import FirstFactor
 from pam_totp.system.pamd.stack import Handler, StackError
 from pam_totp.system.people import account_of, local_names, login_check, people
+from pam_totp.system.sshd_match import LOCAL, Place
 
 ACCOUNT = "pam_totp"
 SOCKET = "/run/pam_totp/socket"
@@ -35,7 +36,7 @@ class Context:
     user: str | None = None
     first: FirstFactor = "password"
     _enrolled: dict[str, Enrolled] = field(default_factory=dict, compare=False, repr=False)
-    _sshd: dict[str, sshd.Settings] = field(default_factory=dict, compare=False, repr=False)
+    _sshd: dict[tuple[str, Place], sshd.Settings] = field(default_factory=dict, compare=False, repr=False)
     _people: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @property
@@ -53,11 +54,11 @@ class Context:
             if can_log_in(name) and (account := account_of(name, local)) is not None:
                 yield account
 
-    def sshd(self, user: str) -> sshd.Settings:
-        """Return sshd's settings for a local login of a user, asked for once. Raise SshdError."""
-        if user not in self._sshd:
-            self._sshd[user] = sshd.settings(user)
-        return self._sshd[user]
+    def sshd(self, user: str, place: Place = LOCAL) -> sshd.Settings:
+        """Return sshd's settings for a login of a user at a place, asked for once. Raise SshdError."""
+        if (user, place) not in self._sshd:
+            self._sshd[user, place] = sshd.settings(user, place)
+        return self._sshd[user, place]
 
     def enrolled(self, store: str) -> Enrolled:
         """Return the users in `people` who are enrolled in a store. Each store is read once."""
