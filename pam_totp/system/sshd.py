@@ -1,8 +1,8 @@
 """sshd: its settings for a user, the configuration file that pam_totp adds, and a reload.
 
 Rules:
-- The settings come from the real sshd (`sshd -T -C`). sshd_match.py reads sshd's files only to find
-  their Match blocks.
+- The settings come from the real sshd (`sshd -T -C`). Its files are read only for their Match blocks,
+  and for the place of the added file.
 - Every setting that lets a user log in without PAM is reported, if `sshd -T -C` shows it.
 - `enable` rolls back a configuration that `sshd -t` rejects.
 """
@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 
 from pam_totp.system.pamd.edit import FirstFactor
+from pam_totp.system.sshd_files import why_without_effect
 from pam_totp.system.sshd_match import LOCAL, Place
 
 PROGRAM = "/usr/sbin/sshd"
@@ -48,6 +49,11 @@ def drop_in(first: FirstFactor) -> str:
         "KbdInteractiveAuthentication yes\n"
         f"AuthenticationMethods {METHODS[first]}\n"
     )
+
+
+def why_drop_in_has_no_effect() -> str | None:
+    """Return the reason why sshd would not use the file that `enable sshd` writes, or None."""
+    return why_without_effect(DROP_IN, {"usepam": "yes", "kbdinteractiveauthentication": "yes"})
 
 
 def configuration_error() -> str | None:

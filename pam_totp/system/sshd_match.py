@@ -1,7 +1,6 @@
 """sshd's Match blocks: the logins to ask sshd about, so that each block applies to one of them.
 
 Rules:
-- Included files are read as sshd reads them: see Include in sshd_config(5).
 - The real sshd decides whether a block applies to a login (sshd -T -C). This module only finds logins that may fit.
 - A block that names users or groups gets a login of each person whom it fits. Any other block gets one person.
 - A block whose patterns fit no address, host or port that this module tries is skipped.
@@ -9,18 +8,14 @@ Rules:
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-_KEYWORD = re.compile(r"^[ \t]*(match|include)[ \t=]+(.+?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
-_WORD = re.compile(r'"([^"]*)"|([^\s"=]+)')
+from pam_totp.system.sshd_files import lines
+
 _ALONE = ("all", "invalid-user")  # criteria without a value
-_FOLDER = "/etc/ssh"  # of relative paths in Include
-_MAX_DEPTH = 16  # files: SERVCONF_MAX_DEPTH
 _MAX_USERS = 20  # people to ask sshd about, for each block
 
 _HOSTS = ("localhost", "host.example.org")
@@ -52,17 +47,12 @@ class Place:
 LOCAL = Place()
 
 
-def configuration_texts(root: str = "/") -> list[str]:
-    """Return the texts of sshd's configuration files: the main file, then the files that it includes."""
-    return list(_texts(root, f"{_FOLDER}/sshd_config", 0))
-
-
 def logins(
     texts: Iterable[str], people: Sequence[str], groups_of: Callable[[str], Iterable[str]]
 ) -> list[tuple[str, Place]]:
     """Return the logins to check: every person at LOCAL, then for each Match block the people that it may fit."""
     found = [(name, LOCAL) for name in people]
-    for criteria in (_criteria(words) for text in texts for words in _lines(text, "match")):
+    for criteria in (_criteria(words) for text in texts for keyword, words in lines(text) if keyword == "match"):
         place = _place(criteria)
         if place is not None:
             found += [(name, place) for name in _users(criteria, people, groups_of)]
@@ -75,28 +65,6 @@ def fits(value: str, patterns: str) -> bool:
     if any(_fits_one(value, word[1:]) for word in words if word.startswith("!")):
         return False
     return any(_fits_one(value, word) for word in words if not word.startswith("!"))
-
-
-def _lines(text: str, keyword: str) -> Iterator[list[str]]:
-    """Yield the words of every line with this keyword."""
-    for found, rest in _KEYWORD.findall(text):
-        if found.lower() == keyword:
-            yield [quoted or plain for quoted, plain in _WORD.findall(rest.partition("#")[0])]
-
-
-def _texts(root: str, path: str, depth: int) -> Iterator[str]:
-    try:
-        with open(os.path.join(root, path.lstrip("/")), encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except OSError:
-        return
-    yield text
-    if depth >= _MAX_DEPTH:
-        return
-    for pattern in (word for words in _lines(text, "include") for word in words):
-        absolute = os.path.join(_FOLDER, pattern).lstrip("/")
-        for name in sorted(glob.glob(absolute, root_dir=root)):
-            yield from _texts(root, f"/{name}", depth + 1)
 
 
 def _criteria(words: Iterable[str]) -> dict[str, str]:

@@ -9,11 +9,12 @@ import signal
 import pytest
 
 from pam_totp.cli.enable import KEEP_WITHIN
-from tests.install.machine import COMMAND, LATE, SOON, Fresh
+from tests.install.machine import COMMAND, LATE, SOON, SSHD_CONFIG, Fresh
 from tests.support.etc import PASSWORD, STACKS
 from tests.support.site import codes, until
 
 LINE = "auth required pam_totp.so\n"
+INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf\n"
 WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"
 
 
@@ -281,13 +282,47 @@ def test_a_bypass_of_pam_in_sshd_config_ends_the_trial_at_once(machine: Fresh, c
     assert as_before(machine)
 
 
-def test_a_drop_in_that_sshd_does_not_read_ends_the_trial_at_once(machine: Fresh) -> None:
-    file = machine.path("/etc/ssh/sshd_config")
-    file.write_text(file.read_text().replace("Include", "#Include"))
-    talk = machine.talk(COMMAND, "enable", "sshd", "--for-user", "alice", LATE)
-    talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(codes(0))
-    assert talk.ends()[0] == 1
+@pytest.mark.parametrize(
+    ("first", "last", "says"),
+    [
+        ("", "", "put 'Include /etc/ssh/sshd_config.d/*.conf' at its beginning"),
+        ("", f"Match User dave\nX11Forwarding no\n{INCLUDE}", "before its first Match block"),
+        (f"UsePAM no\n{INCLUDE}", "", "/etc/ssh/sshd_config sets usepam no before sshd reads"),
+    ],
+)
+def test_a_drop_in_without_effect_is_reported_before_any_prompt(
+    machine: Fresh, first: str, last: str, says: str
+) -> None:
+    machine.write("/etc/ssh/sshd_config", first + SSHD_CONFIG.replace(INCLUDE, "") + last)
+    done = machine.installed("enable", "sshd", "--for-user", "alice")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert says in done.stderr
     assert as_before(machine)
+    assert machine.counter("alice") == 0
+
+
+def test_a_service_file_that_is_a_link_is_reported_before_any_prompt(machine: Fresh) -> None:
+    """Some tools manage service files as links: a new file in place of the link would lose their later changes."""
+    machine.shell("mkdir /run/target; mv /etc/pam.d/sudo /run/target/; ln -s /run/target/sudo /etc/pam.d/sudo")
+    try:
+        done = machine.installed("enable", "sudo", "--for-user", "alice")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "/etc/pam.d/sudo: must be a regular file, not a link (replace it by a copy" in done.stderr
+        assert machine.shell("readlink /etc/pam.d/sudo") == "/run/target/sudo"
+        assert machine.counter("alice") == 0
+    finally:
+        machine.shell("rm /etc/pam.d/sudo; rm -r /run/target")
+
+
+def test_a_folder_that_cannot_be_written_is_reported_before_any_prompt(machine: Fresh) -> None:
+    machine.shell("mount --bind /etc/pam.d /etc/pam.d; mount -o remount,bind,ro /etc/pam.d")
+    try:
+        done = machine.installed("enable", "sudo", "--for-user", "alice")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "/etc/pam.d: cannot be written" in done.stderr
+    finally:
+        machine.shell("umount /etc/pam.d")
+    assert machine.counter("alice") == 0
 
 
 def test_su_and_su_l_ask_for_a_code_and_do_not_ask_root(machine: Fresh) -> None:

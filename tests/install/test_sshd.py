@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.system import sshd, sshd_match
+from pam_totp.system import sshd, sshd_files, sshd_match
 from pam_totp.system.sshd import SshdError, bypasses, reload
 from pam_totp.system.sshd_match import LOCAL
 from tests.install.machine import SSHD_CONFIG, Fresh
@@ -84,10 +84,44 @@ def test_included_files_are_read_as_sshd_reads_them(tmp_path: Path) -> None:
     (ssh / "more").write_text("Include more\n")
     (tmp_path / "srv").mkdir()
     (tmp_path / "srv/a.conf").write_text("c\n")
-    texts = sshd_match.configuration_texts(str(tmp_path))
+    texts = sshd_files.texts(str(tmp_path))
     assert texts[1:5] == ["a\n", "b\n", "c\n", "Include more\n"]
     assert len(texts) < 30, "a file that includes itself ends"
-    assert sshd_match.configuration_texts(str(tmp_path / "nowhere")) == []
+    assert sshd_files.texts(str(tmp_path / "nowhere")) == []
+
+
+INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf\n"
+NOT_READ = "sshd would not read /etc/ssh/sshd_config.d/00-pam_totp.conf, because /etc/ssh/sshd_config includes no such"
+SET_BEFORE = "/etc/ssh/sshd_config sets {} before sshd reads /etc/ssh/sshd_config.d/00-pam_totp.conf (move"
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("", NOT_READ),
+        (f"Match User dave\n  X11Forwarding no\n{INCLUDE}", NOT_READ),
+        (f"Match all\n{INCLUDE}", NOT_READ),
+        ("Include sshd_config.d/5*.conf\n", NOT_READ),
+        (f"KbdInteractiveAuthentication no\n{INCLUDE}", SET_BEFORE.format("kbdinteractiveauthentication no")),
+        (f"ChallengeResponseAuthentication=no\n{INCLUDE}", SET_BEFORE.format("kbdinteractiveauthentication no")),
+        (f"UsePAM no\n{INCLUDE}", SET_BEFORE.format("usepam no")),
+        (f"UsePAM yes\nAuthenticationMethods any\n{INCLUDE}UsePAM no\n", None),
+        (f"{INCLUDE}Match User dave\n  X11Forwarding no\n", None),
+        ('include "sshd_config.d/*.conf" # relative\nKbdInteractiveAuthentication no\n', None),
+        ("Include /etc/ssh/more\nUsePAM no\n", None),
+    ],
+)
+def test_an_added_file_that_sshd_would_not_use_is_found(tmp_path: Path, config: str, says: str | None) -> None:
+    folder = tmp_path / "etc/ssh/sshd_config.d"
+    folder.mkdir(parents=True)
+    (folder / "00-a.conf").write_text("Match User dave\n  KbdInteractiveAuthentication no\n")
+    (folder / "50-cloud-init.conf").write_text("UsePAM no\n")
+    (folder.parent / "more").write_text(INCLUDE)
+    (folder.parent / "sshd_config").write_text(config)
+    wanted = {"usepam": "yes", "kbdinteractiveauthentication": "yes"}
+    why = sshd_files.why_without_effect(sshd.DROP_IN, wanted, str(tmp_path))
+    assert (why or "").startswith(says or ""), why
+    assert (why is None) == (says is None), why
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pam_totp.system import sshd, sshd_match
+from pam_totp.system import sshd, sshd_files, sshd_match
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
@@ -94,7 +94,7 @@ def ssh(context: Context) -> Iterator[Finding]:
             yield Finding(ERROR, "sshd", Code.SSHD_CONFIGURATION_INVALID, f"sshd -t: {error}", remedy)
             return
         affected: dict[str, list[str]] = {}
-        for user, place in sshd_match.logins(sshd_match.configuration_texts(), context.people, _groups_of):
+        for user, place in sshd_match.logins(sshd_files.texts(), context.people, _groups_of):
             for bypass in sshd.bypasses(context.sshd(user, place)):
                 affected.setdefault(bypass, []).append(f"{user}{place}")
         for bypass, users in affected.items():

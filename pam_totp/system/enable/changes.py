@@ -59,6 +59,12 @@ class Change:
         return _beside(self.path, "new-pam_totp")
 
 
+def require_changeable(change: Change) -> None:
+    """Raise ChangeError if `apply` would refuse the change now: a link, an edited file, or no permission to write."""
+    _require_unedited(change)
+    _require_writable(change.path)
+
+
 def apply(change: Change) -> None:
     """Write the new text, or leave the file unchanged and raise ChangeError."""
     try:
@@ -163,7 +169,7 @@ def _require_unedited(change: Change) -> None:
     with suppress(FileNotFoundError):
         status = os.lstat(change.path)
         if not stat.S_ISREG(status.st_mode):
-            raise ChangeError(f"{change.path}: must be a regular file (edit the target of the link by hand)")
+            raise ChangeError(f"{change.path}: must be a regular file, not a link (replace it by a copy of its target)")
     if read(change.path) != change.before:
         raise ChangeError(f"{change.path}: edited in the meantime (try again)")
 

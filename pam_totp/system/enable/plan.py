@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pam_totp.core.settings import SettingsError, settings
 from pam_totp.system import sshd
-from pam_totp.system.enable.changes import Change, read
+from pam_totp.system.enable.changes import Change, read, require_changeable
 from pam_totp.system.machine import SERVICE_NAME, SHARED, Machine
 from pam_totp.system.pamd import edit, peers
 from pam_totp.system.pamd.edit import FirstFactor
@@ -36,7 +36,7 @@ def services_for(service: str) -> Sequence[str]:
 def plan(
     machine: Machine, service: str, first: FirstFactor, arguments: Sequence[str], *, replace: bool = False
 ) -> tuple[Change, ...]:
-    """Return the changes for `service`, its own file first. Raise EnablingError.
+    """Return the changes for `service`, its own file first. Raise EnablingError, or ChangeError about a file.
 
     With `replace`, the new line replaces the lines of other modules that ask for a code.
     """
@@ -58,8 +58,12 @@ def plan(
         before = read(path)
         if before is not None:
             raise EnablingError(f"{path} already exists (check it, then delete it)")
+        if (why := sshd.why_drop_in_has_no_effect()) is not None:
+            raise EnablingError(why)
         text = sshd.drop_in(first)
         changes.append(Change(path, None, text, text))
+    for change in changes:
+        require_changeable(change)
     return tuple(changes)
 
 
