@@ -55,7 +55,7 @@ class HomeStore(FileStore):
     def __init__(self, path: str, user: str, lock_wait: float = LOCK_WAIT) -> None:
         folder, self._name = os.path.split(path)
         super().__init__(folder, lock_wait)
-        self._user = user
+        self.user = user
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
         """Do `search`, but write nothing: pam_totp writes only to the home folders of enrolled users."""
@@ -63,18 +63,18 @@ class HomeStore(FileStore):
 
     def users(self) -> Iterator[str]:
         try:
-            self.read(self._user)
+            self.read(self.user)
         except NotThere:
             return
-        yield self._user
+        yield self.user
 
     def owner_of_serial(self, serial: str) -> str | None:
         """Return None: the store cannot read the files of other users."""
         return None
 
     def file_of(self, user: str) -> str:
-        if user != self._user:
-            raise StoreError(f"{self.folder}/{self._name}: holds only the record of {self._user}")
+        if user != self.user:
+            raise StoreError(f"{self.folder}/{self._name}: holds only the record of {self.user}")
         return self._name
 
     def _lock_name(self) -> str:

@@ -3,49 +3,119 @@
 Rules:
 - Root reads no file in a home folder: a child process becomes the user first.
 - A home on a file system that does not answer delays the check by a limited time.
+- A file that a login would refuse is a problem with a remedy. Its user counts as enrolled.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import shlex
 import signal
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from pam_totp.pam.privileges import become_user
 from pam_totp.store import NotThere, StoreError
-from pam_totp.store.home import home_store
+from pam_totp.store.home import HomeStore, home_store
 
 _WAIT = 3.0  # seconds for one home
-_YES, _NO = b"y", b"n"
+_MAX_ANSWER = 4096  # bytes: PIPE_BUF, so that the answer arrives whole
 
 
-def find_home_enrolled(template: str, users: Iterable[str]) -> frozenset[str]:
-    """Return the users whose file at the path `template` has a confirmed token. Skip a home that does not answer."""
-    return frozenset(user for user in users if _is_enrolled(template, user))
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The reason why logins with a user's file fail, and the remedy."""
+
+    what: str
+    remedy: str
 
 
-def _is_enrolled(template: str, user: str) -> bool:
+@dataclass(frozen=True, slots=True)
+class HomeEnrolled:
+    """The users with a confirmed token in their file, and the problems of other files by user."""
+
+    users: frozenset[str]
+    problems: Mapping[str, Problem]
+
+
+_NO_ANSWER = Problem("the home folder does not answer", "check the file system of the home folder")
+
+
+def find_home_enrolled(template: str, users: Iterable[str]) -> HomeEnrolled:
+    """Return the users whose file at the path `template` has a confirmed token, and the problems of files."""
+    found = {user: _ask_child(template, user) for user in users}
+    return HomeEnrolled(
+        frozenset(user for user, answer in found.items() if answer is True),
+        {user: answer for user, answer in found.items() if isinstance(answer, Problem)},
+    )
+
+
+def _ask_child(template: str, user: str) -> bool | Problem:
+    """Return the answer of `_examine` in a process that runs as the user."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        answer = _NO
+        answer: tuple[bool, str, str] = (False, "the file could not be examined", "see the log of the next login")
         try:
             become_user(user)
-            answer = _YES if home_store(template, user).read(user).enrolled else _NO
-        except (NotThere, StoreError, OSError):
-            pass
+            found = _examine(template, user)
+            answer = (found, "", "") if isinstance(found, bool) else (False, found.what, found.remedy)
         finally:
-            os.write(writing, answer)
+            os.write(writing, json.dumps(answer).encode()[:_MAX_ANSWER])
             os._exit(0)
     os.close(writing)
     try:
         has_answer = bool(select.select([reading], [], [], _WAIT)[0])
-        answer = os.read(reading, 1) if has_answer else _NO
+        data = os.read(reading, _MAX_ANSWER) if has_answer else b""
     finally:
         os.close(reading)
     if has_answer:
         os.waitpid(child, 0)
     else:
         os.kill(child, signal.SIGKILL)  # the process ends when the file system answers
-    return answer == _YES
+        return _NO_ANSWER
+    enrolled, what, remedy = json.loads(data)
+    return Problem(what, remedy) if what else bool(enrolled)
+
+
+def _examine(template: str, user: str) -> bool | Problem:
+    """Return True if the user's file has a confirmed token, False if there is no file, or a problem of the file."""
+    store = None
+    try:
+        store = home_store(template, user)
+        enrolled = store.read(user).enrolled
+    except NotThere:
+        return False
+    except (StoreError, OSError) as e:
+        return Problem(str(e), _remedy(store))
+    path = _path(store)
+    for name in (path, path if os.path.exists(f"{path}.lock") else os.path.dirname(path)):
+        if not os.access(name, os.R_OK | os.W_OK):
+            return Problem(f"{name}: the user cannot write there", "give the user permission, or remount it read-write")
+    return enrolled
+
+
+def _remedy(store: object) -> str:
+    """Return the command that repairs owner or mode of the file or of its folder, or a general remedy."""
+    path = _path(store)
+    folder, uid = os.path.dirname(path), os.geteuid()
+    try:
+        of_folder, of_file = os.lstat(folder), os.lstat(path)
+    except OSError:
+        return "make that folder accessible to the user"
+    if of_folder.st_uid not in (0, uid):
+        return f"run 'chown {uid} {shlex.quote(folder)}'"
+    if stat.S_IMODE(of_folder.st_mode) & 0o022:
+        return f"run 'chmod go-w {shlex.quote(folder)}'"
+    if of_file.st_uid != uid and stat.S_ISREG(of_file.st_mode):
+        return f"run 'chown {uid} {shlex.quote(path)}'"
+    if stat.S_ISREG(of_file.st_mode) and stat.S_IMODE(of_file.st_mode) != 0o600:
+        return f"run 'chmod 0600 {shlex.quote(path)}'"
+    return "restore the file from a backup, or move it aside and enrol the user again"
+
+
+def _path(store: object) -> str:
+    return os.path.join(store.folder, store.file_of(store.user)) if isinstance(store, HomeStore) else ""

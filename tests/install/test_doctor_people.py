@@ -12,8 +12,8 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
 from tests.install.machine import Fresh
 from tests.install.test_doctor import LINE, codes_found, examine, with_line
 from tests.install.test_ways import CIS
-from tests.services.namespace import STORE
-from tests.support.etc import STACKS
+from tests.services.namespace import ACCOUNTS, STORE
+from tests.support.etc import PASSWORD, STACKS
 from tests.support.site import codes
 
 SUDOERS = "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n"
@@ -140,6 +140,58 @@ def test_tokens_that_are_only_in_the_store_are_named(homes: Fresh) -> None:
     assert codes_found(homes) == []
     in_home(homes, "alice", confirmed=False)
     assert only(homes, Code.USERS_WITHOUT_TOKEN).what.endswith("locked out: alice")
+
+
+FILE = "/home/alice/.pam_totp.json"
+UNUSABLE = [  # the damage, the reason, and the remedy, which is also run
+    (f"chmod 0400 {FILE}", ".pam_totp.json: its mode must be 0600", f"chmod 0600 {FILE}"),
+    (f"chmod 0640 {FILE}", ".pam_totp.json: its mode must be 0600", f"chmod 0600 {FILE}"),
+    (f"chown root: {FILE}", ".pam_totp.json: Permission denied", f"chown {ACCOUNTS['alice']} {FILE}"),
+    (f"chown bob {FILE}; chmod 0666 {FILE}", "must be owned by uid", f"chown {ACCOUNTS['alice']} {FILE}"),
+    ("chmod 0775 /home/alice", "/home/alice: must not be writable by other accounts", "chmod go-w /home/alice"),
+    ("chown bob /home/alice", "/home/alice: must be owned by uid", f"chown {ACCOUNTS['alice']} /home/alice"),
+]
+
+
+@pytest.mark.parametrize("nullok", ["", "nullok"])
+@pytest.mark.parametrize(("damage", "reason", "remedy"), UNUSABLE)
+def test_a_file_that_a_login_refuses_is_named_with_its_remedy(
+    homes: Fresh, damage: str, reason: str, remedy: str, nullok: str
+) -> None:
+    with_line(homes, "sudo", f"{LINE} {nullok} secret=~/.pam_totp.json")
+    in_home(homes, "alice")
+    in_home(homes, "bob")
+    homes.shell(damage)
+    try:
+        finding = only(homes, Code.HOME_FILE_UNUSABLE)
+        assert (finding.severity, finding.remedy) == (WARNING, f"run '{remedy}'")
+        assert finding.what.startswith("sudo: these users are locked out, because a login refuses their file: alice (")
+        assert reason in finding.what
+        assert not any(f.code in (Code.USERS_WITHOUT_CODE, Code.USERS_WITHOUT_TOKEN) for f in examine(homes))
+        answers = f"{PASSWORD}\n{codes(0)}\n"
+        assert homes.run("sudo", "-kS", "true", user="alice", stdin=answers).returncode == 1, "the real login fails too"
+        homes.shell(remedy)
+        if "0666" in damage:  # the next run reports the mode
+            homes.shell(only(homes, Code.HOME_FILE_UNUSABLE).remedy.removeprefix("run '").removesuffix("'"))
+        assert Code.HOME_FILE_UNUSABLE not in [f.code for f in examine(homes)]
+        assert homes.run("sudo", "-kS", "true", user="alice", stdin=answers).returncode == 0
+    finally:
+        homes.shell("chown alice: /home/alice; chmod 0755 /home/alice")
+
+
+def test_a_home_that_its_user_cannot_write_is_named(homes: Fresh) -> None:
+    with_line(homes, "sudo", f"{LINE} secret=~/.pam_totp.json")
+    in_home(homes, "alice")
+    homes.shell("mount --bind /home/alice /home/alice; mount -o remount,bind,ro /home/alice")
+    try:
+        finding = only(homes, Code.HOME_FILE_UNUSABLE)
+        assert (finding.severity, finding.what.partition(": alice (")[2]) == (
+            ERROR,
+            f"{FILE}: the user cannot write there)",
+        )
+        assert homes.run("sudo", "-kS", "true", user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n").returncode == 1
+    finally:
+        homes.shell("umount /home/alice")
 
 
 def test_nullok_with_files_in_homes_that_may_be_missing_is_found(homes: Fresh) -> None:

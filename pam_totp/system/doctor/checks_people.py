@@ -19,7 +19,7 @@ from pam_totp.core.settings import DEFAULT_STORE, Settings
 from pam_totp.pam.names import is_member
 from pam_totp.system import sshd, sudo
 from pam_totp.system.doctor.context import Context
-from pam_totp.system.home_enrolled import find_home_enrolled
+from pam_totp.system.home_enrolled import HomeEnrolled, find_home_enrolled
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
 from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import SUDO_SERVICES, accounts_with_password, has_ssh_key, login_check
@@ -98,9 +98,12 @@ def _other_owner(service: str, asked: Sequence[str]) -> Iterator[Finding]:
 def _without_token(context: Context, service: str, line: Settings, logins: _Logins) -> Iterator[Finding]:
     """Report the users without a token: with `nullok` they need no code, otherwise they are locked out."""
     owners = {name: logins.owner_of(name) for name in logins.people}
-    enrolled = _enrolled(context, line, owners.values())
+    homes = None if line.secret is None else find_home_enrolled(line.secret, sorted(set(owners.values())))
+    enrolled = _in_store(context, line) if homes is None else homes.users | homes.problems.keys()
     if enrolled is None:
         return  # the check of the store reports the reason
+    if homes is not None:
+        yield from _unusable_files(context, service, homes, [o for n, o in owners.items() if logins.can_log_in(n)])
     known = frozenset(context.people)
     without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
     yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
@@ -137,20 +140,30 @@ def _is_open(line: Settings) -> bool:
     return line.nullok_at(int(time.time()))
 
 
-def _enrolled(context: Context, line: Settings, owners: Iterable[str]) -> frozenset[str] | None:
+def _in_store(context: Context, line: Settings) -> frozenset[str] | None:
     """Return the users with a token, also if it cannot be read. Return None if the store cannot be read."""
-    if line.secret is not None:
-        return find_home_enrolled(line.secret, sorted(set(owners)))
     if not os.path.isdir(line.store):
         return frozenset()
     found = context.enrolled(line.store)
     return found.users | found.unreadable if found.is_complete else None
 
 
+def _unusable_files(context: Context, service: str, homes: HomeEnrolled, asked: Iterable[str]) -> Iterator[Finding]:
+    """Report the users whose file of `secret=` a login would refuse."""
+    affected = [name for name in dict.fromkeys(asked) if name in homes.problems]
+    if affected:
+        first = context.user if context.user in affected else affected[0]
+        described = [f"{name} ({homes.problems[name].what})" for name in affected]
+        what = f"{service}: these users are locked out, because a login refuses their file: {names(described)}"
+        severity = ERROR if context.user in affected or not homes.users else WARNING
+        yield Finding(severity, CHECK, Code.HOME_FILE_UNUSABLE, what, homes.problems[first].remedy)
+
+
 def _tokens_elsewhere(context: Context, service: str, line: Settings, without: Sequence[str]) -> Iterator[Finding]:
     """Report the users whose tokens are only where this line does not look."""
     if line.secret is None:
-        there, place = find_home_enrolled(OWN_FILE, filter(_has_own_file, without)), f"their file {OWN_FILE}"
+        found = find_home_enrolled(OWN_FILE, filter(_has_own_file, without))
+        there, place = found.users | found.problems.keys(), f"their file {OWN_FILE}"
         remedy = "enrol them as root, or move their tokens ('pam-totp export json' and 'import json')"
     else:
         in_store = context.enrolled(DEFAULT_STORE).users if os.path.isdir(DEFAULT_STORE) else frozenset()

@@ -55,6 +55,7 @@ class Code(StrEnum):
     NO_USER_WITH_TOKEN = "no-user-with-token"
     USERS_WITHOUT_TOKEN = "users-without-token"
     USERS_WITHOUT_CODE = "users-without-code"
+    HOME_FILE_UNUSABLE = "home-file-unusable"
     TOKENS_ELSEWHERE = "tokens-elsewhere"
     RECORDS_WITHOUT_ACCOUNT = "records-without-account"
     NULLOK_WITHOUT_HOME = "nullok-without-home"
