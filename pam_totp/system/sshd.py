@@ -103,6 +103,17 @@ def requires_key(in_force: Settings) -> bool:
     return all("publickey" in method.split(",") for method in _methods(in_force)) and bool(_methods(in_force))
 
 
+def requires_other_method(in_force: Settings) -> bool:
+    """Return True if every login needs a method that does not ask PAM, such as a key."""
+    methods = _methods(in_force)
+    return bool(methods) and all(set(method.split(",")) - set(_PAM_METHODS) for method in methods)
+
+
+def requires_password(in_force: Settings) -> bool:
+    """Return True if every login needs the method `password`."""
+    return all("password" in method.split(",") for method in _methods(in_force)) and bool(_methods(in_force))
+
+
 def sends_password(in_force: Settings) -> bool:
     """Return True if a client can log in by the method `password`: sshd then answers every prompt with the password."""
     methods = _methods(in_force)

@@ -276,6 +276,87 @@ def test_the_real_sshd_refuses_a_right_code_of_root(machine: Fresh) -> None:
         reload_sshd(machine)
 
 
+KEY = "IdentityFile=/run/sshd/key"
+
+
+@pytest.fixture
+def key_of_bob(machine: Fresh) -> Iterator[None]:
+    """Give bob, who has no token, the key of the option KEY."""
+    machine.shell("rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
+    machine.shell(
+        "mkdir -p /home/bob/.ssh; cp /run/sshd/key.pub /home/bob/.ssh/authorized_keys; chown -R bob: /home/bob"
+    )
+    machine.sshd()
+    yield
+    machine.shell("rm -r /home/bob/.ssh; rm -f /etc/ssh/sshd_config.d/00-test.conf")
+    reload_sshd(machine)
+
+
+@pytest.mark.usefixtures("key_of_bob")
+@pytest.mark.parametrize(
+    ("stack", "methods", "lets_in", "found"),
+    [
+        # libpam refuses a login if every module is ignored
+        ("", "publickey,keyboard-interactive:pam", False, (WARNING, "are locked out in spite of nullok")),
+        (
+            "auth required pam_permit.so\n",
+            "publickey,keyboard-interactive:pam",
+            True,
+            (WARNING, "without a code (nullok)"),
+        ),
+        ("auth required pam_permit.so\n", "keyboard-interactive:pam", True, (ERROR, "log in without any factor")),
+    ],
+)
+def test_doctor_and_the_real_sshd_agree_about_nullok_without_a_password(
+    machine: Fresh, stack: str, methods: str, lets_in: bool, found: tuple[str, str]
+) -> None:
+    strict = ("UsePAM yes", "KbdInteractiveAuthentication yes", "PasswordAuthentication no", "PermitRootLogin no")
+    configure_sshd(machine, *strict, f"AuthenticationMethods {methods}")
+    rest = STACKS["sshd"].replace("@include common-auth\n", "")
+    machine.write("/etc/pam.d/sshd", f"auth required pam_totp.so nullok\n{stack}{rest}")
+    reload_sshd(machine)
+    shown = machine.ssh("echo in as $(id -un)", "bob", KEY, "NumberOfPasswordPrompts=1").ends()[1]
+    assert ("in as bob" in shown) == lets_in, shown
+    [finding] = [f for f in examine(machine, "sshd") if f.code in (Code.USERS_WITHOUT_CODE, Code.USERS_WITHOUT_TOKEN)]
+    assert (finding.severity, found[1] in finding.what) == (found[0], True), finding
+
+
+def test_nullok_at_sudo_without_a_password_is_an_error(sudoers: Fresh) -> None:
+    sudoers.write("/etc/sudoers", "bob ALL=(ALL) ALL\n", 0o440)
+    rest = STACKS["sudo"].replace("@include common-auth\n", "")
+    sudoers.write("/etc/pam.d/sudo", f"auth required pam_totp.so nullok\nauth required pam_permit.so\n{rest}")
+    assert sudoers.run("sudo", "-k", "id", "-un", user="bob").stdout == "root\n"
+    assert only(sudoers, Code.USERS_WITHOUT_CODE, "sudo").severity == ERROR
+    sudoers.write("/etc/pam.d/sudo", f"auth requisite pam_unix.so\nauth required pam_totp.so nullok\n{rest}")
+    assert only(sudoers, Code.USERS_WITHOUT_CODE, "sudo").severity == WARNING
+
+
+@pytest.mark.usefixtures("key_of_bob")
+@pytest.mark.parametrize(
+    ("methods", "lets_in"),
+    [
+        ("password,keyboard-interactive:pam", False),
+        ("publickey,keyboard-interactive:pam password,keyboard-interactive:pam", True),
+    ],
+)
+def test_a_required_method_password_that_locks_users_out_is_an_error(
+    machine: Fresh, methods: str, lets_in: bool
+) -> None:
+    machine.enrol("bob")
+    machine.shell(f"chown pam_totp: {STORE}/bob.record")
+    strict = ("UsePAM yes", "KbdInteractiveAuthentication yes", "PasswordAuthentication yes", "PermitRootLogin no")
+    configure_sshd(machine, *strict, f"AuthenticationMethods {methods}")
+    with_line(machine, "sshd")
+    reload_sshd(machine)
+    finding = only(machine, Code.PASSWORD_AS_CODE, "sshd")
+    assert finding.severity == (WARNING if lets_in else ERROR)
+    login = machine.ssh("echo in as $(id -un)", "bob", KEY, "NumberOfPasswordPrompts=1")
+    login.asks("Password: " if lets_in else "password: ").says(PASSWORD)
+    if lets_in:
+        login.asks("One-time code: ").says(codes(0))
+    assert ("in as bob" in login.ends()[1]) == lets_in
+
+
 def test_enable_for_root_whose_code_sshd_refuses_is_an_error(machine: Fresh) -> None:
     machine.enrol("root")
     machine.shell(f"chown pam_totp: {STORE}/root.record")

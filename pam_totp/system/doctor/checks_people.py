@@ -20,6 +20,7 @@ from pam_totp.pam.names import is_member
 from pam_totp.system import sshd, sudo
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.home_enrolled import HomeEnrolled, find_home_enrolled
+from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
 from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import SUDO_SERVICES, accounts_with_password, has_ssh_key, login_check
@@ -108,11 +109,8 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
     yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
     passes = _passes(line)
-    passing = [name for name in without if passes(name)]
-    if passing:
-        what = f"{service}: these users have no token and log in without a code (nullok): {names(passing)}"
-        remedy = f"run 'pam-totp enroll {owners[passing[0]]}', and remove nullok when all users are enrolled"
-        yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
+    if passing := [name for name in without if passes(name)]:
+        yield _without_code(context, service, passing, owners[passing[0]])
     locked_out = [name for name in without if not passes(name)]
     remedy = f"run 'pam-totp enroll {owners[locked_out[0]] if locked_out else 'USER'}'"
     if context.user is not None and context.user in [*locked_out, *(owners[name] for name in locked_out)]:
@@ -127,6 +125,25 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
         what = f"{service}: these users have no token and are locked out: {names(locked_out)}"
         remedy += ", or add nullok until all users are enrolled"
         yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
+
+
+def _without_code(context: Context, service: str, passing: Sequence[str], first: str) -> Finding:
+    """Return the finding about the users whom nullok exempts. `first` is the owner of the first missing token."""
+    stack = context.machine.stack(service)
+    enroll = f"run 'pam-totp enroll {first}'"
+    if not analysis.accepts_without_token(stack):
+        what = f"{service}: these users have no token and are locked out in spite of nullok, because no other module "
+        what += f"of the stack succeeds: {names(passing)}"
+        remedy = f"{enroll}, or, if sshd requires a key, add 'auth required pam_permit.so' after the pam_totp.so line"
+        severity = ERROR if context.user in passing else WARNING
+        return Finding(severity, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
+    unchecked = [name for name in passing if service != "sshd" or not _needs_other_method(context, name)]
+    if unchecked and analysis.accepts_without_token(stack, any_first_factor=False):
+        what = f"{service}: these users have no token and log in without any factor (nullok): {names(unchecked)}"
+        return Finding(ERROR, CHECK, Code.USERS_WITHOUT_CODE, what, f"remove nullok, and {enroll}")
+    what = f"{service}: these users have no token and log in without a code (nullok): {names(passing)}"
+    remedy = f"{enroll}, and remove nullok when all users are enrolled"
+    return Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
 
 
 def _passes(line: Settings) -> Callable[[str], bool]:
@@ -288,6 +305,12 @@ def _password_as_code(context: Context, line: Settings, people: Sequence[str]) -
     if context.machine.replacements or line.first_pass == "forward_pass":
         return
     affected = [name for name in people if sshd.sends_password(context.sshd(name))]
+    if locked_out := [name for name in affected if sshd.requires_password(context.sshd(name))]:
+        what = "sshd: AuthenticationMethods requires the method password, which sends the password as the code: these "
+        what += f"users are locked out: {names(locked_out)}"
+        remedy = "remove password from AuthenticationMethods (in keyboard-interactive, PAM asks for the password too)"
+        yield Finding(ERROR, CHECK, Code.PASSWORD_AS_CODE, what, remedy)
+    affected = [name for name in affected if name not in locked_out]
     if affected:
         what = "sshd: PasswordAuthentication sends the password as the code: such logins are refused, and a password "
         what += f"of digits counts as a wrong code ({names(affected)})"
@@ -301,3 +324,10 @@ def _needs_pam(context: Context, settings: sshd.Settings) -> bool:
 
 def _needs_key(context: Context, name: str) -> bool:
     return context.first == "key" if context.machine.replacements else sshd.requires_key(context.sshd(name))
+
+
+def _needs_other_method(context: Context, name: str) -> bool:
+    """Return True if sshd checks a key, or another method than PAM's, at every login of a user."""
+    if context.machine.replacements:
+        return context.first == "key"
+    return sshd.requires_other_method(context.sshd(name))

@@ -15,7 +15,7 @@ from functools import partial
 from pam_totp.system.pamd import ways
 from pam_totp.system.pamd.conditions import Account, result_for
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, names
-from pam_totp.system.pamd.modules import CODE_MODULES, ROOT_MODULE, Kind, kind
+from pam_totp.system.pamd.modules import CODE_MODULES, CONSTANT_RESULTS, ROOT_MODULE, Kind, kind
 from pam_totp.system.pamd.stack import RESULTS, Handler
 from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_results
 from pam_totp.system.pamd.ways import Bypass, Known, Need, Results
@@ -74,6 +74,24 @@ def check_order(
         yield from _login_without_password(service, stack, totp)
         yield from _code_after_wrong_password(service, stack, totp)
     yield from _forward_pass(service, stack, totp)
+
+
+def accepts_without_token(stack: Sequence[Handler], *, any_first_factor: bool = True) -> bool:
+    """Return True if a login can succeed when pam_totp.so ignores it (nullok): libpam needs the success of a module.
+
+    Without `any_first_factor`, only modules that ask for nothing may succeed.
+    """
+
+    def results(index: int) -> Sequence[str]:
+        rule = stack[index].rule
+        if rule.is_pam_totp:
+            return ("ignore",)
+        asks_nothing = stack[index].is_head or rule.module in CONSTANT_RESULTS or kind(rule) is Kind.CONDITION
+        if any_first_factor or asks_nothing:
+            return [r for r in possible_results(stack[index]) if r != "success" or rule.module != ROOT_MODULE]
+        return [r for r in possible_results(stack[index]) if r not in ways.NO_PASSWORD]
+
+    return find_path(stack, results, lambda _, verdict: verdict == "success") is not None
 
 
 def is_jumped_over(stack: Sequence[Handler], index: int) -> bool:

@@ -25,7 +25,8 @@ Path = tuple[Move, ...]
 Known = Mapping[int, str]
 
 _MAX_WORLDS = 256  # more conditions than this are the attacker's choice
-_NO_PASSWORD = ("success", "ignore", "new_authtok_reqd")
+# results that a password module does not return after a wrong password
+NO_PASSWORD = ("success", "ignore", "new_authtok_reqd")
 
 
 class Need(StrEnum):
@@ -155,7 +156,7 @@ def _without_password(stack: Sequence[Handler], results: Results) -> Results:
 
     def refused(index: int) -> Sequence[str]:
         is_password = not stack[index].is_head and kind(stack[index].rule) is Kind.PASSWORD
-        return [r for r in results(index) if r not in _NO_PASSWORD] if is_password else results(index)
+        return [r for r in results(index) if r not in NO_PASSWORD] if is_password else results(index)
 
     return refused
 
