@@ -139,6 +139,70 @@ def test_a_service_before_enable_is_a_note_without_errors(machine: Fresh, servic
     assert finding.remedy == f"run 'pam-totp enable {service}'"
 
 
+REST = "@include common-account\n@include common-session\n"
+PASSWORD_AND_LINE = "auth requisite pam_unix.so\n{}\n" + REST
+COCKPIT = "auth required pam_sepermit.so\n{}auth substack common-auth\n{}auth optional pam_ssh_add.so\n" + REST
+
+
+@pytest.mark.parametrize(
+    ("service", "stack", "found"),
+    [
+        ("vsftpd", PASSWORD_AND_LINE.format(LINE), "every prompt"),
+        ("xrdp-sesman", PASSWORD_AND_LINE.format(f"{LINE} try_first_pass"), "every prompt"),
+        ("xrdp-sesman", PASSWORD_AND_LINE.format(f"{LINE} use_first_pass"), None),
+        ("vsftpd", f"{LINE} forward_pass\nauth required pam_unix.so use_first_pass\n{REST}", None),
+        ("vsftpd", f"{LINE}\n{REST}", None),
+        ("cockpit", COCKPIT.format(f"{LINE}\n", ""), "the first prompt"),
+        ("cockpit", COCKPIT.format("", f"{LINE}\n"), None),
+        ("login", PASSWORD_AND_LINE.format(LINE), None),
+        ("i3lock", PASSWORD_AND_LINE.format(f"{LINE} forward_pass"), "every prompt"),
+    ],
+)
+def test_a_program_that_sends_the_password_as_the_code_is_found(
+    machine: Fresh, service: str, stack: str, found: str | None
+) -> None:
+    machine.write(f"/etc/pam.d/{service}", stack)
+    try:
+        whats = [f.what for f in examine(machine, service) if f.code == Code.PROGRAM_ASKS_ONCE]
+    finally:
+        machine.path(f"/etc/pam.d/{service}").unlink()
+    assert whats == ([] if found is None else [whats[0]])
+    assert found is None or f"{service}: the program answers {found} with the password" in whats[0]
+
+
+def test_a_locker_with_forward_pass_in_the_site_file_is_in_order(machine: Fresh) -> None:
+    machine.write("/etc/pam.d/i3lock", f"{LINE}\nauth required pam_unix.so use_first_pass\n{REST}")
+    machine.write("/etc/pam_totp.toml", "[service.i3lock]\nforward_pass = true\n")
+    try:
+        assert Code.PROGRAM_ASKS_ONCE not in [f.code for f in examine(machine, "i3lock")]
+    finally:
+        machine.path("/etc/pam.d/i3lock").unlink()
+
+
+def test_enable_refuses_a_program_with_one_field_before_any_prompt(machine: Fresh) -> None:
+    machine.write("/etc/pam.d/xrdp-sesman", f"@include common-auth\n{REST}")
+    try:
+        done = machine.installed("enable", "xrdp-sesman", "--for-user", "alice")
+    finally:
+        machine.path("/etc/pam.d/xrdp-sesman").unlink()
+    assert (done.returncode, "error: xrdp-sesman: the program answers every prompt" in done.stdout) == (1, True), done
+    assert machine.counter("alice") == 0
+
+
+def test_only_services_that_ask_are_said_to_lock_users_out(machine: Fresh) -> None:
+    """cron and atd include common-auth, but never authenticate. common-auth itself is no service."""
+    machine.write("/etc/pam.d/common-auth", f"{STACKS['common-auth']}{LINE}\n")
+    quiet, asking = ("cron", "atd", "systemd-user"), ("login",)
+    for service in (*quiet, *asking):
+        machine.write(f"/etc/pam.d/{service}", f"@include common-auth\n{REST}")
+    try:
+        whats = [f.what for f in examine(machine) if f.code == Code.USERS_WITHOUT_TOKEN]
+    finally:
+        for service in (*quiet, *asking):
+            machine.path(f"/etc/pam.d/{service}").unlink()
+    assert [what.partition(":")[0] for what in whats] == ["login", "sshd", "su", "su-l"]
+
+
 def test_an_sshd_configuration_that_is_invalid_is_an_error(machine: Fresh) -> None:
     with_line(machine, "sshd")
     machine.write("/etc/ssh/sshd_config.d/x.conf", "PermitNonsense yes\n")

@@ -187,6 +187,15 @@ def test_the_recipes_of_the_manual_are_notes(condition: str) -> None:
     assert found(f"{PASSWORD}{condition}{LINE}") == [(NOTE, Code.CODE_EXEMPTION)]
 
 
+def test_the_login_screen_of_fedora_is_in_order_but_for_its_exemption() -> None:
+    """pam_selinux_permit is another name of pam_sepermit: its users come from a file that only root writes."""
+    inner = "auth sufficient pam_unix.so nullok\nauth required pam_deny.so\n"
+    text = "auth [success=done ignore=ignore default=bad] pam_selinux_permit.so\nauth substack inner\n"
+    found = [(f.severity, f.code) for f in examine(text + LINE, inner=inner)]
+    assert (WARNING, Code.CODE_EXEMPTION) in found
+    assert ERROR not in [severity for severity, _ in found]
+
+
 def test_exempted_users_are_named() -> None:
     [finding] = examine(f"{PASSWORD}{GROUPS}{LINE}", ALICE, BOB)
     assert finding.what == (

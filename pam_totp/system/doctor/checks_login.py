@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from pam_totp.core.settings import SITE_FILE, SettingsError, settings
 from pam_totp.system import sshd, sshd_files, sshd_match
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.enable import trial
 from pam_totp.system.enable.changes import read
 from pam_totp.system.machine import SHARED
-from pam_totp.system.pamd import analysis, edit
+from pam_totp.system.pamd import analysis, edit, programs
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
 from pam_totp.system.pamd.modules import CONSTANT_RESULTS
 from pam_totp.system.pamd.stack import Handler, StackError
 from pam_totp.system.pamd.verdicts import find_path, possible_results
 from pam_totp.system.people import account_of
 
+_NO_PROMPT = ("forward_pass", "use_first_pass")  # the module takes the code from the answer to another prompt
 _REFUSED = {"account": "every login", "password": "every change of a password", "session": "every session"}
 
 
@@ -46,7 +48,39 @@ def stacks(context: Context) -> Iterator[Finding]:
         for finding in analysis.check_order(service, stack, code_only=code_only, accounts=accounts):
             other = edit.hint(finding, service, context.machine.service)
             yield finding if other is None else replace(finding, remedy=f"{finding.remedy}, or {other}")
+    yield from _programs(context)
     yield from _misplaced(context)
+
+
+def _programs(context: Context) -> Iterator[Finding]:
+    """Report each program that sends the password as the answer to the module's prompt."""
+    for service, line in context.settings():
+        stack = context.machine.stack(service)
+        passwords = analysis.password_modules(stack)
+        is_locker = service in programs.LOCKERS
+        if not passwords or (_site_first_pass(context, service) if is_locker else line.first_pass) in _NO_PROMPT:
+            continue
+        if service in programs.ONE_ANSWER:
+            which, remedy = (
+                "every prompt",
+                "let users type the code after the password: see forward_pass in pam_totp(8)",
+            )
+            if is_locker:
+                remedy = f"set 'forward_pass = true' in [service.{service}] of {SITE_FILE} (see pam_totp.toml(5))"
+        elif service in programs.FIRST_ANSWER and analysis.totp_modules(stack)[0] < passwords[0]:
+            which, remedy = "the first prompt", "move the pam_totp.so line after the password"
+        else:
+            continue
+        what = f"{service}: the program answers {which} with the password, so it sends the password as the code, and "
+        what += "users with a token are refused"
+        yield Finding(ERROR, analysis.CHECK, Code.PROGRAM_ASKS_ONCE, what, remedy)
+
+
+def _site_first_pass(context: Context, service: str) -> str | None:
+    try:
+        return settings(service, (), context.site()).first_pass
+    except SettingsError:
+        return None
 
 
 def _misplaced(context: Context) -> Iterator[Finding]:

@@ -20,8 +20,10 @@ from pam_totp.pam.names import is_member
 from pam_totp.system import sshd, sudo
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.home_enrolled import HomeEnrolled, find_home_enrolled
+from pam_totp.system.machine import SHARED
 from pam_totp.system.pamd import analysis
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
+from pam_totp.system.pamd.programs import NEVER_ASK
 from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import SUDO_SERVICES, accounts_with_password, has_ssh_key, login_check
 
@@ -41,7 +43,7 @@ def users(context: Context) -> Iterator[Finding]:
         yield Finding(NOTE, CHECK, Code.USERS_NOT_CHECKED, what, "run this command as root")
         return
     for service, line in context.settings():
-        if line.user is not None:
+        if line.user is not None or service in NEVER_ASK or SHARED.fullmatch(service):
             continue
         can_log_in = login_check(service)
         people = list(context.people)

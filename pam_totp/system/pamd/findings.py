@@ -42,6 +42,7 @@ class Code(StrEnum):
     MODULE_TWICE = "module-twice"
     OTHER_CODE_MODULE = "other-code-module"
     CODE_AFTER_WRONG_PASSWORD = "code-after-wrong-password"
+    PROGRAM_ASKS_ONCE = "program-asks-once"
     FORWARDED_PASSWORD_UNCHECKED = "forwarded-password-unchecked"
     PASSWORD_ASKED_TWICE = "password-asked-twice"
     FORWARD_PASS_ENDS_STACK = "forward-pass-ends-stack"

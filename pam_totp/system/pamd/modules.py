@@ -39,7 +39,8 @@ _FACTORS = CODE_MODULES | _names(
     "fprintd u2f yubico duo securid ssh_agent_auth ssh pkcs11 p11 poldi usb howdy facial otpw opie skey barada"
 )
 _CONDITIONS = _names(
-    "access succeed_if listfile wheel localuser usertype nologin securetty shells sepermit rhosts timestamp geoip"
+    "access succeed_if listfile wheel localuser usertype nologin securetty shells sepermit rhosts timestamp geoip "
+    "selinux_permit"  # the name of pam_sepermit in gdm's file on Fedora
 ) | {ROOT_MODULE}
 _PROGRAMS = _names("exec script python perl lua")
 _KINDS = {
