@@ -153,6 +153,43 @@ def test_a_right_password_without_a_code_is_an_error(text: str, module: str) -> 
     assert module in first.what
 
 
+FAILLOCK = "auth required pam_faillock.so preauth\n", "auth [default=die] pam_faillock.so authfail\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "severity", "code"),
+    [
+        # a home service, a hardware key or a code, each by a jump: the code alone is enough
+        (
+            f"{FAILLOCK[0]}-auth [success=1 default=ignore] pam_systemd_home.so\n"
+            "auth [success=ok default=ignore] pam_unix.so try_first_pass nullok\n"
+            "auth [success=2 default=ignore] pam_u2f.so \\\nnouserok cue\n\n"
+            f"auth\t [success=1 default=ignore] pam_totp.so \\\nnullok\n{FAILLOCK[1]}auth optional pam_permit.so\n",
+            ERROR,
+            Code.LOGIN_WITHOUT_PASSWORD,
+        ),
+        # after a sufficient password, in the file that all services include
+        (
+            "auth sufficient pam_unix.so nullok\n"
+            "auth [user_unknown=ignore success=done] pam_totp.so\nauth required pam_deny.so\n",
+            ERROR,
+            Code.LOGIN_WITHOUT_CODE,
+        ),
+        # the last line of a file that jumps to its end: Ctrl-C at the prompt is ignored
+        (
+            "auth [success=1 default=ignore] pam_unix.so\nauth requisite pam_deny.so\nauth required pam_permit.so\n"
+            "auth [success=1 default=ignore] pam_totp.so\nauth optional pam_cap.so\n",
+            ERROR,
+            Code.REFUSAL_ACCEPTED,
+        ),
+        # a control without a jump before a line that denies
+        ("auth required pam_totp.so\nauth requisite pam_deny.so\n", ERROR, Code.LOGIN_IMPOSSIBLE),
+    ],
+)
+def test_stacks_that_people_reported_are_errors(text: str, severity: str, code: Code) -> None:
+    assert (severity, code) in found(text)
+
+
 def test_a_line_in_a_substack_that_a_reset_forgives_is_an_error() -> None:
     inner = "auth requisite pam_x.so\nauth required pam_totp.so\n"
     text = f"{PASSWORD}auth substack inner\nauth [default=reset] pam_y.so\nauth required pam_permit.so\n"

@@ -111,6 +111,40 @@ def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Mac
     assert machine.run("sudo", "-S", *ID, user="alice").returncode == 1, "empty input is refused too"
 
 
+def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_there: str) -> None:
+    """sudo -p replaces both prompts: a program that knows only one answer is refused, and does not wait."""
+    ask = ("sudo", "-k", "-S", "-p", "[become] ", *ID)
+    machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.module_line(way=way_there))
+    done = machine.run(*ask, user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "root\n", "[become] [become] ")
+    done = machine.run(*ask, user="alice", stdin=f"{PASSWORD}\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    forward = machine.module_line("forward_pass", way=way_there)
+    machine.stack("sudo", forward, "auth required pam_unix.so use_first_pass nodelay")
+    done = machine.run(*ask, user="alice", stdin=f"{PASSWORD}{codes(1)}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "root\n", "[become] ")
+
+
+def test_a_command_without_a_password_resets_no_failures(machine: Machine, way_there: str) -> None:
+    """For NOPASSWD, sudo calls pam_setcred without pam_authenticate. That resets the count of pam_faillock."""
+    machine.stack("sudo", machine.module_line(way=way_there))
+    sudo(machine).asks(CODE).says("000000").asks("code: ").says("111111").asks(CODE).interrupts()
+    sudoers = machine.path("/etc/sudoers").read_text()
+    machine.write("/etc/sudoers", f"{sudoers}\nalice ALL=NOPASSWD: /bin/echo\n", 0o440)
+    try:
+        assert machine.run("sudo", "-k", "/bin/echo", "hi", user="alice").stdout == "hi\n"
+    finally:
+        machine.write("/etc/sudoers", sudoers, 0o440)
+    assert machine.record("alice").failures == 2
+
+
+def test_a_code_before_the_password_is_not_taken_for_the_password(machine: Machine, way_there: str) -> None:
+    """A later module with try_first_pass finds no password of this module, and asks."""
+    machine.stack("sudo", machine.module_line(way=way_there), "auth required pam_unix.so try_first_pass nodelay")
+    status, shown = sudo(machine).asks(CODE).says(codes(0)).asks("for alice: ").says(PASSWORD).ends()
+    assert (status, shown.strip()) == (0, "root")
+
+
 def test_a_non_interactive_sudo_is_refused_before_the_module_is_called(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
     done = machine.run("sudo", "-n", *ID, user="alice")
