@@ -281,7 +281,7 @@ KEY = "IdentityFile=/run/sshd/key"
 
 @pytest.fixture
 def key_of_bob(machine: Fresh) -> Iterator[None]:
-    """Give bob, who has no token, the key of the option KEY."""
+    """Give bob the key of the option KEY. He has no token."""
     machine.shell("rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
     machine.shell(
         "mkdir -p /home/bob/.ssh; cp /run/sshd/key.pub /home/bob/.ssh/authorized_keys; chown -R bob: /home/bob"

@@ -59,7 +59,7 @@ PEOPLE = {"root": {"root"}, "alice": {"alice", "staff"}, "bob": {"bob"}, "svc-we
         ("User *,!root,!bob Address 192.0.2.9", ["alice from 192.0.2.9", "svc-web from 192.0.2.9"]),
         ('User="carol"', ["carol"]),
         ("invalid-user Address 192.0.2.9 # no account", ["alice from 192.0.2.9"]),
-        ("User nobody-has-this-*", []),
+        ("User no-such-name-*", []),
         ("Address x*", []),
     ],
 )
