@@ -123,7 +123,7 @@ def test_from_install_to_uninstall_with_a_simulated_token(machine: Fresh, tmp_pa
         login.asks("alice: ").says(PASSWORD)
         assert login.ends() == (0, "\r\nroot\r\n")
 
-        machine.shell(f"rm -rf {STORE}/*")
+        machine.shell(f"rm -rf {STORE}/*; mkdir -p {STORE}/.serial")
         machine.make("uninstall")
         assert machine.run("getent", "passwd", "pam_totp").returncode != 0, (
             "without secrets, uninstall removes the account"
