@@ -8,14 +8,16 @@ Rules:
    it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
 4. A claim without a token is stale: its owner's record lacks the serial number. A killed process leaves such a claim.
    The next process that needs the serial number replaces it.
-5. No claim is stale while the folder `.import` exists: an import claims all serial numbers, without their locks, before
-   it writes the first record.
+5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
+   record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
+   that looked for `.import` before could still delete the claim.
 6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -94,11 +96,10 @@ def take_for_import(store: FileStore, folder: int, name: str, new: Mapping[str, 
     The caller has called `make`, and flushes the claims afterwards. Raise SerialTaken.
     """
     for claim, serial in new.items():
-        with suppress(FileExistsError):
+        try:
             _link(folder, claim, name)
-            continue
-        if _read(folder, claim) != name:
-            with _locked(store, folder, claim):
+        except FileExistsError:
+            with _locked(store, folder, claim):  # rule 5, also for a claim of this record
                 _take(store, folder, claim, name, serial=serial, is_staged=is_staged)
 
 
@@ -162,7 +163,34 @@ def sweep(store: FileStore, folder: int) -> None:
         with _locked(store, folder, claim):
             name = _read(folder, claim)
             if name is None or _is_stale(store, folder, claim, name):
-                unlink(folder, f"{FOLDER}/{claim}")
+                _delete(folder, claim)
+
+
+class Owners:
+    """The owners of serial numbers, for a dry run: a lookup creates no claim, and acquires no lock."""
+
+    def __init__(self, store: FileStore) -> None:
+        self._store = store
+        self._found: dict[str, str] | None = None  # claim -> user, of a store without claims
+
+    def of(self, serial: str) -> str | None:
+        """Return the owner of the token with this serial number, or None."""
+        claim = file_of(serial)
+        with self._store.opened() as folder:
+            if exists(folder, FOLDER):
+                name = holder(self._store, folder, claim)
+                return None if name is None else user_of_file(name)
+            if self._found is None:
+                self._found = self._of_records(folder)
+            return self._found.get(claim)
+
+    def _of_records(self, folder: int) -> dict[str, str]:
+        """Return the owners that `make` would find."""
+        found: dict[str, str] = {}
+        for user in sorted(self._store.users()):
+            for claim in _claims_of(self._store, folder, self._store.file_of(user)):
+                found.setdefault(claim, user)
+        return found
 
 
 # ---- one claim
@@ -202,13 +230,21 @@ def _take(
             return
         if other is not None and not _is_stale(store, folder, claim, other, is_staged):
             raise SerialTaken(serial, user_of_file(other))
-        unlink(folder, f"{FOLDER}/{claim}")  # an import may claim it before the next attempt
+        _delete(folder, claim)  # an import may claim it before the next attempt
 
 
 def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import: bool = False) -> None:
     """Delete a claim of a record if it is stale. The caller holds the claim's lock."""
     if _read(folder, claim) == name and _is_stale(store, folder, claim, name, _never if own_import else None):
+        _delete(folder, claim)
+
+
+def _delete(folder: int, claim: str) -> None:
+    """Delete a claim, or a folder in its place, which another program created. The caller holds the claim's lock."""
+    try:
         unlink(folder, f"{FOLDER}/{claim}")
+    except IsADirectoryError:
+        shutil.rmtree(f"{FOLDER}/{claim}", dir_fd=folder)
 
 
 def _is_stale(store: FileStore, folder: int, claim: str, name: str, is_staged: IsStaged | None = None) -> bool:
@@ -237,11 +273,17 @@ def _serials(name: str, document: bytes) -> dict[str, str]:
 
 
 def _copy_claims(store: FileStore, folder: int, name: str) -> None:
-    with suppress(NotThere, StoreError, ValueError):  # `pam-totp list` reports it
+    for claim in _claims_of(store, folder, name):
+        with suppress(FileExistsError):
+            os.symlink(_BEFORE + name, f"{_NEW}/{claim}", dir_fd=folder)
+
+
+def _claims_of(store: FileStore, folder: int, name: str) -> Collection[str]:
+    """Return the claims of a record, or nothing if it cannot be read: `pam-totp list` reports it."""
+    with suppress(NotThere, StoreError, ValueError):
         stored = store.find(folder, name)
-        for claim in serials(None if stored is None else stored.document):
-            with suppress(FileExistsError):
-                os.symlink(_BEFORE + name, f"{_NEW}/{claim}", dir_fd=folder)
+        return serials(None if stored is None else stored.document)
+    return ()
 
 
 def _remove(folder: int, name: str) -> None:

@@ -6,17 +6,21 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from pam_totp.core.record import HotpToken, Token, UserRecord
-from pam_totp.store import SerialTaken, StoreError, claims, journal, upkeep
+from pam_totp.store import SerialTaken, StoreError, claims, journal, secret_file, upkeep
 from pam_totp.store.batch import update_many
 from pam_totp.store.file import FileStore
 from tests.core.stores import LOCK_TIMEOUT, enrol, enrol_1
 from tests.formats.test_batch import nth
+
+PATIENCE = 30.0  # seconds
 
 
 @pytest.fixture
@@ -272,6 +276,52 @@ def test_a_killed_import_leaves_all_claims_or_none(folder: Path, store: FileStor
     assert number > 1
 
 
+def after_removal(store: FileStore) -> None:
+    give(store, "bob")
+    take_away(store, "bob")
+
+
+def after_stale_claim(store: FileStore) -> None:
+    give(store, "zoe", "other")
+    (Path(store.folder) / claims.FOLDER / "sm01").symlink_to("../bob.record")  # left by a killed enrolment
+    with suppress(SerialTaken):
+        give(store, "alice")
+
+
+@pytest.mark.parametrize("change", [after_removal, after_stale_claim])
+def test_an_import_waits_for_a_process_that_deletes_its_user_s_claim(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[FileStore], None]
+) -> None:
+    """The change has found no import, and is about to delete the claim of bob. Then an import needs this claim."""
+    waits_or_ended = threading.Event()
+    real_sleep = time.sleep
+
+    def sleep(seconds: float) -> None:
+        waits_or_ended.set()
+        real_sleep(seconds)
+
+    def import_for_bob() -> None:
+        update_many(FileStore(store.folder, PATIENCE), [("bob", added("SM-01"))], taken=lambda _, why: why.owner)
+        waits_or_ended.set()
+
+    importer = threading.Thread(target=import_for_bob)
+
+    def unlink(folder: int, name: str) -> bool:
+        monkeypatch.setattr(claims, "unlink", secret_file.unlink)
+        importer.start()
+        assert waits_or_ended.wait(PATIENCE)
+        return secret_file.unlink(folder, name)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(claims, "unlink", unlink)
+    change(store)
+    importer.join()
+    with suppress(SerialTaken):
+        give(store, "alice", name="second")
+    (holder,) = holders(store)
+    assert owners(store)["sm01"] == f"../{holder}.record"
+
+
 # --- doctor
 
 
@@ -320,6 +370,22 @@ def test_a_repair_deletes_claims_without_a_token(folder: Path, store: FileStore)
     assert texts(store) == [text]
     assert list(upkeep.repair(store)) == [text]
     assert (texts(store), owners(store)) == ([], {"sm01": "../alice.record"})
+
+
+@pytest.mark.parametrize("content", [(), ("file", "folder/file")])
+def test_a_folder_in_the_place_of_a_claim_prevents_nothing(
+    folder: Path, store: FileStore, content: tuple[str, ...]
+) -> None:
+    store.prepare()
+    give(store, "alice", "SM-02")
+    for claim in ("sm01", "junk"):
+        for path in content or ("",):
+            planted = folder / claims.FOLDER / claim / path
+            (planted.parent if path else planted).mkdir(parents=True, exist_ok=True)
+            planted.touch()
+    give(store, "bob")
+    assert list(upkeep.repair(store)) == [".serial: 1 claim without a token"]
+    assert (texts(store), owners(store)) == ([], {"sm01": "../bob.record", "sm02": "../alice.record"})
 
 
 def test_claims_of_unread_and_older_records_are_not_reported(folder: Path, store: FileStore) -> None:
