@@ -139,7 +139,7 @@ def _import(
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
     homes = list(read_homes(args.homes, args.home_file or HOME_FILE, MAX_FILE)) if args.homes else []
-    store = open_store(args, create=True)
+    store = open_store(args, create=True, dry_run=args.dry_run)
     account = functools.lru_cache(_KEPT_ACCOUNTS)(LocalAccounts().account_name)
     selected: Selected
     new_record = None

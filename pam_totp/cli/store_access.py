@@ -25,6 +25,7 @@ from pam_totp.pam.login_session import read_site
 from pam_totp.pam.names import passwd_name, similar_account
 from pam_totp.pam.privileges import act_as_account, act_as_owner_of, become_account, become_owner_of
 from pam_totp.store import NotThere, SerialTaken, Store, StoreError
+from pam_totp.store.empty import EmptyStore
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
 from pam_totp.store.locations import absolute, notice, opened, postgres
@@ -47,9 +48,13 @@ def now() -> int:
 # --- the store
 
 
-def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: bool = False) -> Store:
+def open_store(
+    args: argparse.Namespace, *, create: bool = False, keep_root: bool = False, dry_run: bool = False
+) -> Store:
     """Drop root's privileges to those of the store's owner, and return the store.
 
+    With `dry_run`, change nothing: a store that `create` would create is an EmptyStore, and an interrupted import is
+    an error.
     With `keep_root`, the process can return to root, to create a file in a folder where the owner has no permission.
     Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
@@ -66,6 +71,11 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     if (copied := notice(folder)) is not None:
         raise CommandError(f"{folder}: {copied[0].lower()}{copied[1:]} (name that store with --store)", OUT_OF_REACH)
     if create and not os.path.exists(folder):
+        if dry_run:
+            os.stat(os.path.dirname(folder))  # raises OSError, as `_create` would
+            if folder == DEFAULT_STORE:
+                become_account(ACCOUNT)
+            return EmptyStore()
         _create(folder)
     try:
         (act_as_owner_of if keep_root else become_owner_of)(folder)
@@ -79,7 +89,10 @@ def open_store(args: argparse.Namespace, *, create: bool = False, keep_root: boo
     store = opened(folder)
     assert isinstance(store, FileStore)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
-        _roll_back(store, args)
+        if dry_run:
+            _require_no_roll_back(store)
+        else:
+            _roll_back(store, args)
     return store
 
 
@@ -124,6 +137,15 @@ def _roll_back(store: FileStore, args: argparse.Namespace) -> None:
         args.audit.changed("roll-back", records=count)
         report = f"an interrupted import was rolled back: {count} records are as before the import"
         print(f"pam-totp: {report}", file=sys.stderr)
+
+
+def _require_no_roll_back(store: FileStore) -> None:
+    from pam_totp.store.journal import is_left  # imported here: few commands need this module
+
+    with store.opened() as folder:
+        if is_left(folder):
+            what = "an import was interrupted, and a dry run does not roll it back"
+            raise CommandError(f"{what} (run 'pam-totp list' first, which does)", OUT_OF_REACH)
 
 
 def uses_own_file(args: argparse.Namespace) -> bool:

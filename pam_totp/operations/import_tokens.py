@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -26,7 +26,7 @@ from pam_totp.core.serials import serial_key
 from pam_totp.formats.format import Format, ParsedFile, ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
-from pam_totp.store import NotThere, SerialTaken, SharedStore, Store, StoreError
+from pam_totp.store import NotThere, SerialTaken, SharedStore, Store, StoreError, claims
 from pam_totp.store.batch import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
 
@@ -405,44 +405,60 @@ def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
 
 
 def _simulate(store: Store, additions: _Additions, progress: Progress) -> list[PackedResult]:
-    """Return the results that `update_many` would return, without a change to the records.
+    """Return the results that `update_many` would return, and change nothing in the store.
 
-    A second pass handles the users with several tokens, so that memory holds only their records.
+    Memory holds only the records of users with several tokens. If there are such users, a second pass starts over, and
+    applies all additions in their order.
     """
-    results: list[PackedResult] = []
     seen: set[str] = set()
-    records: dict[str, UserRecord] = {}
-    claims = _Claims(store)
-    for user, change in additions:
-        if user in seen:
-            records[user] = _read(store, user)
-        seen.add(user)
-        results.append(claims.checked(change, change(_read(store, user))[1]))
-        if len(results) % _REPORT_EVERY == 0:
-            progress(len(results), len(additions))
-    for number, (user, change) in enumerate(additions if records else ()):
-        if user in records and results[number].status is not Status.SERIAL_TAKEN:
-            records[user], results[number] = change(records[user])
+    several: set[str] = set()
+
+    def reported() -> Iterator[tuple[str, _Addition]]:
+        for number, (user, change) in enumerate(additions):
+            if number % _REPORT_EVERY == 0:
+                progress(number, len(additions))
+            (several if user in seen else seen).add(user)
+            yield user, change
+
+    results = _Trial(store).results(reported(), several=())
+    if several:
+        results = _Trial(store).results(additions, several)
     progress(len(additions), len(additions))
     return results
 
 
-class _Claims:
-    """The owners of the serial numbers in a dry run, by the result of `serial_key`."""
+class _Trial:
+    """One pass of a dry run."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._owners: dict[str, str] = {}
+        self._owner_of = claims.Owners(store).of if type(store) is FileStore else store.owner_of_serial
+        self._owners: dict[str, str] = {}  # of the tokens in this pass, by the result of `serial_key`
 
-    def checked(self, addition: _Addition, result: PackedResult) -> PackedResult:
-        """Return the result of an addition that another user's token with the same serial number prevents."""
+    def results(self, additions: Iterable[tuple[str, _Addition]], several: Collection[str]) -> list[PackedResult]:
+        """Return the results of all additions. Keep the records of the users `several`."""
+        results: list[PackedResult] = []
+        records: dict[str, UserRecord] = {}
+        for user, change in additions:
+            record = records[user] if user in records else _read(self._store, user)
+            changed, result = change(record)
+            taken = self._taken(change, record) if result.status is Status.IMPORTED else None
+            results.append(result if taken is None else _omitted(change, taken))
+            if user in several:
+                records[user] = changed if taken is None else record
+        return results
+
+    def _taken(self, addition: _Addition, record: UserRecord) -> SerialTaken | None:
+        """Return the error if another user has the serial number. Otherwise note the owner, and return None."""
         serial, user = addition.candidate.token.serial, addition.candidate.user
-        if serial is None or result.status is not Status.IMPORTED:
-            return result
+        if serial is None:
+            return None
         key = serial_key(serial)
-        owner = self._owners.get(key) or self._store.owner_of_serial(serial) or user
+        if any(token.serial is not None and serial_key(token.serial) == key for token in record.tokens):
+            return None  # the user has a claim, as in `update_many`
+        owner = self._owners.get(key) or self._owner_of(serial) or user
         self._owners[key] = owner
-        return result if owner == user else _omitted(addition, SerialTaken(serial, owner))
+        return None if owner == user else SerialTaken(serial, owner)
 
 
 def _update_one(store: Store, changes: Changes[PackedResult]) -> list[PackedResult]:

@@ -86,6 +86,33 @@ def test_a_dry_run_prints_the_same_and_changes_nothing(site: Site, tmp_path: Pat
     assert HEX not in json.dumps(done)
 
 
+def test_a_dry_run_needs_no_store_and_creates_none(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text(OATH)
+    said = json.loads(site.command("import", "users-oath", file, "--dry-run", "--json").stdout)
+    new = tmp_path / "new"
+    done = site.command("import", "users-oath", file, "--dry-run", "--json", "--store", new)
+    assert json.loads(done.stdout) == said
+    assert not new.exists()
+    for more in (["--dry-run"], []):
+        done = site.command("import", "users-oath", file, *more, "--store", tmp_path / "no" / "folder")
+        assert (done.returncode != 0, done.stdout) == (True, "")
+
+
+def test_a_dry_run_leaves_the_roll_back_to_the_next_command(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "users.oath"
+    file.write_text(OATH)
+    journal = site.store / ".import"
+    journal.mkdir(0o700)
+    done = site.command("import", "users-oath", file, "--dry-run")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "an import was interrupted" in done.stderr
+    assert journal.exists()
+    site.command("list")
+    assert not journal.exists()
+    assert "would be imported" in site.command("import", "users-oath", file, "--dry-run").stdout
+
+
 def test_the_same_file_imported_again_changes_nothing(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(f"HOTP alice - {HEX}\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from pam_totp.operations.import_tokens import (
     select_user_files,
 )
 from pam_totp.store import NotThere
-from pam_totp.store.file import FileStore
+from pam_totp.store.file import LOCK, FileStore
 from tests.formats.reading import NOW, written
 from tests.support.site import KEY, fob
 
@@ -95,6 +98,41 @@ def test_a_dry_run_gives_the_same_codes_and_changes_nothing(store: FileStore) ->
     planned = statuses(import_tokens(store, selected(*tokens), now=NOW, dry_run=True))
     assert list(store.users()) == []
     assert statuses(import_tokens(store, selected(*tokens), now=NOW)) == planned
+
+
+def test_a_dry_run_creates_nothing_in_the_store(store: FileStore) -> None:
+    give_serial(store, "zoe", "A")
+    for leftover in (LOCK, ".serial"):
+        path = Path(store.folder) / leftover
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = sorted(os.listdir(store.folder))
+    tokens = selected(token(1, serial="a"), token(2, serial="B"))
+    assert statuses(import_tokens(store, tokens, now=NOW, dry_run=True)) == [Status.SERIAL_TAKEN, Status.IMPORTED]
+    assert sorted(os.listdir(store.folder)) == before
+
+
+def give_serial(store: FileStore, user: str, serial: str) -> None:
+    added = fob(secret=user.encode().rjust(20, b"."), serial=serial)
+    store.update(user, lambda record: (record.with_token(added), None), create=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_dry_run_gives_the_results_of_the_import(store: FileStore, seed: int) -> None:
+    chosen = random.Random(seed)
+    keys = [bytes([number] * 20) for number in range(4)]
+
+    def some(number: int) -> SelectedTokens:
+        users, serials = ("alice", "bob", "eve"), ("S1", "s-1", "S2", None)
+        facts = [(chosen.choice(keys), chosen.choice(users), chosen.choice(serials)) for _ in range(number)]
+        return selected(*(token(n, secret=k, user=u, serial=s) for n, (k, u, s) in enumerate(facts, 1)))
+
+    for _ in range(40):
+        import_tokens(store, some(chosen.randint(0, 3)), now=NOW)
+        tokens = some(chosen.randint(2, 6))
+        planned = list(import_tokens(store, tokens, now=NOW, dry_run=True))
+        assert planned == list(import_tokens(store, tokens, now=NOW))
+        for user in list(store.users()):
+            store.update(user, lambda _: (None, None))
 
 
 def test_a_result_is_the_same_after_it_was_packed() -> None:
