@@ -5,7 +5,7 @@ Rules:
   an error.
 - A file gets its name (linkat) when its content is complete and durable. Until then it is an unnamed file (O_TMPFILE),
   which the kernel deletes when the process ends.
-- A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes the file that it created.
+- A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes the files that it created, and no others.
 - The process opens the folder before it drops its privileges. It creates and removes the file in that folder, with the
   original privileges, even if the path meanwhile leads to another folder.
 
@@ -71,6 +71,10 @@ class NewFile:
             if self._file is not None and os.path.samestat(os.fstat(self._file), named):
                 os.unlink(self._name, dir_fd=self._folder)
 
+    def inode(self) -> tuple[int, int] | None:
+        """Return the device and the inode number of the file, or None if it was not created."""
+        return None if self._file is None else _inode(os.fstat(self._file))
+
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
@@ -107,6 +111,7 @@ class NewFolder:
     def __init__(self, path: str, parent: int, name: str) -> None:
         self._path, self._parent, self._name = path, parent, name
         self._folder: int | None = None
+        self._files: dict[str, tuple[int, int] | None] = {}  # name -> inode, of the files that were created
 
     def write(self, files: Iterable[tuple[str, bytes]]) -> None:
         """Create the folder with files, which are pairs of a name and the content. Raise CommandError or OSError."""
@@ -115,23 +120,53 @@ class NewFolder:
                 os.mkdir(self._name, 0o700, dir_fd=self._parent)
             except FileExistsError:
                 raise _exists(self._path) from None
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._folder = os.open(self._name, flags, dir_fd=self._parent)
+            self._folder = self._opened()
             os.fchmod(self._folder, 0o700)
             for name, data in files:
-                file = NewFile(os.path.join(self._path, name), self._folder, name)
-                try:
-                    file.write(data)
-                finally:
-                    file.close()
+                self._write(self._folder, name, data)
             os.fsync(self._folder)
 
+    def _opened(self) -> int:
+        """Open the new folder. Raise CommandError if the name leads to another one: the owner of the parent can do it.
+
+        Only this process can create files in an empty folder of its own account with the mode of `mkdir`.
+        """
+        replaced = CommandError(f"{self._path}: another process replaced the new folder; nothing was written")
+        try:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            folder = os.open(self._name, flags, dir_fd=self._parent)
+        except (FileNotFoundError, NotADirectoryError) as e:
+            raise replaced from e
+        try:
+            status = os.fstat(folder)
+            if status.st_uid != os.geteuid() or status.st_mode & 0o077 or os.listdir(folder):
+                raise replaced
+        except BaseException:
+            os.close(folder)
+            raise
+        return folder
+
+    def _write(self, folder: int, name: str, data: bytes) -> None:
+        file = NewFile(os.path.join(self._path, name), folder, name)
+        try:
+            file.write(data)
+            self._files[name] = file.inode()
+        except BaseException:
+            file.remove()
+            raise
+        finally:
+            file.close()
+
     def remove(self) -> None:
-        """Remove the folder and its files if it was created."""
-        if self._folder is not None:
-            with acting_as_root(), suppress(OSError):
-                for name in os.listdir(self._folder):
-                    os.unlink(name, dir_fd=self._folder)
+        """Remove the files that were created, and the folder if it is then empty."""
+        if self._folder is None:
+            return
+        with acting_as_root(), suppress(OSError):
+            for name, inode in self._files.items():
+                with suppress(FileNotFoundError):
+                    if _inode(os.lstat(name, dir_fd=self._folder)) == inode:
+                        os.unlink(name, dir_fd=self._folder)
+            if os.path.samestat(os.fstat(self._folder), os.lstat(self._name, dir_fd=self._parent)):
                 os.rmdir(self._name, dir_fd=self._parent)
 
     def close(self) -> None:
@@ -159,6 +194,10 @@ def new_folder(path: str) -> Iterator[NewFolder]:
     finally:
         folder.close()
         os.close(opened)
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _exists(path: str) -> CommandError:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,52 @@ def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
         (tmp_path / "moved" / "file").write_text("of another user")
         raise RuntimeError
     assert (tmp_path / "moved" / "file").read_text() == "of another user"
+
+
+@pytest.mark.parametrize("kind", ["open", "full", "of another user"])
+def test_a_folder_that_replaced_the_new_one_gets_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "of another user" and os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    planted, place = tmp_path / "planted", tmp_path / "out"
+    planted.mkdir(0o700)
+    if kind == "open":
+        planted.chmod(0o777)
+    elif kind == "full":
+        (planted / "alice").write_text("of another process")
+    else:
+        os.chown(planted, 4242, 4242)
+    before = planted.stat().st_mode, sorted(os.listdir(planted))
+    real = os.mkdir
+
+    def mkdir(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        real(name, mode, dir_fd=dir_fd)
+        place.rename(tmp_path / "moved")
+        planted.rename(place)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with pytest.raises(CommandError, match="another process"), files_out.new_folder(str(place)) as folder:
+        folder.write([("bob", KEY), ("alice", KEY)])
+    assert (place.stat().st_mode, sorted(os.listdir(place))) == before
+    assert os.listdir(tmp_path / "moved") == []
+
+
+def test_a_failed_export_deletes_only_its_own_files(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        yield "bob", KEY
+        (place / "carl").write_text("of another process")
+        yield "carl", KEY
+
+    with pytest.raises(CommandError, match="already exists"), files_out.new_folder(str(place)) as folder:
+        folder.write(files())
+    assert [(path.name, path.read_text()) for path in place.iterdir()] == [("carl", "of another process")]
+    with pytest.raises(RuntimeError), files_out.new_folder(str(tmp_path / "new")) as folder:
+        folder.write([("bob", KEY), ("carl", KEY)])
+        raise RuntimeError
+    assert not (tmp_path / "new").exists()
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
