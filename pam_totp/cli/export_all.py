@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ HINTS = {
     "users-oath": "auth required pam_oath.so usersfile={path} window=10 digits=6",
     "google-authenticator": "auth required pam_google_authenticator.so secret={path}/${{USER}} user=root",
 }
+_NO_FILE = "no file can have this user name, by which the other program opens the file"
 
 
 @dataclass(slots=True)
@@ -106,7 +108,9 @@ def _add(export: _Export, record: UserRecord, chosen: Format) -> None:
                 tokens.append(token)
             else:
                 export.left_out.append((record.user, token.name, reason))
-    if chosen.holds_one_token and len(tokens) > 1:
+    if chosen.name in HINTS and chosen.all_users == "folder" and file_name(record.user) != record.user:
+        export.left_out.append((record.user, None, _NO_FILE))
+    elif chosen.holds_one_token and len(tokens) > 1:
         reason = f"a {chosen.name} file has one token, and the user has {len(tokens)} (select one with --token)"
         export.left_out.append((record.user, None, reason))
     elif tokens:
@@ -141,7 +145,7 @@ def _report(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
     what = f"{count(len(export.tokens), 'token')} of {count(len(export.parts), 'user')} exported"
     print(f"{args.output}: {what}; any account that can read it can generate the same codes", flush=True)
     if chosen.name in HINTS:
-        print(f"for the stack: {HINTS[chosen.name].format(path=args.output)}", flush=True)
+        print(f"for the stack: {HINTS[chosen.name].format(path=os.path.abspath(args.output))}", flush=True)
     for line in _lines_of(export):
         print(f"pam-totp: {line}", file=sys.stderr)
 

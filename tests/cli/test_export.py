@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import time
@@ -17,6 +18,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, TotpToken
 from pam_totp.core.secretfile import base32
+from pam_totp.store.file import FileStore
 from tests.support.site import KEY, ME, PIPE, TREE, Site, codes, fob, phone
 
 FORMATS = ("otpauth", "pskc", "google-authenticator", "users-oath", "json")
@@ -262,6 +264,19 @@ def test_all_tokens_are_exported_for_google_authenticator(site: Site, tmp_path: 
         "dora: a google-authenticator file has one token, and the user has 2 (select one with --token)" in done.stderr
     )
     assert of_google_authenticator((folder / "alice").read_text()) == [hotp(KEY, 7 + i) for i in range(5)]
+
+
+def test_no_file_has_a_name_that_google_authenticator_does_not_open(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(7), user="alice")
+    store = FileStore(str(site.store))
+    store.update("EXAMPLE\\bob", lambda record: (record.with_token(fob(7)), None), create=True)
+    relative = os.path.relpath(tmp_path / "ga", TREE)
+    done = site.command("export", "--all", "--format", "google-authenticator", "--output", relative)
+    assert done.returncode == 1
+    assert os.listdir(tmp_path / "ga") == ["alice"]
+    reason = "no file can have this user name, by which the other program opens the file"
+    assert f"left out: EXAMPLE\\bob: {reason}" in done.stderr
+    assert f"secret={tmp_path / 'ga'}/${{USER}} user=root" in done.stdout
 
 
 def test_all_exported_records_can_be_imported(site: Site, tmp_path: Path) -> None:
