@@ -271,6 +271,8 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
             _validate_sshd()
         print(f"\n{service} now asks for a code, on trial. Log in from a second terminal, then run there:\n")
         print(f"    {CONFIRM.get(service, CONFIRM['sudo']).format(service)}\n")
+        if service == "su":
+            print(f"If root has no password, run 'su - USER', and in that login: {CONFIRM['sudo'].format(service)}\n")
         print(f"within {keep_within} seconds, or the change is rolled back. Each login needs another code: {NEXT_CODE}")
         print("Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
@@ -300,7 +302,7 @@ def _validate_sshd() -> None:
         _print_findings(errors)
         raise _unchanged("sshd", "its configuration lets logins bypass the new stack")
     if not sshd.reload():
-        print("sshd was not reloaded: it is stopped, or reads its configuration at every login")
+        print("sshd was not reloaded: systemd runs no sshd (without systemd, reload it by 'kill -HUP PID')")
 
 
 def _keep(service: str) -> int:

@@ -113,7 +113,7 @@ def prove(
         outcome = attempt(service, user, _recording(converse, answers), folder, after_key=after_key)
         if outcome.is_success:
             break
-        show(f"refused ({outcome})" + (f"; try again, and {NEXT_CODE}" if left else ""))
+        show(f"refused ({outcome})" + (f"; try again: check the password, and {NEXT_CODE}" if left else ""))
     else:
         remedy = (
             f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token; "

@@ -116,7 +116,9 @@ def test_enable_offers_to_replace_the_line_and_disable_restores_it(machine: Fres
     assert second.ends()[0] == 0, "a login needs one code only"
     assert talk.ends()[0] == 0
     machine.write("/etc/pam.d/sudo", "# site policy\n" + machine.pam_d()["sudo"])
-    assert machine.installed("disable", "sudo").returncode == 0
+    done = machine.installed("disable", "sudo")
+    assert done.returncode == 0
+    assert "pam-totp export --all" in done.stdout, "the old module's file lacks the codes accepted since"
     assert machine.pam_d()["sudo"] == "# site policy\n" + SUDO
 
 

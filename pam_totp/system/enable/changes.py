@@ -26,6 +26,10 @@ class ChangeError(Exception):
     """A file cannot be changed or rolled back. The message names the file and the reason."""
 
 
+# Its own file does not have the codes that pam_totp accepted after `enable`.
+_PEER = "its code module accepts codes that pam_totp has accepted: give it the tokens of 'pam-totp export --all'"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """The change of one file: its text before (None: the file did not exist) and after.
@@ -125,17 +129,18 @@ def read(path: str) -> str | None:
 def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
     """Return a report of the roll-back, and the text that the file will have (None: no file)."""
     path = change.path
+    hint = f" ({_PEER})" if change.replaced else ""
     if now == change.before:
         return f"{path}: already has the old content", now
     if now == change.after:
-        return f"{path}: {'deleted' if change.before is None else 'restored'}", change.before
+        return f"{path}: {'deleted' if change.before is None else 'restored'}{hint}", change.before
     if now is None:
         raise ChangeError(f"cannot remove the added lines from {path}: file not found (restore it, then try again)")
     if change.before is None:
         raise ChangeError(f"{path}: edited since 'enable' (delete the file by hand, or the lines that 'enable' added)")
     try:
         restored = peers.restore(remove(now, change.ours), change.replaced)
-        return f"{path}: edited since 'enable'; removed the added lines, kept the edits", restored
+        return f"{path}: edited since 'enable'; removed the added lines, kept the edits{hint}", restored
     except StackError as e:
         raise ChangeError(f"{path}: {e} (remove these lines by hand)") from None
 

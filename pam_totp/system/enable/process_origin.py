@@ -66,7 +66,8 @@ def why_not_second_login(service: str, began: int, first: int, environment: Mapp
     programs = _PROGRAMS.get(service)
     logins = [p for p in ancestors() if programs is not None and p.name in programs and p.started >= began]
     if programs is not None and not logins:
-        return f"cannot confirm: a login through {service} after the change is required (log in again, then confirm)"
+        remedy = f"log in through {service}, and confirm inside that login"
+        return f"cannot confirm: a login through {service} after the change is required ({remedy})"
     is_root = service == "sudo" and environment.get("SUDO_UID", "0") == "0"
     if is_root or (service == "su" and all(_real_uid(p.pid) == 0 for p in logins)):
         return f"cannot confirm as root: {service} asks only other users for a code (confirm as another user)"
