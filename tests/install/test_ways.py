@@ -19,7 +19,7 @@ from pam_totp.system.pamd.ways import Need, bypasses
 from tests.install.test_dispatch import ACTIONS, NAMED
 from tests.support.pamconf import login
 
-STACKS = 200
+STACKS = 300
 RESULTS = ("success", "auth_err", "ignore", "authinfo_unavail")  # the random controls name only these results
 LINE = "auth required pam_totp.so\n"
 CIS = """\
@@ -65,8 +65,9 @@ class Stack:
 
 
 def any_stack(chance: random.Random) -> Stack:
-    """Return a random stack: pam_totp.so, a condition, and modules of an attacker's choice."""
-    modules = ["pam_totp.so", "pam_access.so", *chance.sample(["pam_unix.so", "pam_faillock.so", "pam_x.so"], k=2)]
+    """Return a random stack: pam_totp.so, a condition, and modules of an attacker's choice or that accept others."""
+    others = ["pam_unix.so", "pam_faillock.so", "pam_x.so", "pam_rootok.so", "pam_u2f.so"]
+    modules = ["pam_totp.so", "pam_access.so", *chance.sample(others, k=2)]
     if chance.random() < 0.5:
         modules.append(chance.choice(["pam_permit.so", "pam_deny.so"]))
     chance.shuffle(modules)
@@ -78,17 +79,27 @@ def any_stack(chance: random.Random) -> Stack:
 def any_control(chance: random.Random) -> str:
     if chance.random() < 0.6:
         return chance.choice(["required", "requisite", "sufficient", "optional", "[success=1 default=ignore]"])
-    named = " ".join(f"{result}={chance.choice(ACTIONS)}" for result in chance.sample(RESULTS, 2))
+    named = " ".join(f"{result}={chance.choice(ACTIONS)}" for result in chance.sample(RESULTS, chance.choice((0, 2))))
     return f"[{named} default={chance.choice(ACTIONS)}]"
 
 
-def real_ends(folder: Path, stack: Stack) -> Iterator[tuple[str, str, bool]]:
-    """Yield the condition's result, libpam's result, and whether pam_totp.so ran, for all results of the modules."""
+@dataclass(frozen=True)
+class End:
+    """A login: the results of the conditions, the result of libpam, and whether it needed a code or another factor."""
+
+    conditions: tuple[str | None, ...]
+    result: str
+    needs_factor: bool
+
+
+def real_ends(folder: Path, stack: Stack) -> Iterator[End]:
+    """Yield the logins for all results of the modules. pam_rootok.so accepts no user of these tests."""
     modules = [module for _, module in stack.lines]
     free = [i for i, module in enumerate(modules) if module not in (*CONSTANT_RESULTS, "pam_totp.so")]
     # auth_err and authinfo_unavail have the same action under each control that is a word
-    every = (RESULTS if stack.lines[i][0].startswith("[") else RESULTS[:3] for i in free)
-    for chosen in product(*every):
+    every = [RESULTS if stack.lines[i][0].startswith("[") else RESULTS[:3] for i in free]
+    possible = (r[1:] if modules[i] == "pam_rootok.so" else r for i, r in zip(free, every, strict=True))
+    for chosen in product(*possible):
         results = dict(zip(free, chosen, strict=True))
 
         def real(index: int, module: str, results: Mapping[int, str] = results) -> str:
@@ -100,7 +111,9 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[tuple[str, str, bool]]:
             (folder / name).write_text(text)
         done = login("real", "root", [], folder)
         asked = any(shown.text == "asked" for shown in done.messages)
-        yield results[modules.index("pam_access.so")], done.result.name.lower(), asked
+        by_module = {modules[i]: result for i, result in results.items()}
+        conditions = tuple(by_module.get(module) for module in ("pam_access.so", "pam_rootok.so"))
+        yield End(conditions, done.result.name.lower(), asked or by_module.get("pam_u2f.so") == "success")
 
 
 def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> None:
@@ -110,12 +123,12 @@ def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> Non
     for _ in range(STACKS):
         random_stack = any_stack(chance)
         ends = list(real_ends(tmp_path, random_stack))
-        viable = {condition for condition, end, _ in ends if end == "success"}
-        is_open = {condition for condition, end, asked in ends if end == "success" and not asked}
+        viable = {end.conditions for end in ends if end.result == "success"}
+        is_open = {end.conditions for end in ends if end.result == "success" and not end.needs_factor}
         expected = set() if not is_open else {Need.NOTHING if is_open == viable else Need.CONDITION}
         text, inner = random_stack.texts(tmp_path, lambda _, module: module)
         stack = flatten("x", {"x": text, f"{tmp_path}/inner": inner}.get)
-        computed = {b.need for b in bypasses(stack, totp_modules(stack))}
+        computed = {b.need for b in bypasses(stack, totp_modules(stack))} - {Need.FACTOR}
         assert computed == expected, f"{text}---\n{inner}"
         needs += [*expected]
     assert needs.count(Need.NOTHING) > 40
@@ -151,6 +164,22 @@ def test_a_right_password_without_a_code_is_an_error(text: str, module: str) -> 
     [first, *_] = errors(examine(text))
     assert first.code is Code.LOGIN_WITHOUT_CODE
     assert module in first.what
+
+
+@pytest.mark.parametrize("module", ["pam_rootok.so", "pam_u2f.so", "pam_fprintd.so"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"auth [default=ignore] MODULE\nauth sufficient pam_unix.so\n{LINE}",
+        f"{PASSWORD}auth [default=1] MODULE\n{LINE}auth required pam_permit.so\n",
+    ],
+)
+def test_a_module_whose_results_all_have_one_action_hides_no_way(module: str, text: str) -> None:
+    assert (ERROR, Code.LOGIN_WITHOUT_CODE) in found(text.replace("MODULE", module))
+
+
+def test_a_password_whose_results_are_all_ignored_is_an_error() -> None:
+    assert (ERROR, Code.LOGIN_WITHOUT_PASSWORD) in found(f"auth [default=ignore] pam_unix.so\n{LINE}")
 
 
 FAILLOCK = "auth required pam_faillock.so preauth\n", "auth [default=die] pam_faillock.so authfail\n"

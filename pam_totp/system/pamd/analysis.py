@@ -88,8 +88,8 @@ def accepts_without_token(stack: Sequence[Handler], *, any_first_factor: bool = 
             return ("ignore",)
         asks_nothing = stack[index].is_head or rule.module in CONSTANT_RESULTS or kind(rule) is Kind.CONDITION
         if any_first_factor or asks_nothing:
-            return [r for r in possible_results(stack[index]) if r != "success" or rule.module != ROOT_MODULE]
-        return [r for r in possible_results(stack[index]) if r not in ways.NO_PASSWORD]
+            return possible_results(stack[index], ("success",) if rule.module == ROOT_MODULE else ())
+        return possible_results(stack[index], ways.NO_PASSWORD)
 
     return find_path(stack, results, lambda _, verdict: verdict == "success") is not None
 
@@ -239,7 +239,7 @@ def _login_without_password(service: str, stack: Sequence[Handler], totp: Sequen
     open_worlds = []
     for world in ways.worlds(stack, {}):
         if ways.is_viable(stack, world):
-            results = _wrong_password(stack, factors, totp, ways.results_in(stack, world))
+            results = _wrong_password(totp, ways.results_in(stack, world, refusing=factors))
             open_worlds.append(_success_through(stack, results, totp) is not None)
     if open_worlds and all(open_worlds):
         what = f"{service}: a code alone lets users in: {_location(stack, totp[0])} does not require a right password"
@@ -256,7 +256,7 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
     def asks_for_code(path: Sequence[Move], verdict: str) -> bool:
         return any(move.index in totp for move in path)
 
-    results = _wrong_password(stack, factors, totp, ways.results_in(stack, {}))
+    results = _wrong_password(totp, ways.results_in(stack, {}, refusing=factors))
     if factors and find_path(stack, results, asks_for_code, lambda move: move.index in totp or None) is not None:
         what = f"{service}: PAM asks for a code after a wrong password, so any person can add to a user's failures: "
         what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
@@ -297,20 +297,9 @@ def _success_through(stack: Sequence[Handler], results: Results, totp: Sequence[
     )
 
 
-def _wrong_password(
-    stack: Sequence[Handler], factors: Sequence[int], totp: Sequence[int], possible: Results
-) -> Results:
-    """Return a function that returns a module's possible results if the modules at `factors` refuse the password."""
-
-    def results(index: int) -> Sequence[str]:
-        if index in totp:
-            return _OWN_RESULTS
-        if index in factors:
-            return [r for r in possible(index) if r not in ("success", "ignore", "new_authtok_reqd")]
-        is_root_module = stack[index].rule.module == ROOT_MODULE  # accepts only root
-        return [r for r in possible(index) if r != "success" or not is_root_module]
-
-    return results
+def _wrong_password(totp: Sequence[int], possible: Results) -> Results:
+    """Return the results `possible`, and those of pam_totp.so."""
+    return lambda index: _OWN_RESULTS if index in totp else possible(index)
 
 
 def _leads_over(stack: Sequence[Handler], start: int, count: int, index: int) -> bool:

@@ -8,7 +8,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pam_totp.system.pamd.modules import CONSTANT_RESULTS
@@ -95,20 +95,23 @@ def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
     return after, count
 
 
-def possible_results(handler: Handler) -> tuple[str, ...]:
-    """Return one result for each action that libpam may take after this module, with success first if possible.
+def possible_results(handler: Handler, excluded: Collection[str] = ()) -> tuple[str, ...]:
+    """Return one result for each effect that this module may have in libpam, with success first if possible.
 
-    A module in CONSTANT_RESULTS returns those results only.
+    The module never returns a result in `excluded`. A module in CONSTANT_RESULTS returns those results only.
     """
     if handler.is_head:
         return ("success",)
     if handler.rule.module in CONSTANT_RESULTS:
-        return CONSTANT_RESULTS[handler.rule.module]
+        return tuple(r for r in CONSTANT_RESULTS[handler.rule.module] if r not in excluded)
     table = parse_control(handler.rule.control)
-    by_action: dict[Action, str] = {}
+    by_effect: dict[tuple[Action, bool], str] = {}
     for result in (*_USUAL, *(r for r in RESULTS if r in table), *(r for r in RESULTS if r not in table)):
-        by_action.setdefault(handler.rule.action(result), result)
-    return ("success", *(r for r in by_action.values() if r != "success"))
+        if result not in excluded:
+            action = handler.rule.action(result)
+            # libpam keeps the result after `ok` and `done`: a refusal stays a refusal
+            by_effect.setdefault((action, action in ("ok", "done") and result in _USUAL[1:]), result)
+    return tuple(by_effect.values())
 
 
 def find_path(

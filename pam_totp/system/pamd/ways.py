@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
@@ -56,10 +56,10 @@ def bypasses(stack: Sequence[Handler], totp: Sequence[int], known: Known | None 
     known = known or {}
     found: dict[tuple[int, str], Bypass] = {}
     is_always_open = is_exempt(stack, totp, known)
+    passwords = [i for i, h in enumerate(stack) if not h.is_head and kind(h.rule) is Kind.PASSWORD]
     for world in worlds(stack, known):
-        results = results_in(stack, world)
-        without_password = set(_causes(stack, totp, _without_password(stack, results)))
-        for cause in _causes(stack, totp, results):
+        without_password = set(_causes(stack, totp, results_in(stack, world, refusing=passwords)))
+        for cause in _causes(stack, totp, results_in(stack, world)):
             need = Need.NOTHING if is_always_open else _need(stack, cause[0], world)
             before = found.get(cause)
             also = cause in without_password or (before is not None and before.also_password)
@@ -90,10 +90,8 @@ def worlds(stack: Sequence[Handler], known: Known) -> Iterator[dict[int, str]]:
     fixed = dict(known)
     choices: list[tuple[list[int], list[str]]] = []
     total = 1
-    for (module, _), indices in groups.items():
-        possible = list(dict.fromkeys(r for i in indices for r in possible_results(stack[i])))
-        if module == ROOT_MODULE:
-            possible.remove("success")
+    for indices in groups.values():
+        possible = list(dict.fromkeys(r for i in indices for r in possible_results(stack[i], _excluded(stack[i]))))
         total *= len(possible)
         if total > _MAX_WORLDS:
             break
@@ -102,17 +100,19 @@ def worlds(stack: Sequence[Handler], known: Known) -> Iterator[dict[int, str]]:
         yield fixed | {i: r for (indices, _), r in zip(choices, chosen, strict=True) for i in indices}
 
 
-def results_in(stack: Sequence[Handler], world: Known, *, other_factors: bool = False) -> Results:
-    """Return the results that an attacker can choose from in a world. `other_factors` lets other factors succeed."""
+def results_in(
+    stack: Sequence[Handler], world: Known, *, other_factors: bool = False, refusing: Collection[int] = ()
+) -> Results:
+    """Return the results that an attacker can choose from in a world. `other_factors` lets other factors succeed.
+
+    The modules at `refusing` refuse the password.
+    """
 
     def results(index: int) -> Sequence[str]:
         if index in world:
             return (world[index],)
-        possible = possible_results(stack[index])
-        if stack[index].is_head:
-            return possible
-        is_factor = kind(stack[index].rule) is Kind.FACTOR and not other_factors
-        return [r for r in possible if r != "success"] if is_factor else possible
+        excluded = NO_PASSWORD if index in refusing else _excluded(stack[index], other_factors=other_factors)
+        return possible_results(stack[index], excluded)
 
     return results
 
@@ -151,14 +151,10 @@ def _causes(stack: Sequence[Handler], totp: Sequence[int], results: Results) -> 
         yield cause.index, cause.result
 
 
-def _without_password(stack: Sequence[Handler], results: Results) -> Results:
-    """Return `results`, with a refusal by every password module."""
-
-    def refused(index: int) -> Sequence[str]:
-        is_password = not stack[index].is_head and kind(stack[index].rule) is Kind.PASSWORD
-        return [r for r in results(index) if r not in NO_PASSWORD] if is_password else results(index)
-
-    return refused
+def _excluded(handler: Handler, *, other_factors: bool = False) -> tuple[str, ...]:
+    """Return the results that an attacker never gets from a module: the success of another factor, or as root."""
+    is_factor = kind(handler.rule) is Kind.FACTOR and not other_factors
+    return ("success",) if is_factor or handler.rule.module == ROOT_MODULE else ()
 
 
 def _need(stack: Sequence[Handler], index: int, world: Known) -> Need:
