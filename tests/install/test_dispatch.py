@@ -26,9 +26,16 @@ def any_control(chance: random.Random) -> str:
     if chance.random() < 0.45:
         return chance.choice(["required", "requisite", "sufficient", "optional"])
     named = [f"{r}={chance.choice(ACTIONS)}" for r in chance.sample(NAMED, chance.randint(1, 3))]
-    if chance.random() < 0.7:
-        named.append(f"default={chance.choice(ACTIONS)}")
+    named += [f"default={chance.choice(ACTIONS)}" for _ in range(chance.choice((0, 1, 1, 1, 2)))]
+    chance.shuffle(named)
     return f"[{' '.join(named)}]"
+
+
+def any_text(chance: random.Random, folder: Path, depth: int = 0) -> str:
+    """Return the text of a random stack. Some lines continue, before comments and empty lines too."""
+    *lines, last = any_lines(chance, folder, depth)
+    between = ("\n", "\n", "\n", "\n", " # \\\n", " \\\n", "\\\n# a comment\n", " \\ \n\n  # \\\n", "\n \\\n\t\n")
+    return "".join(line + chance.choice(between) for line in lines) + f"{last}\n"
 
 
 def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
@@ -37,7 +44,7 @@ def any_lines(chance: random.Random, folder: Path, depth: int = 0) -> list[str]:
     for _ in range(chance.randint(1, 4)):
         if depth < 2 and chance.random() < 0.25:
             included = folder / f"included-{chance.randrange(10**9)}"
-            included.write_text("\n".join(any_lines(chance, folder, depth + 1)) + "\n")
+            included.write_text(any_text(chance, folder, depth + 1))
             # an absolute path, because Linux-PAM 1.5 looks up relative paths in /etc/pam.d
             lines.append(f"{chance.choice(['@include', 'auth include', 'auth substack'])} {included}")
         else:
@@ -59,7 +66,7 @@ def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> 
     ends = set()
     for number in range(STACKS):
         name = f"service-{number}"
-        (tmp_path / name).write_text("\n".join(any_lines(chance, tmp_path)) + "\n")
+        (tmp_path / name).write_text(any_text(chance, tmp_path))
         stack = flatten(name, read)
         computed = verdict(stack, partial(fixed_result, stack))
         real = RESULTS[login(name, "root", [], tmp_path).result]
@@ -95,6 +102,12 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
         "-session optional pam_systemd.so\n"
         "AUTH [success=1  default=ignore] pam_unix.so [prompt=One [code\\]: ] echo\n"
         "@include common-account\n"
+        "auth required pam_permit.so \\\n"
+        "\n"
+        "  # a comment \\\n"
+        "auth required pam_totp.so\n"
+        "\\\n"
+        "auth required pam_env.so\n"
     )
     rules = parse(text)
     assert [(r.first, r.last, r.phase, r.control, r.module) for r in rules[:3]] == [
@@ -105,6 +118,13 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
     assert rules[2].arguments == ("prompt=One [code]: ", "echo")
     assert (rules[2].action("success"), rules[2].action("auth_err")) == (1, "ignore")
     assert (rules[3].is_include, rules[3].target) == (True, "common-account")
+    assert [(r.first, r.last, r.module) for r in rules[4:]] == [(6, 9, "pam_permit.so"), (10, 11, "pam_env.so")]
+    assert rules[4].arguments == ("auth", "required", "pam_totp.so")
+
+
+def test_of_several_defaults_in_a_control_the_first_counts() -> None:
+    [rule] = parse("auth [default=ignore success=ok default=die success=done] pam_totp.so\n")
+    assert (rule.action("auth_err"), rule.action("success")) == ("ignore", "done")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +134,11 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
         ("\nautt required pam_unix.so\n", "x:2: unknown phase autt"),
         ("auth require pam_unix.so\n", "x:1: unknown control require"),
         ("auth [success=often] pam_unix.so\n", "success=often"),
+        ("auth [success=4294967297 default=die] pam_unix.so\n", "success=4294967297"),
+        (f"auth [success={'9' * 5000} default=die] pam_unix.so\n", "a number must have at most 6 digits"),
+        ("auth required pam_unix.so \\\n# a comment\n", "x:1: the file ends in a line that continues"),
+        ("auth required pam_unix.so\r\n", "x:1: the line contains a carriage return"),
+        ("# a comment\r\nauth required pam_unix.so\n\r\n", "x:3: the line contains a carriage return"),
         ("@include\n", "x:1: @include must name a file"),
         ("@include nowhere\n", "nowhere: not found"),
         ("@include x\n", "x: includes must be at most 32 files deep"),

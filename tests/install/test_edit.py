@@ -106,6 +106,13 @@ def test_insert_raises_an_error_if_no_position_is_safe(text: str, why: str) -> N
         put(text)
 
 
+def test_the_line_is_never_put_into_a_line_that_continues() -> None:
+    first = "auth requisite pam_unix.so \\\n# nullok\n\nauth required pam_env.so\n"
+    rest = "account required pam_permit.so\n"
+    added = new_lines("x", "password", [])
+    assert insert(first + rest, "x", added, lambda name: None) == first + added + rest
+
+
 def test_a_sufficient_password_in_a_substack_ends_only_the_substack() -> None:
     others = {"password-auth": "auth sufficient pam_unix.so\nauth required pam_deny.so\n"}
     assert put("auth substack password-auth\n", others).endswith(ADDED)

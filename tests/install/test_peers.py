@@ -69,6 +69,27 @@ def test_a_line_of_several_physical_lines_is_restored() -> None:
     assert peers.restore(after.replace(ADDED, ""), replaced) == text
 
 
+def test_a_replaced_line_with_unusual_line_ends_comes_back() -> None:
+    text = f"# replaced by pam_totp: {THEIRS[:-1]}\x0b\r\n# other\n"
+    assert peers.restore(text, f"{THEIRS[:-1]}\x0b\r\n") == f"{THEIRS[:-1]}\x0b\r\n# other\n"
+
+
+def test_a_second_comment_like_that_of_a_replaced_line_is_refused() -> None:
+    after, replaced = peers.replace(SUDO, "x", ADDED, STACKS.get, "password")
+    with pytest.raises(StackError, match="exactly once"):
+        peers.restore(f"# replaced by pam_totp: {THEIRS}{after}", replaced)
+
+
+def test_without_a_replaced_line_the_text_is_unchanged() -> None:
+    assert peers.restore(SUDO, "") == SUDO
+
+
+def test_two_equal_replaced_lines_come_back() -> None:
+    text = SUDO.replace(THEIRS, THEIRS * 2)
+    after, replaced = peers.replace(text, "x", ADDED, STACKS.get, "password")
+    assert peers.restore(after.replace(ADDED, ""), replaced) == text
+
+
 def test_a_replaced_line_that_was_edited_is_not_restored() -> None:
     with pytest.raises(StackError, match="that 'enable' replaced was changed"):
         peers.restore("# replaced by pam_totp: auth required pam_oath.so\n", THEIRS)

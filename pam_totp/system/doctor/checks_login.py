@@ -38,7 +38,7 @@ def stacks(context: Context) -> Iterator[Finding]:
                 yield Finding(NOTE, analysis.CHECK, Code.SERVICE_NOT_ENABLED, what, f"run 'pam-totp enable {service}'")
                 continue
         except StackError as e:
-            what = f"{service}: {e}; libpam refuses every login"
+            what = f"{service}: {e}; libpam may refuse every login, or ask for no code"
             yield Finding(ERROR, analysis.CHECK, Code.STACK_INVALID, what, "correct that file (see pam.d(5))")
             continue
         rules = [h.rule for h in stack if h.rule.is_pam_totp]

@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from pam_totp.system.pamd import analysis, edit
@@ -53,10 +54,18 @@ def replace(text: str, name: str, added_lines: str, read: ReadService, first: Fi
 
 
 def restore(text: str, replaced: str) -> str:
-    """Return `text` with the lines `replaced` in place of their comments. Raise StackError if a comment was changed."""
+    """Return `text` with the lines `replaced` in place of their comments.
+
+    Raise StackError if a comment was changed, or if a further comment is equal to one of them.
+    """
     physical = text.split("\n")
-    for line in replaced.splitlines():
-        if physical.count(_REPLACED + line) == 0:
+    originals = replaced.split("\n")[:-1]
+    comments = Counter(physical)
+    for line, count in Counter(originals).items():
+        if comments[_REPLACED + line] < count:
             raise StackError("a line that 'enable' replaced was changed")
+        if comments[_REPLACED + line] > count:
+            raise StackError(f"'{_REPLACED}{line}' must be in the file exactly {'once' if count == 1 else count}")
+    for line in originals:
         physical[physical.index(_REPLACED + line)] = line
     return "\n".join(physical)

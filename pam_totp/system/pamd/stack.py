@@ -33,6 +33,7 @@ _NAMED: dict[str, dict[str, Action]] = {  # pam.d(5)
     "optional": {"success": "ok", "new_authtok_reqd": "ok", "default": "ignore"},
 }
 _INCLUDES = ("include", "substack")
+_MAX_DIGITS = 6  # of a jump: libpam keeps only some bits of a huge number
 _TOKEN = re.compile(r"\[((?:\\\]|[^\]])*)\]|([^ \t\n]+)")
 
 
@@ -98,7 +99,7 @@ ReadService = Callable[[str], str | None]
 
 def parse(text: str, name: str = "the file") -> tuple[Rule, ...]:
     """Return the rules of a service file in order. Raise StackError."""
-    return tuple(_rule(first, last, line, name) for first, last, line in _logical_lines(text))
+    return tuple(_rule(first, last, line, name) for first, last, line in _logical_lines(text, name))
 
 
 def flatten(name: str, read: ReadService, phase: str = "auth") -> tuple[Handler, ...]:
@@ -115,21 +116,26 @@ def parse_control(control: str) -> dict[str, Action]:
     table: dict[str, Action] = {}
     for pair in re.sub(r"\s*=\s*", "=", control[1:-1]).split():
         result, _, action = pair.partition("=")
-        number = int(action) if action.isascii() and action.isdigit() else None
-        if (result != "default" and result not in RESULTS) or (number is None and action not in ACTIONS):
+        is_jump = action.isascii() and action.isdigit()
+        if (result != "default" and result not in RESULTS) or (not is_jump and action not in ACTIONS):
             raise StackError(f"{pair}: must be RESULT=ACTION, as in pam.d(5)")
-        table[result] = action if number is None else number
+        if is_jump and len(action) > _MAX_DIGITS:
+            raise StackError(f"{pair}: a number must have at most {_MAX_DIGITS} digits")
+        if result != "default" or result not in table:  # of several defaults, the first counts
+            table[result] = int(action) if is_jump else action
     return table
 
 
-def _logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
-    """Yield lines as libpam assembles them: without comments, and joined if a line ends in a backslash."""
+def _logical_lines(text: str, name: str) -> Iterator[tuple[int, int, str]]:
+    """Yield lines as libpam assembles them: without comments, and joined if a line ends in a backslash.
+
+    Comments and empty lines between joined lines do not end the join.
+    """
     first, joined = None, ""
-    number = -1
     for number, physical in enumerate(text.split("\n")):
         content, hash_sign, _ = physical.partition("#")
-        content = content.strip(" \t\r")
-        if first is None and not content:
+        content = content.strip(" \t")
+        if not content:
             continue
         first = number if first is None else first
         if content.endswith("\\") and not hash_sign:
@@ -137,12 +143,14 @@ def _logical_lines(text: str) -> Iterator[tuple[int, int, str]]:
             continue
         yield first, number, joined + content
         first, joined = None, ""
-    if first is not None and joined.strip():
-        yield first, number, joined
+    if first is not None:
+        raise StackError(f"{name}:{first + 1}: the file ends in a line that continues (delete the backslash)")
 
 
 def _rule(first: int, last: int, line: str, name: str) -> Rule:
     where = f"{name}:{first + 1}"
+    if "\r" in line:
+        raise StackError(f"{where}: the line contains a carriage return, which libpam reads as a part of a word")
     tokens = [m[0] if m[1] is not None else m[2] for m in _TOKEN.finditer(line)]
     if tokens[0].lower() == "@include":
         if len(tokens) < 2:
