@@ -94,6 +94,7 @@ def test_an_installation_in_order_has_no_findings(machine: Fresh) -> None:
         ("auth required pam_totp.so helper=/tmp/helper.py", "helper", Code.HELPER_UNTRUSTED),
         (f"{LINE}\naccount required pam_totp.so", "order", Code.MODULE_IN_WRONG_PHASE),
         (f"{LINE}\n@include nowhere", "order", Code.STACK_INVALID),
+        (f"{LINE}\r", "order", Code.STACK_INVALID),
         ("auth required /nowhere/pam_totp.so", "module", Code.MODULE_NOT_FOUND),
     ],
 )
@@ -168,6 +169,35 @@ def test_a_program_that_sends_the_password_as_the_code_is_found(
         machine.path(f"/etc/pam.d/{service}").unlink()
     assert whats == ([] if found is None else [whats[0]])
     assert found is None or f"{service}: the program answers {found} with the password" in whats[0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        (f"auth requisite pam_unix.so\n{LINE}", Code.FORWARDED_PASSWORD_UNCHECKED),
+        (f"{LINE}\nauth required pam_unix.so", Code.PASSWORD_ASKED_TWICE),
+        ("auth requisite pam_totp.so\nauth required pam_unix.so use_first_pass", Code.FORWARD_PASS_ENDS_STACK),
+    ],
+)
+def test_forward_pass_in_the_site_file_is_checked_as_in_the_line(machine: Fresh, lines: str, code: Code) -> None:
+    machine.write("/etc/pam.d/vsftpd", f"{lines}\n{REST}")
+    machine.write("/etc/pam.d/proftpd", f"{lines}\n{REST}")
+    machine.write("/etc/pam_totp.toml", "[service.vsftpd]\nforward_pass = true\n")
+    try:
+        assert code in [f.code for f in examine(machine, "vsftpd")]
+        assert code not in [f.code for f in examine(machine, "proftpd")]
+    finally:
+        machine.path("/etc/pam.d/vsftpd").unlink()
+        machine.path("/etc/pam.d/proftpd").unlink()
+
+
+def test_a_line_that_the_site_file_contradicts_counts(machine: Fresh) -> None:
+    machine.write("/etc/pam.d/vsftpd", f"{PASSWORD_AND_LINE.format(LINE + ' try_first_pass')}")
+    machine.write("/etc/pam_totp.toml", "[service.vsftpd]\nforward_pass = true\n")
+    try:
+        assert Code.FORWARDED_PASSWORD_UNCHECKED not in [f.code for f in examine(machine, "vsftpd")]
+    finally:
+        machine.path("/etc/pam.d/vsftpd").unlink()
 
 
 def test_a_locker_with_forward_pass_in_the_site_file_is_in_order(machine: Fresh) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from pam_totp.core.settings import SITE_FILE, SettingsError, settings
 from pam_totp.system import sshd, sshd_files, sshd_match
@@ -14,7 +15,7 @@ from pam_totp.system.machine import SHARED
 from pam_totp.system.pamd import analysis, edit, programs
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, names
 from pam_totp.system.pamd.modules import CONSTANT_RESULTS
-from pam_totp.system.pamd.stack import Handler, StackError
+from pam_totp.system.pamd.stack import Handler, Rule, StackError
 from pam_totp.system.pamd.verdicts import find_path, possible_results
 from pam_totp.system.people import account_of
 
@@ -45,7 +46,9 @@ def stacks(context: Context) -> Iterator[Finding]:
         # PAM asks for the code only: sshd has already checked a key
         code_only = service == "sshd" and any(r.action("success") == "done" for r in rules)
         accounts = context.accounts(service) if rules else ()
-        for finding in analysis.check_order(service, stack, code_only=code_only, accounts=accounts):
+        forwards = partial(_forwards, context, service)
+        found = analysis.check_order(service, stack, code_only=code_only, accounts=accounts, forwards=forwards)
+        for finding in found:
             other = edit.hint(finding, service, context.machine.service)
             yield finding if other is None else replace(finding, remedy=f"{finding.remedy}, or {other}")
     yield from _programs(context)
@@ -81,6 +84,14 @@ def _site_first_pass(context: Context, service: str) -> str | None:
         return settings(service, (), context.site()).first_pass
     except SettingsError:
         return None
+
+
+def _forwards(context: Context, service: str, rule: Rule) -> bool:
+    """Return True if forward_pass is in force for a line, by its arguments or by the site file."""
+    try:
+        return settings(service, rule.arguments, context.site()).first_pass == "forward_pass"
+    except SettingsError:
+        return analysis.names_forward_pass(rule)
 
 
 def _misplaced(context: Context) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from pam_totp.system.pamd import ways
 from pam_totp.system.pamd.conditions import Account, result_for
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, names
 from pam_totp.system.pamd.modules import CODE_MODULES, CONSTANT_RESULTS, ROOT_MODULE, Kind, kind
-from pam_totp.system.pamd.stack import RESULTS, Handler
+from pam_totp.system.pamd.stack import RESULTS, Handler, Rule
 from pam_totp.system.pamd.verdicts import Move, find_path, jump, possible_results
 from pam_totp.system.pamd.ways import Bypass, Known, Need, Results
 
@@ -56,12 +56,23 @@ def other_code_modules(stack: Sequence[Handler]) -> list[int]:
     return [i for i, h in enumerate(stack) if not h.is_head and h.rule.module in CODE_MODULES]
 
 
+def names_forward_pass(rule: Rule) -> bool:
+    """Return True if a rule itself has the argument forward_pass."""
+    return "forward_pass" in rule.arguments
+
+
 def check_order(
-    service: str, stack: Sequence[Handler], *, code_only: bool = False, accounts: Iterable[Account] = ()
+    service: str,
+    stack: Sequence[Handler],
+    *,
+    code_only: bool = False,
+    accounts: Iterable[Account] = (),
+    forwards: Callable[[Rule], bool] = names_forward_pass,
 ) -> Iterator[Finding]:
     """Yield the findings about the order of an auth stack. With `code_only`, PAM needs to ask for the code only.
 
     `accounts` yields the accounts that can log in to the service: findings then name the exempted accounts.
+    `forwards` returns True if forward_pass is in force for a rule of pam_totp.so: the site file may set it.
     """
     totp = totp_modules(stack)
     if not totp:
@@ -73,7 +84,7 @@ def check_order(
     if password_modules(stack) and not code_only:
         yield from _login_without_password(service, stack, totp)
         yield from _code_after_wrong_password(service, stack, totp)
-    yield from _forward_pass(service, stack, totp)
+    yield from _forward_pass(service, stack, [i for i in totp if forwards(stack[i].rule)])
 
 
 def accepts_without_token(stack: Sequence[Handler], *, any_first_factor: bool = True) -> bool:
@@ -263,10 +274,8 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
         yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
 
 
-def _forward_pass(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
-    for index in totp:
-        if "forward_pass" not in stack[index].rule.arguments:
-            continue
+def _forward_pass(service: str, stack: Sequence[Handler], forwarding: Sequence[int]) -> Iterator[Finding]:
+    for index in forwarding:
         later = [i for i in password_modules(stack) if i > index]
         if not later:
             what = f"{service}: {_location(stack, index)} forwards a password that no later module checks"
