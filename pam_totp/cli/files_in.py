@@ -4,6 +4,7 @@ Rules:
 - A command reads a named file before it drops its privileges. A file above its size limit is an error.
 - A child process reads the file in a home folder, with the user ids of the folder's owner, because root may have no
   permission there (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
+- A folder or a file may hang, and a child process there may stay after SIGKILL. Then the command stops waiting for it.
 - Every home folder that cannot be searched has a result with the reason. A home folder without the file has no result.
 - Accounts are looked up by name and by uid, because a name service may not list them.
 """
@@ -26,6 +27,7 @@ from pam_totp.operations.import_tokens import UserFile
 from pam_totp.pam.privileges import become_owner_of
 
 HOME_TIMEOUT = 10.0  # seconds to wait for a home folder, which may be on a silent file server
+KILL_TIMEOUT = 1.0  # seconds to wait for a child process after SIGKILL
 _HOME = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # O_PATH needs no permission for the folder itself
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CONTENT, _MISSING, _PROBLEM = b"c", b"m", b"p"  # the first byte from the child process
@@ -121,7 +123,6 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
     try:
         while len(received) <= limit + 1:
             if not select.select([reading], [], [], HOME_TIMEOUT)[0]:
-                os.kill(child, signal.SIGKILL)
                 return _PROBLEM, f"the file could not be read within {HOME_TIMEOUT:.0f} s".encode()
             part = os.read(reading, _PIPE_READ)
             if not part:
@@ -129,8 +130,23 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
             received += part
     finally:
         os.close(reading)
-        os.waitpid(child, 0)
+        _end(child)
     return received[:1], received[1:]
+
+
+def _end(child: int) -> None:
+    """End a child process that has sent its answer, or did not answer in time.
+
+    A process in an uninterruptible wait, such as the open of a file on a silent FUSE server, stays after SIGKILL. It is
+    left behind: init reaps it.
+    """
+    process = os.pidfd_open(child)  # readable when the process has ended
+    try:
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+        if select.select([process], [], [], KILL_TIMEOUT)[0]:
+            os.waitpid(child, 0)
+    finally:
+        os.close(process)
 
 
 def _send_file(home: int, name: str, limit: int, writing: int) -> None:

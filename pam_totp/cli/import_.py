@@ -6,6 +6,7 @@ import argparse
 import functools
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Literal
@@ -13,7 +14,14 @@ from typing import Literal
 from pam_totp.cli.command_line import INTERRUPTED, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.export import load, missing_package
 from pam_totp.cli.files_in import read_homes, read_named, read_secret
-from pam_totp.cli.import_format import NamedFile, named_format, recognised_format, show_understood
+from pam_totp.cli.import_format import (
+    NamedFile,
+    confirm_users,
+    has_owner,
+    named_format,
+    recognised_format,
+    show_understood,
+)
 from pam_totp.cli.import_report import MAX_NAMED, print_report
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import ask
@@ -122,6 +130,8 @@ def _check_format_usage(args: argparse.Namespace, chosen: Format) -> None:
         problem = "FILE must be one file, or - for standard input"
     elif not chosen.names_users and not args.homes and not args.user:
         problem = f"--user is required: a {chosen.name} file names no user"
+    elif chosen.labels_name_users and not has_owner(args) and not sys.stdin.isatty():
+        problem = "--user, --map or --yes is required without a terminal: the file's labels would name the users"
     elif (args.key_file or args.password_file) and not chosen.has_secret:
         problem = f"--key-file and --password-file require {encrypted(FORMATS)}"
     if problem:
@@ -152,6 +162,8 @@ def _import(
         new_record = _new_record(args, parsed)
     if args.strict:
         _require_accounts(selected)
+    if chosen.labels_name_users:
+        confirm_users(args, files[0][0], selected)
     bar = Bar("checking" if args.dry_run else "importing", long=len(selected) >= MANY_TOKENS)
     try:
         report = import_tokens(

@@ -4,6 +4,7 @@ Rules:
 - A first word that names a format is the format, even if a file has this name (write ./csv for the file).
 - Files of one import have one format. A file that fits no format, or several formats, requires the name of its format.
 - Before the import, the user sees the recognised format and the meaning of each column.
+- The user confirms the users that labels name: the author of a QR code may write `root` into its label.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from pam_totp.cli.command_line import REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli.import_report import MAX_NAMED
 from pam_totp.cli.printing import shown
 from pam_totp.cli.prompts import confirm
 from pam_totp.formats.format import Format
 from pam_totp.formats.google_authenticator import GoogleAuthenticator
 from pam_totp.formats.registry import FORMATS, sniff
+from pam_totp.operations.import_tokens import Candidate, Result
 
 NamedFile = tuple[str, bytes]  # path and content
 
@@ -59,6 +62,24 @@ def show_understood(args: argparse.Namespace, understood: Iterable[tuple[str, st
         _say(path, text)
     if lines and sys.stdin.isatty() and not args.dry_run:
         confirm("Import these tokens?", args)
+
+
+def confirm_users(args: argparse.Namespace, path: str, selected: Iterable[Candidate | Result]) -> None:
+    """On a terminal, show the users that labels name, and ask for a confirmation before the import."""
+    if has_owner(args) or not sys.stdin.isatty():
+        return
+    users = sorted({each.user for each in selected if isinstance(each, Candidate)})
+    if not users:
+        return
+    names = ", ".join(f"'{user}'" for user in users[:MAX_NAMED])
+    more = f", and {len(users) - MAX_NAMED} more" if len(users) > MAX_NAMED else ""
+    _say(path, f"the labels name the users {names}{more} (--user names another one)")
+    confirm("Import these tokens?", args)
+
+
+def has_owner(args: argparse.Namespace) -> bool:
+    """Return True if the user has decided about the owners of the tokens, or if nothing is to be imported."""
+    return bool(args.user or args.map or args.yes or args.dry_run)
 
 
 def _say(path: str, text: str) -> None:

@@ -78,6 +78,7 @@ class Entry:
 class AppBackup(Format):
     """A JSON backup of one app."""
 
+    labels_name_users = True
     app: str
     """The app's name in messages."""
     opening: bytes = b"{"

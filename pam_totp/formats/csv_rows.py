@@ -64,17 +64,22 @@ def rows(data: bytes) -> Iterator[Row]:
 
 def _joined_lines(data: bytes) -> Iterator[tuple[int, str]]:
     """Yield each row that is not a comment, as the number of its first line and its text. Raise FormatError."""
-    first, row = 0, ""
+    first, marks, length = 0, 0, 0
+    lines: list[str] = []  # of the row: joined once, so that a note of many lines is not copied for each of them
     for number, line in numbered_lines(data):
-        if not row and line.lstrip().startswith("#"):
+        if not lines and line.lstrip().startswith("#"):
             continue
-        first, row = (first, f"{row}\n{line}") if row else (number, line)
-        if row.count('"') % 2 == 0:
-            yield first, row
-            row = ""
-        elif len(row) > MAX_ROW:
-            break
-    if row:
+        first = first if lines else number
+        lines.append(line)
+        marks += line.count('"')
+        length += len(line) + 1
+        if length > MAX_ROW + 1:
+            raise FormatError(first, f"quotation marks must be balanced, within {MAX_ROW} characters")
+        if marks % 2 == 0:
+            yield first, "\n".join(lines)
+            lines.clear()
+            marks = length = 0
+    if lines:
         raise FormatError(first, "quotation marks must be balanced")
 
 

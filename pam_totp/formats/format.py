@@ -81,6 +81,8 @@ class Format(Protocol):
     # For import.
     names_users: bool = True
     """True if a file may name the user of a token. If it is False, --user or --homes is required."""
+    labels_name_users: bool = False
+    """True if the users are named by labels, which other people may have written, such as the author of a QR code."""
     user_selects_tokens: bool = False
     """True if --user selects the tokens of that user. Otherwise --user assigns all tokens to that user."""
     several_files: bool = False

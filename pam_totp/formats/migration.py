@@ -36,6 +36,7 @@ class Migration(Format):
     """The export of the Google Authenticator app, as text or as pictures of its QR codes."""
 
     name = "migration"
+    labels_name_users = True
     several_files = True
 
     def sniff(self, data: bytes) -> bool:

@@ -54,6 +54,7 @@ class OtpauthUris(Format):
     """A file of otpauth URIs; lines that start with # are comments."""
 
     name = "otpauth"
+    labels_name_users = True
     suffix = "otpauth.txt"
     lost_fields = frozenset({"last_used", "name", "serial", "last_step", "drift", "row_needed"})
 

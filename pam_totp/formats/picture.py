@@ -2,17 +2,30 @@
 
 Rules:
 - zbarimg gets only these kinds of pictures, with the name of the kind, so that its libraries need not guess.
-- The time is bounded. An error names the missing program, or reports a picture without a QR code.
+- The time, the processor time and the memory are bounded. zbarimg gets an environment without the caller's variables.
+- The temporary files of zbarimg show the keys. Their folder is deleted afterwards, also after a kill of zbarimg.
+- An error names the missing program, or reports a picture without a QR code.
 """
 
 from __future__ import annotations
 
 import re
+import resource
+import shutil
+import signal
 import subprocess
+import tempfile
 
 from pam_totp.formats.parsing import FormatError
 
 PICTURE_TIMEOUT = 60  # seconds for zbarimg
+PICTURE_CPU = 10  # seconds of processor time: a photo of 12 megapixels takes about one
+PICTURE_MEMORY = 2 * 1024**3  # bytes of address space: a photo of 50 megapixels takes about half
+LIMITS = {
+    resource.RLIMIT_CPU: PICTURE_CPU,
+    resource.RLIMIT_AS: PICTURE_MEMORY,
+    resource.RLIMIT_CORE: 0,  # a core dump would show the key
+}
 # With test-inverted, it also reads light codes on a dark ground, as apps with a dark theme show them.
 _ZBARIMG = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", "-Stest-inverted"]
 _SYMBOL = re.compile(r"\AQR-Code:", re.IGNORECASE)
@@ -25,17 +38,36 @@ def is_picture(data: bytes) -> bool:
 
 def read_picture(data: bytes) -> bytes:
     """Return the text of the QR codes in a picture, one a line. Raise FormatError."""
-    try:
-        command = [*_ZBARIMG, f"{_kind(data)}:-"]
-        done = subprocess.run(command, input=data, capture_output=True, check=False, timeout=PICTURE_TIMEOUT)
-    except FileNotFoundError:
+    program = shutil.which(_ZBARIMG[0])
+    if program is None:
         missing = "zbarimg is not installed (apt-get install zbar-tools, or give the text of the QR code)"
-        raise FormatError(None, f"the picture cannot be read: {missing}") from None
-    except subprocess.TimeoutExpired:
-        raise FormatError(None, f"no QR code was found within {PICTURE_TIMEOUT} s") from None
+        raise FormatError(None, f"the picture cannot be read: {missing}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(
+                [program, *_ZBARIMG[1:], f"{_kind(data)}:-"],
+                input=data,
+                capture_output=True,
+                check=False,
+                timeout=PICTURE_TIMEOUT,
+                env={"TMPDIR": folder, "OMP_NUM_THREADS": "1"},  # each thread would take address space
+                preexec_fn=_limit,
+            )
+        except subprocess.TimeoutExpired:
+            raise FormatError(None, f"no QR code was found within {PICTURE_TIMEOUT} s") from None
+    if done.returncode == -signal.SIGXCPU:
+        raise FormatError(None, f"no QR code was found within {PICTURE_CPU} s of processor time")
     if done.returncode != 0 or not done.stdout.strip():
         raise FormatError(None, "no QR code was found in this picture")
     return done.stdout
+
+
+def _limit() -> None:
+    """Set the limits of zbarimg, in its process. A lower limit of the caller stays."""
+    for what, most in LIMITS.items():
+        soft, hard = resource.getrlimit(what)
+        lowest = min(each for each in (most, soft, hard) if each != resource.RLIM_INFINITY)
+        resource.setrlimit(what, (lowest, hard))
 
 
 def without_symbol(line: str) -> str:

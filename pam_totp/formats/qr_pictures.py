@@ -12,6 +12,7 @@ class QrPictures(Format):
     """PNG, JPEG or WebP pictures. One picture may have several QR codes."""
 
     name = "qr"
+    labels_name_users = True
     several_files = True
 
     def sniff(self, data: bytes) -> bool:

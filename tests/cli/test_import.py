@@ -24,7 +24,7 @@ from tests.formats.reading import written
 from tests.formats.samples import SAMPLES
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import FIGURES, figure
-from tests.formats.test_qr_pictures import PICTURES
+from tests.formats.test_qr_pictures import PICTURES, png
 from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone, until, without_log_warning
 
 HEX = KEY.hex()
@@ -219,11 +219,52 @@ def test_a_terminal_confirms_the_meaning_of_a_heading(site: Site, tmp_path: Path
     assert "tokens?" not in site.command("import", tmp_path / "box.csv", "--yes").stderr
 
 
+def root_picture(folder: Path) -> Path:
+    """Return a picture that a user could hand in, with root in the label of its QR code."""
+    (folder / "evil.png").write_bytes(png(f"otpauth://totp/alice-phone:root?secret={base32(KEY)}"))
+    return folder / "evil.png"
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n", 1), ("", 1), ("y", 0)])
+def test_a_terminal_confirms_the_users_that_labels_name(site: Site, tmp_path: Path, answer: str, status: int) -> None:
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), str(root_picture(tmp_path))]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=60)
+    child.expect(r"evil\.png: the labels name the users 'root' ")
+    child.expect(r"Import these tokens\? \[y/N\] ")
+    assert records(site) == {}
+    child.sendline(answer)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert (child.exitstatus, list(records(site))) == (status, ["root.record"] if status == 0 else [])
+
+
+@pytest.mark.parametrize("words", [["--user", "bob"], ["--yes"], ["--dry-run"]])
+def test_a_decision_about_the_users_leaves_no_question(site: Site, tmp_path: Path, words: list[str]) -> None:
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), str(root_picture(tmp_path)), *words]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=60)
+    child.expect("1 token of 1 user")
+    assert "tokens?" not in child.before
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize("name", ["otpauth", "migration", "qr", "aegis", "andotp", "freeotp", "2fas", "bitwarden"])
+def test_without_a_terminal_labels_name_no_users(site: Site, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(PICTURES[0] if name == "qr" else SAMPLES[name][0])
+    for words in ([file], [name, file]):
+        done = site.command("import", *words)
+        problem = "--user, --map or --yes is required without a terminal: the file's labels would name the users"
+        assert (done.returncode, done.stderr.splitlines()[-1].startswith(f"pam-totp: {problem}")) == (2, True), name
+        assert records(site) == {}
+
+
 def test_one_unusable_uri_is_skipped_and_the_others_are_imported(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "uris.txt"
     key = base32(KEY)
     file.write_text(f"otpauth://steam/Steam%3Abob?secret={key}&digits=5\notpauth://totp/ACME:alice?secret={key}\n")
-    done = site.command("import", file)
+    done = site.command("import", file, "--yes")
     assert done.returncode == 1
     assert "line 1  bob" in done.stdout
     assert "skipped: unsupported type: must be totp or hotp" in done.stdout
@@ -259,7 +300,7 @@ def test_new_tokens_are_added_under_unused_names(site: Site, tmp_path: Path) -> 
     file = tmp_path / "uris"
     uris = [f"otpauth://hotp/alice?secret={base32(bytes([i]) * 20)}&counter={i}\n" for i in (1, 2)]
     file.write_text("".join(uris))
-    assert site.command("import", "otpauth", file).returncode == 0
+    assert site.command("import", "otpauth", file, "--yes").returncode == 0
     assert [(t.name, getattr(t, "counter", None)) for t in site.record("alice").tokens] == [
         ("token", 3),
         ("token-2", 1),
@@ -445,10 +486,10 @@ def test_all_parts_of_a_migration_are_imported_together(site: Site, tmp_path: Pa
     files = [tmp_path / f"{i}.txt" for i in range(2)]
     for i, file in enumerate(files):
         file.write_text(part(i, 2, token(bytes([i]) * 20, name=b"Co:alice")) + "\n")
-    missing = site.command("import", "migration", files[1])
+    missing = site.command("import", "migration", files[1], "--yes")
     assert missing.returncode == 1
     assert "part 1 of 2 is missing" in missing.stderr
-    assert site.command("import", "migration", *files).returncode == 0
+    assert site.command("import", "migration", *files, "--yes").returncode == 0
     assert len(site.record("alice").tokens) == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import segno
 
 from pam_totp.core.secretfile import base32
 from pam_totp.formats.parsing import FormatError
+from pam_totp.formats.picture import LIMITS, PICTURE_MEMORY
 from pam_totp.formats.registry import FORMATS, sniff
 from tests.formats.reading import parsed
 from tests.formats.test_migration import part, token
@@ -77,6 +79,31 @@ def test_a_missing_zbarimg_is_named_with_its_package(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FormatError, match=r"zbarimg is not installed \(apt-get install zbar-tools"):
         FORMATS["qr"].decode(PICTURES[0])
+
+
+HOSTILE = """#!/bin/sh
+env > {found}/environment
+echo picture > "$TMPDIR/magick-cache" && echo "$TMPDIR" > {found}/folder
+ulimit -c > {found}/core
+ulimit -v > {found}/memory
+while :; do :; done
+"""
+
+
+def test_zbarimg_has_limits_no_environment_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A picture of finder patterns keeps zbarimg busy. Killed, it leaves its temporary file, a copy of the picture."""
+    (tmp_path / "zbarimg").write_text(HOSTILE.format(found=tmp_path))
+    (tmp_path / "zbarimg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("MAGICK_CONFIGURE_PATH", "/nonexist")
+    monkeypatch.setitem(LIMITS, resource.RLIMIT_CPU, 1)
+    with pytest.raises(FormatError, match="no QR code was found within 10 s of processor time"):
+        FORMATS["qr"].decode(PICTURES[0])
+    names = {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+    assert names - {"PWD", "SHLVL", "OLDPWD", "_"} == {"TMPDIR", "OMP_NUM_THREADS"}
+    assert not Path((tmp_path / "folder").read_text().strip()).exists()
+    assert (tmp_path / "core").read_text() == "0\n"
+    assert int((tmp_path / "memory").read_text()) * 1024 <= PICTURE_MEMORY
 
 
 def test_a_picture_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pam_totp.formats.otpauth import from_uri
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import FORMATS, sniff
 from tests.formats.reading import NOW, parsed, written
-from tests.support.site import KEY, fob, phone
+from tests.support.site import KEY, TREE, fob, phone
 
 STEP = NOW // 30
 HEX = KEY.hex()
@@ -508,6 +509,18 @@ def test_a_quoted_column_may_have_line_ends_but_must_end() -> None:
     for rest in (f"\nA2,{HEX},x\n", "\nx" * 100_000):
         with pytest.raises(FormatError, match="line 2: quotation marks must be balanced"):
             parsed("csv", f'serial,key,note\nA1,{HEX},"one{rest}'.encode())
+
+
+def test_the_lines_of_a_long_note_are_read_once() -> None:
+    """Copied again for each of its lines, the notes take 25 s of processor time; read once, half a second."""
+    script = (
+        "import resource, sys; from pam_totp.formats.csv_rows import rows\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (10, resource.getrlimit(resource.RLIMIT_CPU)[1]))\n"
+        "note = chr(10).join('x' * 32_000)\n"
+        "assert [len(row[1]) for _, row in rows((f'A1,\"{note}\"\\n' * 40).encode())] == [63_999] * 40"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_column_of_hexadecimal_keys_must_be_hexadecimal() -> None:
