@@ -160,16 +160,16 @@ def _import(
         show_understood(args, [*understood, *((files[0][0], text) for text in parsed.understood)])
         selected = SelectedTokens(parsed, _selection(args, chosen, account, users_by_serial))
         new_record = _new_record(args, parsed)
-    if args.strict:
-        _require_accounts(selected)
-    if chosen.labels_name_users:
-        confirm_users(args, files[0][0], selected)
     bar = Bar("checking" if args.dry_run else "importing", long=len(selected) >= MANY_TOKENS)
     try:
+        if args.strict:
+            _require_accounts(selected)
+        if chosen.labels_name_users:
+            confirm_users(args, files[0][0], selected)
         report = import_tokens(
             store, selected, now=options.now, new_record=new_record, dry_run=args.dry_run, progress=bar.show
         )
-    except FormatError as e:  # some formats are parsed line by line during the import
+    except FormatError as e:  # some formats are parsed line by line, each time that the tokens are read
         raise _format_error(chosen, *files[0], e) from None
     except Interrupted as e:
         unfinished = "interrupted during the roll-back; the next command completes it"

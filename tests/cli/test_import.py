@@ -17,6 +17,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.secretfile import base32
 from pam_totp.core.slots import decode
+from pam_totp.formats.otpauth import NO_URI
 from tests.conftest import as_root
 from tests.core.stores import holding
 from tests.formats.backups import PASSWORD, aegis_encrypted
@@ -236,6 +237,20 @@ def test_a_terminal_confirms_the_users_that_labels_name(site: Site, tmp_path: Pa
     child.expect(pexpect.EOF)
     child.close()
     assert (child.exitstatus, list(records(site))) == (status, ["root.record"] if status == 0 else [])
+
+
+def test_a_line_without_a_token_is_reported_before_any_question(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "uris.txt"
+    file.write_text(f"otpauth://totp/daemon?secret={base32(KEY)}\nnonsense\n")
+    done = site.command("import", file, "--strict", "--yes")
+    assert (done.returncode, records(site)) == (1, {})
+    assert without_log_warning(done.stderr).endswith(f"line 2: {NO_URI}; nothing was imported\n")
+    words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), str(file)]
+    child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=60)
+    child.expect(NO_URI)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert (child.exitstatus, records(site)) == (1, {})
 
 
 @pytest.mark.parametrize("words", [["--user", "bob"], ["--yes"], ["--dry-run"]])
