@@ -19,7 +19,7 @@ from pam_totp.cli.command_line import (
     site_file,
 )
 from pam_totp.cli.store_access import load_postgres, location
-from pam_totp.core.settings import DEFAULT_STORE, is_database
+from pam_totp.core.settings import DEFAULT_STORE, SettingsError, Site, is_database
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.service import serve
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if not 1 <= args.workers <= MAX_WORKERS:
         raise CommandError(f"--workers must be 1 to {MAX_WORKERS}", WRONG_USAGE)
     file = site_file(args)
-    store = location(args, read_site(file))
+    store = location(args, _site_at_start(args, file))
     if is_database(store):
         load_postgres()
     else:
@@ -75,3 +75,16 @@ def _require_owner(store: str) -> None:
     if store == DEFAULT_STORE:
         remedy += ", or systemctl start pam_totp.socket"
     raise CommandError(f"{store} belongs to {name}: that account must run the service ({remedy})", OUT_OF_REACH)
+
+
+def _site_at_start(args: argparse.Namespace, file: str) -> Site:
+    """Return the content of the site file. With --store, the service starts although the file is invalid.
+
+    It then refuses each login with the reason, until the file is correct.
+    """
+    try:
+        return read_site(file)
+    except SettingsError:
+        if args.store == DEFAULT_STORE:
+            raise  # the file may name a database
+        return Site.NONE
