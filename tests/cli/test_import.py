@@ -26,7 +26,7 @@ from tests.formats.samples import SAMPLES
 from tests.formats.test_migration import part, token
 from tests.formats.test_pskc import FIGURES, figure
 from tests.formats.test_qr_pictures import PICTURES, png
-from tests.support.site import KEY, ME, TREE, Site, codes, fob, phone, until, without_log_warning
+from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone, until, without_log_warning
 
 HEX = KEY.hex()
 MANY = 5000  # tokens: from this number on, the bar appears at once
@@ -42,7 +42,11 @@ def in_place(site: Site) -> int:
 
 
 def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *words]
+    """Start the command. It waits longer for a lock than usual, because tests hold locks while they wait themselves."""
+    program = (
+        f"from pam_totp.store import file; file.LOCK_WAIT = {PATIENCE}; from pam_totp.cli import main; exit(main())"
+    )
+    command = [sys.executable, "-c", program, name, "--store", str(site.store), *words]
     return subprocess.Popen(command, cwd=TREE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
