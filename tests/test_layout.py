@@ -50,7 +50,7 @@ DATABASE = {f"pam_totp.store.{name}" for name in ("postgres", "postgres_batch", 
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
 HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # no version of Python has all of them
-PURE_LIBRARY |= HASHES | {"_functools", "_json"}
+PURE_LIBRARY |= HASHES | {"_functools", "_json", "_struct"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 
 
