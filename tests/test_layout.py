@@ -49,7 +49,7 @@ STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "pam", "client")
 }
 # A login loads these modules only if its store is in a database. Only they may import psycopg.
-DATABASE = {f"pam_totp.store.{name}" for name in ("postgres", "postgres_batch", "postgres_connection", "postgres_copy")}
+DATABASE = {f"pam_totp.store.postgres{suffix}" for suffix in ("", "_batch", "_connection", "_copy", "_members")}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
