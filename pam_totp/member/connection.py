@@ -54,15 +54,30 @@ class Connection:
             self._http.request(method, path, body, headers)
             reply = self._http.getresponse()
             content = reply.read()
-        except http.client.RemoteDisconnected:
-            raise Closed("connection closed") from None
+        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # also RemoteDisconnected of http.client
+            self._raise_alert()
+            raise (Failed if link.reader.has_received else Closed)("connection closed") from None
         except http.client.HTTPException:
             raise Failed("the reply is not valid HTTP") from None
-        except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            raise (Failed if link.reader.has_received else Closed)("connection closed") from None
         self.is_usable = not reply.will_close
         self.last_used = time.monotonic()
         return reply.status, content
+
+    def _raise_alert(self) -> None:
+        """Raise the alert that preceded the end of the connection, if there is one.
+
+        An authority verifies the certificate of this host after the handshake (RFC 8446, 4.6.2 and E.1.2). If it closes
+        the connection before it has read the request, the request fails before the alert is read.
+        """
+        try:
+            self.sock.settimeout(0)
+            self.sock.recv(1)
+        except (ssl.SSLWantReadError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            pass
+        except ssl.SSLError:
+            raise
+        except OSError:
+            pass
 
     @property
     def is_open(self) -> bool:

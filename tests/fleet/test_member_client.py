@@ -6,81 +6,20 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pam_totp.core.settings import MemberSettings
 from pam_totp.member.client import Client, client_of
 from pam_totp.member.errors import NotAllowed, OutOfReach
 from pam_totp.member.wire import ANSWER_PATH, Question, Verdict
 from pam_totp.store import StoreError
 from tests.support.site import until
-from tests.support.tls import (
-    Authority,
-    Reply,
-    Request,
-    Script,
-    Server,
-    Signed,
-    free_port,
-    self_signed,
-    write_credentials,
-)
+from tests.support.tls import ACCEPTED, Authority, Fleet, Reply, Request, Server, Signed, free_port, self_signed
 
 QUESTION = Question(id="0" * 32, user="alice", service="sshd", rhost=None, tty=None, answer="755224")
-ACCEPTED = {"verdict": "accepted", "messages": [], "by": "code", "again": False}
-Members = Callable[..., Client]
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
-
-
-@pytest.fixture(scope="module")
-def good(authority: Authority) -> Signed:
-    return authority.sign(server=True)
-
-
-class Fleet:
-    """Scripted authorities, and clients of one member. All are closed at the end."""
-
-    def __init__(self, folder: Path, authority: Authority, good: Signed) -> None:
-        self.folder, self.authority, self.good = folder, authority, good
-        self.credentials = write_credentials(folder / "member", authority, authority.sign("web1"))
-        self._open: list[Server | Client] = []
-
-    def server(self, script: Script | None = None, signed: Signed | None = None) -> Server:
-        server = Server(signed or self.good, self.folder, script or accept, ca=self.authority.pem)
-        self._open.append(server)
-        return server
-
-    def client(self, *addresses: str, **settings: Any) -> Client:
-        client = Client(self.settings(*addresses, **settings))
-        self._open.append(client)
-        return client
-
-    def settings(self, *addresses: str, **settings: Any) -> MemberSettings:
-        paths = {name: str(self.credentials / f"{name}.pem") for name in ("certificate", "key", "ca")}
-        return MemberSettings(authorities=addresses, **{**paths, "answer": 0.5, "patience": 0.25, **settings})
-
-    def close(self) -> None:
-        for thing in self._open:
-            thing.close()
-
-
-@pytest.fixture
-def fleet(tmp_path: Path, authority: Authority, good: Signed) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, authority, good)
-    yield fleet
-    fleet.close()
-
-
-def accept(request: Request) -> Reply:
-    return 200, ACCEPTED
 
 
 def ask(client: Client) -> tuple[Verdict, str]:
@@ -93,9 +32,9 @@ def problem(client: Client) -> str:
     return str(caught.value)
 
 
-def test_questions_follow_each_other_on_one_kept_connection(fleet: Fleet) -> None:
-    server = fleet.server()
-    client = fleet.client(server.address)
+def test_questions_follow_each_other_on_one_kept_connection(members: Fleet) -> None:
+    server = members.server()
+    client = members.client(server.address)
     for _ in range(5):
         verdict, authority = ask(client)
         assert (verdict.by, authority) == ("code", server.address)
@@ -117,28 +56,28 @@ QUESTION_DOCUMENT = {
 }
 
 
-def test_a_kept_connection_that_was_closed_is_replaced(fleet: Fleet) -> None:
-    server = fleet.server()
-    client = fleet.client(server.address)
+def test_a_kept_connection_that_was_closed_is_replaced(members: Fleet) -> None:
+    server = members.server()
+    client = members.client(server.address)
     ask(client)
     server.hang_up()
     assert ask(client)[0].accepted
     assert server.connections == 2
 
 
-def test_a_question_is_repeated_if_a_kept_connection_gives_no_reply(fleet: Fleet) -> None:
+def test_a_question_is_repeated_if_a_kept_connection_gives_no_reply(members: Fleet) -> None:
     replies: list[Reply] = [(200, ACCEPTED), None, (200, ACCEPTED)]
-    server = fleet.server(lambda request: replies.pop(0))
-    client = fleet.client(server.address)
+    server = members.server(lambda request: replies.pop(0))
+    client = members.client(server.address)
     ask(client)
     assert ask(client)[0].accepted
     assert len(server.requests) == 3
     assert server.requests[1].body == server.requests[2].body, "the same id"
 
 
-def test_threads_share_the_connections(fleet: Fleet) -> None:
-    server = fleet.server()
-    client = fleet.client(server.address, answer=5, patience=5, connect=5)
+def test_threads_share_the_connections(members: Fleet) -> None:
+    server = members.server()
+    client = members.client(server.address, answer=5, patience=5, connect=5)
     results: list[str] = []
     threads = [threading.Thread(target=lambda: results.append(ask(client)[1])) for _ in range(20)]
     for thread in threads:
@@ -152,11 +91,11 @@ def test_threads_share_the_connections(fleet: Fleet) -> None:
     assert server.connections == before
 
 
-def test_the_next_authority_gets_the_same_question(fleet: Fleet) -> None:
+def test_the_next_authority_gets_the_same_question(members: Fleet) -> None:
     release = threading.Event()
-    slow = fleet.server(lambda request: (release.wait(), accept(request))[1])
-    other = fleet.server()
-    client = fleet.client(slow.address, other.address, answer=5)
+    slow = members.server(lambda request: (release.wait(), (200, ACCEPTED))[1])
+    other = members.server()
+    client = members.client(slow.address, other.address, answer=5)
     assert ask(client)[1] == other.address
     assert slow.requests[0].body == other.requests[0].body
     begun = time.monotonic()
@@ -166,28 +105,31 @@ def test_the_next_authority_gets_the_same_question(fleet: Fleet) -> None:
     release.set()
 
 
-def test_an_authority_that_failed_is_asked_if_no_other_answers(fleet: Fleet) -> None:
+def test_an_authority_that_failed_is_asked_if_no_other_answers(members: Fleet) -> None:
     replies: list[Reply] = [(503, {"error": "store out of reach"}), (200, ACCEPTED)]
-    server = fleet.server(lambda request: replies.pop(0))
-    assert ask(fleet.client(f"127.0.0.1:{free_port()}", server.address))[0].accepted
+    server = members.server(lambda request: replies.pop(0))
+    assert ask(members.client(f"127.0.0.1:{free_port()}", server.address))[0].accepted
     assert len(server.requests) == 2
 
 
-def test_if_no_authority_answers_the_error_has_all_reasons(fleet: Fleet) -> None:
-    refusing, silent = f"127.0.0.1:{free_port()}", fleet.server(lambda request: (503, {"error": "store out of reach"}))
+def test_if_no_authority_answers_the_error_has_all_reasons(members: Fleet) -> None:
+    refusing, silent = (
+        f"127.0.0.1:{free_port()}",
+        members.server(lambda request: (503, {"error": "store out of reach"})),
+    )
     begun = time.monotonic()
     expected = f"{refusing}: connection refused; {silent.address}: status 503: store out of reach"
-    assert problem(fleet.client(refusing, silent.address)) == f"no authority answered: {expected}"
+    assert problem(members.client(refusing, silent.address)) == f"no authority answered: {expected}"
     assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(
     ("status", "document"), [(401, {"error": "revoked"}), (403, {"error": "not this member's user"})]
 )
-def test_a_refusal_to_answer_is_final(fleet: Fleet, status: int, document: object) -> None:
-    server, other = fleet.server(lambda request: (status, document)), fleet.server()
+def test_a_refusal_to_answer_is_final(members: Fleet, status: int, document: object) -> None:
+    server, other = members.server(lambda request: (status, document)), members.server()
     with pytest.raises(NotAllowed) as caught:
-        ask(fleet.client(server.address, other.address))
+        ask(members.client(server.address, other.address))
     assert (caught.value.status, caught.value.authority) == (status, server.address)
     assert other.requests == []
 
@@ -206,18 +148,18 @@ REPLIES: dict[str, tuple[Reply, str]] = {
 
 
 @pytest.mark.parametrize("name", REPLIES)
-def test_a_bad_reply_accepts_nobody(fleet: Fleet, name: str) -> None:
+def test_a_bad_reply_accepts_nobody(members: Fleet, name: str) -> None:
     reply, reason = REPLIES[name]
-    server = fleet.server(lambda request: reply)
-    assert reason in problem(fleet.client(server.address))
+    server = members.server(lambda request: reply)
+    assert reason in problem(members.client(server.address))
 
 
-def test_a_server_that_sends_byte_by_byte_gains_no_time(fleet: Fleet) -> None:
+def test_a_server_that_sends_byte_by_byte_gains_no_time(members: Fleet) -> None:
     """The server would need 100 s. The member gives up after `answer` seconds."""
-    server = DripFeeder(fleet.good, fleet.folder)
+    server = DripFeeder(members.good, members.folder)
     begun = time.monotonic()
     try:
-        assert problem(fleet.client(server.address)) == f"no authority answered: {server.address}: no answer in time"
+        assert problem(members.client(server.address)) == f"no authority answered: {server.address}: no answer in time"
     finally:
         server.close()
     assert time.monotonic() - begun < 20
@@ -227,7 +169,7 @@ class DripFeeder(Server):
     """A server that sends a byte of its reply every 0.05 s."""
 
     def __init__(self, signed: Signed, folder: Path) -> None:
-        super().__init__(signed, folder, accept)
+        super().__init__(signed, folder, lambda request: None)
         self.is_closed = threading.Event()
 
     def _answer(self, tls: Any) -> bool:
@@ -241,10 +183,10 @@ class DripFeeder(Server):
         super().close()
 
 
-def test_a_port_that_accepts_no_handshake_costs_one_connection_time(fleet: Fleet) -> None:
-    good = fleet.server()
+def test_a_port_that_accepts_no_handshake_costs_one_connection_time(members: Fleet) -> None:
+    good = members.server()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        client = fleet.client(f"127.0.0.1:{silent.getsockname()[1]}", good.address, connect=0.2, answer=5, patience=4)
+        client = members.client(f"127.0.0.1:{silent.getsockname()[1]}", good.address, connect=0.2, answer=5, patience=4)
         assert ask(client)[1] == good.address
 
 
@@ -259,54 +201,56 @@ CERTIFICATES: dict[str, tuple[Callable[[Authority], Signed], str]] = {
 
 
 @pytest.mark.parametrize("name", CERTIFICATES)
-def test_an_authority_must_have_a_valid_certificate(fleet: Fleet, name: str) -> None:
+def test_an_authority_must_have_a_valid_certificate(members: Fleet, name: str) -> None:
     make, reason = CERTIFICATES[name]
-    server = fleet.server(signed=make(fleet.authority))
+    server = members.server(signed=make(members.authority))
     begun = time.monotonic()
-    assert reason in problem(fleet.client(server.address, answer=8))
+    assert reason in problem(members.client(server.address, answer=8))
     assert time.monotonic() - begun < 6, "another attempt would give the same error"
     assert server.requests == []
 
 
-def test_the_name_of_an_authority_is_verified_too(fleet: Fleet) -> None:
-    server = fleet.server(signed=fleet.authority.sign("otp2", server=True))
-    assert "its certificate is for another host name" in problem(fleet.client(f"localhost:{server.port}"))
-    right = fleet.server()
-    assert ask(fleet.client(f"localhost:{right.port}"))[0].accepted
+def test_the_name_of_an_authority_is_verified_too(members: Fleet) -> None:
+    server = members.server(signed=members.authority.sign("otp2", server=True))
+    assert "its certificate is for another host name" in problem(members.client(f"localhost:{server.port}"))
+    right = members.server()
+    assert ask(members.client(f"localhost:{right.port}"))[0].accepted
 
 
 @pytest.mark.parametrize(
     ("days", "reason"), [((-90, -1), "the certificate of this host has expired"), (None, "certificate of this host")]
 )
-def test_a_rejected_certificate_of_the_member_is_named(fleet: Fleet, days: tuple[int, int] | None, reason: str) -> None:
-    signed = Authority("other").sign("web1") if days is None else fleet.authority.sign("web1", days=days)
-    (fleet.credentials / "certificate.pem").write_bytes(signed.certificate)
-    (fleet.credentials / "key.pem").write_bytes(signed.key)
-    server = fleet.server()
-    assert reason in problem(fleet.client(server.address))
+def test_a_rejected_certificate_of_the_member_is_named(
+    members: Fleet, days: tuple[int, int] | None, reason: str
+) -> None:
+    signed = Authority("other").sign("web1") if days is None else members.authority.sign("web1", days=days)
+    (members.credentials / "certificate.pem").write_bytes(signed.certificate)
+    (members.credentials / "key.pem").write_bytes(signed.key)
+    server = members.server()
+    assert reason in problem(members.client(server.address))
     until(lambda: server.handshake_errors, "the server has a reason, too")
 
 
-def test_an_unknown_host_name_is_an_error(fleet: Fleet) -> None:
-    assert "host name not found" in problem(fleet.client("name.invalid:1", answer=2, connect=2, patience=2))
+def test_an_unknown_host_name_is_an_error(members: Fleet) -> None:
+    assert "host name not found" in problem(members.client("name.invalid:1", answer=2, connect=2, patience=2))
 
 
-def test_new_credentials_are_used_at_once(fleet: Fleet) -> None:
-    server = fleet.server()
-    client = fleet.client(server.address)
+def test_new_credentials_are_used_at_once(members: Fleet) -> None:
+    server = members.server()
+    client = members.client(server.address)
     ask(client)
-    renewed = fleet.authority.sign("web1")
+    renewed = members.authority.sign("web1")
     # The steps of a renewal: the new key beside the old one, the certificate, the name of the key.
-    (fleet.credentials / "key.pem.next").write_bytes(renewed.key)
-    os.chmod(fleet.credentials / "key.pem.next", 0o600)
-    replace(fleet.credentials / "certificate.pem", renewed.certificate)
+    (members.credentials / "key.pem.next").write_bytes(renewed.key)
+    os.chmod(members.credentials / "key.pem.next", 0o600)
+    replace(members.credentials / "certificate.pem", renewed.certificate)
     ask(client)
     peers = [request.peer for request in server.requests]
     assert peers[0] != peers[1], "also between the steps"
-    os.rename(fleet.credentials / "key.pem.next", fleet.credentials / "key.pem")
+    os.rename(members.credentials / "key.pem.next", members.credentials / "key.pem")
     ask(client)
     assert server.requests[2].peer == peers[1]
-    assert ask(fleet.client(server.address))[0].accepted, "a new process uses the new files"
+    assert ask(members.client(server.address))[0].accepted, "a new process uses the new files"
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -316,19 +260,19 @@ def replace(path: Path, content: bytes) -> None:
     other.rename(path)
 
 
-def test_a_question_under_an_old_certificate_is_repeated(fleet: Fleet) -> None:
+def test_a_question_under_an_old_certificate_is_repeated(members: Fleet) -> None:
     """Another process renews the certificate while a question is on its way: the old one is refused."""
-    renewed = fleet.authority.sign("web1")
+    renewed = members.authority.sign("web1")
 
     def renew_and_refuse(request: Request) -> Reply:
         if len(server.requests) > 1:
             return 200, ACCEPTED
-        replace(fleet.credentials / "key.pem", renewed.key)
-        replace(fleet.credentials / "certificate.pem", renewed.certificate)
+        replace(members.credentials / "key.pem", renewed.key)
+        replace(members.credentials / "certificate.pem", renewed.certificate)
         return 401, {"error": "unknown certificate"}
 
-    server = fleet.server(renew_and_refuse)
-    assert ask(fleet.client(server.address))[0].accepted
+    server = members.server(renew_and_refuse)
+    assert ask(members.client(server.address))[0].accepted
 
 
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -351,25 +295,25 @@ def relink(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_credentials_that_are_not_safe_are_not_used(fleet: Fleet, name: str) -> None:
+def test_credentials_that_are_not_safe_are_not_used(members: Fleet, name: str) -> None:
     damage, reason = FILES[name]
-    server = fleet.server()
-    damage(fleet.credentials)
+    server = members.server()
+    damage(members.credentials)
     with pytest.raises(StoreError, match=reason.replace("(", r"\(").replace(")", r"\)")):
-        ask(fleet.client(server.address))
+        ask(members.client(server.address))
     assert server.connections == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="requires root: only root can give files to another owner")
-def test_credentials_of_another_account_are_not_used(fleet: Fleet) -> None:
-    os.chown(fleet.credentials / "key.pem", 12_345, -1)
+def test_credentials_of_another_account_are_not_used(members: Fleet) -> None:
+    os.chown(members.credentials / "key.pem", 12_345, -1)
     with pytest.raises(StoreError, match=r"key\.pem: must be owned by uid 0"):
-        ask(fleet.client(f"127.0.0.1:{free_port()}"))
+        ask(members.client(f"127.0.0.1:{free_port()}"))
 
 
-def test_a_child_process_makes_its_own_connections(fleet: Fleet) -> None:
-    server = fleet.server()
-    settings = fleet.settings(server.address)
+def test_a_child_process_makes_its_own_connections(members: Fleet) -> None:
+    server = members.server()
+    settings = members.settings(server.address)
     client = client_of(settings)
     ask(client)
     assert client_of(settings) is client

@@ -12,13 +12,15 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from pam_totp.core.settings import MemberSettings
+from pam_totp.member.client import Client
 from tests.support.site import PATIENCE
 
 DAY = datetime.timedelta(days=1)
@@ -136,6 +138,8 @@ Reply = (
     tuple[int, object] | bytes | None
 )  # status and document; or raw bytes; or None: no reply, and a closed connection
 Script = Callable[[Request], Reply]
+ACCEPTED = {"verdict": "accepted", "messages": [], "by": "code", "again": False}
+REFUSED: dict[str, object] = {"verdict": "refused", "messages": [], "by": None, "again": False}
 
 
 class Server:
@@ -242,3 +246,32 @@ def write_credentials(folder: Path, authority: Authority, member: Signed) -> Pat
         path.write_bytes(content)
         os.chmod(path, 0o600)
     return folder
+
+
+class Fleet:
+    """Scripted authorities, and clients of one member. All are closed at the end."""
+
+    def __init__(self, folder: Path, authority: Authority, good: Signed) -> None:
+        self.folder, self.authority, self.good = folder, authority, good
+        self.credentials = write_credentials(folder / "member", authority, authority.sign("web1"))
+        self._open: list[Server | Client] = []
+
+    def server(self, script: Script | None = None, signed: Signed | None = None) -> Server:
+        server = Server(
+            signed or self.good, self.folder, script or (lambda request: (200, ACCEPTED)), ca=self.authority.pem
+        )
+        self._open.append(server)
+        return server
+
+    def client(self, *addresses: str, **settings: Any) -> Client:
+        client = Client(self.settings(*addresses, **settings))
+        self._open.append(client)
+        return client
+
+    def settings(self, *addresses: str, **settings: Any) -> MemberSettings:
+        paths = {name: str(self.credentials / f"{name}.pem") for name in ("certificate", "key", "ca")}
+        return MemberSettings(authorities=addresses, **{**paths, "answer": 0.5, "patience": 0.25, **settings})
+
+    def close(self) -> None:
+        for thing in self._open:
+            thing.close()
