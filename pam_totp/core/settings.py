@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+from pam_totp.core.address import host_and_port
 from pam_totp.core.fields import Rule, Value, boolean, printable, require, whole_number
 from pam_totp.core.lean import TYPE_CHECKING, lru_cache
 from pam_totp.core.policy import Policy
@@ -82,13 +83,41 @@ class DatabaseSettings(Value):
     }
 
 
+class AuthoritySettings(Value):
+    """`[authority]` of the site file: a host that decides for the members of a fleet.
+
+    `listen` and `addresses` are texts of the form HOST:PORT: where this host listens, and where members connect to.
+    Without the file `ca_key`, no member joins or renews its certificate here. A kept connection may be `idle` seconds.
+    """
+
+    listen: tuple[str, ...] = ("0.0.0.0:8443",)
+    certificate: str = "/etc/pam_totp/authority/authority.pem"
+    key: str = "/etc/pam_totp/authority/authority.key"
+    ca: str = "/etc/pam_totp/authority/ca.pem"
+    ca_key: str = "/etc/pam_totp/authority/ca.key"
+    addresses: tuple[str, ...] = ()
+    idle: int = 300
+
+    ERROR = SettingsError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "listen": lambda v: _addresses(v, 1),
+        "certificate": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "key": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "ca": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "ca_key": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "addresses": lambda v: _addresses(v, 0),
+        "idle": whole_number(10, 86_400),
+    }
+
+
 class Site(Value):
-    """The content of the site file: `[policy]`, `[service.NAME]`, `[clients]` (account = service), `[store]`."""
+    """The content of the site file: a value for each of its tables, `[clients]` as account = service."""
 
     policy: Mapping[str, object]
     services: Mapping[str, Mapping[str, object]]
     clients: Mapping[str, str]
     database: DatabaseSettings | None = None
+    authority: AuthoritySettings | None = None
 
     NONE: ClassVar[Site]
 
@@ -99,8 +128,19 @@ class Site(Value):
 Site.NONE = Site(policy={}, services={}, clients={})
 
 
+_PATH_RULE = "must be an absolute path"
+_MAX_ADDRESSES = 16
+
+
 def _path(v: str) -> str | None:
-    return None if v.startswith("/") and "\0" not in v else "must be an absolute path"
+    return None if v.startswith("/") and "\0" not in v else _PATH_RULE
+
+
+def _addresses(v: object, fewest: int) -> str | None:
+    is_list = type(v) is tuple and fewest <= len(v) <= _MAX_ADDRESSES
+    if isinstance(v, tuple) and is_list and all(type(x) is str and host_and_port(x) is not None for x in v):
+        return None
+    return f"must be HOST:PORT, or a list of {fewest} to {_MAX_ADDRESSES} of them"
 
 
 def is_database(location: str) -> bool:
@@ -189,7 +229,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients", "store"}
+    unknown = document.keys() - {"policy", "service", "clients", "store", "authority"}
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -204,7 +244,8 @@ def parse_site(text: str) -> Site:
         if type(service) is not str or not service:
             raise SettingsError(f"{SITE_FILE}: clients.{account}: must be the name of a service")
     database = _database(_table(document["store"], "store")) if "store" in document else None
-    return Site(policy=policy, services=services, clients=clients, database=database)
+    authority = _authority(_table(document["authority"], "authority")) if "authority" in document else None
+    return Site(policy=policy, services=services, clients=clients, database=database, authority=authority)
 
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
@@ -302,6 +343,19 @@ def _database(table: dict[str, Any]) -> DatabaseSettings:
         return DatabaseSettings(**table)
     except SettingsError as e:
         raise SettingsError(f"{SITE_FILE}: store.{e}") from None
+
+
+def _authority(table: dict[str, Any]) -> AuthoritySettings:
+    if unknown := table.keys() - {*AuthoritySettings._fields}:
+        raise SettingsError(f"{SITE_FILE}: authority: unknown setting {sorted(unknown)[0]!r}")
+    given: dict[str, Any] = dict(table)
+    for name in {"listen", "addresses"} & given.keys():
+        v = given[name]
+        given[name] = (v,) if type(v) is str else tuple(v) if type(v) is list else v
+    try:
+        return AuthoritySettings(**given)
+    except SettingsError as e:
+        raise SettingsError(f"{SITE_FILE}: authority.{e}") from None
 
 
 def _site_table(value: object, place: str) -> dict[str, object]:
