@@ -1,4 +1,4 @@
-"""Fixtures of the tests of members: a certificate authority for all tests, and scripted authorities for each."""
+"""Fixtures: a fleet that all tests of this folder share, and scripted authorities for one test of a member."""
 
 from __future__ import annotations
 
@@ -7,21 +7,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tls import Authority, Fleet, Signed
+from tests.support import tls
+from tests.support.cluster import Server
+from tests.support.fleet import Fleet, running
 
 
 @pytest.fixture(scope="session")
-def ca() -> Authority:
-    return Authority()
+def fleet(postgresql: Server) -> Iterator[Fleet]:
+    """Yield a fleet with two authorities. Mark the test with `tests.support.cluster.with_postgresql`."""
+    with running(postgresql) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
-def good(ca: Authority) -> Signed:
+def ca() -> tls.Authority:
+    """Return a certificate authority for scripted authorities."""
+    return tls.Authority()
+
+
+@pytest.fixture(scope="session")
+def good(ca: tls.Authority) -> tls.Signed:
+    """Return a certificate of a scripted authority."""
     return ca.sign(server=True)
 
 
 @pytest.fixture
-def members(tmp_path: Path, ca: Authority, good: Signed) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, ca, good)
+def members(tmp_path: Path, ca: tls.Authority, good: tls.Signed) -> Iterator[tls.Fleet]:
+    """Yield a fleet of scripted authorities and one member."""
+    fleet = tls.Fleet(tmp_path, ca, good)
     yield fleet
     fleet.close()
