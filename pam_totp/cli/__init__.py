@@ -53,6 +53,7 @@ COMMANDS = {  # names and modules, in the order of --help
     "serve": "serve",
     "portal": "portal",
     "store": "store",
+    "join": "join",
     "authority": "authority",
     "member": "member",
 }

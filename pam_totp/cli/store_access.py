@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = "pam_totp"  # the account that owns the default store
 OWN_FILE = "~/.pam_totp.json"  # the store of a caller other than root
+ON_MEMBER = "this host is a member: its users are enrolled at an authority (run the command there, or give --store)"
 ONESELF = "without root: yourself"  # the default of USER, in help texts
 
 
@@ -49,13 +50,19 @@ def now() -> int:
 
 
 def open_store(
-    args: argparse.Namespace, *, create: bool = False, keep_root: bool = False, dry_run: bool = False
+    args: argparse.Namespace,
+    *,
+    create: bool = False,
+    keep_root: bool = False,
+    dry_run: bool = False,
+    break_glass: bool = False,
 ) -> Store:
     """Drop root's privileges to those of the store's owner, and return the store.
 
     With `dry_run`, change nothing: a store that `create` would create is an EmptyStore, and an interrupted import is
     an error.
     With `keep_root`, the process can return to root, to create a file in a folder where the owner has no permission.
+    On a member, only the records for break-glass are in the default store.
     Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
     args.audit.look_up()
@@ -63,6 +70,8 @@ def open_store(
         args.audit.store = OWN_FILE
         return home_store(OWN_FILE, caller_name())
     folder = location(args, site := read_site())
+    if site.member is not None and args.store == DEFAULT_STORE and not break_glass:
+        raise CommandError(ON_MEMBER, OUT_OF_REACH)
     args.audit.store = folder
     if is_database(folder):
         load_postgres()
@@ -72,11 +81,11 @@ def open_store(
         raise CommandError(f"{folder}: {copied[0].lower()}{copied[1:]} (name that store with --store)", OUT_OF_REACH)
     if create and not os.path.exists(folder):
         if dry_run:
-            os.stat(os.path.dirname(folder))  # raises OSError, as `_create` would
+            os.stat(os.path.dirname(folder))  # raises OSError, as `create_store` would
             if folder == DEFAULT_STORE:
                 become_account(ACCOUNT)
             return EmptyStore()
-        _create(folder)
+        create_store(folder)
     try:
         (act_as_owner_of if keep_root else become_owner_of)(folder)
         status = os.stat(folder)
@@ -117,7 +126,8 @@ def load_postgres() -> None:
         raise CommandError(f"{e} ({how_to_get('psycopg')})", OUT_OF_REACH) from None
 
 
-def _create(folder: str) -> None:
+def create_store(folder: str) -> None:
+    """Create the folder of a store. The default store belongs to the account `pam_totp`."""
     os.mkdir(folder, 0o700)
     os.chmod(folder, 0o700)  # independent of the umask
     if os.geteuid() == 0 and folder == DEFAULT_STORE:

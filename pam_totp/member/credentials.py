@@ -5,23 +5,29 @@ Rules:
 2. Other accounts cannot write the certificates. Root or the account of this process owns them.
 3. TLS is version 1.3. The member verifies the certificate and the name of each authority against its own CA file, never
    against the CAs of the system.
-4. A renewal first writes the new key beside the old one, then the certificate, and then gives the key its name. So one
-   of the two keys always fits the certificate, also after a crash.
+4. New files get their names in this order: the new key beside the old one, the certificates, the key in place of the
+   old one. So one of the two keys always fits the certificate, also after a crash.
+5. One process at a time replaces the files.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import ssl
 import stat
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pam_totp.store import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pam_totp.core.settings import MemberSettings
 
-NEXT = ".next"  # the suffix of a new key until it replaces the old one
+NEXT = ".next"  # the suffix of a new file until it replaces the old one
 
 Version = tuple[tuple[int, ...], ...]  # of the files
 
@@ -59,8 +65,56 @@ class Credentials:
             except (OSError, ssl.SSLError) as e:  # an SSLError is also an OSError
                 problem = e
             else:
+                if key != self.key:
+                    with suppress(OSError):  # a process that renews the certificate may have renamed it
+                        os.rename(key, self.key)
                 return context
         raise _error(problem, self.key) from problem
+
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """Let no other process replace the files during the block. Raise StoreError if one does so now."""
+        with _folder(os.path.dirname(self.key)) as folder:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"{self.key}: another process is replacing it") from None
+            yield
+
+    def replace(self, key: str, certificate: str, ca: str | None = None) -> None:
+        """Write new files, durably, and let them replace the old ones. Without `ca`, keep that file.
+
+        Raise StoreError, also if the key does not fit the certificate. Then the old files stay.
+        """
+        if os.path.lexists(self.key):
+            with suppress(StoreError):  # a key that fits the certificate must not be lost
+                self.context()
+        new = {self.key: key, self.certificate: certificate} | ({} if ca is None else {self.ca: ca})
+        try:
+            for path, content in new.items():
+                _write(f"{path}{NEXT}", content)
+            context = client_context()
+            context.load_verify_locations(f"{self.ca}{NEXT}" if ca is not None else self.ca)
+            context.load_cert_chain(f"{self.certificate}{NEXT}", f"{self.key}{NEXT}")
+            with _signals_held():
+                for path in (*([] if ca is None else [self.ca]), self.certificate, self.key):
+                    os.rename(f"{path}{NEXT}", path)
+            for folder in {os.path.dirname(path) for path in new}:
+                with _folder(folder) as opened:
+                    os.fsync(opened)
+        except (OSError, ssl.SSLError) as e:
+            self._remove_new(new)
+            raise _error(e, e.filename or self.certificate) from e
+        except BaseException:
+            self._remove_new(new)
+            raise
+
+    def _remove_new(self, paths: dict[str, str]) -> None:
+        """Remove the new files, unless the certificate has already replaced the old one."""
+        if os.path.exists(f"{self.certificate}{NEXT}"):
+            for path in paths:
+                with suppress(OSError):
+                    os.unlink(f"{path}{NEXT}")
 
     def _check(self) -> None:
         """Raise StoreError if another account could read the key or write a certificate."""
@@ -88,6 +142,40 @@ def client_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Delay the signals that end a command until the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _folder(path: str) -> Iterator[int]:
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise _error(e) from e
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _write(path: str, content: str) -> None:
+    """Write a new file of mode 0600 durably. Raise OSError."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)  # left by a process that was killed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o600), "w", encoding="ascii") as file:
+        os.fchmod(file.fileno(), 0o600)  # under any umask
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _error(error: OSError, path: str | None = None) -> StoreError:

@@ -19,11 +19,12 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
-from pam_totp.core.settings import Site
+from pam_totp.core.settings import MemberSettings, SettingsError, Site
 from pam_totp.core.verify import Decision, verify
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue, Pause, Waits
@@ -352,15 +353,36 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
             next(opened(store).users(), None)
         except StoreError as e:  # start all the same: logins work again once the store is repaired
             audit_log.write(log, "serve", "error", problem=str(e))
+        renew = _renewal(site_file, log)
         if workers == 1:
+            renew()
             service.run()
         else:
-            run_workers(service, workers)
+            run_workers(service, workers, renew)
 
 
-def run_workers(service: Service, count: int) -> None:
+def _renewal(site_file: str, log: audit_log.Sink) -> Callable[[], None]:
+    """Return a function that starts the renewal of a member's certificate. On other hosts, it does nothing."""
+
+    def member() -> MemberSettings | None:
+        return read_site(site_file).member
+
+    try:
+        is_member = member() is not None
+    except SettingsError:  # the logins report it
+        is_member = False
+    if not is_member:
+        return lambda: None
+    # The modules are loaded now, because an upgrade can remove their version.
+    from pam_totp.member import decisions, joining, renewal  # noqa: F401
+
+    return partial(renewal.watch, member, partial(audit_log.write, log, renewal.SERVICE))
+
+
+def run_workers(service: Service, count: int, then: Callable[[], None] = lambda: None) -> None:
     """Run `service` in `count` processes, because one interpreter uses one core. If a worker exits, stop all workers.
 
+    When all workers run, call `then`, which may start threads.
     Raise ServiceError if a worker cannot be started, or exits before `stop`.
     """
     children: dict[int, int] = {}  # pidfd -> pid
@@ -371,6 +393,7 @@ def run_workers(service: Service, count: int) -> None:
                 _work(service)
             children[os.pidfd_open(child)] = child
         service.leave_listening_to_workers()
+        then()
         stopping = service.stopping.fileno()
         ready, _, _ = select.select([stopping, *children], [], [])
         if stopping not in ready:

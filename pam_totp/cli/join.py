@@ -1,0 +1,191 @@
+"""join: make this host a member of a fleet, or renew its certificate."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import stat
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from pam_totp.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    REFUSED,
+    CommandError,
+    Commands,
+    add_command,
+    add_config,
+)
+from pam_totp.cli.printing import format_time, print_json
+from pam_totp.cli.prompts import ask
+from pam_totp.cli.store_access import create_store
+from pam_totp.core.settings import CREDENTIALS, DEFAULT_STORE, SITE_FILE, SettingsError, Site
+from pam_totp.pam.login_session import MAX_SITE_FILE, read_site
+from pam_totp.pam.privileges import act_as_owner_of, acting_as_root
+from pam_totp.system import service_network
+from pam_totp.system.audit import signals_held
+from pam_totp.system.site_edit import Value, with_member
+
+PROMPT = "Join line (from 'pam-totp member add' on an authority): "
+FILES = {"certificate": "certificate.pem", "key": "key.pem", "ca": "ca.pem"}
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "join",
+        run,
+        "make this host a member of a fleet, whose authorities then decide on its logins",
+        "pam-totp join                    ask for the line of 'pam-totp member add'",
+        "pam-totp join --renew            renew the certificate now",
+        data=True,
+        store=False,
+    )
+    parser.add_argument("--renew", action="store_true", help="renew the certificate; the service does so from day 60")
+    parser.add_argument(
+        "--credentials", metavar="FOLDER", help=f"folder of the key and the certificates ({CREDENTIALS})"
+    )
+    add_config(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    file = args.config or SITE_FILE  # a new file is allowed
+    site = read_site(file)
+    return _renew(args, site, file) if args.renew else _join(args, site, file)
+
+
+# ---- renew
+
+
+def _renew(args: argparse.Namespace, site: Site, file: str) -> int:
+    if site.member is None:
+        raise CommandError(f"this host is no member: [member] is missing in {file} (run 'pam-totp join')")
+    from pam_totp.member.joining import DAY, renew
+
+    args.audit.look_up()
+    act_as_owner_of(os.path.dirname(site.member.key))
+    renewed = renew(site.member)
+    args.audit.changed("member-renew", days=(renewed.end - int(time.time())) // DAY)
+    if args.json:
+        print_json({"certificate": site.member.certificate, "ends": renewed.end})
+    else:
+        print(f"{site.member.certificate}: renewed; valid until {format_time(renewed.end)}")
+    return DONE
+
+
+# ---- join
+
+
+def _join(args: argparse.Namespace, site: Site, file: str) -> int:
+    """Join, and write the credentials, the drop-in and the site file, in this order."""
+    from pam_totp.member.joining import JoinRefused, join, verify
+    from pam_totp.member.wire import JoinLine, WireError
+
+    folder = _folder(args, site)
+    text = _read(file)
+    _new_text(text, ["localhost:1"], folder, file)  # raise its errors before the token is used up
+    _require_rights(file)
+    try:
+        line = JoinLine.from_text(ask(PROMPT))
+    except WireError as e:
+        raise CommandError(f"not a join line: {e} (copy the whole line)", REFUSED) from None
+    args.audit.look_up()
+    try:
+        membership = join(line)
+        health = verify(membership)
+    except JoinRefused as e:
+        raise CommandError(str(e), REFUSED) from None
+    authorities = list(membership.joined.authorities)
+    random.shuffle(authorities)  # a member asks them in this order, so each one gets its part of the members
+    new = _new_text(text, authorities, folder, file)
+    with signals_held():
+        ends = _install(membership.key, membership.joined.certificate, membership.ca, folder)
+        with acting_as_root():
+            needs_network = os.geteuid() == 0 and args.config is None and service_network.permit()
+            _write(file, new)
+        args.audit.changed("member-join", member=health.member, authorities=",".join(authorities))
+    with acting_as_root():
+        restarted = needs_network and service_network.restart()
+    if args.json:
+        facts = {"member": health.member, "authorities": authorities, "credentials": folder, "ends": ends}
+        print_json(facts | {"config": file, "restarted": restarted})
+        return DONE
+    print(f"joined as {health.member}: {', '.join(authorities)} decide on the codes of this host")
+    print(f"certificate: {folder}, valid until {format_time(ends)}; the service renews it")
+    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if needs_network else ""))
+    print("next: 'pam-totp enable sshd', unless a service asks for codes already (see 'pam-totp doctor')")
+    return DONE
+
+
+def _folder(args: argparse.Namespace, site: Site) -> str:
+    """Return the folder of the credentials. The files of a member that joins again keep their place."""
+    if args.credentials is not None:
+        return os.path.abspath(str(args.credentials))
+    return CREDENTIALS if site.member is None else os.path.dirname(site.member.key)
+
+
+def _require_rights(file: str) -> None:
+    """Raise CommandError if the site file cannot be written: the token would be used up."""
+    place = os.path.dirname(os.path.abspath(file))
+    if not os.access(place, os.W_OK):
+        raise CommandError(f"{place}: permission denied (run the command as root)", OUT_OF_REACH)
+
+
+def _new_text(text: str, authorities: Sequence[str], folder: str, file: str) -> str:
+    """Return the new text of the site file. Raise CommandError if it would not be valid."""
+    values: dict[str, Value] = {"authorities": list(authorities)}
+    if folder != CREDENTIALS:
+        values |= {name: os.path.join(folder, path) for name, path in FILES.items()}
+    try:
+        return with_member(text, values)
+    except SettingsError as e:
+        raise CommandError(f"{file}: {e}") from None
+
+
+def _install(key: str, certificate: str, ca: str, folder: str) -> int:
+    """Write the credentials, as the account that owns the folder. Return the end of the certificate."""
+    from pam_totp.member.credentials import Credentials
+    from pam_totp.member.joining import validity
+
+    if folder == CREDENTIALS and not os.path.exists(DEFAULT_STORE):
+        create_store(DEFAULT_STORE)
+    parent = os.path.dirname(folder)
+    act_as_owner_of(folder if os.path.isdir(folder) else parent)
+    if not os.path.isdir(folder):
+        os.mkdir(folder, 0o700)
+    os.chmod(folder, 0o700)
+    paths = {name: os.path.join(folder, path) for name, path in FILES.items()}
+    credentials = Credentials(**paths)
+    with credentials.replacing():
+        credentials.replace(key, certificate, ca)
+    return validity(credentials.certificate).end
+
+
+def _read(file: str) -> str:
+    """Return the text of the site file, or "" if there is none."""
+    try:
+        with open(file, encoding="utf-8") as opened:
+            return str(opened.read(MAX_SITE_FILE))
+    except FileNotFoundError:
+        return ""
+
+
+def _write(file: str, text: str) -> None:
+    """Replace the site file durably. A link to it stays a link, and the mode and the owner stay."""
+    path = os.path.realpath(file)
+    old = os.stat(path) if os.path.exists(path) else None
+    temporary = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with open(descriptor, "w", encoding="utf-8") as opened:
+        os.fchmod(descriptor, 0o644 if old is None else stat.S_IMODE(old.st_mode))
+        if old is not None and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        opened.write(text)
+        opened.flush()
+        os.fsync(descriptor)
+    os.rename(temporary, path)

@@ -1,0 +1,234 @@
+"""Joining a fleet, and the renewal of the certificate.
+
+Rules:
+1. The member makes its key. The key is in its file and in this process alone: openssl gets it through a pipe.
+2. A member that joins knows the fingerprint of the CA's certificate from the join line. It fetches that certificate
+   without verification, and compares it with the fingerprint. It sends the token only over a verified connection.
+3. openssl runs with a fixed path, a clean environment and a time limit.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import ssl
+import subprocess
+import time
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from pam_totp.member.client import OK, Client
+from pam_totp.member.connection import Connection
+from pam_totp.member.credentials import Credentials, client_context
+from pam_totp.member.errors import FORBIDDEN, Failed, NotAllowed, failure
+from pam_totp.member.wire import (
+    CA_PATH,
+    HEALTH_PATH,
+    JOIN_PATH,
+    RENEW_PATH,
+    Authority,
+    Health,
+    Join,
+    Joined,
+    JoinLine,
+    Renew,
+    Renewed,
+    WireError,
+)
+from pam_totp.store import StoreError
+
+if TYPE_CHECKING:
+    from pam_totp.core.settings import MemberSettings
+
+OPENSSL = "/usr/bin/openssl"
+STEP_WAIT = 10.0  # seconds for one request, or one run of openssl
+DAY = 86_400
+RENEWED_BEFORE = 30 * DAY  # seconds before the end of a certificate: day 60 of 90
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "OPENSSL_CONF": "/dev/null"}
+
+
+class JoinError(StoreError):
+    """The host cannot join, or its certificate cannot be renewed. Nothing was changed."""
+
+
+class JoinRefused(JoinError):
+    """The join line is not valid at this authority, or the authority is not the one of the line."""
+
+
+class Request(NamedTuple):
+    """A new key and a certificate request for it, in PEM."""
+
+    key: str
+    csr: str
+
+
+class Validity(NamedTuple):
+    """The time in which a certificate is valid, in Unix seconds."""
+
+    begin: int
+    end: int
+
+    def is_due(self, now: int) -> bool:
+        """Return True if the certificate has to be renewed: in its last third, and at most 30 days before its end."""
+        return self.end - now <= min(RENEWED_BEFORE, (self.end - self.begin) // 3)
+
+
+def new_request() -> Request:
+    """Return a new key with a certificate request. Raise JoinError. An authority chooses all names."""
+    key = _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+    csr = _openssl("req", "-new", "-config", "/dev/null", "-subj", "/CN=member", "-key", "/proc/self/fd/0", given=key)
+    return Request(key, csr)
+
+
+def validity(path: str) -> Validity:
+    """Return the time in which the certificate in a file is valid. Raise JoinError."""
+    lines = _openssl("x509", "-in", path, "-noout", "-startdate", "-enddate").splitlines()
+    dates = [ssl.cert_time_to_seconds(line.partition("=")[2]) for line in lines]
+    return Validity(*dates)
+
+
+def _openssl(*arguments: str, given: str | None = None) -> str:
+    """Return the output of openssl. `given` is its standard input."""
+    try:
+        done = subprocess.run(
+            [OPENSSL, *arguments],
+            input=given or "",
+            capture_output=True,
+            text=True,
+            env=_ENVIRONMENT,
+            cwd="/",
+            timeout=STEP_WAIT,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise JoinError(f"{OPENSSL}: not found (install the package openssl)") from None
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise JoinError(f"{OPENSSL}: {getattr(e, 'strerror', None) or 'no result in time'}") from None
+    if done.returncode != 0:
+        raise JoinError(f"{OPENSSL} {arguments[0]} failed with status {done.returncode}")
+    return done.stdout
+
+
+class Membership(NamedTuple):
+    """What a host gets when it joins. `ca` is the certificate of the CA in PEM, `authority` the one that answered."""
+
+    joined: Joined
+    key: str
+    ca: str
+    authority: str
+
+
+def join(line: JoinLine) -> Membership:
+    """Use up the token of a join line, and return the key and the certificate. Raise JoinError."""
+    request = new_request()
+    problems = []
+    for authority in line.authorities:
+        try:
+            return _join_at(authority, line, request)
+        except (OSError, Failed) as e:
+            problems.append(f"{authority}: {failure(e)}")
+    raise JoinError(f"no authority answered: {'; '.join(problems)}")
+
+
+def _join_at(authority: str, line: JoinLine, request: Request) -> Membership:
+    """Join at one authority. Raise OSError or Failed if another one may do better; otherwise JoinError."""
+    ca = _pinned_ca(authority, line.pin)
+    context = client_context()
+    context.load_verify_locations(cadata=ca)
+    status, content = _ask(authority, context, "POST", JOIN_PATH, Join(token=line.token, csr=request.csr).to_json())
+    if status == FORBIDDEN:
+        why = "the line is wrong, older than an hour, or was used"
+        raise JoinRefused(f"{authority} refuses the join line: {why} (run 'pam-totp member add' there again)")
+    if status != OK:
+        raise Failed(f"status {status}")
+    try:
+        joined = Joined.from_json(content)
+    except WireError:
+        raise Failed("the reply is malformed") from None
+    if _pin(joined.ca) != line.pin:
+        raise JoinRefused(f"{authority}: the reply has another CA than the join line; nothing was changed")
+    return Membership(joined, request.key, ca, authority)
+
+
+def _pinned_ca(authority: str, pin: str) -> str:
+    """Return the certificate of the CA, fetched without verification, if it has this fingerprint."""
+    context = client_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    status, content = _ask(authority, context, "GET", CA_PATH, None)
+    if status != OK:
+        raise Failed(f"status {status}")
+    try:
+        pem = Authority.from_json(content).ca
+    except WireError:
+        raise Failed("the reply is malformed") from None
+    if not hmac.compare_digest(_pin(pem), pin):
+        what = "its CA has another fingerprint than the join line, so it may be an impostor"
+        raise JoinRefused(f"{authority}: {what}; the token was not sent")
+    return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(pem.strip()))
+
+
+def _pin(pem: str) -> str:
+    """Return the SHA-256 of a certificate in DER, or "" if the text is not one certificate in PEM."""
+    try:
+        return sha256(ssl.PEM_cert_to_DER_cert(pem.strip())).hexdigest()
+    except ValueError:
+        return ""
+
+
+def _ask(authority: str, context: ssl.SSLContext, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    deadline = time.monotonic() + STEP_WAIT
+    connection = Connection(authority, context, deadline)
+    try:
+        return connection.ask(method, path, body, deadline)
+    finally:
+        connection.close()
+
+
+def verify(membership: Membership) -> Health:
+    """Return what the authority says to the new member. Raise JoinError if it does not accept the certificate."""
+    context = client_context()
+    context.load_verify_locations(cadata=membership.ca)
+    files = [os.memfd_create("pam_totp"), os.memfd_create("pam_totp")]  # no file system has the key before its file
+    try:
+        for file, text in zip(files, (membership.joined.certificate, membership.key), strict=True):
+            os.write(file, text.encode())
+        context.load_cert_chain(*(f"/proc/self/fd/{file}" for file in files))
+    except (OSError, ssl.SSLError):
+        raise JoinError(f"{membership.authority}: the certificate in the reply does not fit the key") from None
+    finally:
+        for file in files:
+            os.close(file)
+    return health(membership.authority, context)
+
+
+def health(authority: str, context: ssl.SSLContext) -> Health:
+    """Return what an authority says about itself and this member. Raise JoinError."""
+    try:
+        status, content = _ask(authority, context, "GET", HEALTH_PATH, None)
+        if status != OK:
+            raise Failed(f"status {status}")
+        return Health.from_json(content)
+    except (OSError, Failed) as e:
+        raise JoinError(f"{authority}: {failure(e)}") from None
+    except WireError:
+        raise JoinError(f"{authority}: the reply is malformed") from None
+
+
+def renew(settings: MemberSettings) -> Validity:
+    """Replace key and certificate by new ones, and return the time of the new certificate. Raise StoreError.
+
+    The first use of the new certificate makes the old one invalid, so nothing may use it before it is in its file.
+    """
+    credentials = Credentials.of(settings)
+    with credentials.replacing():
+        request = new_request()
+        client = Client(settings)
+        try:
+            renewed, _ = client.ask("POST", RENEW_PATH, Renew(csr=request.csr), Renewed)
+        except NotAllowed as e:
+            raise JoinError(f"{e.authority}: this host is not a member (run 'pam-totp join')") from None
+        finally:
+            client.close()
+        credentials.replace(request.key, renewed.certificate)
+    return validity(settings.certificate)

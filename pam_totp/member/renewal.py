@@ -1,0 +1,61 @@
+"""The renewal of a member's certificate in the service: a thread that looks at the certificate from time to time.
+
+Rules:
+1. The thread never ends the service, and delays no login.
+2. An error is logged at each attempt, with the number of days that are left.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from pam_totp.core.settings import SettingsError
+from pam_totp.store import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pam_totp.core.settings import MemberSettings
+
+FIRST_LOOK = 60.0  # seconds after the start, at most: many hosts may start at once
+INTERVAL = 3600.0  # seconds between two looks
+SERVICE = "serve"  # the service name of the lines
+
+
+def watch(settings: Callable[[], MemberSettings | None], log: Callable[..., None]) -> None:
+    """Start the thread. `settings` returns those of the site file, or None if this host is no member."""
+    threading.Thread(target=_watch, args=(settings, log), daemon=True).start()
+
+
+def _watch(settings: Callable[[], MemberSettings | None], log: Callable[..., None]) -> None:
+    time.sleep(random.uniform(0, FIRST_LOOK))
+    while True:
+        look(settings, log, int(time.time()))
+        time.sleep(INTERVAL)
+
+
+def look(settings: Callable[[], MemberSettings | None], log: Callable[..., None], now: int) -> None:
+    """Renew the certificate if it is due at `now` (Unix seconds)."""
+    left: int | None = None
+    try:
+        member = settings()
+        if member is None:
+            return
+        from pam_totp.member.joining import DAY, renew, validity  # imported here because most hosts are no members
+
+        found = validity(member.certificate)
+        if not found.is_due(now):
+            return
+        left = max(0, (found.end - now) // DAY)
+        renewed = renew(member)
+        log("changed", what="member-renew", days=(renewed.end - now) // DAY)
+    except SettingsError:
+        return  # every login logs it
+    except StoreError as e:
+        days = "" if left is None else f"; its certificate ends in {left} days"
+        log("error", problem=f"member: the certificate was not renewed: {e}{days}")
+    except Exception as e:  # a bug must not end the thread, and its text may contain a secret
+        log("error", problem=f"member: the certificate was not renewed: {type(e).__name__}")
