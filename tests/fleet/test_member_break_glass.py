@@ -1,0 +1,125 @@
+"""`pam-totp member break-glass`: recovery codes of a member."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pam_totp.cli import main
+from pam_totp.cli.command_line import CommandError
+from pam_totp.cli.member_break_glass import break_glass
+from pam_totp.core.record import UserRecord
+from pam_totp.operations.enroll import valid_recovery_codes
+from pam_totp.pam.login_session import read_site
+from pam_totp.store.file import FileStore
+from pam_totp.system.audit import Audit
+from tests.support.site import ME, fob
+
+MEMBER = '[member]\nauthorities = ["otp1:8443"]\ncentre_down = "break-glass"\n'
+
+
+class Host:
+    """A member with an empty store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.output = folder / "site.toml", folder / "codes"
+        self.config.write_text(MEMBER)
+        (folder / "store").mkdir(0o700)
+        self.store = FileStore(str(folder / "store"))
+
+    def run(self, *users: str, **options: Any) -> int:
+        given = {"output": str(self.output), "count": None, "yes": False, "json": False} | options
+        args = argparse.Namespace(config=str(self.config), store=self.store.folder, audit=Audit(), **given)
+        return break_glass(args, users)
+
+    def codes(self) -> list[list[str]]:
+        """Return the lines of the output file as words, and delete it."""
+        lines = [line.split() for line in self.output.read_text().splitlines()]
+        self.output.unlink()
+        return lines
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def test_several_users_get_codes_in_one_file(host: Host) -> None:
+    assert host.run(ME, "alice", ME, count=2) == 0
+    assert stat.S_IMODE(host.output.stat().st_mode) == 0o600
+    lines = host.codes()
+    assert [name for name, _ in lines] == [ME, ME, "alice", "alice"]
+    for user in (ME, "alice"):
+        record = host.store.read(user)
+        assert (record.tokens, record.enrolled) == ((), False), "the host gets no key"
+        assert len(valid_recovery_codes(record, [code for name, code in lines if name == user])) == 2
+
+
+def test_new_codes_replace_unused_codes_after_a_question(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.run(ME)
+    old = [code for _, code in host.codes()]
+    assert len(old) == 10
+    monkeypatch.setattr("pam_totp.cli.prompts.ask", lambda *words, **options: "n")
+    with pytest.raises(CommandError, match="cancelled; nothing was changed"):
+        host.run(ME)
+    assert len(valid_recovery_codes(host.store.read(ME), old)) == 10
+    assert host.run(ME, yes=True) == 0
+    assert valid_recovery_codes(host.store.read(ME), old) == []
+
+
+def test_codes_are_printed_on_a_terminal_or_to_a_named_place(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CommandError, match="standard output must be a terminal"):
+        host.run(ME, output=None)
+    assert list(host.store.users()) == []
+    host.run(ME, output="-", json=True, count=1)
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert len(valid_recovery_codes(host.store.read(ME), shown["recovery"])) == 1
+
+
+def test_a_warning_says_that_the_site_does_not_allow_them(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.config.write_text('[member]\nauthorities = ["otp1:8443"]\n')
+    host.run(ME)
+    assert 'these codes do not count yet (set centre_down = "break-glass"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("users", "options", "reason"),
+    [([], {}, "missing USER"), ([ME], {"count": 0}, "--count must be"), ([ME], {"count": 1000}, "--count must be")],
+)
+def test_wrong_usage_changes_nothing(host: Host, users: list[str], options: dict[str, int], reason: str) -> None:
+    with pytest.raises(CommandError, match=reason):
+        host.run(*users, **options)
+    assert not host.output.exists()
+
+
+def test_a_record_with_tokens_is_not_touched(host: Host) -> None:
+    record = UserRecord(user=ME, tokens=(fob(),))
+    host.store.update(ME, lambda _: (record, None), create=True)
+    with pytest.raises(CommandError, match="has tokens in the store of this host"):
+        host.run(ME)
+    assert host.store.read(ME) == record
+    assert not host.output.exists()
+
+
+def test_only_a_member_has_such_codes(host: Host) -> None:
+    host.config.write_text("")
+    with pytest.raises(CommandError, match="this host is no member"):
+        host.run(ME)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="requires root: /etc/pam_totp.toml of the test's mount namespace")
+@pytest.mark.parametrize(
+    "words", [["list"], ["rename", "alice", "fob", "key"], ["verify", "alice", "755224"], ["unlock", "alice"]]
+)
+def test_other_commands_name_the_authority(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, host: Host
+) -> None:
+    monkeypatch.setattr("pam_totp.cli.store_access.read_site", lambda: read_site(str(host.config)))
+    assert main(words) == 3
+    assert "this host is a member: its users are enrolled at an authority" in capsys.readouterr().err
