@@ -13,6 +13,7 @@ from pam_totp.cli.store_access import ACCOUNT, load_postgres
 from pam_totp.core.settings import DATABASE, DEFAULT_STORE, is_database
 from pam_totp.pam.privileges import act_as_account, act_as_owner_of, acting_as_root
 from pam_totp.store.postgres_schema import REPLICATION
+from pam_totp.system import service_network
 
 INIT, COPY = "init", "copy"
 USAGE = {INIT: "store init URL", COPY: "store copy FROM TO"}
@@ -82,6 +83,7 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
     else:
         act_as_account(ACCOUNT)
         done = to_folder(source, target, _owner(), acting_as_root)
+    permitted = source == DEFAULT_STORE and is_database(target) and _permit_network()
     args.audit.store = target
     args.audit.changed("copy", records=done.records)
     if args.json:
@@ -89,8 +91,16 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
     else:
         print(f"{count(done.records, 'record')} copied to {target}")
         print(f"{source} refuses all logins from now on; its records are kept in {done.old}")
+        if permitted:
+            print(f"{service_network.DROP_IN} permits the network to the service")
         print("use the new store: set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service")
     return DONE
+
+
+def _permit_network() -> bool:
+    """Permit the network to the service of this host. Return True if a drop-in was written."""
+    with acting_as_root():
+        return os.geteuid() == 0 and service_network.permit()
 
 
 def _owner() -> tuple[int, int]:

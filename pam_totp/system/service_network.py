@@ -1,7 +1,7 @@
 """The network of the service: its unit has none, and a drop-in permits it on hosts whose service needs it.
 
 Rules:
-1. The drop-in is a file of this package's own name. Nothing else in the folder changes.
+1. The drop-in is a file of this package. It sorts before override.conf, so that 'systemctl edit' can change its lines.
 2. A service that runs is started again, so that the drop-in is in force. A stopped service stays stopped.
 """
 
@@ -13,7 +13,7 @@ import subprocess
 from pam_totp.system.sshd import SYSTEMD
 
 UNIT = "pam_totp.service"
-DROP_IN = f"/etc/systemd/system/{UNIT}.d/pam_totp-network.conf"
+DROP_IN = f"/etc/systemd/system/{UNIT}.d/10-pam_totp-network.conf"
 CONTENT = """\
 # Written by pam-totp, because this service asks other hosts: authorities ([member]) or a database ([store]).
 [Service]

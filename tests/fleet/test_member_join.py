@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import configparser
 import io
 import json
 import os
 import ssl
 import stat
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from pam_totp.member.joining import DAY, JoinError, Validity, renew, validity
 from pam_totp.member.renewal import look
 from pam_totp.member.wire import JoinLine
 from pam_totp.store import StoreError
+from pam_totp.system import service_network
 from pam_totp.system.site_edit import with_member
+from tests.support.site import TREE
 from tests.support.tls import Authority, Fleet, Reply, Request, Script, Server, free_port
 
 TOKEN = "ab" * 16
@@ -251,6 +255,30 @@ def test_a_site_file_that_cannot_be_written_uses_up_no_token(joining: Joining, m
     status, _, err = joining.run()
     assert (status, "run the command as root" in err) == (3, True)
     assert joining.server.connections == 0
+
+
+# ---- the network of the service
+
+
+def test_the_drop_in_permits_all_that_the_unit_denies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "pam_totp.service.d" / "network.conf"
+    monkeypatch.setattr(service_network, "DROP_IN", str(path))
+    assert service_network.permit()
+    assert not service_network.permit(), "it is there already"
+    unit, drop_in = configparser.RawConfigParser(strict=False), configparser.RawConfigParser()
+    unit.read(TREE / "pam_totp" / "system" / "data" / "pam_totp.service")
+    drop_in.read(path)
+    network = {"privatenetwork", "restrictaddressfamilies", "ipaddressdeny"}
+    assert network <= unit["Service"].keys()
+    assert dict(drop_in["Service"]) == {
+        "privatenetwork": "no",
+        "restrictaddressfamilies": f"{unit['Service']['restrictaddressfamilies']} AF_INET AF_INET6",
+        "ipaddressdeny": "",
+    }
+    path.write_text("[Service]\n")
+    assert service_network.permit()
+    assert path.read_text() == service_network.CONTENT
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 # ---- the site file

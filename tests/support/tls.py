@@ -145,7 +145,15 @@ REFUSED: dict[str, object] = {"verdict": "refused", "messages": [], "by": None, 
 class Server:
     """An HTTPS server with a thread for each connection. `script` returns the reply to each request."""
 
-    def __init__(self, signed: Signed, folder: Path, script: Script, *, ca: bytes | None = None) -> None:
+    def __init__(
+        self,
+        signed: Signed,
+        folder: Path,
+        script: Script,
+        *,
+        ca: bytes | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
         self.script = script
         self.requests: list[Request] = []
         self.raw = bytearray()  # everything that clients have sent, after decryption
@@ -157,7 +165,7 @@ class Server:
         if ca is not None:
             self._context.load_verify_locations(cadata=ca.decode())
             self._context.verify_mode = ssl.CERT_OPTIONAL
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()

@@ -1,0 +1,141 @@
+"""A member of a fleet with its default paths: join, then logins through the real sshd, with and without a service."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pam_totp.core.settings import NEXT_PROMPT
+from pam_totp.member.wire import JoinLine
+from pam_totp.operations.authenticate import REFUSED as REFUSED_TEXT
+from tests.services.namespace import ACCOUNTS, HELPER, Machine, Sshd
+from tests.support.tls import ACCEPTED, REFUSED, Authority, Reply, Request, Server
+
+CODE = "One-time code: "
+TOKEN = "ab" * 16
+FOLDER = "/var/lib/pam_totp/.member"
+DROP_IN = "/etc/systemd/system/pam_totp.service.d/10-pam_totp-network.conf"
+_CLONE_NEWNET = 0x40000000
+
+
+class Centre:
+    """A scripted authority on the loopback of the machine. It accepts the answer 755224."""
+
+    def __init__(self, machine: Machine, folder: Path) -> None:
+        self.ca = Authority()
+        listener = _listener(machine)
+        self.server = Server(self.ca.sign(server=True), folder, self.reply, ca=self.ca.pem, listener=listener)
+        self.helpers: list[set[str]] = []  # the uids of the helpers during each question
+
+    def reply(self, request: Request) -> Reply:
+        if request.path == "/v1/ca":
+            return 200, {"ca": self.ca.pem.decode()}
+        if request.path == "/v1/health":
+            return 200, {"time": 1, "version": "1", "member": "web1", "certificate_days": 90, "store": "ok"}
+        if request.path == "/v1/join":
+            certificate = self.ca.sign_request(str(request.document["csr"]).encode(), "web1").decode()
+            ca, authorities = self.ca.pem.decode(), [self.server.address]
+            return 200, {"name": "web1", "certificate": certificate, "ca": ca, "authorities": authorities}
+        self.helpers.append(_uids_of_helpers())
+        return 200, ACCEPTED if request.document["answer"] == "755224" else REFUSED
+
+    @property
+    def line(self) -> str:
+        return JoinLine(authorities=(self.server.address,), pin=self.ca.pin, token=TOKEN).to_text()
+
+
+def _listener(machine: Machine) -> socket.socket:
+    """Return a socket that listens in the network of the machine. setns(2) changes only the thread that calls it."""
+    made: list[socket.socket] = []
+
+    def listen() -> None:
+        namespace = os.open(machine.root.parent / "ns" / "net", os.O_RDONLY)
+        if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) == 0:
+            made.append(socket.create_server(("127.0.0.1", 0)))
+        os.close(namespace)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+def _uids_of_helpers() -> set[str]:
+    """Return all uids of the processes that run the helper: real, effective, saved and of the file system."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if HELPER.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                lines = (process / "status").read_text().splitlines()
+                found |= set(next(line for line in lines if line.startswith("Uid:")).split()[1:])
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def centre(machine: Machine, tmp_path: Path) -> Iterator[Centre]:
+    """Yield the authority of the machine, which has joined."""
+    made = Centre(machine, tmp_path)
+    joined = machine.pam_totp("join", stdin=f"{made.line}\n")
+    assert joined.returncode == 0, joined.stderr
+    machine.log.clear()
+    yield made
+    made.server.close()
+    machine.stop_serving()
+    machine.path(DROP_IN).unlink()
+
+
+def test_join_writes_the_files_of_the_account_of_the_service(machine: Machine, centre: Centre) -> None:
+    folder = machine.path(FOLDER)
+    found = {path.name: (stat.S_IMODE(path.stat().st_mode), path.stat().st_uid) for path in [folder, *folder.iterdir()]}
+    owner = ACCOUNTS["pam_totp"]
+    files = dict.fromkeys(("key.pem", "certificate.pem", "ca.pem"), (0o600, owner))
+    assert found == {".member": (0o700, owner), **files}
+    assert machine.path("/etc/pam_totp.toml").stat().st_uid == 0
+    assert "PrivateNetwork=no" in machine.path(DROP_IN).read_text()
+
+
+def test_sshd_asks_the_authority(machine: Machine, sshd: Sshd, centre: Centre, way_there: str) -> None:
+    machine.stack("sshd", machine.module_line(way=way_there))
+    talk = sshd.ssh(source="192.0.2.7").asks(CODE).says("000000").asks(NEXT_PROMPT)
+    assert REFUSED_TEXT in talk.before, "as on one host"
+    status, shown = talk.says("755224").ends()
+    assert (status, "in as alice" in shown) == (0, True), shown
+    line = machine.log.wait_for("pam_totp(sshd:auth): accepted user=alice")
+    assert f"by=code authority={centre.server.address} rhost=192.0.2.7" in line
+    asked = [request.document for request in centre.server.requests if request.path == "/v1/answer"]
+    assert [(d["user"], d["service"], d["rhost"], d["first"]) for d in asked] == [
+        ("alice", "sshd", "192.0.2.7", None),
+        ("alice", "sshd", "192.0.2.7", "000000"),
+    ]
+    owner = {str(ACCOUNTS["pam_totp"])}
+    assert centre.helpers == [owner if way_there == "spawn" else set()] * 2, "a helper has no right of root"
+
+
+def test_without_the_authority_sshd_refuses(machine: Machine, sshd: Sshd, centre: Centre, way_there: str) -> None:
+    machine.stack("sshd", machine.module_line(way=way_there))
+    site = machine.path("/etc/pam_totp.toml")
+    site.write_text(f"{site.read_text()}answer = 0.5\n")
+    centre.server.close()
+    status, shown = sshd.ssh("alice", "NumberOfPasswordPrompts=1").asks(CODE).says("755224").ends()
+    assert (status, "Permission denied" in shown) == (255, True), shown
+    line = machine.log.wait_for("pam_totp(sshd:auth): error user=alice")
+    assert f"no authority answered: {centre.server.address}: connection refused" in line
+
+
+def test_a_helper_of_another_account_cannot_read_the_key(machine: Machine, centre: Centre) -> None:
+    """A program of the user, such as a screen locker without the service, cannot ask in the name of the host."""
+    machine.stack("locker", machine.module_line())
+    status, _ = (
+        machine.talk("pamtester", "locker", "alice", "authenticate", user="alice").asks(CODE).says("755224").ends()
+    )
+    assert status != 0
+    assert not [request for request in centre.server.requests if request.path == "/v1/answer"]
