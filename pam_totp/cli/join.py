@@ -38,9 +38,10 @@ def add_to(commands: Commands) -> None:
         commands,
         "join",
         run,
-        "make this host a member of a fleet, whose authorities then decide on its logins",
-        "pam-totp join                    ask for the line of 'pam-totp member add'",
-        "pam-totp join --renew            renew the certificate now",
+        "make this host a member of a fleet with the line of 'pam-totp member add', or renew its certificate",
+        "pam-totp join",
+        "pam-totp join --json < line.txt",
+        "pam-totp join --renew",
         data=True,
         store=False,
     )

@@ -102,7 +102,7 @@ def _module_arguments(service: str) -> tuple[str, ...]:
 
 def in_force(chosen: Settings) -> list[tuple[str, object, str]]:
     """Return the name, value and origin of every setting."""
-    origins = chosen.origins
+    origins = {"authorities": f"{SITE_FILE} [member]", **chosen.origins}
     return [
         (name, value, origins.get(str(value) if name == "first_pass" else name, DEFAULT))
         for name, value in chosen.facts().items()

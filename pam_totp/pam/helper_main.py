@@ -2,8 +2,7 @@
 
 Rules:
 1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
-   On a member, it becomes the owner of the credentials before it reads them. Before that, it reads the site file, which
-   only root can write.
+   On a member, it becomes the owner of the credentials before it reads them.
 2. Every module of this package is imported before that, because the new account may not be able to read this package.
 3. The user waits for every import, so a module of the standard library that takes long is imported only if it is used.
 4. Only a child process opens a file in a home folder. The host can therefore reap this process at any time.
@@ -22,7 +21,7 @@ from pam_totp.pam import login
 from pam_totp.pam.inheritance import callers_cgroup
 from pam_totp.pam.login_session import drive_over, read_site
 from pam_totp.pam.names import passwd_name
-from pam_totp.pam.privileges import become_owner_of, become_user
+from pam_totp.pam.privileges import act_as_owner_of, act_as_root, become_owner_of, become_user
 from pam_totp.pam.protocol import Hello
 from pam_totp.store import StoreError
 
@@ -49,24 +48,38 @@ def _begin(hello: Hello) -> Dialogue:
         audit_log.write(audit_log.to_syslog, hello.service, "debug", user=hello.user, callers_cgroup=cgroup)
     try:
         if "secret" in arguments:
-            import pam_totp.store.home  # for `login.begin`
+            import pam_totp.store.home  # noqa: F401  for `login.begin`
 
             _continue_in_child()
             become_user(passwd_name(str(arguments.get("user", hello.user))))
         elif is_database(store := str(arguments.get("store", DEFAULT_STORE))):
             raise StoreError(NEEDS_SERVICE)
-        elif "store" not in arguments and (member := read_site().member) is not None:
-            import pam_totp.member.decisions  # noqa: F401  also for `login.begin`
-
-            become_owner_of(os.path.dirname(member.key))
-        else:
+        elif "store" in arguments or not os.path.exists(SITE_FILE):
             become_owner_of(store)
+        else:
+            _become_owner()
     except OSError as e:
         raise StoreError(f"{e.filename or 'helper'}: {e.strerror}") from e
     site = read_site()
     if site.database is not None and arguments.keys().isdisjoint({"store", "secret"}):
         raise StoreError(NEEDS_SERVICE)
     return login.begin(hello, login.Host(site=site))
+
+
+def _become_owner() -> None:
+    """Become the owner of the default store or, on a member, of the credentials. The site file decides.
+
+    It is read with the rights of the owner of the default store. Raise OSError or SettingsError.
+    """
+    act_as_owner_of(DEFAULT_STORE)
+    member = read_site().member
+    act_as_root()
+    if member is None:
+        become_owner_of(DEFAULT_STORE)
+    else:
+        import pam_totp.member.decisions  # noqa: F401  for `login.begin`
+
+        become_owner_of(os.path.dirname(member.key))
 
 
 def _continue_in_child() -> None:

@@ -58,6 +58,13 @@ def act_as_owner_of(folder: str | int) -> None:
     _act_as(owner.st_uid, owner.st_gid)
 
 
+def act_as_root() -> None:
+    """End `act_as_owner_of` for a process that then changes to another account. If it never was root, do nothing."""
+    if os.getresuid()[2] == 0:
+        os.seteuid(0)
+        os.setegid(0)
+
+
 @contextmanager
 def acting_as_root() -> Iterator[None]:
     """Run the block as root if `act_as_owner_of` has changed the ids; otherwise keep the ids."""

@@ -120,6 +120,25 @@ def test_sshd_asks_the_authority(machine: Machine, sshd: Sshd, centre: Centre, w
     assert centre.helpers == [owner if way_there == "spawn" else set()] * 2, "a helper has no right of root"
 
 
+@pytest.mark.bare
+def test_a_helper_reads_the_credentials_after_it_dropped_root(machine: Machine, centre: Centre) -> None:
+    machine.stack("demo", machine.module_line())
+    strace = ("strace", "-f", "-o", "/run/trace", "-e", "trace=openat,setresuid,connect")
+    done = machine.run(*strace, "pamtester", "demo", "alice", "authenticate", stdin="755224\n")
+    assert done.returncode == 0, done.stderr
+    owner = ACCOUNTS["pam_totp"]
+    calls = machine.path("/run/trace").read_text().splitlines()
+    drop = next(i for i, line in enumerate(calls) if f"setresuid({owner}, {owner}, {owner})" in line)
+    touched = [i for i, line in enumerate(calls) if "key.pem" in line or "AF_INET" in line]
+    assert touched
+    assert min(touched) > drop
+    loaded = [i for i, line in enumerate(calls) if "/pam_totp/member/" in line and ".pyc" in line]
+    assert loaded
+    assert max(loaded) < drop, "the new account may not be able to read this package"
+    site = next(i for i, line in enumerate(calls) if "/etc/pam_totp.toml" in line)
+    assert f"setresuid(-1, {owner}, -1)" in "".join(calls[:site]), "the site file is read without root's rights"
+
+
 def test_without_the_authority_sshd_refuses(machine: Machine, sshd: Sshd, centre: Centre, way_there: str) -> None:
     machine.stack("sshd", machine.module_line(way=way_there))
     site = machine.path("/etc/pam_totp.toml")

@@ -42,6 +42,19 @@ def test_another_service_has_its_own_settings(site: Site) -> None:
     assert shown["prompt"] == {"value": "One-time code: ", "from": "default"}
 
 
+def test_a_member_shows_its_authorities_and_no_policy(site: Site) -> None:
+    site.config.write_text('[member]\nauthorities = ["otp1:8443", "otp2:8443"]\n[service.sshd]\nnullok = true\n')
+    shown = site.command_json("policy", "sshd", "--config", site.config, "--", "echo")
+    assert shown["authorities"] == {"value": "otp1:8443 otp2:8443", "from": f"{site.config} [member]"}
+    assert shown.keys().isdisjoint({"look_ahead", "lock_after", "store", "secret"})
+    assert (shown["nullok"]["value"], shown["echo"]["value"]) == (True, True)
+    local = site.command_json("policy", "sshd", "--config", site.config, "--", "store=/otp", "look_ahead=5")
+    assert local["look_ahead"]["value"] == 5
+    assert "authorities" in local["others"]["settings"], "programs of other accounts ask the authorities"
+    refused = site.command("policy", "sshd", "--config", site.config, "--", "look_ahead=5")
+    assert "look_ahead: not allowed on a member" in refused.stderr
+
+
 def test_an_argument_overrides_the_site_file(site: Site) -> None:
     site.config.write_text(SITE_FILE)
     shown = site.command_json("policy", "sshd", "--config", site.config, "--", "look_ahead=0")

@@ -159,6 +159,7 @@ class Server:
         self.raw = bytearray()  # everything that clients have sent, after decryption
         self.connections = 0
         self.handshake_errors: list[str] = []
+        self.failures: list[Exception] = []  # of the script
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.load_cert_chain(*signed.write(folder, f"server-{id(self)}"))
@@ -175,10 +176,13 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def close(self) -> None:
+        """Stop the server. Raise the first error of the script."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.hang_up()
+        if self.failures:
+            raise self.failures[0]
 
     def hang_up(self) -> None:
         """Close all connections."""
@@ -205,8 +209,10 @@ class Server:
                     pass
         except ssl.SSLError as e:
             self.handshake_errors.append(e.reason or "")
-        except OSError:
+        except OSError:  # the client left
             pass
+        except Exception as e:
+            self.failures.append(e)
         finally:
             sock.close()
 
