@@ -21,7 +21,9 @@ PACKAGES = {
     "pam_totp.store": {"pam_totp.core"},
     "pam_totp.formats": {"pam_totp.core"},
     "pam_totp.operations": {"pam_totp.core", "pam_totp.store", "pam_totp.formats"},
-    "pam_totp.pam": {"pam_totp.core", "pam_totp.store", "pam_totp.operations"},
+    "pam_totp.member": {"pam_totp.core", "pam_totp.store", "pam_totp.operations"},
+    "pam_totp.authority": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member")},
+    "pam_totp.pam": {"pam_totp.core", "pam_totp.store", "pam_totp.operations", "pam_totp.member"},
     "pam_totp.client": {"pam_totp.core", "pam_totp.pam"},
     "pam_totp.system.pamd": set(),
     "pam_totp.system": {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "system.pamd")},
@@ -43,7 +45,9 @@ PACKAGES = {
     "token_sim.cli": {"token_sim"},
 }
 # The packages of the login path, which need only the standard library.
-STANDARD_LIBRARY_ONLY = {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "client")}
+STANDARD_LIBRARY_ONLY = {
+    f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "pam", "client")
+}
 # A login loads these modules only if its store is in a database. Only they may import psycopg.
 DATABASE = {f"pam_totp.store.{name}" for name in ("postgres", "postgres_batch", "postgres_connection", "postgres_copy")}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.

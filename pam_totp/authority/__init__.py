@@ -1,0 +1,1 @@
+"""The authority of a fleet: it decides on the answers that members send."""
