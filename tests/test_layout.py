@@ -49,12 +49,12 @@ STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "pam", "client")
 }
 # A login loads these modules only if its store is in a database. Only they may import psycopg.
-DATABASE = {f"pam_totp.store.{name}" for name in ("postgres", "postgres_batch", "postgres_connection", "postgres_copy")}
+DATABASE = {f"pam_totp.store.postgres{suffix}" for suffix in ("", "_batch", "_connection", "_copy", "_members")}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
 HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # no version of Python has all of them
-PURE_LIBRARY |= HASHES | {"_functools", "_json"}
+PURE_LIBRARY |= HASHES | {"_functools", "_json", "_struct"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 
 

@@ -41,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
     except SettingsError as e:
         raise CommandError(f"{e} (see pam_totp(8))") from None
     rows = [(name, value, origin.replace(SITE_FILE, file)) for name, value, origin in in_force(chosen)]
+    of_root = {name: value for name, value, _ in rows}  # on a member, a line with store= has other settings
     others = [(n, v, o.replace(SITE_FILE, file)) for n, v, o in in_force(of_others)]
     others = [
         (name, value, origin if name not in _FORCED or origin != "argument" else NOT_ROOT)
-        for (name, value, origin), (_, of_root, _) in zip(others, rows, strict=True)
-        if value != of_root
+        for name, value, origin in others
+        if name not in of_root or value != of_root[name]
     ]
     ignored = [argument for argument in arguments if not _applies_to_all(argument)]
     clients = sorted(account for account, name in site.clients.items() if name == service)

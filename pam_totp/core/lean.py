@@ -15,6 +15,7 @@ __all__ = [
     "TYPE_CHECKING",
     "Enum",
     "Protocol",
+    "Struct",
     "contextmanager",
     "dataclass_transform",
     "encode_basestring_ascii",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from hashlib import sha1, sha256, sha512
     from json import loads as json_loads
     from json.encoder import encode_basestring_ascii
+    from struct import Struct
     from typing import Protocol, dataclass_transform
 else:
     # ---- typing
@@ -124,6 +126,13 @@ else:
             return lambda function: _lru_cache_wrapper(function, maxsize, False, tuple)
     except ImportError:
         from functools import lru_cache, partial
+
+    # ---- struct
+
+    try:
+        from _struct import Struct
+    except ImportError:
+        from struct import Struct
 
     # ---- hashlib
 

@@ -9,9 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-import struct
-
-from pam_totp.core.lean import TYPE_CHECKING, sha1, sha256, sha512
+from pam_totp.core.lean import TYPE_CHECKING, Struct, sha1, sha256, sha512
 
 if TYPE_CHECKING:
     import hashlib
@@ -24,7 +22,7 @@ DEFAULT_PERIOD = 30  # seconds: RFC 6238 §4.1, X
 _FEW = 100  # moving factors: up to this number, a search without PBKDF2 is faster
 _BLOCKS_LIMIT = 1_100_000  # moving factors in memory at once: 22 MB with SHA-1
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))  # RFC 2104 §2
-_WORD = struct.Struct(">I").unpack_from
+_WORD = Struct(">I").unpack_from
 
 _HASHES: dict[str, Callable[..., hashlib._Hash]] = {  # RFC 6238 §1.2
     "SHA1": sha1,

@@ -5,7 +5,7 @@ Rules:
 2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
 3. The user, and the use of an earlier module's answer, are set by module arguments only. `forward_pass` may also be
    set in `[service.NAME]`, because the arguments of programs that do not run as root are ignored. `[store]` of the site
-   file replaces the default store.
+   file replaces the default store. `[member]` replaces it by authorities, which have their own policy.
 4. `nullok_until` and `nullok_group` are `nullok` with a limit. If a later source sets `nullok` itself, the limits of an
    earlier source do not apply.
 5. This module reads no file: text in, values out.
@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from pam_totp.core.fields import Rule, Value, boolean, printable, require, whole_number
+from pam_totp.core.fields import Rule, Value, boolean, choice, printable, require, whole_number
 from pam_totp.core.lean import TYPE_CHECKING, lru_cache
 from pam_totp.core.policy import Policy
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
+CREDENTIALS = f"{DEFAULT_STORE}/.member"  # the folder with the key and the certificates of a member
+MAX_MEMBER_WAIT = 8.0  # seconds: the relay waits 10 s for a decision
+AUTHORITY_DECIDES = "not allowed on a member: the site file of the authority decides"
+_PATH_RULE = "must be an absolute path"
 DATABASE = "postgresql://"  # the beginning of the URL of a store in a database
 _DATABASE_RULE = f"must be a URL that begins with {DATABASE}, without spaces"
 DEFAULT_PROMPT = "One-time code: "
@@ -53,6 +57,7 @@ class Settings(Value):
     user: str | None
     debug: bool
     origins: Mapping[str, str]
+    member: MemberSettings | None = None  # None if the login uses a store of this host
 
     def nullok_at(self, now: int) -> bool:
         """Return True if `nullok` is in force at the time `now` (Unix seconds)."""
@@ -60,8 +65,13 @@ class Settings(Value):
 
     def facts(self) -> dict[str, Any]:
         """Return all settings by name, the policy's first."""
-        facts = {name: getattr(self.policy, name) for name in Policy.RULES}
-        return facts | {name: getattr(self, name) for name in self._fields if name not in ("policy", "origins")}
+        hidden = {"policy", "origins", "member"}
+        if self.member is None:
+            facts: dict[str, Any] = {name: getattr(self.policy, name) for name in Policy.RULES}
+        else:
+            facts = {"authorities": " ".join(self.member.authorities)}
+            hidden |= {"store", "secret"}
+        return facts | {name: getattr(self, name) for name in self._fields if name not in hidden}
 
 
 class DatabaseSettings(Value):
@@ -82,13 +92,53 @@ class DatabaseSettings(Value):
     }
 
 
+class MemberSettings(Value):
+    """`[member]` of the site file: the authorities that decide on the logins of this host.
+
+    `connect`, `patience` and `answer` are in seconds: for a connection, until another authority gets the question, and
+    for the whole question. With `forward_pass`, codes of `forward_digits` digits end an answer.
+    """
+
+    authorities: tuple[str, ...]
+    certificate: str = f"{CREDENTIALS}/certificate.pem"
+    key: str = f"{CREDENTIALS}/key.pem"
+    ca: str = f"{CREDENTIALS}/ca.pem"
+    connect: float = 1.0
+    patience: float = 1.5
+    answer: float = 5.0
+    centre_down: str = "refuse"
+    forward_digits: int = 6
+
+    ERROR = SettingsError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "authorities": lambda v: None if _are_addresses(v) else "must be a list of 1 to 16 texts HOST:PORT",
+        "certificate": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "key": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "ca": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "connect": lambda v: _seconds(v, 0.1, MAX_MEMBER_WAIT),
+        "patience": lambda v: _seconds(v, 0.1, MAX_MEMBER_WAIT),
+        "answer": lambda v: _seconds(v, 0.5, MAX_MEMBER_WAIT),
+        "centre_down": choice("refuse", "break-glass"),
+        "forward_digits": whole_number(6, 8),
+    }
+
+    @property
+    def allows_break_glass(self) -> bool:
+        """Return True if recovery codes of this host count while no authority can be reached."""
+        return self.centre_down == "break-glass"
+
+
 class Site(Value):
-    """The content of the site file: `[policy]`, `[service.NAME]`, `[clients]` (account = service), `[store]`."""
+    """The content of the site file.
+
+    `[policy]`, `[service.NAME]`, `[clients]` (account = service), and `[store]` or `[member]`.
+    """
 
     policy: Mapping[str, object]
     services: Mapping[str, Mapping[str, object]]
     clients: Mapping[str, str]
     database: DatabaseSettings | None = None
+    member: MemberSettings | None = None
 
     NONE: ClassVar[Site]
 
@@ -100,7 +150,22 @@ Site.NONE = Site(policy={}, services={}, clients={})
 
 
 def _path(v: str) -> str | None:
-    return None if v.startswith("/") and "\0" not in v else "must be an absolute path"
+    return None if v.startswith("/") and "\0" not in v else _PATH_RULE
+
+
+def _seconds(v: Any, low: float, high: float) -> str | None:
+    return None if type(v) in (int, float) and low <= v <= high else f"must be {low:g} to {high:g} seconds"
+
+
+def _are_addresses(v: object) -> bool:
+    """Return True for 1 to 16 texts HOST:PORT. `member.wire` has the exact rule."""
+    return type(v) is tuple and 1 <= len(v) <= 16 and all(type(x) is str and _is_address(x) for x in v)
+
+
+def _is_address(v: str) -> bool:
+    host, _, port = v.rpartition(":")
+    plain = host.isascii() and host.isprintable() and not set(host) & set(" /@,")
+    return bool(host) and plain and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
 
 
 def is_database(location: str) -> bool:
@@ -189,7 +254,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients", "store"}
+    unknown = document.keys() - {"policy", "service", "clients", "store", "member"}
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -204,7 +269,8 @@ def parse_site(text: str) -> Site:
         if type(service) is not str or not service:
             raise SettingsError(f"{SITE_FILE}: clients.{account}: must be the name of a service")
     database = _database(_table(document["store"], "store")) if "store" in document else None
-    return Site(policy=policy, services=services, clients=clients, database=database)
+    member = _member(document, policy, services) if "member" in document else None
+    return Site(policy=policy, services=services, clients=clients, database=database, member=member)
 
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
@@ -245,6 +311,9 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         reason = f"a lock would let any person lock users out (add lock_after=0 {where})"
         raise SettingsError(f"forward_pass and lock_after: only one is allowed: {reason}")
     get = chosen.get
+    member = site.member if origins.keys().isdisjoint({"store", "secret"}) else None
+    if member is not None and (name := next((n for n in Policy.RULES if n in chosen), None)) is not None:
+        raise SettingsError(f"{name}: {AUTHORITY_DECIDES}")
     return Settings(
         policy=Policy(**{n: chosen[n] for n in Policy.RULES if n in chosen}),
         store=get("store", DEFAULT_STORE if site.database is None else site.database.url),
@@ -260,6 +329,7 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         user=get("user"),
         debug=get("debug", False),
         origins=origins,
+        member=member,
     )
 
 
@@ -302,6 +372,27 @@ def _database(table: dict[str, Any]) -> DatabaseSettings:
         return DatabaseSettings(**table)
     except SettingsError as e:
         raise SettingsError(f"{SITE_FILE}: store.{e}") from None
+
+
+def _member(
+    document: Mapping[str, Any], policy: Mapping[str, object], services: Mapping[str, Mapping[str, object]]
+) -> MemberSettings:
+    """Return the settings of `[member]`. Raise SettingsError, also for settings that only an authority has."""
+    table = _table(document["member"], "member")
+    if "store" in document:
+        raise SettingsError(f"{SITE_FILE}: member and store: only one of these tables is allowed")
+    if unknown := table.keys() - {*MemberSettings._fields}:
+        raise SettingsError(f"{SITE_FILE}: member: unknown setting {sorted(unknown)[0]!r}")
+    if "authorities" not in table:
+        raise SettingsError(f"{SITE_FILE}: member.authorities: required")
+    for place, settings_there in {"policy": policy, **{f"service.{n}": t for n, t in services.items()}}.items():
+        for name in settings_there.keys() & Policy.RULES.keys():
+            raise SettingsError(f"{SITE_FILE}: {place}.{name}: {AUTHORITY_DECIDES}")
+    try:
+        given: dict[str, Any] = {name: tuple(v) if type(v) is list else v for name, v in table.items()}
+        return MemberSettings(**given)
+    except SettingsError as e:
+        raise SettingsError(f"{SITE_FILE}: member.{e}") from None
 
 
 def _site_table(value: object, place: str) -> dict[str, object]:

@@ -138,10 +138,12 @@ def verify(
     *,
     earlier: Earlier = Earlier.NONE,
     ahead: Ahead | None = None,
+    fewest: int = 1,
 ) -> Decision:
     """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
 
-    Codes in `ahead` are not computed again. They change no decision: a code depends on its key and counter alone.
+    At least `fewest` codes in a row are needed, whatever the count of failures. Codes in `ahead` are not computed
+    again. They change no decision: a code depends on its key and counter alone.
 
     The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is
     negative or not below `TIME_LIMIT`.
@@ -187,7 +189,7 @@ def verify(
             first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
             if first is None:
                 continue
-            if len(row) < max(policy.codes_needed(counted), 2 if token.row_needed else 1):
+            if len(row) < max(policy.codes_needed(counted), 2 if token.row_needed else 1, fewest):
                 outcome = Outcome.CONSECUTIVE_NEEDED
                 if row is codes:
                     return Decision(outcome=outcome, record=record.refused_uncounted(), token=token.name)

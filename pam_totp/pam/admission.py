@@ -14,10 +14,9 @@ Rules:
 from __future__ import annotations
 
 import pwd
-import struct
 from _socket import SO_PEERCRED, SOL_SOCKET
 
-from pam_totp.core.lean import TYPE_CHECKING
+from pam_totp.core.lean import TYPE_CHECKING, Struct
 from pam_totp.core.settings import Site
 from pam_totp.pam.protocol import Hello
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from _socket import socket
     from collections.abc import Sequence
 
-_UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
+_UCRED = Struct("iII")  # pid, uid, gid: unix(7)
 
 
 def peer_uid(sock: socket) -> int:

@@ -1,8 +1,10 @@
 """The helper's entry point. The relay starts it as `python3 -I -S helper.py`, with the channel on descriptor 3."""
 
+import gc
 import os
 import sys
 
+gc.disable()  # one login makes little garbage, and the user would wait for its collection
 sys.dont_write_bytecode = True  # the caller's limit on file sizes could truncate bytecode files
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))

@@ -10,7 +10,8 @@ from pam_totp.core.settings import Settings, Site, settings
 from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import Verify
-from pam_totp.operations.dialogue import UNKNOWN_ACCOUNT, Dialogue, OpenStore
+from pam_totp.operations.dialogue import Dialogue
+from pam_totp.operations.verifier import UNKNOWN_ACCOUNT, LocalVerifier, OpenStore
 from pam_totp.pam.names import is_member, name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
 from pam_totp.store import NoAccount, NotThere, StoreError
@@ -44,17 +45,21 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     # If several accounts share one record, the code of one account must not grant grace to another. With
     # `forward_pass`, a missing prompt would show an attacker without the password that the last code was right.
     has_grace = chosen.grace_period > 0 and chosen.user is None and chosen.first_pass != "forward_pass"
-    return Dialogue(
+    verifier = LocalVerifier(
         chosen,
         user,
         open_store,
         origin=grace.origin(hello.service, hello.rhost) if has_grace else None,
         now=host.now,
+        check_account=_check_of(user, hello, chosen, host),
         search=host.search,
+    )
+    return Dialogue(
+        chosen,
+        verifier,
         log=lambda verb, **fields: audit_log.write(
             host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost
         ),
-        check_account=_check_of(user, hello, chosen, host),
         is_sshd=hello.tty == SSHD_TTY,
     )
 

@@ -26,7 +26,8 @@ from typing import Any, NoReturn
 from pam_totp.core.settings import Site
 from pam_totp.core.verify import Decision, verify
 from pam_totp.operations import audit_log
-from pam_totp.operations.dialogue import Dialogue, Pause, UseStore, Waits
+from pam_totp.operations.dialogue import Dialogue, Pause, Waits
+from pam_totp.operations.verifier import UseStore
 from pam_totp.pam import login
 from pam_totp.pam.admission import admit, client_accounts, listed, peer_uid
 from pam_totp.pam.listening import ServiceError, listening

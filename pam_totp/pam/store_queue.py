@@ -16,7 +16,7 @@ from collections import deque
 from functools import partial
 from typing import NamedTuple
 
-from pam_totp.operations.dialogue import UseStore
+from pam_totp.operations.verifier import UseStore
 from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
 from pam_totp.store import LockBusy
 from pam_totp.store.file import LOCK_WAIT

@@ -11,16 +11,16 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-import struct
 import time
 
-from pam_totp.core.lean import TYPE_CHECKING, contextmanager, sha256, suppress
+from pam_totp.core.lean import TYPE_CHECKING, Struct, contextmanager, sha256, suppress
 from pam_totp.store import LockBusy
 from pam_totp.store.secret_file import check_type_and_owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_FLOCK = Struct("hhqqi4x")  # type, whence, start, length, pid: fcntl(2)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # seconds between two attempts
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -60,12 +60,12 @@ class KeptLock:
 
 def _set(lock: int, name: str, kind: int) -> None:
     start = int.from_bytes(sha256(name.encode()).digest()[:8], "big") >> 2
-    fcntl.fcntl(lock, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start, 1, 0))
+    fcntl.fcntl(lock, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, 1, 0))
 
 
 def acquire_all(folder: int, lock_file: str, wait: float) -> int:
     """Lock all names at once. Return a descriptor; closing it releases the lock. Raise StoreError."""
-    every = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # to the end of the largest file
+    every = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # to the end of the largest file
     return _acquire(folder, lock_file, "all records", wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, every))
 
 

@@ -20,7 +20,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -48,10 +48,14 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two attempts to reac
 
 
 class Question(NamedTuple):
-    """A question of a member, identified by `digest`. `verdict` returns the text to store for a change's result."""
+    """A question of a member, identified by `digest`. `verdict` returns the text to store for a change's result.
+
+    Before each decision, `recall` gets the user's stored verdicts, by the digests of their questions in hexadecimal.
+    """
 
     digest: bytes
     verdict: Callable[[Any], str]
+    recall: Callable[[Mapping[str, str]], None] = lambda verdicts: None
 
 
 class AlreadyAnswered(Exception):
@@ -67,11 +71,11 @@ class _Stored(NamedTuple):
 
     version: int | None
     body: bytes
-    asked: list[list[str]]
+    asked: list[tuple[str, str]]  # digest in hexadecimal, verdict
     problem: str | None
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """One use of the database: a connection, its statements, and the deadline in monotonic seconds."""
 
     connection: Connection
@@ -222,7 +226,7 @@ class PostgresStore(SharedStore):
         """Do the same as `update`. With `question`, raise AlreadyAnswered if the record has its digest."""
         name = file_name(user)
 
-        def attempt(work: _Work) -> R:
+        def attempt(work: Work) -> R:
             stored = self._read(work, name)
             if stored.problem is not None:
                 raise StoreError(f"the database does not keep changes safely: {stored.problem}")
@@ -234,6 +238,8 @@ class PostgresStore(SharedStore):
             if stored.version is None and not create:
                 raise NotThere
             old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name)
+            if question is not None:
+                question.recall(dict(stored.asked))
             new, result = change(old)
             if new is None or stored.version is None or (new is not old and new != old):
                 asked = stored.asked if question is None else _with(stored.asked, question, result)
@@ -245,7 +251,11 @@ class PostgresStore(SharedStore):
         with self._shared.turns.turn(name, self._lock_wait):
             return self._attempts(attempt, reads_only=False, repeats=question is not None)
 
-    def _attempts(self, attempt: Callable[[_Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:
+    def use(self, attempt: Callable[[Work], R], *, reads_only: bool = False) -> R:
+        """Call `attempt` with a connection, for tables besides the records."""
+        return self._attempts(attempt, reads_only=reads_only)
+
+    def _attempts(self, attempt: Callable[[Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:
         """Call `attempt` with a connection until it succeeds, within the time of one use of the database.
 
         A lost connection is followed by another attempt if the attempt `reads_only`, or if it `repeats` safely.
@@ -257,7 +267,7 @@ class PostgresStore(SharedStore):
                     if connection.statements is None:
                         connection.statements = _statements(connection, deadline)
                         shared.was_reached = True
-                    return attempt(_Work(connection, connection.statements, deadline))
+                    return attempt(Work(connection, connection.statements, deadline))
             except _Contended:
                 pause = _FIRST_PAUSE
                 if time.monotonic() > deadline:
@@ -276,7 +286,7 @@ class PostgresStore(SharedStore):
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _read(self, work: _Work, name: str) -> _Stored:
+    def _read(self, work: Work, name: str) -> _Stored:
         """Return the record `name`. It changes nothing, so a lost connection is not a lost change."""
         try:
             (row,) = work.run(work.statements.read, name)
@@ -291,17 +301,17 @@ class PostgresStore(SharedStore):
         return _Stored(
             None if version is None else _number(version),
             body or b"",
-            json.loads(asked or b"[]"),
+            [(digest, verdict) for digest, verdict in json.loads(asked or b"[]")],
             None if problem is None else problem.decode(),
         )
 
     def _write(
         self,
-        work: _Work,
+        work: Work,
         name: str,
         stored: _Stored,
         records: tuple[UserRecord, UserRecord | None],
-        asked: list[list[str]],
+        asked: list[tuple[str, str]],
     ) -> None:
         """Replace the record that `stored` contains. Raise _Contended if another process has changed it."""
         statements = work.statements
@@ -325,11 +335,11 @@ class PostgresStore(SharedStore):
                 raise _Contended
             _move_serials(work, name, before, after)
 
-    def _write_again(self, work: _Work, name: str, stored: _Stored) -> None:
+    def _write_again(self, work: Work, name: str, stored: _Stored) -> None:
         if not work.run(work.statements.change, name, stored.version, stored.body, json.dumps(stored.asked)):
             raise _Contended
 
-    def _use_decoy(self, work: _Work) -> None:
+    def _use_decoy(self, work: Work) -> None:
         body = serialize(parse(self._shared.decoy).refused_uncounted())
         if not work.run(work.statements.use_decoy, body):
             stored = self._read(work, "")
@@ -401,7 +411,7 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
         pool.close()
 
 
-def _page(sql: str, last: str, work: _Work) -> list[Row]:
+def _page(sql: str, last: str, work: Work) -> list[Row]:
     return work.run(sql, last, _PAGE)
 
 
@@ -435,8 +445,8 @@ def _verdict(stored: _Stored, question: Question) -> str | None:
     return next((verdict for digest, verdict in stored.asked if digest == question.digest.hex()), None)
 
 
-def _with(asked: list[list[str]], question: Question, result: Any) -> list[list[str]]:
-    return [*asked, [question.digest.hex(), question.verdict(result)]][-ASKED:]
+def _with(asked: list[tuple[str, str]], question: Question, result: Any) -> list[tuple[str, str]]:
+    return [*asked, (question.digest.hex(), question.verdict(result))][-ASKED:]
 
 
 def _number(value: bytes) -> int:
@@ -476,7 +486,7 @@ class _Asking:
         return self._store.owner_of_serial(serial)
 
 
-def _move_serials(work: _Work, name: str, before: dict[str, str], after: dict[str, str]) -> None:
+def _move_serials(work: Work, name: str, before: dict[str, str], after: dict[str, str]) -> None:
     """Make `name` the owner of the serial numbers `after` instead of `before`. Raise SerialTaken."""
     for serial in sorted(before.keys() - after.keys()):
         work.run(schema.RELEASE, serial, name)

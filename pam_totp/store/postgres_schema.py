@@ -7,6 +7,8 @@ Rules:
 3. A name is in the encoding of file names (`file.file_name`), which is ASCII in every database.
 4. `serial` has the result of `serial_key` for each serial number. `name` is its owner, or NULL for a token in stock.
 5. The version of a record only goes up, also when its user is deleted and enrolled again: it starts at the time.
+6. `member` has the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that a
+   group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
 """
 
 from __future__ import annotations
@@ -50,6 +52,27 @@ CREATE = (
  serial text COLLATE "C" PRIMARY KEY,
  name text COLLATE "C")""",
     "CREATE INDEX IF NOT EXISTS serial_name ON pam_totp.serial (name)",
+    """CREATE TABLE IF NOT EXISTS pam_totp.member (
+ name text COLLATE "C" PRIMARY KEY,
+ fingerprint bytea UNIQUE CHECK (octet_length(fingerprint) = 32),
+ next_fingerprint bytea UNIQUE CHECK (octet_length(next_fingerprint) = 32),
+ groups text[] NOT NULL,
+ services text[],
+ added timestamptz NOT NULL,
+ joined timestamptz,
+ revoked timestamptz)""",
+    """CREATE TABLE IF NOT EXISTS pam_totp.user_group (
+ user_group text COLLATE "C",
+ name text COLLATE "C",
+ PRIMARY KEY (name, user_group))""",
+    """CREATE TABLE IF NOT EXISTS pam_totp.may (
+ member_group text COLLATE "C",
+ user_group text COLLATE "C",
+ PRIMARY KEY (member_group, user_group))""",
+    """CREATE TABLE IF NOT EXISTS pam_totp.joining (
+ token_digest bytea PRIMARY KEY CHECK (octet_length(token_digest) = 32),
+ member text COLLATE "C" NOT NULL,
+ expires timestamptz NOT NULL)""",
     """CREATE OR REPLACE FUNCTION pam_totp.version_goes_up() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
   IF NEW.version <= OLD.version OR NEW.name <> OLD.name THEN
@@ -65,6 +88,8 @@ IS_COPIED = "SELECT 1 WHERE to_regclass('pam_totp.copied_record') IS NOT NULL"
 GRANT = (
     "GRANT USAGE ON SCHEMA pam_totp TO {0}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.record, pam_totp.decoy, pam_totp.serial TO {0}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.member, pam_totp.joining TO {0}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.may, pam_totp.user_group TO {0}",
     "GRANT SELECT ON pam_totp.store TO {0}",
 )
 FILL_DECOY = """INSERT INTO pam_totp.decoy (slot, version, body) VALUES ($1::integer, 1, $2)
@@ -88,6 +113,7 @@ class Statements:
     """The statements with the guard of one kind of replication."""
 
     def __init__(self, replication: str) -> None:
+        self.replication = replication
         guard = GUARDS[replication]
         is_met = f"({guard}) IS NULL"
         row = f"r.version, r.body, r.asked::text, {_NOW}, {guard}"

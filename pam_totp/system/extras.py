@@ -15,6 +15,7 @@ _SOURCES = {
     "pyserial": ("python3-serial", "serial"),
     "python-pskc": ("python3-pskc", "pskc"),
     "cryptography": ("python3-cryptography", "aegis"),
+    "aiohttp": ("python3-aiohttp", "fleet"),
     "psycopg": ("python3-psycopg", "fleet"),
     "python-pam": ("python3-pampy python3-six", "web"),  # Debian's python3-pam is a different module
 }

@@ -10,7 +10,8 @@ from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, settings
 from pam_totp.operations.authenticate import REFUSED
-from pam_totp.operations.dialogue import Dialogue, Pause, Result, UseStore, Waits
+from pam_totp.operations.dialogue import Dialogue, Pause, Waits
+from pam_totp.operations.verifier import LocalVerifier, Result, UseStore
 from pam_totp.store import StoreError
 from tests.core.stores import NOW, Memory, code
 from tests.support.site import fob, phone
@@ -40,16 +41,15 @@ class Driver:
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
         """Answer the prompts in order; None, or no answer that is left, is no answer."""
         self.answers, self.earlier_pass = list(answers), first_pass
-        login = Dialogue(
+        verifier = LocalVerifier(
             self.chosen,
             self.user,
             lambda lock_wait: self.store,
             origin=self.origin,
             now=lambda: self.now,
-            log=self.write,
             check_account=self.check_account,
-            is_sshd=self.is_sshd,
         )
+        login = Dialogue(self.chosen, verifier, log=self.write, is_sshd=self.is_sshd)
         waits, reply, error = login.run(self), None, None
         while True:
             try:

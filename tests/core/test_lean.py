@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import pickle
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from pam_totp.core import lean
 from pam_totp.core.verify import Outcome
-from pam_totp.operations.dialogue import Result
+from pam_totp.operations.verifier import Result
 
 
 def _with_modules(**private: object) -> Any:
@@ -47,7 +48,7 @@ def _holding(**names: object) -> ModuleType:
 SHA256, SHA512 = {"sha256": hashlib.sha256}, {"sha512": hashlib.sha512}
 VARIANTS = {
     "this interpreter": lean,
-    "no private module": _with_modules(_functools=None, _json=None, _sha1=None),
+    "no private module": _with_modules(_functools=None, _json=None, _sha1=None, _struct=None),
     "Python 3.11": _with_modules(_sha2=None, _sha256=_holding(**SHA256), _sha512=_holding(**SHA512)),
     "Python 3.12": _with_modules(_sha2=_holding(**SHA256, **SHA512)),
     "no SHA-2": _with_modules(_sha2=None, _sha256=None, _sha512=None),
@@ -116,6 +117,14 @@ def test_a_hash_is_that_of_hashlib(variant: Any, name: str) -> None:
             public.block_size,
         )
         assert other.hexdigest() == getattr(hashlib, name)(data + b"more").hexdigest()
+
+
+@variants
+def test_a_packed_structure_is_that_of_struct(variant: Any) -> None:
+    for pattern, values in ((">I", (2**32 - 1,)), ("hhqqi4x", (1, 2, 2**62, -1, 7))):
+        data = variant.Struct(pattern).pack(*values)
+        assert data == struct.pack(pattern, *values)
+        assert variant.Struct(pattern).unpack_from(data) == values
 
 
 @variants

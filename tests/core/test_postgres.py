@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,20 @@ def test_the_last_eight_questions_are_kept_and_survive_other_changes(store: Post
     assert ask(store, "next", code(ASKED)) == "code of fob"
     assert ask(store, "q1", code(1)) == "again: code of fob"
     assert ask(store, "q0", code(0)) == "replayed of fob"
+
+
+def test_a_decision_sees_the_stored_verdicts_of_its_record(store: PostgresStore) -> None:
+    """Another process decides a question in between. So this one is decided again, with the new verdicts."""
+    seen: list[list[str]] = []
+
+    def recall(verdicts: Mapping[str, str]) -> None:
+        seen.append(sorted(verdicts.values()))
+        if len(seen) == 1:
+            assert in_processes(1, lambda _: ask(store, "b", b"000000")) == ["wrong of None"]
+
+    ask(store, "a", code(0))
+    decide(store.asked(question("c")._replace(recall=recall)), "alice", Answer.parse(code(1)), POLICY, lambda: NOW)
+    assert seen == [["code of fob"], ["code of fob", "wrong of None"]]
 
 
 def _ask_again(store: PostgresStore, name: str, _: int) -> str:

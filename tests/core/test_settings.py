@@ -14,6 +14,7 @@ from pam_totp.core.settings import (
     FORWARD_PROMPT,
     SITE_FILE,
     DatabaseSettings,
+    MemberSettings,
     Settings,
     SettingsError,
     Site,
@@ -50,7 +51,7 @@ def test_the_facts_have_every_setting_by_its_name() -> None:
     facts = chosen("window=3", "echo", "user=bob").facts()
     assert list(facts)[:5] == ["look_ahead", "window", "resync_window", "resync_steps", "lock_after"]
     assert (facts["window"], facts["echo"], facts["user"], facts["secret"]) == (3, True, "bob", None)
-    assert set(facts) == {*Policy.RULES, *Settings._fields} - {"policy", "origins"}
+    assert set(facts) == {*Policy.RULES, *Settings._fields} - {"policy", "origins", "member"}
 
 
 def test_a_changed_file_applies_at_once_also_when_it_is_changed_back() -> None:
@@ -63,6 +64,7 @@ def test_a_changed_file_applies_at_once_also_when_it_is_changed_back() -> None:
 # ---- arguments
 
 POLICY = {"look_ahead": 100, "window": 10, "resync_window": 10_000, "resync_steps": 2_880, "lock_after": 1_000_000}
+MEMBER = '[member]\nauthorities = ["otp1:8443", "[::1]:8443"]\n'
 NUMBERS = POLICY | {"grace_period": 86_400}
 FLAGS = [
     "echo",
@@ -396,6 +398,24 @@ def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: s
         ('[store]\nurl = "postgresql:///a"\npool = 0\n', "store.pool: must be a whole number from 1 to 64"),
         ('[store]\nurl = "postgresql:///a"\nwait = 0.4\n', "store.wait: must be 0.5 to 60 seconds"),
         ('[store]\nurl = "postgresql:///a"\nwait = true\n', "store.wait: must be 0.5 to 60 seconds"),
+        ("member = 5\n", "member: must be a table"),
+        ("[member]\n", "member.authorities: required"),
+        ("[member]\nauthority = 5\n", "member: unknown setting 'authority'"),
+        ("[member]\nauthorities = []\n", "member.authorities: must be a list of 1 to 16 texts HOST:PORT"),
+        ('[member]\nauthorities = ["otp"]\n', "member.authorities: must be a list of 1 to 16 texts HOST:PORT"),
+        ('[member]\nauthorities = ["otp:0"]\n', "member.authorities: must be a list"),
+        ('[member]\nauthorities = ["https://otp:1"]\n', "member.authorities: must be a list"),
+        ('[member]\nauthorities = "otp:1"\n', "member.authorities: must be a list"),
+        (f"{MEMBER}key = 5\n", "member.key: must be an absolute path"),
+        (f'{MEMBER}ca = "ca.pem"\n', "member.ca: must be an absolute path"),
+        (f"{MEMBER}connect = 0\n", "member.connect: must be 0.1 to 8 seconds"),
+        (f"{MEMBER}patience = true\n", "member.patience: must be 0.1 to 8 seconds"),
+        (f"{MEMBER}answer = 9\n", "member.answer: must be 0.5 to 8 seconds"),
+        (f"{MEMBER}forward_digits = 5\n", "member.forward_digits: must be a whole number from 6 to 8"),
+        (f'{MEMBER}centre_down = "allow"\n', "member.centre_down: must be one of refuse, break-glass"),
+        (f'{MEMBER}[store]\nurl = "postgresql:///a"\n', "member and store: only one of these tables is allowed"),
+        (f"{MEMBER}[policy]\nwindow = 1\n", "policy.window: not allowed on a member: the site file of the authority"),
+        (f"{MEMBER}[service.sshd]\nlock_after = 9\n", "service.sshd.lock_after: not allowed on a member: the site"),
         ("[policy]\nwindow = 1\nwindow = 2\n", ""),
         ("[policy]\n[policy]\n", ""),
         ("[policy\n", ""),
@@ -416,6 +436,26 @@ def test_the_site_file_can_name_a_database_as_the_default_store() -> None:
     assert settings("sshd", ("store=/x",), site).store == "/x"
     assert settings("sshd", ("store=postgresql:///y",), site).store == "postgresql:///y"
     assert settings("sshd", ()).store == "/var/lib/pam_totp"
+
+
+def test_a_login_on_a_member_asks_the_authorities() -> None:
+    site = parse_site(f"{MEMBER}patience = 2\n[policy]\nprompt = 'Code: '\ngrace_period = 60\n")
+    assert site.member == MemberSettings(authorities=("otp1:8443", "[::1]:8443"), patience=2)
+    made = settings("sshd", ("nullok",), site)
+    assert (made.member, made.nullok, made.grace_period) == (site.member, True, 60)
+    assert made.facts()["authorities"] == "otp1:8443 [::1]:8443"
+    assert made.facts().keys().isdisjoint({"look_ahead", "store", "secret", "member"})
+    for argument in ("store=/x", "secret=~/x"):
+        local = settings("sshd", (argument, "window=2"), site)
+        assert (local.member, local.policy.window) == (None, 2), "such a line has a store and a policy of this host"
+        assert "authorities" not in local.facts()
+
+
+@pytest.mark.parametrize("name", ["look_ahead", "window", "resync_window", "resync_steps", "lock_after"])
+def test_a_line_on_a_member_cannot_set_the_policy(name: str) -> None:
+    assert (
+        refused(f"{name}=1", site=MEMBER) == f"{name}: not allowed on a member: the site file of the authority decides"
+    )
 
 
 @given(st.text(max_size=60) | st.text('[]policy.service"=\n 10truewindow', max_size=60))

@@ -258,6 +258,23 @@ def test_a_lock_goes_by_the_stored_count_for_a_row_too() -> None:
     assert alice.converses(codes_of(fob(), 40), codes_of(fob(), 41)) == [Outcome.WRONG, Outcome.LOCKED]
 
 
+def test_where_two_codes_are_needed_anyway_a_lone_code_is_refused() -> None:
+    """An authority needs two codes from a member that has sent too many wrong answers."""
+    token = fob(0)
+
+    def decides(answer: bytes, **options: Any) -> Decision:
+        return verify(UserRecord(user="alice", tokens=(token,)), Answer.parse(answer), NOW, Policy(), **options)
+
+    lone = decides(codes_of(token, 0), fewest=2)
+    assert lone.outcome is Outcome.CONSECUTIVE_NEEDED
+    assert (lone.record.failures, lone.record.tokens) == (0, (token,))
+    assert decides(codes_of(token, 0, 2), fewest=2).outcome is Outcome.CONSECUTIVE
+    earlier = Earlier.NONE.followed_by(Answer.parse(codes_of(token, 0)), lone, prompted=True)
+    assert decides(codes_of(token, 1), fewest=2, earlier=earlier).outcome is Outcome.CONSECUTIVE
+    assert decides(b"000000", fewest=2).outcome is Outcome.WRONG
+    assert decides(codes_of(token, 0), fewest=1).outcome is Outcome.CODE
+
+
 def test_a_first_pass_begins_no_row() -> None:
     first = Answer.parse(codes_of(fob(), 40))
     decision = Decision(outcome=Outcome.WRONG, record=UserRecord(user="alice"))

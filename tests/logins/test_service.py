@@ -25,7 +25,7 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.oath import Ahead
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision
-from pam_totp.operations import dialogue as login_dialogue
+from pam_totp.operations import verifier as login_verifier
 from pam_totp.pam import log_quota, login_quota, login_session, lookups, loop, protocol, service
 from pam_totp.pam.admission import peer_uid
 from pam_totp.pam.listening import ServiceError
@@ -841,7 +841,7 @@ def test_codes_worked_out_ahead_are_wiped_and_decide_nothing(site: Site, monkeyp
         made.append(verify.work_out_ahead(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(login_dialogue, "work_out_ahead", work_out_ahead)
+    monkeypatch.setattr(login_verifier, "work_out_ahead", work_out_ahead)
     site.enrol()
     site.configure("demo", way="socket")
 

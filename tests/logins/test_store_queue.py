@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pam_totp.operations.dialogue import UseStore
+from pam_totp.operations.verifier import UseStore
 from pam_totp.pam import store_queue
 from pam_totp.pam.loop import Loop, Pool
 from pam_totp.pam.store_queue import MAX_SEARCHES, SLOW_DISK, StoreQueue

@@ -1,0 +1,294 @@
+"""The members of a fleet in PostgreSQL: their certificates, their groups, and the tokens with which they join.
+
+Rules:
+1. A certificate alone permits nothing. Its fingerprint must be in a row of `member` that is not revoked. One statement
+   reads the row, and whether the member may ask for a user and a service.
+2. Each change has the condition of `postgres_schema.GUARDS` in its WHERE, like a change of a record.
+3. A join token is stored as a digest, is deleted by its use, and expires by the clock of the database.
+4. The group ALL_USERS contains every user, enrolled or not.
+5. A member that is added again keeps its certificate until it joins again. Only joining ends a revocation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from pam_totp.store import StoreError
+from pam_totp.store.file import file_name
+from pam_totp.store.postgres import PostgresStore, Work
+from pam_totp.store.postgres_connection import Refused, Row
+from pam_totp.store.postgres_records import user_name
+from pam_totp.store.postgres_schema import GUARDS
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
+
+ALL_USERS = "all"
+JOIN_SECONDS = 3600  # the time in which a new member may join
+_GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NO_TABLE = "42P01"
+_TRUE = b"\x01"  # in PostgreSQL's binary format
+
+
+class Found(NamedTuple):
+    """A row of `member` for a certificate, and what it permits. `now` is the database's clock in Unix seconds."""
+
+    name: str
+    is_revoked: bool
+    is_next: bool  # found by the certificate of the last renewal, which was not used before
+    may_ask: bool  # for the user
+    may_serve: bool  # the service
+    now: int
+
+
+class Member(NamedTuple):
+    """A member as an administrator sees it. Times are Unix seconds. `services` is None if all are permitted."""
+
+    name: str
+    groups: tuple[str, ...]
+    services: tuple[str, ...] | None
+    added: int
+    joined: int | None
+    revoked: int | None
+    fingerprint: str | None
+
+
+class Groups(NamedTuple):
+    """All groups: the user groups that each group of members may ask for, and the users of each user group."""
+
+    may: dict[str, tuple[str, ...]]
+    users: dict[str, tuple[str, ...]]
+
+
+class _Statements:
+    """The statements with the guard of one kind of replication."""
+
+    def __init__(self, replication: str) -> None:
+        guard = GUARDS[replication]
+        met = f"({guard}) IS NULL"
+        groups = "ARRAY(SELECT jsonb_array_elements_text($2::jsonb))"
+        services = "ARRAY(SELECT jsonb_array_elements_text(nullif($3::jsonb, 'null')))"
+        self.guard = f"SELECT {guard}"
+        self.adopt = f"""UPDATE pam_totp.member SET fingerprint = $1, next_fingerprint = NULL
+ WHERE next_fingerprint = $1 AND revoked IS NULL AND {met} RETURNING 1"""
+        self.renew = f"""UPDATE pam_totp.member SET next_fingerprint = $2
+ WHERE fingerprint = $1 AND revoked IS NULL AND {met} RETURNING 1"""
+        self.add = f"""INSERT INTO pam_totp.member (name, groups, services, added)
+ SELECT $1, {groups}, CASE WHEN $3::jsonb <> 'null' THEN {services} END, clock_timestamp() WHERE {met}
+ ON CONFLICT (name) DO UPDATE SET groups = EXCLUDED.groups, services = EXCLUDED.services RETURNING joined IS NOT NULL"""
+        self.forget = f"DELETE FROM pam_totp.joining WHERE (member = $1 OR expires < clock_timestamp()) AND {met}"
+        self.invite = f"""INSERT INTO pam_totp.joining (token_digest, member, expires)
+ SELECT $1, $2, clock_timestamp() + $3::bigint * interval '1 second' WHERE {met} RETURNING 1"""
+        self.join = f"""WITH used AS (DELETE FROM pam_totp.joining
+ WHERE token_digest = $1 AND expires > clock_timestamp() AND {met} RETURNING member)
+ UPDATE pam_totp.member SET fingerprint = $2, next_fingerprint = NULL, joined = clock_timestamp(), revoked = NULL
+ FROM used WHERE member.name = used.member RETURNING member.name"""
+        self.revoke = f"""UPDATE pam_totp.member SET revoked = coalesce(revoked, clock_timestamp())
+ WHERE name = $1 AND {met} RETURNING 1"""
+        self.allow = f"""INSERT INTO pam_totp.may (member_group, user_group) SELECT $1, $2 WHERE {met}
+ ON CONFLICT (member_group, user_group) DO UPDATE SET user_group = EXCLUDED.user_group RETURNING 1"""
+        self.deny = f"DELETE FROM pam_totp.may WHERE member_group = $1 AND user_group = $2 AND {met} RETURNING 1"
+        self.put = f"""INSERT INTO pam_totp.user_group (user_group, name) SELECT $1, $2 WHERE {met}
+ ON CONFLICT (name, user_group) DO UPDATE SET name = EXCLUDED.name RETURNING 1"""
+        self.take = f"DELETE FROM pam_totp.user_group WHERE user_group = $1 AND name = $2 AND {met} RETURNING 1"
+
+
+def _seconds(time: str) -> str:
+    return f"extract(epoch FROM {time})::bigint"
+
+
+_FIND = f"""SELECT m.name, m.revoked IS NOT NULL, m.fingerprint IS DISTINCT FROM $1,
+ EXISTS (SELECT 1 FROM pam_totp.may AS p WHERE p.member_group = ANY (m.groups) AND (p.user_group = '{ALL_USERS}'
+  OR EXISTS (SELECT 1 FROM pam_totp.user_group AS u WHERE u.name = $2 AND u.user_group = p.user_group))),
+ m.services IS NULL OR $3 = ANY (m.services), {_seconds("clock_timestamp()")}
+ FROM pam_totp.member AS m WHERE m.fingerprint = $1 OR m.next_fingerprint = $1"""
+_JOINING = "SELECT member FROM pam_totp.joining WHERE token_digest = $1 AND expires > clock_timestamp()"
+_MEMBERS = f"""SELECT name, to_jsonb(groups)::text, to_jsonb(services)::text, {_seconds("added")}, {_seconds("joined")},
+ {_seconds("revoked")}, encode(fingerprint, 'hex') FROM pam_totp.member ORDER BY name"""
+_MAY = "SELECT member_group, user_group FROM pam_totp.may ORDER BY 1, 2"
+_USERS = "SELECT user_group, name FROM pam_totp.user_group ORDER BY 1, 2"
+
+
+class Members:
+    """The members in the database of `store`. Every method may raise StoreError."""
+
+    def __init__(self, store: PostgresStore) -> None:
+        self._store = store
+
+    # ---- for an authority
+
+    def find(self, fingerprint: bytes, user: str | None = None, service: str | None = None) -> Found | None:
+        """Return the member with this certificate, and whether it may ask for `user` and `service`."""
+        rows = self._read(_FIND, fingerprint, None if user is None else file_name(user), service)
+        if not rows:
+            return None
+        name, *flags, now = rows[0]
+        is_revoked, is_next, may_ask, may_serve = (flag == _TRUE for flag in flags)
+        return Found(_text(name), is_revoked, is_next, may_ask, may_serve, _number(now))
+
+    def adopt(self, fingerprint: bytes) -> None:
+        """Make the certificate of the last renewal the member's only one. Do nothing if it is not the next."""
+        self._use(lambda work, made: work.run(made.adopt, fingerprint))
+
+    def renew(self, fingerprint: bytes, following: bytes) -> bool:
+        """Let the member with the certificate `fingerprint` use `following`, too. Return False if it is revoked."""
+        return bool(self._change(lambda made: made.renew, fingerprint, following))
+
+    def joining(self, token_digest: bytes) -> str | None:
+        """Return the name of the member that may join with this token, or None."""
+        rows = self._read(_JOINING, token_digest)
+        return _text(rows[0][0]) if rows else None
+
+    def join(self, token_digest: bytes, fingerprint: bytes) -> str | None:
+        """Use the token up, and give the member this certificate. Return its name, or None if the token is unknown."""
+        rows = self._change(lambda made: made.join, token_digest, fingerprint)
+        return _text(rows[0][0]) if rows else None
+
+    # ---- for an administrator
+
+    def add(
+        self, name: str, groups: Iterable[str], services: Iterable[str] | None, token_digest: bytes, seconds: int
+    ) -> bool:
+        """Add a member, or change its groups and services, and let it join within `seconds`.
+
+        Return True if it has joined before. Its earlier tokens end.
+        """
+        listed = None if services is None else sorted(set(services))
+
+        def attempt(work: Work, made: _Statements) -> bool:
+            with work.transaction():
+                rows = _required(work, made, made.add, name, _list(groups), json.dumps(listed))
+                work.run(made.forget, name)
+                _required(work, made, made.invite, token_digest, name, seconds)
+            return rows[0][0] == _TRUE
+
+        return self._use(attempt)
+
+    def revoke(self, name: str) -> bool:
+        """Revoke a member's certificates and tokens. Return False if there is no such member."""
+
+        def attempt(work: Work, made: _Statements) -> bool:
+            with work.transaction():
+                rows = work.run(made.revoke, name) or _explained(work, made)
+                work.run(made.forget, name)
+            return bool(rows)
+
+        return self._use(attempt)
+
+    def all(self) -> list[Member]:
+        """Return all members, in the order of their names."""
+        return [
+            Member(
+                _text(name),
+                tuple(json.loads(_text(groups))),
+                None if services is None else tuple(json.loads(services)),
+                _number(added),
+                None if joined is None else _number(joined),
+                None if revoked is None else _number(revoked),
+                None if fingerprint is None else _text(fingerprint),
+            )
+            for name, groups, services, added, joined, revoked, fingerprint in self._read(_MEMBERS)
+        ]
+
+    def groups(self) -> Groups:
+        """Return all groups."""
+        may: dict[str, tuple[str, ...]] = {}
+        users: dict[str, tuple[str, ...]] = {}
+        for group, other in self._read(_MAY):
+            may[_text(group)] = (*may.get(_text(group), ()), _text(other))
+        for group, name in self._read(_USERS):
+            users[_text(group)] = (*users.get(_text(group), ()), user_name(_text(name)))
+        return Groups(may, users)
+
+    def allow(self, group: str, user_groups: Iterable[str]) -> int:
+        """Let the members of `group` ask for these groups of users. Return the number of groups."""
+        return self._each(lambda made: made.allow, group, user_groups)
+
+    def deny(self, group: str, user_groups: Iterable[str]) -> int:
+        """Do the opposite of `allow`. Return how many of the groups were permitted before."""
+        return self._each(lambda made: made.deny, group, user_groups)
+
+    def put(self, user_group: str, users: Iterable[str]) -> int:
+        """Put users into a group. Return their number."""
+        return self._each(lambda made: made.put, user_group, map(file_name, users))
+
+    def take(self, user_group: str, users: Iterable[str]) -> int:
+        """Take users out of a group. Return how many of them were in it."""
+        return self._each(lambda made: made.take, user_group, map(file_name, users))
+
+    # ---- statements
+
+    def _read(self, sql: str, *parameters: str | bytes | None) -> list[Row]:
+        return self._use(lambda work, made: work.run(sql, *parameters), reads_only=True)
+
+    def _change(self, choose: Callable[[_Statements], str], *parameters: str | bytes) -> list[Row]:
+        return self._use(partial(_changed, choose, parameters))
+
+    def _each(self, choose: Callable[[_Statements], str], group: str, others: Iterable[str]) -> int:
+        """Run one statement for each of `others`, in one transaction. Return the number of rows."""
+        listed = sorted(set(others))
+
+        def attempt(work: Work, made: _Statements) -> int:
+            with work.transaction():
+                return sum(len(_changed(choose, (group, other), work, made)) for other in listed)
+
+        return self._use(attempt)
+
+    def _use(self, attempt: Callable[[Work, _Statements], R], *, reads_only: bool = False) -> R:
+        try:
+            return self._store.use(
+                lambda work: attempt(work, _statements(work.statements.replication)), reads_only=reads_only
+            )
+        except Refused as e:
+            if e.state != _NO_TABLE:
+                raise
+            raise StoreError("the database has no tables of members (run 'pam-totp store init URL')") from None
+
+
+def is_group(name: str) -> bool:
+    """Return True if `name` can be the name of a group: lower-case letters, digits, dots, hyphens, underscores."""
+    return _GROUP.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=3)
+def _statements(replication: str) -> _Statements:
+    return _Statements(replication)
+
+
+def _changed(
+    choose: Callable[[_Statements], str], parameters: Iterable[str | bytes], work: Work, made: _Statements
+) -> list[Row]:
+    return work.run(choose(made), *parameters) or _explained(work, made)
+
+
+def _required(work: Work, made: _Statements, sql: str, *parameters: str | int | bytes) -> list[Row]:
+    """Run a change that changes a row wherever the guard permits it."""
+    rows = work.run(sql, *parameters)
+    if not rows:
+        _explained(work, made)
+        raise StoreError("the database has made no change")
+    return rows
+
+
+def _explained(work: Work, made: _Statements) -> list[Row]:
+    """Raise StoreError if the guard forbids changes. Otherwise return no rows, because none had to be changed."""
+    ((problem,),) = work.run(made.guard)
+    if problem is not None:
+        raise StoreError(f"the database does not keep changes safely: {_text(problem)}")
+    return []
+
+
+def _list(texts: Iterable[str]) -> str:
+    return json.dumps(sorted(set(texts)))
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", "big", signed=True)
