@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # The prefixes of the networks that one person can own, from the smallest to the largest, by IP version. For IPv6: one
 # link, a home, a site (RFC 6177). For IPv4: one host, and two sizes of rented networks.
 PREFIXES = {4: (32, 28, 24), 6: (64, 56, 48)}
+_MAX_HOST = 253  # characters of a DNS name (RFC 1035 2.3.4, as text)
 _NAT64 = 0x64FF9B << 96  # 64:ff9b::/96
 
 
@@ -47,6 +48,19 @@ def parse_hop(text: str) -> Address | None:
         host, _, port = text.partition(":")
         return parse(host) if _is_port(f":{port}") else None
     return parse(text)
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Return the parts of HOST:PORT, or None. HOST is a DNS name, an IPv4 address, or an IPv6 address in brackets."""
+    host, _, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        is_host = ":" in host and not host.strip("0123456789abcdefABCDEF:.")
+    else:
+        is_host = host != "" and not host.strip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+    if not is_host or len(host) > _MAX_HOST or not _is_port(f":{port}") or not 0 < int(port) < 65536:
+        return None
+    return host, int(port)
 
 
 def _is_port(text: str) -> bool:

@@ -13,13 +13,16 @@ Rules:
 
 from __future__ import annotations
 
+from pam_totp.core.address import host_and_port
 from pam_totp.core.fields import Rule, Value, boolean, choice, printable, require, whole_number
 from pam_totp.core.lean import TYPE_CHECKING, lru_cache
 from pam_totp.core.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, TypeVar
+
+    V = TypeVar("V", bound=Value)
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
@@ -111,7 +114,7 @@ class MemberSettings(Value):
 
     ERROR = SettingsError
     RULES: ClassVar[dict[str, Rule]] = {
-        "authorities": lambda v: None if _are_addresses(v) else "must be a list of 1 to 16 texts HOST:PORT",
+        "authorities": lambda v: _addresses(v, 1),
         "certificate": lambda v: _path(v) if type(v) is str else _PATH_RULE,
         "key": lambda v: _path(v) if type(v) is str else _PATH_RULE,
         "ca": lambda v: _path(v) if type(v) is str else _PATH_RULE,
@@ -128,17 +131,42 @@ class MemberSettings(Value):
         return self.centre_down == "break-glass"
 
 
-class Site(Value):
-    """The content of the site file.
+class AuthoritySettings(Value):
+    """`[authority]` of the site file: a host that decides for the members of a fleet.
 
-    `[policy]`, `[service.NAME]`, `[clients]` (account = service), and `[store]` or `[member]`.
+    `listen` and `addresses` are texts of the form HOST:PORT: where this host listens, and where members connect to.
+    Without the file `ca_key`, no member joins or renews its certificate here. A kept connection may be `idle` seconds.
     """
+
+    listen: tuple[str, ...] = ("0.0.0.0:8443",)
+    certificate: str = "/etc/pam_totp/authority/authority.pem"
+    key: str = "/etc/pam_totp/authority/authority.key"
+    ca: str = "/etc/pam_totp/authority/ca.pem"
+    ca_key: str = "/etc/pam_totp/authority/ca.key"
+    addresses: tuple[str, ...] = ()
+    idle: int = 300
+
+    ERROR = SettingsError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "listen": lambda v: _addresses(v, 1),
+        "certificate": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "key": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "ca": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "ca_key": lambda v: _path(v) if type(v) is str else _PATH_RULE,
+        "addresses": lambda v: _addresses(v, 0),
+        "idle": whole_number(10, 86_400),
+    }
+
+
+class Site(Value):
+    """The content of the site file: a value for each of its tables, `[clients]` as account = service."""
 
     policy: Mapping[str, object]
     services: Mapping[str, Mapping[str, object]]
     clients: Mapping[str, str]
     database: DatabaseSettings | None = None
     member: MemberSettings | None = None
+    authority: AuthoritySettings | None = None
 
     NONE: ClassVar[Site]
 
@@ -149,6 +177,10 @@ class Site(Value):
 Site.NONE = Site(policy={}, services={}, clients={})
 
 
+_PATH_RULE = "must be an absolute path"
+_MAX_ADDRESSES = 16
+
+
 def _path(v: str) -> str | None:
     return None if v.startswith("/") and "\0" not in v else _PATH_RULE
 
@@ -157,15 +189,11 @@ def _seconds(v: Any, low: float, high: float) -> str | None:
     return None if type(v) in (int, float) and low <= v <= high else f"must be {low:g} to {high:g} seconds"
 
 
-def _are_addresses(v: object) -> bool:
-    """Return True for 1 to 16 texts HOST:PORT. `member.wire` has the exact rule."""
-    return type(v) is tuple and 1 <= len(v) <= 16 and all(type(x) is str and _is_address(x) for x in v)
-
-
-def _is_address(v: str) -> bool:
-    host, _, port = v.rpartition(":")
-    plain = host.isascii() and host.isprintable() and not set(host) & set(" /@,")
-    return bool(host) and plain and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+def _addresses(v: object, fewest: int) -> str | None:
+    is_list = type(v) is tuple and fewest <= len(v) <= _MAX_ADDRESSES
+    if isinstance(v, tuple) and is_list and all(type(x) is str and host_and_port(x) is not None for x in v):
+        return None
+    return f"must be HOST:PORT, or a list of {fewest} to {_MAX_ADDRESSES} of them"
 
 
 def is_database(location: str) -> bool:
@@ -228,6 +256,7 @@ _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
 }
+_LISTS = {"authorities", "listen", "addresses"}  # one text stands for a list of one
 _LIMITS = ("nullok_until", "nullok_group")
 _SECOND_PROMPT = ("second_prompt", "no_second_prompt")
 _FLAGS = ("echo", *_SECOND_PROMPT, "nullok", "nodelay", "debug", *FIRST_PASS)
@@ -254,7 +283,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients", "store", "member"}
+    unknown = document.keys() - {"policy", "service", "clients", "store", "authority", "member"}
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -268,9 +297,16 @@ def parse_site(text: str) -> Site:
     for account, service in clients.items():
         if type(service) is not str or not service:
             raise SettingsError(f"{SITE_FILE}: clients.{account}: must be the name of a service")
-    database = _database(_table(document["store"], "store")) if "store" in document else None
-    member = _member(document, policy, services) if "member" in document else None
-    return Site(policy=policy, services=services, clients=clients, database=database, member=member)
+    site = Site(
+        policy=policy,
+        services=services,
+        clients=clients,
+        database=_one_of(document, DatabaseSettings, "store", "url"),
+        member=_one_of(document, MemberSettings, "member", "authorities"),
+        authority=_one_of(document, AuthoritySettings, "authority"),
+    )
+    _check_tables(site)
+    return site
 
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
@@ -363,36 +399,35 @@ def _table(value: object, place: str) -> dict[str, Any]:
     return value
 
 
-def _database(table: dict[str, Any]) -> DatabaseSettings:
-    if unknown := table.keys() - {*DatabaseSettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: store: unknown setting {sorted(unknown)[0]!r}")
-    if "url" not in table:
-        raise SettingsError(f"{SITE_FILE}: store.url: required")
+def _one_of(document: Mapping[str, Any], kind: type[V], name: str, required: str | None = None) -> V | None:
+    """Return the table `name` of the site file as a value of `kind`; None if the file has no such table."""
+    if name not in document:
+        return None
+    table = _table(document[name], name)
+    if unknown := table.keys() - {*kind._fields}:
+        raise SettingsError(f"{SITE_FILE}: {name}: unknown setting {sorted(unknown)[0]!r}")
+    if required is not None and required not in table:
+        raise SettingsError(f"{SITE_FILE}: {name}.{required}: required")
+    given: dict[str, Any] = {n: tuple(v) if type(v) is list else v for n, v in table.items()}
+    for n in _LISTS & given.keys():
+        given[n] = (given[n],) if type(given[n]) is str else given[n]
     try:
-        return DatabaseSettings(**table)
+        return kind(**given)
     except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: store.{e}") from None
+        raise SettingsError(f"{SITE_FILE}: {name}.{e}") from None
 
 
-def _member(
-    document: Mapping[str, Any], policy: Mapping[str, object], services: Mapping[str, Mapping[str, object]]
-) -> MemberSettings:
-    """Return the settings of `[member]`. Raise SettingsError, also for settings that only an authority has."""
-    table = _table(document["member"], "member")
-    if "store" in document:
-        raise SettingsError(f"{SITE_FILE}: member and store: only one of these tables is allowed")
-    if unknown := table.keys() - {*MemberSettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: member: unknown setting {sorted(unknown)[0]!r}")
-    if "authorities" not in table:
-        raise SettingsError(f"{SITE_FILE}: member.authorities: required")
-    for place, settings_there in {"policy": policy, **{f"service.{n}": t for n, t in services.items()}}.items():
-        for name in settings_there.keys() & Policy.RULES.keys():
+def _check_tables(site: Site) -> None:
+    """Raise SettingsError if tables of the site file contradict each other."""
+    if site.member is None:
+        return
+    other = "store" if site.database is not None else "authority"
+    if site.database is not None or site.authority is not None:
+        raise SettingsError(f"{SITE_FILE}: member and {other}: only one of these tables is allowed")
+    tables = {"policy": site.policy, **{f"service.{name}": table for name, table in site.services.items()}}
+    for place, table in tables.items():
+        for name in table.keys() & Policy.RULES.keys():
             raise SettingsError(f"{SITE_FILE}: {place}.{name}: {AUTHORITY_DECIDES}")
-    try:
-        given: dict[str, Any] = {name: tuple(v) if type(v) is list else v for name, v in table.items()}
-        return MemberSettings(**given)
-    except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: member.{e}") from None
 
 
 def _site_table(value: object, place: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 
+from pam_totp.core.address import host_and_port
 from pam_totp.core.answer import MAX_ANSWER
 from pam_totp.core.fields import Value, boolean, choice, optional, whole_number
 from pam_totp.core.lean import TYPE_CHECKING, sha256
@@ -76,10 +77,8 @@ def texts(rule: Rule, low: int, high: int) -> Rule:
 
 
 def address(v: object) -> str | None:
-    """Require HOST:PORT, where HOST is a DNS name, an IPv4 address, or an IPv6 address in brackets."""
-    host, port = _host_and_port(v) if type(v) is str else ("", "")
-    good = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
-    return None if good and host else "must be HOST:PORT"
+    """Require HOST:PORT, as in `core.address.host_and_port`."""
+    return None if type(v) is str and host_and_port(v) is not None else "must be HOST:PORT"
 
 
 def host_name(v: object) -> str | None:
@@ -94,21 +93,10 @@ def host_name(v: object) -> str | None:
 
 def split_address(text: str) -> tuple[str, int]:
     """Return the host, without brackets, and the port of HOST:PORT. Raise WireError."""
-    if (requirement := address(text)) is not None:
-        raise WireError(f"address: {requirement}")
-    host, port = _host_and_port(text)
-    return host, int(port)
-
-
-def _host_and_port(text: str) -> tuple[str, str]:
-    """Return the parts of HOST:PORT, the host without brackets; empty texts if it has another shape."""
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-        good = ":" in host and not host.strip("0123456789abcdefABCDEF:.")
-    else:
-        good = not host.strip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
-    return (host, port) if good and len(host) <= MAX_NAME else ("", "")
+    found = host_and_port(text)
+    if found is None:
+        raise WireError("address: must be HOST:PORT")
+    return found
 
 
 def _size(text: str) -> int:

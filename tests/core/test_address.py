@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from pam_totp.core.address import is_remote, networks, parse, parse_hop
+from pam_totp.core.address import host_and_port, is_remote, networks, parse, parse_hop
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,25 @@ def test_an_ipv4_host_behind_a_translator_is_in_its_ipv4_networks() -> None:
     other = parse("64:ff9b:1::192.0.2.7")
     assert other is not None
     assert networks(other)[0] == "64:ff9b:1::/64"
+
+
+def test_an_address_of_a_server_is_a_host_and_a_port() -> None:
+    assert host_and_port("otp1.example.org:8443") == ("otp1.example.org", 8443)
+    assert host_and_port("192.0.2.7:1") == ("192.0.2.7", 1)
+    assert host_and_port("[2001:db8::1]:65535") == ("2001:db8::1", 65535)
+    bad = (
+        "",
+        "host",
+        "host:",
+        ":1",
+        "::1:1",
+        "[host]:1",
+        "[]:1",
+        "a:0",
+        "a:65536",
+        "a:123456",
+        "a:١",
+        "a b:1",
+        "a_b:1",
+    )
+    assert [text for text in (*bad, "a" * 254 + ":1") if host_and_port(text) is not None] == []

@@ -13,6 +13,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.settings import (
     FORWARD_PROMPT,
     SITE_FILE,
+    AuthoritySettings,
     DatabaseSettings,
     MemberSettings,
     Settings,
@@ -401,11 +402,10 @@ def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: s
         ("member = 5\n", "member: must be a table"),
         ("[member]\n", "member.authorities: required"),
         ("[member]\nauthority = 5\n", "member: unknown setting 'authority'"),
-        ("[member]\nauthorities = []\n", "member.authorities: must be a list of 1 to 16 texts HOST:PORT"),
-        ('[member]\nauthorities = ["otp"]\n', "member.authorities: must be a list of 1 to 16 texts HOST:PORT"),
-        ('[member]\nauthorities = ["otp:0"]\n', "member.authorities: must be a list"),
-        ('[member]\nauthorities = ["https://otp:1"]\n', "member.authorities: must be a list"),
-        ('[member]\nauthorities = "otp:1"\n', "member.authorities: must be a list"),
+        ("[member]\nauthorities = []\n", "member.authorities: must be HOST:PORT, or a list of 1 to 16 of them"),
+        ('[member]\nauthorities = ["otp"]\n', "member.authorities: must be HOST:PORT, or a list of 1 to 16 of them"),
+        ('[member]\nauthorities = ["otp:0"]\n', "member.authorities: must be HOST:PORT"),
+        ('[member]\nauthorities = ["https://otp:1"]\n', "member.authorities: must be HOST:PORT"),
         (f"{MEMBER}key = 5\n", "member.key: must be an absolute path"),
         (f'{MEMBER}ca = "ca.pem"\n', "member.ca: must be an absolute path"),
         (f"{MEMBER}connect = 0\n", "member.connect: must be 0.1 to 8 seconds"),
@@ -427,6 +427,34 @@ def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: s
 )
 def test_an_error_in_the_site_file_names_its_place(text: str, said: str) -> None:
     assert refused(site=text).startswith(f"/etc/pam_totp.toml: {said}")
+
+
+def test_the_site_file_can_make_this_host_an_authority() -> None:
+    assert parse_site("[authority]\n").authority == AuthoritySettings()
+    assert parse_site("").authority is None
+    text = '[authority]\nlisten = "[::]:8443"\naddresses = ["otp1:8443", "otp2:8443"]\nca_key = "/ca.key"\nidle = 60\n'
+    made = parse_site(text).authority
+    assert made is not None
+    assert (made.listen, made.addresses) == (("[::]:8443",), ("otp1:8443", "otp2:8443"))
+    assert (made.ca_key, made.idle, made.key) == ("/ca.key", 60, "/etc/pam_totp/authority/authority.key")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("listn = 1", "unknown setting 'listn'"),
+        ("listen = []", "authority.listen: must be HOST:PORT"),
+        ('listen = "8443"', "authority.listen: must be HOST:PORT"),
+        ("listen = [1]", "authority.listen: must be HOST:PORT"),
+        ("addresses = 1", "authority.addresses: must be HOST:PORT"),
+        ('key = "key"', "authority.key: must be an absolute path"),
+        ("key = 1", "authority.key: must be an absolute path"),
+        ("idle = 1", "authority.idle: must be a whole number from 10"),
+    ],
+)
+def test_a_wrong_setting_of_an_authority_is_named(line: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_site(f"[authority]\n{line}\n")
 
 
 def test_the_site_file_can_name_a_database_as_the_default_store() -> None:

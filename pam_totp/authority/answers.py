@@ -1,0 +1,286 @@
+"""Questions of members: who may ask, the decision, and the verdict.
+
+Rules:
+1. A member is a row of the database that is not revoked. It is read at each question, so a revocation is in force at
+   once. `decide` makes the decision, as at a login on one host.
+2. The policy is that of this authority for the PAM service. A member's word changes nothing.
+3. The answers before a question count only as far as their verdicts are stored: what they added to the failures, and
+   whether a third code completes a row. A third code is tried once for each pair.
+4. The same question of the same member gets the stored verdict, also from another authority.
+5. The member gets a verdict and messages for the user. The reason is in the log of this authority alone.
+6. A member that has sent too many wrong answers needs two codes in a row (`budget`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+from pam_totp.authority.budget import Budgets
+from pam_totp.core.answer import Answer
+from pam_totp.core.oath import Ahead
+from pam_totp.core.policy import Policy
+from pam_totp.core.record import MAX_GRACE_SERVICE, UserRecord
+from pam_totp.core.settings import Settings, Site, settings
+from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
+from pam_totp.member import wire
+from pam_totp.operations import audit_log, grace
+from pam_totp.operations.authenticate import decide, facts, remarks
+from pam_totp.store import StoreError, read_or_unknown
+from pam_totp.store.file import file_name
+from pam_totp.store.postgres import AlreadyAnswered, PostgresStore, Question
+from pam_totp.store.postgres_members import Found, Members
+
+REVOKED, UNKNOWN = "the member is revoked", "the certificate belongs to no member"
+OTHER_USER, OTHER_SERVICE = "the user is none of this member", "the service is none of this member"
+MEMBER_BUDGET = "member-budget"  # the reason of a right code in the log, while the budget of the member is used up
+Log: TypeAlias = Callable[[str, Mapping[str, str | int | None]], None]
+_ACCEPTED = tuple(outcome.value for outcome in Outcome if outcome.accepted)
+_PARENT = 16  # hexadecimal digits: enough among eight digests
+
+
+class NotAMember(Exception):
+    """The certificate belongs to no member, or to a revoked one. The text is the reason."""
+
+
+class NotPermitted(Exception):
+    """The member may not ask for this user, or for this service. The text is the reason."""
+
+
+class Answers:
+    """The decisions of an authority. Its methods block, and may be called by several threads.
+
+    `site` returns the settings, and may raise SettingsError. `monotonic` is a clock for budgets.
+    """
+
+    def __init__(
+        self,
+        store: PostgresStore,
+        site: Callable[[], Site],
+        sink: audit_log.Sink,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store, self.members = store, Members(store)
+        self._site, self._sink, self._monotonic = site, sink, monotonic
+        self._budgets = Budgets()
+
+    def member(self, fingerprint: bytes, user: str | None = None, service: str | None = None) -> Found:
+        """Return the member with this certificate. Raise NotAMember or StoreError."""
+        found = self.members.find(fingerprint, user, service)
+        if found is None:
+            raise NotAMember(UNKNOWN)
+        if found.is_revoked:
+            raise NotAMember(REVOKED)
+        if found.is_next:
+            self.members.adopt(fingerprint)
+        return found
+
+    def answer(self, fingerprint: bytes, question: wire.Question) -> wire.Verdict:
+        """Decide on a question. Raise NotAMember, NotPermitted, SettingsError or StoreError."""
+        user = storable(question.user)
+        member = self._permitted(fingerprint, user, question)
+        chosen = settings(question.service, (), self._site())
+        answer = Answer.parse(question.answer.encode())
+        dialogue = _Dialogue(question, answer, member)
+        is_used_up = self._budgets.is_used_up(member, self._monotonic())
+        log = self._log_of(question, member)
+        try:
+            decision = decide(
+                self.store.asked(Question(question.digest(member), dialogue.stored, dialogue.recall)),
+                user,
+                answer,
+                chosen.policy,
+                self.store.now,
+                follow=_grace_of(chosen, question, member),
+                verify=partial(dialogue.verify, fewest=2 if is_used_up else 1),
+            )
+        except AlreadyAnswered as e:
+            stored = json.loads(e.verdict)
+            log(*_facts_again(stored))
+            return _verdict(stored)
+        finally:
+            answer.wipe()
+        self._count(member, decision, is_used_up=is_used_up)
+        verb, fields = facts(decision)
+        if is_used_up and decision.outcome is Outcome.CONSECUTIVE_NEEDED:
+            fields["reason"] = MEMBER_BUDGET
+        log(verb, fields | {"at": _used(decision)})
+        return _verdict(dialogue.kept(decision))
+
+    def begin(self, fingerprint: bytes, begun: wire.Begin) -> wire.BeginVerdict:
+        """Return whether the user may pass without a code. Raise as `answer` does."""
+        user = storable(begun.user)
+        member = self._permitted(fingerprint, user, begun)
+        chosen = settings(begun.service, (), self._site())
+        origin = _origin(chosen, begun.service, member, begun.rhost)
+        # A group of users belongs to a host, and this host need not know it: a limited nullok lets no user pass.
+        nullok = chosen.nullok and chosen.nullok_group is None
+        if origin is None and not nullok:
+            return wire.BeginVerdict(verdict=wire.ASK)
+        record = read_or_unknown(self.store, user)
+        now = self.store.now()  # read with the record
+        log = self._log_of(begun, member)
+        if nullok and chosen.nullok_at(now) and not record.enrolled:
+            log("ignored", {"reason": Outcome.NOT_ENROLLED.value})
+            return wire.BeginVerdict(verdict=wire.PASS, by="not-enrolled")
+        if origin is not None and grace.holds(record, origin, now, chosen.grace_period, chosen.policy):
+            log("accepted", {"by": "grace"})
+            return wire.BeginVerdict(verdict=wire.PASS, by="grace")
+        return wire.BeginVerdict(verdict=wire.ASK)
+
+    def _permitted(self, fingerprint: bytes, user: str, asked: wire.Question | wire.Begin) -> str:
+        """Return the name of the member, if it may ask for `user` and the service."""
+        found = self.member(fingerprint, user, asked.service)
+        if not (found.may_ask and found.may_serve):
+            reason = OTHER_SERVICE if found.may_ask else OTHER_USER
+            self._log_of(asked, found.name)("refused", {"reason": "not-this-member", "problem": reason})
+            raise NotPermitted(reason)
+        return found.name
+
+    def _count(self, member: str, decision: Decision, *, is_used_up: bool) -> None:
+        now = self._monotonic()
+        if decision.outcome in (Outcome.WRONG, Outcome.NOT_ENROLLED):
+            self._budgets.count(member, now)
+        if is_used_up and self._budgets.is_alarm_due(member, now):
+            problem = "too many wrong answers: this member needs two codes in a row now (is the host compromised?)"
+            audit_log.write(self._sink, "authority", "error", problem=problem, member=member)
+
+    def _log_of(self, asked: wire.Question | wire.Begin, member: str) -> Log:
+        """Return the function that logs the verb and the fields of a line about the question."""
+
+        def log(verb: str, fields: Mapping[str, str | int | None]) -> None:
+            where: dict[str, str | None] = {"member": member, "rhost": asked.rhost}
+            audit_log.write(self._sink, asked.service, verb, user=asked.user, **{**fields, **where})
+
+        return log
+
+
+def storable(user: str) -> str:
+    """Return `user`, or the name that no user has if no record can have this name."""
+    try:
+        file_name(user)
+    except StoreError:
+        return wire.UNASKABLE
+    return user
+
+
+class _Dialogue:
+    """One question of a login, and what the stored verdicts say about the questions before it."""
+
+    def __init__(self, question: wire.Question, answer: Answer, member: str) -> None:
+        self._answer = answer
+        self._before: list[tuple[str, Answer]] = []  # digest and answer of the earlier questions, the first one first
+        before = question.before()
+        while before is not None:
+            self._before.insert(0, (before.digest(member).hex(), Answer.parse(before.answer.encode())))
+            before = before.before()
+        self._earlier = Earlier.NONE
+
+    def recall(self, verdicts: Mapping[str, str]) -> None:
+        """Rebuild the earlier answers from the stored verdicts of the user, by the digests of their questions."""
+        earlier = Earlier.NONE
+        for digest, answer in self._before:
+            stored = json.loads(verdicts[digest]) if digest in verdicts else {}
+            following = stored.get("n")
+            earlier = Earlier(
+                answers=(*earlier.answers, answer),
+                failures=earlier.failures + ("f" in stored),
+                counted=stored.get("f", earlier.counted),
+                refused=earlier.refused + (stored.get("o", _ACCEPTED[0]) not in _ACCEPTED),
+                next_code=None if following is None else NextCode(token=following[0], moving_factor=following[1]),
+            )
+        if earlier.next_code is not None:
+            parent = self._parent()
+            if any(json.loads(verdict).get("p") == parent for verdict in verdicts.values()):
+                earlier = earlier._replace(next_code=None)
+        self._earlier = earlier
+
+    def verify(
+        self,
+        record: UserRecord,
+        answer: Answer,
+        now: int,
+        policy: Policy,
+        *,
+        earlier: Earlier,
+        ahead: Ahead | None,
+        fewest: int,
+    ) -> Decision:
+        """Do the same as `core.verify.verify`, with the earlier answers of `recall`."""
+        return verify(record, answer, now, policy, earlier=self._earlier, ahead=ahead, fewest=fewest)
+
+    def stored(self, decision: Decision) -> str:
+        """Return the text to store for a decision: short, because it is written at each login."""
+        return json.dumps(self.kept(decision), separators=(",", ":"))
+
+    def kept(self, decision: Decision) -> dict[str, Any]:
+        """Return the content of that text.
+
+        `o` is the outcome. Of an accepted answer: `m`, the messages; `t`, the token's name, creation and next counter
+        or step. Of a refused answer: `f`, the count of failures, if it was counted; `n`, the code that completes the
+        row; `p`, the earlier question whose `n` was tried.
+        """
+        kept: dict[str, Any] = {"o": decision.outcome.value}
+        token = None if decision.token is None else decision.record.token(decision.token)
+        if decision.outcome.accepted and token is not None:
+            kept["t"] = [token.name, token.created, token.next_factor]
+        if decision.outcome.accepted and (messages := remarks(decision)):
+            kept["m"] = messages
+        if decision.outcome is Outcome.WRONG and self._answer.recovery_code is None:
+            kept["f"] = decision.record.failures
+        if decision.next_code is not None:
+            kept["n"] = [decision.next_code.token, decision.next_code.moving_factor]
+        if self._earlier.next_code is not None:
+            kept["p"] = self._parent()
+        return kept
+
+    def _parent(self) -> str:
+        return self._before[-1][0][:_PARENT]
+
+
+def _verdict(kept: Mapping[str, Any]) -> wire.Verdict:
+    """Return the verdict of a stored text (`_Dialogue.kept`)."""
+    if kept["o"] not in _ACCEPTED:
+        return wire.Verdict(verdict=wire.REFUSED, again="n" in kept)
+    return wire.Verdict(verdict=wire.ACCEPTED, by=kept["o"], messages=tuple(kept.get("m", ())))
+
+
+def _facts_again(kept: Mapping[str, Any]) -> tuple[str, dict[str, str | int | None]]:
+    """Return the verb and the fields of the line about a question that was decided before."""
+    if kept["o"] not in _ACCEPTED:
+        return "refused", {"reason": kept["o"], "again": "yes"}
+    name, created, following = kept.get("t", (None, None, None))
+    at = None if following is None else following - 1
+    return "accepted", {"by": kept["o"], "token": name, "created": created, "next": following, "at": at, "again": "yes"}
+
+
+def _used(decision: Decision) -> int | None:
+    """Return the counter or step of the accepted code, the last one of codes in a row; None if there is none."""
+    token = None if decision.token is None else decision.record.token(decision.token)
+    return token.next_factor - 1 if token is not None and decision.outcome.accepted else None
+
+
+def _origin(chosen: Settings, service: str, member: str, rhost: str | None) -> tuple[str, str] | None:
+    """Return the key of grace of a login, or None if it cannot have grace. Grace at one member is none at another."""
+    if chosen.grace_period == 0:
+        return None
+    place = f"{service}@{member}"
+    if len(place) > MAX_GRACE_SERVICE:
+        place = hashlib.sha256(place.encode()).hexdigest()[:MAX_GRACE_SERVICE]
+    return grace.origin(place, rhost)
+
+
+def _grace_of(chosen: Settings, question: wire.Question, member: str) -> Callable[[Decision, int], UserRecord] | None:
+    origin = _origin(chosen, question.service, member, question.rhost)
+    if origin is None:
+        return None
+
+    def follow(decision: Decision, now: int) -> UserRecord:
+        return decision.record if decision.outcome is Outcome.RECOVERY else grace.granted(decision.record, origin, now)
+
+    return follow
