@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import resource
@@ -22,6 +21,7 @@ from typing import NoReturn
 
 from pam_totp import __version__
 from pam_totp.cli.command_line import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli.remedies import remedy
 from pam_totp.cli.terminal import prepare_output
 from pam_totp.core.record import RecordError
 from pam_totp.core.settings import SettingsError
@@ -55,15 +55,6 @@ COMMANDS = {  # names and modules, in the order of --help
     "store": "store",
 }
 WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
-REMEDIES = {
-    errno.ENOSPC: "free some space on that disk, then run the command again",
-    errno.EDQUOT: "delete files of the account that is over its disk quota, then run the command again",
-    errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
-    errno.EACCES: "run the command as root, or as the owner of that folder",
-    errno.ENOENT: "check the name",
-    errno.EISDIR: "name a file in that folder",
-    errno.EADDRINUSE: "stop the process that uses this address, or choose another port with --listen",
-}
 SHORT_HELP = """\
 pam-totp manages one-time codes as a second factor. The first steps:
 
@@ -127,6 +118,7 @@ def parser(names: Iterable[str] = COMMANDS) -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    by_root = os.geteuid() == 0  # before the command drops its privileges
     prepare_output()
     if not (sys.argv[1:] if arguments is None else arguments):
         print(SHORT_HELP, end="", file=sys.stderr)
@@ -144,16 +136,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as e:
         return _report(str(e), e.status)
     except (StoreError, ServiceError) as e:
-        return _report(f"{e}{_remedy(e.__cause__, unchanged=True)}", OUT_OF_REACH)
+        hint = remedy(e.__cause__, by_root=by_root, store=args.audit.store)
+        return _report(f"{e}; nothing was changed{hint}" if hint else str(e), OUT_OF_REACH)
     except (RecordError, SettingsError) as e:
         is_unreadable = isinstance(e.__cause__, OSError)
-        return _report(f"{e}{_remedy(e.__cause__)}", OUT_OF_REACH if is_unreadable else REFUSED)
+        return _report(
+            f"{e}{remedy(e.__cause__, by_root=by_root, store=args.audit.store)}",
+            OUT_OF_REACH if is_unreadable else REFUSED,
+        )
     except OSError as e:
         _discard_output()
         if isinstance(e, BrokenPipeError):  # the reader closed the pipe, as in `pam-totp list | head`
             return 128 + signal.SIGPIPE
         what = f"{e.filename}: " if e.filename else ""
-        return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
+        return _report(
+            f"{what}{(e.strerror or str(e)).lower()}{remedy(e, by_root=by_root, store=args.audit.store)}", OUT_OF_REACH
+        )
     except KeyboardInterrupt:
         return _report("interrupted, perhaps after the change was made (see 'pam-totp list')", 128 + signal.SIGINT)
 
@@ -191,12 +189,6 @@ def _discard_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _remedy(cause: BaseException | None, *, unchanged: bool = False) -> str:
-    """Return the remedy for an error of the operating system, or "". With `unchanged`, add that nothing was changed."""
-    remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
-    return f"{'; nothing was changed' if unchanged else ''} ({remedy})" if remedy else ""
 
 
 def _report(problem: str, status: int) -> int:

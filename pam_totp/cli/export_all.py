@@ -92,7 +92,9 @@ def _read(store: Store, chosen: Format) -> _Export:
             export.is_damaged = True
             export.left_out.append((user, None, str(e)))
     if not export.parts:
-        raise CommandError("there is no token to export; nothing was written")
+        _print_left_out(export)
+        status = OUT_OF_REACH if export.is_damaged else REFUSED
+        raise CommandError("there is no token to export; nothing was written", status)
     return export
 
 
@@ -146,6 +148,10 @@ def _report(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
     print(f"{args.output}: {what}; any account that can read it can generate the same codes", flush=True)
     if chosen.name in HINTS:
         print(f"for the stack: {HINTS[chosen.name].format(path=os.path.abspath(args.output))}", flush=True)
+    _print_left_out(export)
+
+
+def _print_left_out(export: _Export) -> None:
     for line in _lines_of(export):
         print(f"pam-totp: {line}", file=sys.stderr)
 

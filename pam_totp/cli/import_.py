@@ -178,10 +178,21 @@ def _import(
         with signals_held():
             logged, more = islice(_imported(report), MAX_LINES), max(0, report.imported - MAX_LINES)
             args.audit.changed_many("import", logged, more=more, format=chosen.name)
-    if (args.serial or args.user) and not report.imported + report.skipped:
-        what = f"no token with the serial number {args.serial}" if args.serial else f"no tokens of {args.user}"
-        raise CommandError(f"{', '.join(path for path, _ in files)}: {what}")
+    if not report.imported + report.skipped:
+        raise CommandError(_nothing_found(args, files))
     return report
+
+
+def _nothing_found(args: argparse.Namespace, files: Sequence[NamedFile]) -> str:
+    if args.homes:
+        name = args.home_file or HOME_FILE
+        return f"{args.homes}: no home folder has a file {name}; nothing was imported (--home-file gives another name)"
+    what = "no tokens"
+    if args.serial:
+        what = f"no token with the serial number {args.serial}"
+    elif args.user:
+        what += f" of {args.user}"
+    return f"{', '.join(path for path, _ in files)}: {what}; nothing was imported"
 
 
 def _imported(report: Report) -> Iterator[Fields]:

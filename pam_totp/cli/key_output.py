@@ -36,8 +36,8 @@ def writes_file(args: argparse.Namespace) -> bool:
 def require_destination(args: argparse.Namespace) -> None:
     """Raise CommandError if standard output is not a terminal, and --output is missing."""
     if args.output is None and not sys.stdout.isatty():
-        what = "keys and codes cannot be printed: standard output must be a terminal"
-        raise CommandError(f"{what} (give --output FILE, or --output - for a pipe)", WRONG_USAGE)
+        what = "keys and codes are not printed, because standard output is not a terminal; nothing was changed"
+        raise CommandError(f"{what} (omit the pipe, or add '--output FILE', or '--output -' for the pipe)", WRONG_USAGE)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
+from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE, DatabaseSettings, Site, is_database
 from pam_totp.pam.login_session import read_site
@@ -349,6 +350,12 @@ def _only_token(record: UserRecord) -> Token:
         what = f"{record.user} has several tokens: name one (see 'pam-totp list {record.user}')"
         raise CommandError(what, WRONG_USAGE)
     return record.tokens[0]
+
+
+def token_name_in(record: UserRecord, words: Iterable[str]) -> str | None:
+    """Return the first of these words, given as codes, that is the name of a token instead, or None."""
+    names = (word for word in words if record.token(word) is not None)
+    return next((name for name in names if Answer.parse(name.encode()).codes(CODE_LENGTHS) is None), None)
 
 
 def token_facts(user: str, token: Token) -> dict[str, Any]:

@@ -207,8 +207,8 @@ def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp
     refused = site.command(*words)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
-        "pam-totp: keys and codes cannot be printed: standard output must be a terminal "
-        "(give --output FILE, or --output - for a pipe)\n"
+        "pam-totp: keys and codes are not printed, because standard output is not a terminal; nothing was changed "
+        "(omit the pipe, or add '--output FILE', or '--output -' for the pipe)\n"
     )
     piped = site.command(*words, *PIPE)
     assert (piped.returncode, piped.stderr) == (0, "")
@@ -322,6 +322,23 @@ def test_an_export_of_all_replaces_nothing(site: Site, tmp_path: Path, name: str
     assert done.returncode == 1
     assert "already exists" in done.stderr
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_export_of_all_without_a_usable_token_gives_the_reasons(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(enabled=False), user="alice")
+    site.enrol(fob(algorithm="SHA256"), user="bob")
+    words = ("export", "--all", "--format", "google-authenticator", "--output", tmp_path / "new")
+    done = site.command(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    alice, bob, last = done.stderr.splitlines()
+    assert alice == "pam-totp: left out: alice, fob: google-authenticator cannot hold a disabled token"
+    assert bob.startswith("pam-totp: left out: bob, fob: ")
+    assert last == "pam-totp: there is no token to export; nothing was written"
+    site.path("alice").unlink()
+    site.path("bob").write_text("{}")
+    damaged = site.command(*words)
+    assert (damaged.returncode, "left out: bob: bob.record: " in damaged.stderr) == (3, True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_damaged_record_does_not_stop_an_export_of_all(site: Site, tmp_path: Path) -> None:

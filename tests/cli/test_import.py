@@ -339,7 +339,7 @@ def test_user_selects_lines_of_users_oath_and_assigns_other_tokens(site: Site, t
     assert site.command("import", "users-oath", file, "--user", "bob").returncode == 0
     assert sorted(records(site)) == ["bob.record"]
     nobody = site.command("import", "users-oath", file, "--user", "zoe")
-    assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: no tokens of zoe\n")
+    assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: no tokens of zoe; nothing was imported\n")
     file.write_text(f"otpauth://totp/someone@else?secret={base32(KEY)}\n")
     assert site.command("import", "otpauth", "-", "--user", "zoe", stdin=file.read_text()).returncode == 0
     assert site.record("zoe").tokens[0].name == "phone"
@@ -534,6 +534,19 @@ def test_missing_or_contradictory_words_are_wrong_usage(site: Site, words: list[
     done = site.command("import", *words)
     assert done.returncode == 2
     assert done.stderr
+
+
+def test_an_import_that_finds_no_token_says_where_it_looked(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "empty.csv"
+    file.write_text("serial,user,key\n")
+    for dry in ([], ["--dry-run"]):
+        done = site.command("import", "csv", file, "--yes", *dry)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1] == f"pam-totp: {file}: no tokens; nothing was imported"
+    (tmp_path / "homes" / "alice").mkdir(parents=True)
+    done = site.command("import", "--homes", tmp_path / "homes", "--home-file", ".codes")
+    what = "no home folder has a file .codes; nothing was imported (--home-file gives another name)"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pam-totp: {tmp_path / 'homes'}: {what}\n")
 
 
 @as_root
