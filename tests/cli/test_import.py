@@ -467,7 +467,7 @@ def test_the_weak_key_of_figure_2_and_the_pin_of_figure_5_are_skipped(site: Site
     assert "skipped: secret: must be 112" in weak.stdout
     file.write_bytes(figure(5))
     pin = site.command("import", "pskc", file, "--user", "alice")
-    assert "skipped: a PIN is not a token" in pin.stdout
+    assert "skipped: unsupported algorithm PIN: must be HOTP or TOTP" in pin.stdout
     assert len(site.record("alice").tokens) == 1
 
 

@@ -136,7 +136,7 @@ def test_an_sshd_that_bypasses_pam_is_an_error(machine: Fresh) -> None:
 def test_a_service_before_enable_is_a_note_without_errors(machine: Fresh, service: str) -> None:
     [finding] = examine(machine, service)
     assert (finding.severity, finding.code) == (NOTE, Code.SERVICE_NOT_ENABLED)
-    assert finding.what == f"{service} is not enabled yet: its stack does not use pam_totp.so"
+    assert finding.what == f"{service} is not enabled yet: its stack lacks pam_totp.so"
     assert finding.remedy == f"run 'pam-totp enable {service}'"
 
 

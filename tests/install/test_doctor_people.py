@@ -187,7 +187,7 @@ def test_a_home_that_its_user_cannot_write_is_named(homes: Fresh) -> None:
         finding = only(homes, Code.HOME_FILE_UNUSABLE)
         assert (finding.severity, finding.what.partition(": alice (")[2]) == (
             ERROR,
-            f"{FILE}: the user cannot write there)",
+            f"{FILE}: the user cannot write to it)",
         )
         assert homes.run("sudo", "-kS", "true", user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n").returncode == 1
     finally:

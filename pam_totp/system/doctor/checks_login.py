@@ -35,7 +35,7 @@ def stacks(context: Context) -> Iterator[Finding]:
                 continue
             stack = context.machine.stack(service)
             if not is_enabled(context, service):
-                what = f"{service} is not enabled yet: its stack does not use pam_totp.so"
+                what = f"{service} is not enabled yet: its stack lacks pam_totp.so"
                 yield Finding(NOTE, analysis.CHECK, Code.SERVICE_NOT_ENABLED, what, f"run 'pam-totp enable {service}'")
                 continue
         except StackError as e:

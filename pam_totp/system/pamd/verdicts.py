@@ -122,8 +122,8 @@ def find_path(
 ) -> tuple[Move, ...] | None:
     """Return a shortest path for which `is_wanted(path, verdict)` is true, or None.
 
-    The module at index i returns one of `results(i)`. Of several paths to the same state, only the first is followed,
-    unless `mark` returns different values for their moves: so mark every move that `is_wanted` tests.
+    The module at index i returns any of `results(i)`. The search follows only the first of several paths to the same
+    state with the same marks. So `mark` must return a value for every move that `is_wanted` tests.
     """
     waiting: deque[tuple[State, tuple[Move, ...]]] = deque([(State(), ())])
     known: set[tuple[State, frozenset[object]]] = set()
