@@ -262,7 +262,12 @@ def test_a_full_queue_of_connections_is_waited_for(
 ) -> None:
     """Linux reports EAGAIN for it, even to a socket with a timeout."""
     paused = threading.Event()
-    monkeypatch.setattr(client, "_pause", lambda: paused.set() or 0.01)
+
+    def pause() -> float:
+        paused.set()
+        return 0.01
+
+    monkeypatch.setattr(client, "_pause", pause)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(site.socket))
         listener.listen(0)
