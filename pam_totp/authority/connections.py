@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ REQUEST = 10.0  # seconds
 STRANGERS = 256  # connections of one IPv4 address, or one IPv6 link
 ALL_STRANGERS = 4000
 CONNECTIONS = 20_000  # in total
+LINGER = 1.0  # seconds
+MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
 
 Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
@@ -66,6 +69,7 @@ class Connections:
         self.known: dict[asyncio.BaseTransport, Connection] = {}  # after their handshake
         self._strangers: dict[str, int] = {}
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._lingering: set[socket.socket] = set()
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(lambda: _Gate(self), host, port, backlog=1024)
@@ -90,6 +94,36 @@ class Connections:
         count = self._strangers.pop(network)
         if count > 1:
             self._strangers[network] = count - 1
+
+    def linger(self, descriptor: int, alert: bytes) -> None:
+        """Send `alert`, and close the connection when the peer does, or after LINGER seconds."""
+        loop, peer = asyncio.get_running_loop(), socket.socket(fileno=descriptor)
+        if len(self._lingering) >= MAX_LINGERING:
+            peer.close()
+            return
+
+        def close() -> None:
+            if peer in self._lingering:
+                self._lingering.remove(peer)
+                loop.remove_reader(peer)
+                peer.close()
+
+        def discard() -> None:
+            try:
+                if peer.recv(4096):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+            close()
+
+        self._lingering.add(peer)
+        loop.add_reader(peer, discard)
+        loop.call_later(LINGER, close)
+        with suppress(OSError):
+            peer.send(alert)
+            peer.shutdown(socket.SHUT_WR)
 
     def shake_hands(self, gate: _Gate) -> None:
         task = asyncio.get_running_loop().create_task(gate.shake_hands())
@@ -117,9 +151,12 @@ class _Gate(asyncio.Protocol):
             transport.abort()
 
     def send_alert(self, alert: bytes) -> None:
-        """Write to the socket at once: the transport will be closed, and would discard the alert."""
+        """Send an alert, and close the connection after the peer, or later.
+
+        asyncio closes its socket at once, and the alert would be lost if the peer sends anything after that.
+        """
         with suppress(OSError):
-            os.write(self._transport.get_extra_info("socket").fileno(), alert)
+            self._connections.linger(os.dup(self._transport.get_extra_info("socket").fileno()), alert)
 
     async def shake_hands(self) -> None:
         _gate.set(self)
