@@ -66,6 +66,10 @@ class CertificateError(Exception):
     """A certificate or a key cannot be made or used. The text has no secret."""
 
 
+class BadRequest(CertificateError):
+    """The certificate request of a member cannot be signed."""
+
+
 @dataclass(frozen=True)
 class Issuer:
     """The CA: the paths of its certificate and its key."""
@@ -85,7 +89,11 @@ class Issuer:
     def _sign(self, csr: str, name: str, use: str, names: list[str], days: int) -> str:
         with _Workshop(use, names) as workshop:
             (workshop.folder / "csr").write_text(csr)
-            _require_p256(workshop.run("req", "-in", "csr", "-noout", "-pubkey"))
+            try:
+                public_key = workshop.run("req", "-in", "csr", "-noout", "-pubkey")
+            except CertificateError:
+                raise BadRequest("not a certificate request in PEM") from None
+            _require_p256(public_key)
             return workshop.certify(self.certificate, self.key, name, days, "signed")
 
 
@@ -193,7 +201,7 @@ class _Workshop:
         try:
             return first_certificate((self.folder / "certificate").read_text())
         except OSError:  # openssl reports a wrong signature in words only
-            raise CertificateError("the certificate request is not signed with its key") from None
+            raise BadRequest("the certificate request is not signed with its key") from None
 
 
 def _require_p256(public_key: str) -> None:
@@ -201,7 +209,7 @@ def _require_p256(public_key: str) -> None:
     lines = "".join(line for line in public_key.splitlines() if not line.startswith("-"))
     der = _der(f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n")
     if len(der) != _P256_SIZE or not der.startswith(_P256):
-        raise CertificateError("the key of a certificate request must be on the curve P-256")
+        raise BadRequest("the key of a certificate request must be on the curve P-256")
 
 
 def _der(pem: str) -> bytes:

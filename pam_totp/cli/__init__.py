@@ -53,6 +53,8 @@ COMMANDS = {  # names and modules, in the order of --help
     "serve": "serve",
     "portal": "portal",
     "store": "store",
+    "authority": "authority",
+    "member": "member",
 }
 WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
 SHORT_HELP = """\

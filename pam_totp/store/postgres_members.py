@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 ALL_USERS = "all"
 JOIN_SECONDS = 3600  # the time in which a new member may join
-_GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _NO_TABLE = "42P01"
 _TRUE = b"\x01"  # in PostgreSQL's binary format
 
@@ -148,6 +146,11 @@ class Members:
         rows = self._change(lambda made: made.join, token_digest, fingerprint)
         return _text(rows[0][0]) if rows else None
 
+    def problem(self) -> str | None:
+        """Return why the database does not keep changes safely, or None."""
+        ((problem,),) = self._use(lambda work, made: work.run(made.guard), reads_only=True)
+        return None if problem is None else _text(problem)
+
     # ---- for an administrator
 
     def add(
@@ -247,11 +250,6 @@ class Members:
             if e.state != _NO_TABLE:
                 raise
             raise StoreError("the database has no tables of members (run 'pam-totp store init URL')") from None
-
-
-def is_group(name: str) -> bool:
-    """Return True if `name` can be the name of a group: lower-case letters, digits, dots, hyphens, underscores."""
-    return _GROUP.fullmatch(name) is not None
 
 
 @lru_cache(maxsize=3)

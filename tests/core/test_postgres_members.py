@@ -10,7 +10,7 @@ import pytest
 
 from pam_totp.store import StoreError
 from pam_totp.store.postgres import PostgresStore, initialise
-from pam_totp.store.postgres_members import ALL_USERS, Groups, Members, is_group
+from pam_totp.store.postgres_members import ALL_USERS, Groups, Members
 from pam_totp.store.postgres_schema import SYNCHRONOUS
 from tests.core.racing import in_threads
 from tests.support.cluster import Server, with_postgresql
@@ -190,11 +190,6 @@ def test_tables_of_an_earlier_version_are_completed_by_init(postgresql: Server, 
         members.all()
     initialise(database)
     assert members.all() == []
-
-
-def test_the_name_of_a_group_is_one_plain_word() -> None:
-    assert [name for name in ("web", "web-1", "a.b_c", "7") if not is_group(name)] == []
-    assert [name for name in ("", "Web", "-a", "a b", "é", "a" * 65, "a\n") if is_group(name)] == []
 
 
 def test_a_role_with_grants_can_manage_members(postgresql: Server, database: str) -> None:

@@ -36,6 +36,7 @@ INSTALLED = (
     f"{UNITS}/pam_totp.service",
     f"{UNITS}/pam_totp-takeback.service",
     f"{UNITS}/pam_totp-portal.service",
+    f"{UNITS}/pam_totp-authority.service",
     "/etc/pam.d/pam_totp-portal",
     "/etc/fail2ban/filter.d/pam_totp.conf",
     "/etc/fail2ban/jail.d/pam_totp.conf",
@@ -186,7 +187,13 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
         pytest.skip("needs systemd")
     units = [
         f"{UNITS}/{u}"
-        for u in ("pam_totp.socket", "pam_totp.service", "pam_totp-takeback.service", "pam_totp-portal.service")
+        for u in (
+            "pam_totp.socket",
+            "pam_totp.service",
+            "pam_totp-takeback.service",
+            "pam_totp-portal.service",
+            "pam_totp-authority.service",
+        )
     ]
     verified = machine.run("systemd-analyze", "verify", "--man=no", *units)
     printed = [line for line in verified.stderr.splitlines() if "pam_totp" in line]
@@ -195,6 +202,7 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
         ("pam_totp.service", 15),
         ("pam_totp-takeback.service", 35),
         ("pam_totp-portal.service", 30),
+        ("pam_totp-authority.service", 30),
     ):  # tenths of systemd's exposure level
         done = machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={most}", f"{UNITS}/{unit}")
         assert done.returncode == 0, done.stdout[-300:]

@@ -84,6 +84,8 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
     import:*) compgen -f -- "$current" ;;
     store:1) printf '%s\n' init copy ;;
     store:*) compgen -f -- "$current" ;;
+    authority:1) printf '%s\n' init serve ;;
+    member:1) printf '%s\n' add list revoke groups ;;
     enable:1) _pam_totp_services enabled ;;
     disable:1) _pam_totp_services disabled ;;
     doctor:* | policy:1 | rehearse:1) _pam_totp_services all ;;
@@ -100,6 +102,7 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
     --store | --stack | --config | --socket | --output | --map | --homes | --key-file | --password-file | --replaces) ;&
     --log) [[ $option == --log && $command != restored ]] || compgen -f -- "$current" ;;
     --for-user) compgen -u ;;
+    --put) compgen -u ;;
     --user) compgen -u ;;
     --nullok-group) compgen -g ;;
     --token) _pam_totp_tokens "$program" "$store" "$first" ;;

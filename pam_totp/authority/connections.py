@@ -1,0 +1,324 @@
+"""Connections to an authority: TLS, the limits before a member is known, and the time of each request.
+
+Rules:
+1. TLS 1.3 only. A certificate must be signed by the fleet's CA; a connection without one may join.
+2. A connection is that of a stranger until a request shows that its certificate belongs to a member. Strangers are
+   limited for each address, and together, so that they keep no member out.
+3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
+   before the first request.
+4. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from hashlib import sha256
+from typing import Any
+
+from pam_totp.authority import certificates
+from pam_totp.authority.certificates import CertificateError
+from pam_totp.core.address import networks, parse
+from pam_totp.core.settings import AuthoritySettings
+
+HANDSHAKE = 10.0  # seconds
+REQUEST = 10.0  # seconds
+STRANGERS = 256  # connections of one IPv4 address, or one IPv6 link
+ALL_STRANGERS = 4000
+CONNECTIONS = 20_000  # in total
+LINGER = 1.0  # seconds
+MAX_LINGERING = 256
+SILENCE = 1.0  # seconds between two lines about refused connections
+
+Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
+
+
+class Seldom:
+    """A log of events that strangers can cause: at most one line in SILENCE seconds, with their number."""
+
+    def __init__(self, write: Event) -> None:
+        self._write = write
+        self._count, self._last = 0, ("", "")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, reason: str, peer: str) -> None:
+        """Log an event now, or later."""
+        self._count, self._last = self._count + 1, (reason, peer)
+        if self._timer is None:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._timer = None
+        if self._count:
+            count, self._count = self._count, 0
+            self._timer = asyncio.get_running_loop().call_later(SILENCE, self._flush)
+            self._write(*self._last, count)
+
+
+class Connections:
+    """All connections of a server. `http` returns a new protocol of aiohttp for a connection after its handshake."""
+
+    def __init__(self, tls: ssl.SSLContext, http: Callable[[], Any], refused: Event) -> None:
+        self.tls, self.http = tls, http
+        self.refused = Seldom(refused)
+        self.known: dict[asyncio.BaseTransport, Connection] = {}  # after their handshake
+        self._strangers: dict[str, int] = {}
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._lingering: set[socket.socket] = set()
+
+    async def listen(self, host: str, port: int) -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(lambda: _Gate(self), host, port, backlog=1024)
+
+    def close(self) -> None:
+        """End all handshakes, and close all connections once their replies are written."""
+        for task in list(self._handshakes):
+            task.cancel()
+        for connection in list(self.known.values()):
+            connection.transport.close()
+
+    def admit(self, network: str, peer: str) -> bool:
+        """Count a new connection, and return True, if it is within the limits."""
+        count, total = self._strangers.get(network, 0), len(self.known) + len(self._handshakes)
+        if count >= STRANGERS or sum(self._strangers.values()) >= ALL_STRANGERS or total >= CONNECTIONS:
+            self.refused.note("too many connections", peer)
+            return False
+        self._strangers[network] = count + 1
+        return True
+
+    def forget_stranger(self, network: str) -> None:
+        count = self._strangers.pop(network)
+        if count > 1:
+            self._strangers[network] = count - 1
+
+    def linger(self, descriptor: int, alert: bytes) -> None:
+        """Send `alert`, and close the connection when the peer does, or after LINGER seconds."""
+        loop, peer = asyncio.get_running_loop(), socket.socket(fileno=descriptor)
+        if len(self._lingering) >= MAX_LINGERING:
+            peer.close()
+            return
+
+        def close() -> None:
+            if peer in self._lingering:
+                self._lingering.remove(peer)
+                loop.remove_reader(peer)
+                peer.close()
+
+        def discard() -> None:
+            try:
+                if peer.recv(4096):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+            close()
+
+        self._lingering.add(peer)
+        loop.add_reader(peer, discard)
+        loop.call_later(LINGER, close)
+        with suppress(OSError):
+            peer.send(alert)
+            peer.shutdown(socket.SHUT_WR)
+
+    def shake_hands(self, gate: _Gate) -> None:
+        task = asyncio.get_running_loop().create_task(gate.shake_hands())
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+
+class _Gate(asyncio.Protocol):
+    """A connection before its handshake."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()  # until TLS reads
+        self._transport = transport
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if name else "unknown"
+        address = parse(self.peer)
+        self.network = self.peer if address is None else networks(address)[0]
+        if self._connections.admit(self.network, self.peer):
+            self._connections.shake_hands(self)
+        else:
+            transport.abort()
+
+    def send_alert(self, alert: bytes) -> None:
+        """Send an alert, and close the connection after the peer, or later.
+
+        asyncio closes its socket at once, and the alert would be lost if the peer sends anything after that.
+        """
+        with suppress(OSError):
+            self._connections.linger(os.dup(self._transport.get_extra_info("socket").fileno()), alert)
+
+    async def shake_hands(self) -> None:
+        _gate.set(self)
+        loop, connection = asyncio.get_running_loop(), Connection(self._connections, self)
+        try:
+            transport = await loop.start_tls(
+                self._transport, connection, self._connections.tls, server_side=True, ssl_handshake_timeout=HANDSHAKE
+            )
+        except OSError as e:
+            self._connections.refused.note(f"handshake failed: {_reason(e)}", self.peer)
+            transport = None
+        except BaseException:
+            self._end()
+            raise
+        if transport is None or transport.is_closing():
+            self._end()
+        else:
+            connection.begin(transport)
+
+    def _end(self) -> None:
+        self._transport.abort()
+        self._connections.forget_stranger(self.network)
+
+
+_gate: ContextVar[_Gate | None] = ContextVar("gate", default=None)
+
+
+class Connection(asyncio.Protocol):
+    """A connection after its handshake, in front of the protocol of aiohttp.
+
+    `fingerprint` is the SHA-256 of the peer's certificate, or None if it has none. `name` is the name in it.
+    """
+
+    def __init__(self, connections: Connections, gate: _Gate) -> None:
+        self._connections, self._network, self.peer = connections, gate.network, gate.peer
+        self._http: Any = None
+        self._early = b""  # received before `begin`, because asyncio delivers data before it reports the handshake
+        self._limit: asyncio.TimerHandle | None = None
+        self._is_answering = False
+        self._is_stranger = True
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        tls = transport.get_extra_info("ssl_object")
+        der = tls.getpeercert(binary_form=True)
+        self.fingerprint = None if der is None else sha256(der).digest()
+        certificate = tls.getpeercert() or {}
+        names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+        self.name = names[0] if names else None
+        self.not_after = int(ssl.cert_time_to_seconds(certificate["notAfter"])) if certificate else 0
+        self._http = self._connections.http()
+        self._connections.known[transport] = self
+        self._http.connection_made(transport)
+        self._set_limit()
+        if self._early:
+            self._http.data_received(self._early)
+            self._early = b""
+
+    def becomes_known(self) -> None:
+        """Stop counting this connection as a stranger's."""
+        if self._is_stranger:
+            self._is_stranger = False
+            self._connections.forget_stranger(self._network)
+
+    def received(self) -> None:
+        """End the time limit, because a whole request was read."""
+        self._is_answering = True
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def answered(self) -> None:
+        """Wait for the next request, without a limit before its first byte."""
+        self._is_answering = False
+
+    def _set_limit(self) -> None:
+        if self._limit is None and not self._is_answering:
+            self._limit = asyncio.get_running_loop().call_later(REQUEST, self._exceed_limit)
+
+    def _exceed_limit(self) -> None:
+        self._connections.refused.note("no whole request in time", self.peer)
+        self.transport.abort()
+
+    # ---- asyncio calls these methods
+
+    def data_received(self, data: bytes) -> None:
+        if self._http is None:
+            self._early += data
+        else:
+            self._set_limit()
+            self._http.data_received(data)
+
+    def eof_received(self) -> None:
+        if self._http is not None:
+            self._http.eof_received()
+
+    def pause_writing(self) -> None:
+        if self._http is not None:
+            self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._http is not None:
+            self._http.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._http is not None:
+            self.received()
+            self.becomes_known()
+            del self._connections.known[self.transport]
+            self._http.connection_lost(error)
+
+
+def _reason(error: OSError) -> str:
+    """Return why a handshake failed, in a few words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.lower()
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return error.reason.replace("_", " ").lower()
+    return (error.strerror or str(error) or "connection lost").lower()
+
+
+# ---- TLS
+
+
+class _Object(ssl.SSLObject):
+    """TLS of one connection. asyncio would discard the alert of a failed handshake."""
+
+    outgoing: ssl.MemoryBIO
+    gate: _Gate | None
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError:
+            if self.gate is not None:
+                self.gate.send_alert(self.outgoing.read())
+            raise
+
+
+class _Context(ssl.SSLContext):
+    sslobject_class = _Object
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> ssl.SSLObject:
+        made = super().wrap_bio(incoming, outgoing, *args, **options)
+        assert isinstance(made, _Object)
+        made.outgoing, made.gate = outgoing, _gate.get()
+        return made
+
+
+def tls_context(settings: AuthoritySettings) -> ssl.SSLContext:
+    """Return the context for the connections of an authority. Raise CertificateError."""
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.num_tickets = 0  # a resumed session would not check the certificate again
+    for path in (settings.certificate, settings.key, settings.ca):
+        certificates.read(path)  # for an error with a path
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        context.load_verify_locations(settings.ca)
+    except OSError as e:  # also ssl.SSLError
+        raise CertificateError(f"{settings.certificate}, its key, or {settings.ca}: {_reason(e)}") from e
+    return context

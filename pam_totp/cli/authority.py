@@ -1,0 +1,180 @@
+"""authority: make the certificates of an authority, and run it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import grp
+import os
+import sys
+
+from pam_totp.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+    add_config,
+    add_log,
+    log_sink,
+    site_file,
+)
+from pam_totp.cli.printing import print_json
+from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location
+from pam_totp.core.address import host_and_port
+from pam_totp.core.settings import DATABASE, AuthoritySettings, Site, is_database
+from pam_totp.pam.login_session import read_site
+from pam_totp.pam.privileges import become_account
+from pam_totp.system.extras import how_to_get
+
+INIT, SERVE = "init", "serve"
+CA_NAME = "pam_totp"  # the name in the CA's certificate
+MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
+
+
+def add_to(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "authority",
+        run,
+        "make the certificates of an authority, which decides for the members of a fleet, or run it",
+        "pam-totp authority init",
+        "pam-totp authority serve --log stderr",
+        data=True,
+    )
+    parser.add_argument("what", choices=(INIT, SERVE), help="init: make missing keys and certificates; serve: run")
+    add_config(parser)
+    add_log(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    file = site_file(args)
+    site = read_site(file)
+    if site.authority is None:
+        raise CommandError(MISSING.format(file))
+    if not site.authority.addresses:
+        raise CommandError(f"authority.addresses is missing in {file}: the addresses that members connect to")
+    try:
+        if args.what == INIT:
+            return _init(args, site.authority)
+        return _serve(args, site, file, site.authority)
+    except OSError as e:
+        raise CommandError(f"{e.filename or 'authority'}: {(e.strerror or str(e)).lower()}", OUT_OF_REACH) from None
+
+
+# ---- init
+
+
+def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
+    from pam_totp.authority import certificates
+    from pam_totp.authority.certificates import CertificateError, Issuer
+
+    args.audit.look_up()
+    made: list[str] = []
+    paths = (settings.ca_key, settings.ca, settings.key, settings.certificate)
+    kept = [path for path in paths if os.path.exists(path)]
+
+    def put(path: str, text: str, mode: int) -> None:
+        _put(path, text, mode)
+        made.append(path)
+
+    try:
+        if settings.ca not in kept:
+            key = certificates.read(settings.ca_key) if settings.ca_key in kept else certificates.make_key()
+            if settings.ca_key not in kept:
+                put(settings.ca_key, key, 0o640)
+            put(settings.ca, certificates.make_ca(key, CA_NAME), 0o644)
+        if settings.certificate not in kept:
+            if not os.path.exists(settings.ca_key):
+                raise CommandError(
+                    f"{settings.ca_key}: not found (copy it from another authority, then run init again)"
+                )
+            key = certificates.read(settings.key) if settings.key in kept else certificates.make_key()
+            if settings.key not in kept:
+                put(settings.key, key, 0o640)
+            hosts = [found[0] for address in settings.addresses if (found := host_and_port(address)) is not None]
+            signed = Issuer(settings.ca, settings.ca_key).sign_authority(certificates.make_request(key), hosts)
+            put(settings.certificate, signed, 0o644)
+        pin = certificates.fingerprint(certificates.read(settings.ca)).hex()
+    except CertificateError as e:
+        raise CommandError(str(e), OUT_OF_REACH) from None
+    for path in made:
+        args.audit.changed("authority-init", path=path)
+    if args.json:
+        print_json({"made": made, "kept": kept, "pin": pin})
+        return DONE
+    for path in made:
+        print(f"made: {path}")
+    for path in kept:
+        print(f"kept: {path}")
+    print(f"fingerprint of the CA: {pin}")
+    print("next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on each")
+    print("authority, and 'pam-totp member add HOST --group GROUP' for each member")
+    return DONE
+
+
+def _put(path: str, text: str, mode: int) -> None:
+    """Create a file durably. As root, give it to the group of the service."""
+    folder = os.path.dirname(path)
+    group = _group()
+    if not os.path.isdir(folder):
+        os.makedirs(folder, 0o755)
+        os.chmod(folder, 0o750 if group is not None else 0o700)
+        if group is not None:
+            os.chown(folder, -1, group)
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        if group is not None:
+            os.fchown(file.fileno(), -1, group)
+            os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, path)
+
+
+def _group() -> int | None:
+    """Return the group of the service's account, if this process is root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return grp.getgrnam(ACCOUNT).gr_gid
+    except KeyError:
+        return None
+
+
+# ---- serve
+
+
+def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthoritySettings) -> int:
+    if args.json:
+        raise CommandError("--json is an option of 'pam-totp authority init'", WRONG_USAGE)
+    url = location(args, site)
+    if not is_database(url):
+        raise CommandError(f'an authority needs a database: set url = "{DATABASE}..." in [store] of {file}')
+    load_postgres()
+    try:
+        from pam_totp.authority.server import Server  # needs aiohttp
+    except ImportError as e:
+        if e.name is None or e.name.startswith("pam_totp"):
+            raise
+        raise CommandError(f"an authority needs aiohttp ({how_to_get('aiohttp')})", OUT_OF_REACH) from None
+    from pam_totp.authority.answers import Answers
+    from pam_totp.authority.certificates import CertificateError
+    from pam_totp.store.postgres import PostgresStore
+
+    become_account(ACCOUNT)
+    how, sink = database_settings(url, site), log_sink(args)
+    store = PostgresStore(url, pool=how.pool, wait=how.wait)
+    try:
+        server = Server(settings, Answers(store, lambda: read_site(file), sink), sink, how.pool)
+    except CertificateError as e:
+        raise CommandError(f"{e} (run 'pam-totp authority init')", OUT_OF_REACH) from None
+    asyncio.run(server.run(_print_addresses))
+    return DONE
+
+
+def _print_addresses(addresses: list[str]) -> None:
+    print(f"pam-totp: the authority listens on {', '.join(addresses)}", file=sys.stderr, flush=True)
