@@ -2,6 +2,8 @@
 
 Rules:
 1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
+   On a member, it becomes the owner of the credentials before it reads them. Before that, it reads the site file, which
+   only root can write.
 2. Every module of this package is imported before that, because the new account may not be able to read this package.
 3. The user waits for every import, so a module of the standard library that takes long is imported only if it is used.
 4. Only a child process opens a file in a home folder. The host can therefore reap this process at any time.
@@ -47,12 +49,16 @@ def _begin(hello: Hello) -> Dialogue:
         audit_log.write(audit_log.to_syslog, hello.service, "debug", user=hello.user, callers_cgroup=cgroup)
     try:
         if "secret" in arguments:
-            import pam_totp.store.home  # noqa: F401  for `login.begin`
+            import pam_totp.store.home  # for `login.begin`
 
             _continue_in_child()
             become_user(passwd_name(str(arguments.get("user", hello.user))))
         elif is_database(store := str(arguments.get("store", DEFAULT_STORE))):
             raise StoreError(NEEDS_SERVICE)
+        elif "store" not in arguments and (member := read_site().member) is not None:
+            import pam_totp.member.decisions  # noqa: F401  also for `login.begin`
+
+            become_owner_of(os.path.dirname(member.key))
         else:
             become_owner_of(store)
     except OSError as e:

@@ -6,12 +6,12 @@ import time
 
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, partial
-from pam_totp.core.settings import Settings, Site, settings
+from pam_totp.core.settings import DEFAULT_STORE, MemberSettings, Settings, Site, settings
 from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import Verify
-from pam_totp.operations.dialogue import Dialogue
-from pam_totp.operations.verifier import UNKNOWN_ACCOUNT, LocalVerifier, OpenStore
+from pam_totp.operations.dialogue import Dialogue, Log
+from pam_totp.operations.verifier import UNKNOWN_ACCOUNT, LocalVerifier, OpenStore, Verifier
 from pam_totp.pam.names import is_member, name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
 from pam_totp.store import NoAccount, NotThere, StoreError
@@ -25,9 +25,13 @@ SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, under any name of the P
 
 
 class Host(Value):
-    """The site's settings, the log, the clock (UTC, whole seconds), the lookups of names, and the verification."""
+    """The site's settings, the log, the clock (UTC, whole seconds), the lookups of names, and the verification.
+
+    `store` has the records for break-glass if the host is a member.
+    """
 
     site: Site
+    store: str = DEFAULT_STORE
     log: audit_log.Sink = staticmethod(audit_log.to_syslog)
     now: Callable[[], int] = staticmethod(lambda: int(time.time()))
     passwd_name: Callable[[str], str] = staticmethod(passwd_name)
@@ -36,32 +40,76 @@ class Host(Value):
     search: Verify = staticmethod(verify)  # for answers that need a long search
 
 
+class _Login(Value):
+    """One login: its settings, the name in the passwd entry, its key of grace, and its log."""
+
+    chosen: Settings
+    user: str
+    hello: Hello
+    host: Host
+    origin: tuple[str, str] | None
+    log: Log
+
+
 def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
     user = host.passwd_name(chosen.user or hello.user)
-    open_store = _store_of(chosen, user, host.site)
-    open_store(0.0)  # raise its errors before a prompt
     # If several accounts share one record, the code of one account must not grant grace to another. With
     # `forward_pass`, a missing prompt would show an attacker without the password that the last code was right.
     has_grace = chosen.grace_period > 0 and chosen.user is None and chosen.first_pass != "forward_pass"
-    verifier = LocalVerifier(
+    origin = grace.origin(hello.service, hello.rhost) if has_grace else None
+
+    def log(verb: str, **fields: str | int | None) -> None:
+        audit_log.write(host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost)
+
+    login = _Login(chosen=chosen, user=user, hello=hello, host=host, origin=origin, log=log)
+    verifier = _local(login) if chosen.member is None else _remote(login, chosen.member)
+    return Dialogue(chosen, verifier, log=log, is_sshd=hello.tty == SSHD_TTY)
+
+
+def _local(login: _Login) -> Verifier:
+    """Return a verifier over the store of this login. Raise StoreError before a prompt."""
+    chosen, site = login.chosen, login.host.site
+    open_store = _store_of(chosen, login.user, site)
+    open_store(0.0)
+
+    def is_enrolled(name: str, lock_wait: float) -> bool:
+        try:
+            return _store_of(chosen, name, site)(lock_wait).read(name).enrolled
+        except NoAccount:
+            raise StoreError(UNKNOWN_ACCOUNT) from None
+        except NotThere:
+            return False
+
+    return LocalVerifier(
         chosen,
-        user,
+        login.user,
         open_store,
-        origin=grace.origin(hello.service, hello.rhost) if has_grace else None,
-        now=host.now,
-        check_account=_check_of(user, hello, chosen, host),
-        search=host.search,
+        origin=login.origin,
+        now=login.host.now,
+        check_account=_check_of(login, is_enrolled),
+        search=login.host.search,
     )
-    return Dialogue(
+
+
+def _remote(login: _Login, member: MemberSettings) -> Verifier:
+    """Return a verifier that asks the authorities."""
+    from pam_totp.member.decisions import Asked, RemoteVerifier  # imported here because it loads ssl
+
+    chosen, hello, host = login.chosen, login.hello, login.host
+    verifier: RemoteVerifier = RemoteVerifier(
         chosen,
-        verifier,
-        log=lambda verb, **fields: audit_log.write(
-            host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost
-        ),
-        is_sshd=hello.tty == SSHD_TTY,
+        member,
+        Asked(user=login.user, service=hello.service, rhost=hello.rhost, tty=hello.tty),
+        partial(opened, host.store, last=LastRead()),
+        nullok=chosen.nullok_at(host.now()),
+        asks_grace=login.origin is not None,
+        now=host.now,
+        check_account=_check_of(login, lambda name, _: verifier.is_enrolled(name)),
+        log=login.log,
     )
+    return verifier
 
 
 def _store_of(chosen: Settings, user: str, site: Site) -> OpenStore:
@@ -72,27 +120,22 @@ def _store_of(chosen: Settings, user: str, site: Site) -> OpenStore:
     return partial(home_store, chosen.secret, user)
 
 
-def _check_of(user: str, hello: Hello, chosen: Settings, host: Host) -> Callable[[float], bool]:
-    """Return the check that `nullok` needs before it lets `user` in (law 10). With `nullok`, look up the names now.
+def _check_of(login: _Login, is_enrolled: Callable[[str, float], bool]) -> Callable[[float], bool]:
+    """Return the check that `nullok` needs before it lets a user in (law 10). With `nullok`, look up the names now.
 
-    The check raises StoreError if an account is unknown, or if the account of `user` has another name that is enrolled.
-    It returns False if the account that logs in is not a member of `nullok_group`.
+    The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled.
+    It returns False if the account that logs in is not a member of `nullok_group`. `is_enrolled` gets a name, and the
+    seconds that it may wait for a lock.
     """
+    chosen, user, hello, host = login.chosen, login.user, login.hello, login.host
     name = host.name_of_uid(user) if chosen.nullok else None
     is_known = name is not None and (chosen.user is None or host.name_of_uid(hello.user) is not None)
 
     def check(lock_wait: float) -> bool:
         if not is_known or name is None:
             raise StoreError(UNKNOWN_ACCOUNT)
-        if name != user:
-            try:
-                is_enrolled = _store_of(chosen, name, host.site)(lock_wait).read(name).enrolled
-            except NoAccount:
-                raise StoreError(UNKNOWN_ACCOUNT) from None
-            except NotThere:
-                is_enrolled = False
-            if is_enrolled:
-                raise StoreError(f"the account is enrolled as {name}: log in with that name")
+        if name != user and is_enrolled(name, lock_wait):
+            raise StoreError(f"the account is enrolled as {name}: log in with that name")
         return chosen.nullok_group is None or host.is_member(hello.user, chosen.nullok_group)
 
     return check

@@ -217,11 +217,16 @@ class Service:
         if admitted is None:
             audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
             return PAM_AUTH_ERR
-        if not any(a.startswith("store=") for a in admitted.arguments):
+        if site.member is None and not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
         local, search = self.local_accounts, self._search
         host = login.Host(
-            site=site, log=log, passwd_name=local.passwd_name, name_of_uid=local.name_of_uid, search=search
+            site=site,
+            store=self._store,
+            log=log,
+            passwd_name=local.passwd_name,
+            name_of_uid=local.name_of_uid,
+            search=search,
         )
         return login.begin(admitted, host)
 

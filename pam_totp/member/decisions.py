@@ -1,0 +1,215 @@
+"""The verifier of a login on a member: the authorities decide on its answers.
+
+Rules:
+1. This host has no record. It sends what was typed, and gets a verdict and the messages for the user.
+2. All questions of one login have one id, which is random. So an authority decides on a repeated question only once.
+3. A malformed answer is sent as an empty one: the user may have typed a password. With `forward_pass`, only the codes
+   are sent.
+4. If no authority answers, no user passes. With `centre_down = "break-glass"`, recovery codes of this host then count.
+   Their records have no token, so no code of a token opens this host alone.
+5. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from pam_totp.core.answer import CODE_LENGTHS, recovery_digest
+from pam_totp.core.fields import Value
+from pam_totp.core.policy import Policy
+from pam_totp.core.verify import Outcome
+from pam_totp.member.client import client_of
+from pam_totp.member.errors import UNAUTHORIZED, NotAllowed, OutOfReach
+from pam_totp.member.wire import (
+    ANSWER_PATH,
+    BEGIN_PATH,
+    ID_BYTES,
+    MAX_NAME,
+    Begin,
+    BeginVerdict,
+    Question,
+    askable,
+    text_of,
+)
+from pam_totp.member.wire import Verdict as WireVerdict
+from pam_totp.operations.authenticate import REFUSAL_DELAY
+from pam_totp.operations.verifier import Result, UseStore, Verdict
+from pam_totp.store import NotThere, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pam_totp.core.answer import Answer
+    from pam_totp.core.record import UserRecord
+    from pam_totp.core.settings import MemberSettings, Settings
+    from pam_totp.operations.dialogue import Log
+    from pam_totp.operations.verifier import OpenStore
+
+REFUSED, NOT_THIS_MEMBER, REVOKED = "refused", "not-this-member", "not-a-member"  # reasons in the log
+BREAK_GLASS = "break-glass"
+_optional_name = text_of(0, MAX_NAME)
+
+
+class Asked(Value):
+    """What a login asks about: the user by the name in the passwd entry, and the items of PAM."""
+
+    user: str
+    service: str
+    rhost: str | None
+    tty: str | None
+
+
+class RemoteVerifier:
+    """Decides on the answers of one login by asking the authorities of `member`.
+
+    `asks_grace` is True if the login may have grace. `nullok` and `check_account` are those of a local verifier; the
+    latter may call `is_enrolled`. `open_store` opens the store with the records for break-glass. `log` gets a verb and
+    fields.
+    """
+
+    delay = REFUSAL_DELAY
+
+    def __init__(
+        self,
+        settings: Settings,
+        member: MemberSettings,
+        asked: Asked,
+        open_store: OpenStore,
+        *,
+        nullok: bool,
+        asks_grace: bool,
+        now: Callable[[], int],
+        check_account: Callable[[float], bool],
+        log: Log,
+    ) -> None:
+        self._member, self._asked, self._open_store = member, asked, open_store
+        self._nullok, self._asks_grace, self._now = nullok, asks_grace, now
+        self._check_account, self._log = check_account, log
+        self._id = os.urandom(ID_BYTES).hex()
+        self._refused: list[str] = []  # the answers to the prompts of this login
+        self._lengths = frozenset({member.forward_digits}) if settings.first_pass == "forward_pass" else CODE_LENGTHS
+
+    def before_prompt(self) -> UseStore | None:
+        return UseStore(self._exempt, is_slow=False, is_remote=True) if self._nullok or self._asks_grace else None
+
+    def while_typing(self) -> None:
+        return None
+
+    def decide(self, answer: Answer, *, prompted: bool) -> UseStore:
+        def job(lock_wait: float) -> Verdict:
+            text = _text(answer, self._lengths)
+            first, second = (*self._refused, None, None)[:2] if prompted else (None, None)
+            question = Question(
+                id=self._id,
+                user=askable(self._asked.user),
+                service=askable(self._asked.service),
+                rhost=_askable_or_none(self._asked.rhost),
+                tty=_askable_or_none(self._asked.tty),
+                answer=text,
+                first=first,
+                second=second,
+            )
+            try:
+                found, authority = client_of(self._member).ask("POST", ANSWER_PATH, question, WireVerdict)
+            except OutOfReach as e:
+                if not self._member.allows_break_glass:
+                    raise
+                return self._break_glass(answer, e, lock_wait)
+            except NotAllowed as e:
+                return self._verdict(Result.REFUSED, {"reason": _reason(e), "authority": e.authority})
+            if found.accepted:
+                fields = {"by": found.by, "authority": authority}
+                return self._verdict(Result.ACCEPTED, fields, messages=found.messages)
+            if prompted:
+                self._refused.append(text)
+            fields = {"reason": REFUSED, "authority": authority}
+            return self._verdict(Result.REFUSED, fields, asks_again=found.again)
+
+        return UseStore(job, is_slow=False, is_remote=True, record=(self._member.key, self._asked.user))
+
+    def wipe(self) -> None:
+        self._refused.clear()
+
+    def _verdict(
+        self,
+        result: Result,
+        fields: dict[str, str | None],
+        *,
+        messages: tuple[str, ...] = (),
+        asks_again: bool = False,
+    ) -> Verdict:
+        return Verdict(
+            result=result, fields=fields, messages=messages, asks_again=asks_again, code_lengths=self._lengths
+        )
+
+    def _exempt(self, lock_wait: float) -> Verdict | None:
+        """Return the verdict that lets the user pass without a code, or None."""
+        try:
+            found, authority = self._begin(self._asked.user)
+        except NotAllowed:  # the answer gets the same refusal, and its reason is logged
+            return None
+        except OutOfReach:
+            if self._member.allows_break_glass:
+                return None
+            raise
+        if found.by == "grace" and self._asks_grace:
+            return self._verdict(Result.ACCEPTED, {"by": found.by, "authority": authority})
+        if found.by == Outcome.NOT_ENROLLED.value and self._nullok and self._check_account(lock_wait):
+            return self._verdict(Result.IGNORED, {"reason": found.by, "authority": authority})
+        return None
+
+    def is_enrolled(self, user: str) -> bool:
+        """Return True unless an authority says that `user` is not enrolled. Raise OutOfReach."""
+        try:
+            return self._begin(user)[0].by != Outcome.NOT_ENROLLED.value
+        except NotAllowed:
+            return True
+
+    def _begin(self, user: str) -> tuple[BeginVerdict, str]:
+        service, rhost = askable(self._asked.service), _askable_or_none(self._asked.rhost)
+        question = Begin(user=askable(user), service=service, rhost=rhost)
+        return client_of(self._member).ask("POST", BEGIN_PATH, question, BeginVerdict)
+
+    def _break_glass(self, answer: Answer, problem: OutOfReach, lock_wait: float) -> Verdict:
+        """Accept a recovery code of this host. Raise `problem` for every other answer, whoever the user is."""
+        code, user = answer.recovery_code, self._asked.user
+        if code is None:
+            raise problem
+
+        def change(record: UserRecord) -> tuple[UserRecord, int | None]:
+            digest = None if record.salt is None else recovery_digest(record.salt, code)
+            if record.tokens or digest is None or digest not in record.recovery:
+                return record, None
+            after = record.recovered(digest, Policy().most_failures_kept, self._now())
+            return after, len(after.recovery)
+
+        try:
+            left = self._open_store(lock_wait).update(user, change)
+        except NotThere:
+            left = None
+        except StoreError as e:
+            raise type(e)(f"{problem}; break-glass: {e}") from None
+        if left is None:
+            raise problem
+        self._log("error", problem=f"break-glass: {user} logs in by a recovery code of this host: {problem}")
+        fields: dict[str, str | None] = {"by": BREAK_GLASS, "recovery_left": str(left)}
+        return self._verdict(Result.ACCEPTED, fields, messages=(f"recovery code used, {left} left",))
+
+
+def _reason(refusal: NotAllowed) -> str:
+    return REVOKED if refusal.status == UNAUTHORIZED else NOT_THIS_MEMBER
+
+
+def _text(answer: Answer, lengths: frozenset[int]) -> str:
+    """Return the code, the codes in a row or the recovery code of an answer; "" for every other answer."""
+    if answer.typed is not None:
+        codes = answer.typed[len(answer.password(lengths)) :]
+    else:
+        codes = answer.digits if answer.recovery_code is None else answer.recovery_code
+    return bytes(codes).decode("ascii")
+
+
+def _askable_or_none(item: str | None) -> str | None:
+    """Return an item of PAM, or None if it cannot be sent."""
+    return item if item is not None and _optional_name(item) is None else None
