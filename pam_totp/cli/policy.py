@@ -71,7 +71,7 @@ _FORCED = ("grace_period", "second_prompt")  # settings that `admission` fixes f
 
 
 def _applies_to_all(argument: str) -> bool:
-    """Return True if the module itself uses the argument, or if it also applies to programs of other accounts."""
+    """Return True if the module itself uses the argument, or if programs of other accounts may set it."""
     of_relay = argument == "nodelay" or argument.startswith(("socket=", "helper="))
     return of_relay or argument == "no_second_prompt" or may_choose(argument)
 

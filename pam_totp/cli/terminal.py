@@ -9,7 +9,7 @@ Rules:
   and an unset TERM disable colour.
 - A dumb terminal gets ASCII in place of half blocks. So does the Linux console, because its fonts on Debian lack half
   blocks.
-- A file or pipe gets neither colour nor line breaks that depend on a width.
+- The output to a file or pipe has no colour. Its line breaks are independent of any width.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prepare_output() -> None:
 
 
 def _charset(assumed: str) -> str:
-    """Return the character set that the locale's variables name, or `assumed` if they name no set that Python has."""
+    """Return the character set that the locale's variables name, or `assumed` if Python does not support it."""
     ctype = os.environ.get("LC_CTYPE", "")
     name = os.environ.get("LC_ALL") or (ctype if ctype != _COERCED else "") or os.environ.get("LANG", "")
     if name in ("C", "POSIX"):

@@ -579,7 +579,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     ]
     reasons = {row["place"].split("/")[-2]: row["reason"] for row in said["left_out"]}
     assert reasons == {
-        "home": "a symbolic link is not followed",  # the entry `linked`
+        "home": "must be a folder, not a symbolic link",  # the entry `linked`
         "bin": "line 1: the key must be base32",
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
@@ -618,7 +618,7 @@ def test_homes_that_root_cannot_read_are_read_as_their_owners(site: Site) -> Non
     assert [row["user"] for row in said["imported"]] == ["daemon", "sys"], done.stderr
     assert {row["place"]: row["reason"] for row in said["left_out"]} == {
         f"{homes}/bin/.ssh/codes": "Permission denied",
-        f"{homes}/lp": "a symbolic link is not followed",
+        f"{homes}/lp": "must be a folder, not a symbolic link",
     }
 
 
