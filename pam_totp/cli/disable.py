@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from pam_totp.system.enable.trial import TrialError
 
     if args.all == (args.service is not None):
-        raise CommandError("give either SERVICE or --all", WRONG_USAGE)
+        raise CommandError("either SERVICE or --all is required", WRONG_USAGE)
     require_root("disable")
     try:
         return _disable_all(args.dry_run) if args.all else _disable(args.service, args.dry_run)

@@ -214,7 +214,7 @@ def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSec
         bar.end_line()
         if secrets and what not in secrets:
             raise CommandError(f"--{what}-file is required: the file is encrypted with a {what}")
-        missing = f"the file is encrypted: give its {what} with --{what}-file FILE; nothing was imported"
+        missing = f"--{what}-file is required: the file is encrypted with a {what}; nothing was imported"
         return secrets[what] if secrets else ask(f"{what} of the file: ", hidden=True, missing=missing)
 
     return ask_secret

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return DONE
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
-    print("\nThese settings apply to programs of root. They differ for other programs, which ask the service:\n")
+    print("\nThese settings apply to programs of root. For other programs, the following settings differ:\n")
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in others])
     if ignored:
         print(

@@ -195,7 +195,7 @@ def warn_without_account(user: str) -> None:
 def user_of(args: argparse.Namespace) -> str:
     """Return the user name in the passwd entry. The default is the caller if the store is the caller's own file.
 
-    Raise CommandError if USER is missing, or if the caller must not manage that user's tokens.
+    Raise CommandError if USER is missing, or if the caller must not manage the user's tokens.
     """
     own_file = uses_own_file(args)
     if args.user is None and not own_file:

@@ -2,9 +2,8 @@
 
 Rules:
 - Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
-- A terminal gets only characters of its own character set. The variables of the locale name that set, even if the
-  locale is missing on the host: Python would assume UTF-8 there (PEP 538, PEP 540). If no variable is set, UTF-8 is
-  assumed.
+- A terminal gets only characters of its character set. The locale's variables name this set, even if the locale is
+  missing on the host: Python would then assume UTF-8 (PEP 538, PEP 540). If no variable is set, UTF-8 is assumed.
 - A terminal gets colour if it has colours by terminfo, or is unknown to terminfo. NO_COLOR (no-color.org), TERM=dumb
   and an unset TERM disable colour.
 - A dumb terminal gets ASCII in place of half blocks. So does the Linux console, because its fonts on Debian lack half

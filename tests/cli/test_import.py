@@ -441,7 +441,7 @@ ENCRYPTED = FIGURES / "figure7.xml"  # with a password
 def test_an_encrypted_file_without_its_password_names_the_option(site: Site) -> None:
     words = ("import", "pskc", ENCRYPTED, "--user", "alice")
     done = site.command(*words)
-    need = "the file is encrypted: give its password with --password-file FILE; nothing was imported"
+    need = "--password-file is required: the file is encrypted with a password; nothing was imported"
     assert (done.returncode, done.stderr) == (1, f"pam-totp: {need}\n")
     assert site.command(*words, stdin="wrong\n").returncode == 1
     assert site.command(*words, stdin="").returncode == 1
