@@ -3,7 +3,7 @@
 Rules:
 - Each command has a module, with the functions `add_to` and `run`. COMMANDS lists the modules.
 - A command imports its own module only, because the imports take most of the time of a short command.
-- Only `main` turns exceptions into messages and exit statuses.
+- Only `main` converts exceptions to messages and exit statuses.
 - A message is one line: the error, the reason and the remedy. It never shows a secret.
 """
 
@@ -74,7 +74,7 @@ examples:
   pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
   pam-totp replace alice phone   lost phone: a new key in place of the old key
   pam-totp list                  show all users and their tokens
-  pam-totp verify alice 755224   check a code, which is used up if it is right
+  pam-totp verify alice 755224   check a code, and use up a right code
   pam-totp resync alice --port /dev/ttyUSB0
                                  resynchronise a key fob: press it twice
   pam-totp enable sudo           require a code at sudo, on trial at first
@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    args.audit = Audit()  # created here: commands drop their privileges
+    args.audit = Audit()  # before the command drops its privileges
     try:
         status = int(args.run(args))
         sys.stdout.flush()  # flush here, so that `main` reports a write error
@@ -159,9 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prevent_core_dump() -> None:
-    """Prevent core dumps, which would hold keys. At a limit of 1, the kernel runs no program of core_pattern."""
+    """Prevent core dumps, which would contain keys. At a limit of 1, the kernel runs no program of core_pattern."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitCORE=0 instead
+    with suppress(OSError, ValueError):  # a service unit may forbid this call, and set LimitCORE=0 instead
         resource.setrlimit(resource.RLIMIT_CORE, (1, hard or 1))
 
 

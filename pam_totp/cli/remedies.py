@@ -1,8 +1,8 @@
 """The remedies for errors of the operating system, for the last part of a message.
 
 Rules:
-- A remedy is a step that the caller can take. Root is never told to run the command as root.
-- A command that root starts acts as the owner of the store. Its permissions are those of that account.
+- A remedy is a step that the caller can take. For root, the remedy is never to run the command as root.
+- A command that root starts acts as the owner of the store, with the permissions of that account.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import pwd
 
 REMEDIES = {
-    errno.ENOSPC: "free some space on that disk, then run the command again",
+    errno.ENOSPC: "delete files on that disk, then run the command again",
     errno.EDQUOT: "delete files of the account that is over its disk quota, then run the command again",
     errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
     errno.EACCES: "run the command as root, or as the owner of that folder",
@@ -36,9 +36,9 @@ def remedy(cause: BaseException | None, *, by_root: bool, store: str) -> str:
 
 
 def _denied(path: object, store: str) -> str:
-    """Return the reason and the remedy if the process has no permission for `path`, although root started it."""
+    """Return the reason and the remedy for a process that root started, and that has no permission for `path`."""
     if os.geteuid() == 0:
-        return "root has no permission there, as on some network file systems: use a folder on a local disk"
+        return "root has no permission on some network file systems: use a folder on a local disk"
     name = _name_of(os.geteuid())
     owner = f"{name or f'uid {os.geteuid()}'}, the owner of the store,"
     if isinstance(path, str) and os.path.isabs(path):

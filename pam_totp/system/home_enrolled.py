@@ -82,7 +82,7 @@ def _ask_child(template: str, user: str) -> bool | Problem:
 
 
 def _examine(template: str, user: str) -> bool | Problem:
-    """Return True if the user's file has a confirmed token, False if it lacks a token or is missing, or its problem."""
+    """Return True if the user's file has a confirmed token, or the problem if a login would refuse the file."""
     store = None
     try:
         store = home_store(template, user)

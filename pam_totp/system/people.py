@@ -97,7 +97,7 @@ def local_names() -> frozenset[str]:
 
 
 def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
-    """Return True if sshd may accept a key of this account, with its settings from `sshd -T -C`.
+    """Return True if sshd may accept a key of this account. `settings` are those for a login of this account.
 
     Also return True if sshd uses a command or a certificate authority, because such keys are in no file.
     """

@@ -24,7 +24,7 @@ _MAX_DEPTH = 16  # files: SERVCONF_MAX_DEPTH
 
 
 def lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the lower-case keyword and the other words of every line. Replace the old name of a setting by the new."""
+    """Yield the lower-case keyword and the other words of every line. Replace old names of settings by new names."""
     for keyword, rest in _LINE.findall(text):
         words = [quoted or plain for quoted, plain in _WORD.findall(rest.partition("#")[0])]
         yield _ALIASES.get(keyword.lower(), keyword.lower()), words

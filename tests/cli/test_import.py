@@ -441,7 +441,7 @@ ENCRYPTED = FIGURES / "figure7.xml"  # with a password
 def test_an_encrypted_file_without_its_password_names_the_option(site: Site) -> None:
     words = ("import", "pskc", ENCRYPTED, "--user", "alice")
     done = site.command(*words)
-    need = "the file is encrypted: give its password with --password-file FILE; nothing was imported"
+    need = "--password-file is required: the file is encrypted with a password; nothing was imported"
     assert (done.returncode, done.stderr) == (1, f"pam-totp: {need}\n")
     assert site.command(*words, stdin="wrong\n").returncode == 1
     assert site.command(*words, stdin="").returncode == 1
@@ -579,7 +579,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     ]
     reasons = {row["place"].split("/")[-2]: row["reason"] for row in said["left_out"]}
     assert reasons == {
-        "home": "a symbolic link is not followed",  # the entry `linked`
+        "home": "must be a folder, not a symbolic link",  # the entry `linked`
         "bin": "line 1: the key must be base32",
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
@@ -618,7 +618,7 @@ def test_homes_that_root_cannot_read_are_read_as_their_owners(site: Site) -> Non
     assert [row["user"] for row in said["imported"]] == ["daemon", "sys"], done.stderr
     assert {row["place"]: row["reason"] for row in said["left_out"]} == {
         f"{homes}/bin/.ssh/codes": "Permission denied",
-        f"{homes}/lp": "a symbolic link is not followed",
+        f"{homes}/lp": "must be a folder, not a symbolic link",
     }
 
 

@@ -283,7 +283,7 @@ def test_root_without_a_permission_is_not_told_to_be_root(site: Site) -> None:
     command = [sys.executable, "-m", "pam_totp.cli", "import", "csv", str(folder / "tokens.csv")]
     limited = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--securebits", "+noroot,+noroot_locked"]
     done = subprocess.run([*limited, *command], cwd=TREE, capture_output=True, text=True, check=False, timeout=PATIENCE)
-    why = "root has no permission there, as on some network file systems: use a folder on a local disk"
+    why = "root has no permission on some network file systems: use a folder on a local disk"
     assert (done.returncode, done.stderr) == (3, f"pam-totp: {folder}/tokens.csv: permission denied ({why})\n")
 
 

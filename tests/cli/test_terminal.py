@@ -30,7 +30,7 @@ from tests.support.terminals import (
 COLOUR = "\x1b["
 LONG_NAME = "a-department.subdivision@directory.example.net"
 NOT_A_TERMINAL = (
-    "pam-totp: keys and codes are not printed, because standard output is not a terminal; nothing was changed "
+    "pam-totp: keys and codes are printed only on a terminal; nothing was changed "
     "(omit the pipe, or add '--output FILE', or '--output -' for the pipe)\n"
 )
 

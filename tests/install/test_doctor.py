@@ -255,7 +255,7 @@ def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> N
         with_line(machine, "sudo", f"{LINE} nullok")
         [finding] = examine(machine)
         assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_CODE)
-        assert finding.what.endswith("log in without a code (nullok): alice, bob")
+        assert finding.what.endswith("nullok lets these users in without a code: alice, bob")
     finally:
         machine.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
 
@@ -271,7 +271,7 @@ def test_nullok_divides_users_by_date_and_group(machine: Fresh) -> None:
             ("nullok_group=nosuch", None, "bob, carol"),
         ):
             with_line(machine, "sudo", f"{LINE} {argument}")
-            said = f"sudo: these users have no token and log in without a code (nullok): {passing}", passing
+            said = f"sudo: nullok lets these users in without a code: {passing}", passing
             denied = f"sudo: these users have no token and are locked out: {locked_out}", locked_out
             expected = {what for what, names in (said, denied) if names is not None}
             assert {f.what for f in examine(machine)} == expected

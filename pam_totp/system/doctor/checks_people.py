@@ -97,7 +97,7 @@ def _other_owner(service: str, asked: Sequence[str]) -> Iterator[Finding]:
     for owner, users in sorted(by_owner.items()):
         what = f"{service} asks for the password and the code of {owner}, not of {names(users)} (see sudoers(5): "
         what += "rootpw, runaspw, targetpw)"
-        remedy = f"remove that setting, or give {owner} a token that all of them can use"
+        remedy = f"remove that setting, or give {owner} a token that all these users can use"
         yield Finding(WARNING, CHECK, Code.SUDO_ASKS_OTHER_USER, what, remedy)
 
 
@@ -137,16 +137,16 @@ def _without_code(context: Context, service: str, passing: Sequence[str], first:
     stack = context.machine.stack(service)
     enroll = f"run 'pam-totp enroll {first}'"
     if not analysis.accepts_without_token(stack):
-        what = f"{service}: these users have no token and are locked out in spite of nullok, because no other module "
-        what += f"of the stack succeeds: {names(passing)}"
+        what = f"{service}: these users are locked out in spite of nullok, because the stack requires the success of "
+        what += f"another module: {names(passing)}"
         remedy = f"{enroll}, or, if sshd requires a key, add 'auth required pam_permit.so' after the pam_totp.so line"
         severity = ERROR if context.user in passing else WARNING
         return Finding(severity, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
     unchecked = [name for name in passing if service != "sshd" or not _needs_other_method(context, name)]
     if unchecked and analysis.accepts_without_token(stack, any_first_factor=False):
-        what = f"{service}: these users have no token and log in without any factor (nullok): {names(unchecked)}"
+        what = f"{service}: nullok lets these users in without any factor: {names(unchecked)}"
         return Finding(ERROR, CHECK, Code.USERS_WITHOUT_CODE, what, f"remove nullok, and {enroll}")
-    what = f"{service}: these users have no token and log in without a code (nullok): {names(passing)}"
+    what = f"{service}: nullok lets these users in without a code: {names(passing)}"
     remedy = f"{enroll}, and remove nullok when all users are enrolled"
     return Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
 
@@ -332,7 +332,7 @@ def _needs_key(context: Context, name: str) -> bool:
 
 
 def _needs_other_method(context: Context, name: str) -> bool:
-    """Return True if sshd checks a key, or another method than PAM's, at every login of a user."""
+    """Return True if every login of a user requires a key, or another method that does not ask PAM."""
     if context.machine.replacements:
         return context.first == "key"
     return sshd.requires_other_method(context.sshd(name))

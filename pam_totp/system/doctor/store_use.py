@@ -1,7 +1,7 @@
 """Checks of a store's access rights: owners, modes, folders that cannot be entered, immutable files.
 
 Rules:
-- The service runs as the account pam_totp. A helper becomes the owner of the store's folder.
+- The service runs as the account pam_totp. A helper runs as the owner of the store's folder.
 - Each remedy is one command, which keeps every record.
 """
 

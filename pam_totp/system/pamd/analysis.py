@@ -174,8 +174,12 @@ def _exemption(
         what += f", depending on {' and '.join(_location(stack, i) for i in conditions)}"
     else:
         what += f" (condition: {' '.join(stack[bypass.index].rule.arguments) or 'none'})"
-    missing = "neither a password nor a code" if bypass.also_password else "no code"
-    what += f": these users log in with {missing}: {names(exempt)}" if exempt else f": such logins need {missing}"
+    omitted = "a password or a code" if bypass.also_password else "a code"
+    what += (
+        f": these users log in without {omitted}: {names(exempt)}"
+        if exempt
+        else f": such logins succeed without {omitted}"
+    )
     remedy = "if this is not intended, change that line"
     return _finding(WARNING if bypass.also_password else NOTE, Code.CODE_EXEMPTION, what, remedy)
 
@@ -242,7 +246,7 @@ def _includes_any(sets: frozenset[frozenset[int]], met: frozenset[int]) -> bool:
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
     if find_path(stack, lambda i: possible_results(stack[i]), lambda _, verdict: verdict == "success") is None:
-        what = f"{service}: no user can log in: every combination of the modules' results is refused"
+        what = f"{service}: no user can log in: libpam refuses every combination of the modules' results"
         yield _finding(ERROR, Code.LOGIN_IMPOSSIBLE, what, "change the controls of the stack (see pam.d(5))")
 
 

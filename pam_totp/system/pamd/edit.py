@@ -43,7 +43,7 @@ def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str
 
 
 def blocks(added_lines: str) -> list[str]:
-    """Return the blocks of `new_lines`. Each begins with the comment."""
+    """Return the blocks of `new_lines`. Each block begins with the comment."""
     return [_COMMENT + block for block in added_lines.split(_COMMENT)[1:]] or [added_lines]
 
 

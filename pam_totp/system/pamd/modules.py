@@ -52,7 +52,7 @@ _KINDS = {
 }
 
 _IGNORED = "env faildelay group issue keyinit mail warn"
-# These modules have no function for the phase auth. libpam itself then gives the result.
+# These modules have no function for the phase auth, so libpam returns this result.
 _MISSING = "limits loginuid mkhomedir motd namespace pwhistory setquota systemd time tty_audit umask xauth"
 CONSTANT_RESULTS = {
     "pam_deny.so": ("auth_err",),

@@ -109,7 +109,7 @@ def possible_results(handler: Handler, excluded: Collection[str] = ()) -> tuple[
     for result in (*_USUAL, *(r for r in RESULTS if r in table), *(r for r in RESULTS if r not in table)):
         if result not in excluded:
             action = handler.rule.action(result)
-            # libpam keeps the result after `ok` and `done`: a refusal stays a refusal
+            # libpam keeps the result after `ok` and `done`, so a refusal denies the login
             by_effect.setdefault((action, action in ("ok", "done") and result in _USUAL[1:]), result)
     return tuple(by_effect.values())
 
