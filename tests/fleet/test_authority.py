@@ -104,7 +104,7 @@ def test_a_certificate_without_a_row_is_no_member(fleet: Fleet) -> None:
 
 
 def test_without_a_certificate_only_the_ca_and_joining_are_offered(fleet: Fleet) -> None:
-    with fleet.stranger() as client:
+    with fleet.anonymous() as client:
         for method, path, message in REQUESTS:
             status, content = client.send(method, path, None if message is None else message.to_json())
             assert (status, content) == (401, {"error": "a certificate of a member is required"})
@@ -217,7 +217,7 @@ def test_a_guessing_member_is_held_while_others_log_in(fleet: Fleet) -> None:
 
 
 def join(fleet: Fleet, line: wire.JoinLine, csr: str | None = None, authority: int = 0) -> tuple[int, dict[str, Any]]:
-    with fleet.stranger(authority) as client:
+    with fleet.anonymous(authority) as client:
         request = certificates.make_request(fleet.key) if csr is None else csr
         return client.post(wire.JOIN_PATH, wire.Join(token=line.token, csr=request))
 
@@ -401,7 +401,7 @@ def test_a_reload_reads_the_certificates_again_and_survives_bad_ones(fleet: Flee
     member, user, authority = fleet.member(), fleet.user(), fleet.authorities[0]
     file = Path(fleet.issuer.certificate).parent / "authority.pem"
     good = file.read_text()
-    with fleet.stranger() as client:
+    with fleet.anonymous() as client:
         client.http.connect()
         before = client.http.sock.getpeercert(binary_form=True)
     try:
@@ -417,7 +417,7 @@ def test_a_reload_reads_the_certificates_again_and_survives_bad_ones(fleet: Flee
     authority.send_signal(signal.SIGHUP)
 
     def is_new() -> bool:
-        with fleet.stranger() as client:
+        with fleet.anonymous() as client:
             client.http.connect()
             return bool(client.http.sock.getpeercert(binary_form=True) != before)
 

@@ -1,4 +1,4 @@
-"""Tests of what strangers and slow clients can do to an authority, in this process, with short limits."""
+"""Tests of what unknown peers and slow clients can do to an authority, in this process, with short limits."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_a_client_that_never_ends_its_handshake_or_request_is_dropped(here: Here
 
     here.serve(work)
     assert here.said("refused: no whole request in time", f"rhost={HOST}")
-    assert here.server._connections._strangers == {}
+    assert here.server._connections._unknown == {}
     assert here.server._connections.known == {}
 
 
@@ -171,8 +171,8 @@ def test_an_idle_connection_of_a_member_is_kept(here: Here) -> None:
     here.serve(work)
 
 
-def test_strangers_are_limited_and_members_are_not(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STRANGERS", 3)
+def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "UNKNOWN", 3)
     member, user = here.fleet.member(), here.fleet.user()
 
     def work() -> None:
