@@ -132,6 +132,12 @@ def test_only_tls_1_3_is_accepted(fleet: Fleet) -> None:
         client.send("GET", wire.CA_PATH)
 
 
+def test_no_session_is_resumed_so_each_handshake_checks_the_certificate(fleet: Fleet) -> None:
+    with fleet.member().client() as client:
+        assert client.send("GET", wire.HEALTH_PATH).status == 200
+        assert client.http.sock.session is None or not client.http.sock.session.has_ticket
+
+
 # ---- questions
 
 
