@@ -15,7 +15,7 @@ NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modul
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
 # A browser, fail2ban, the proxy and certificates in front of the portal, and a database. The tests that need them are skipped
 # if they are missing. The tests make their own database clusters, and do not use the cluster that Debian's package makes.
-WANT_TEST  = chromium fail2ban fonts-dejavu-core nginx-light openssl postgresql
+WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core nginx-light openssl postgresql
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck

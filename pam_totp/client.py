@@ -5,6 +5,9 @@
     if client.verify("alice", "755224", service="web"):
         ...
 
+    if await client.averify("alice", "755224", service="web"):  # the same for asyncio: the event loop goes on
+        ...
+
 The account that runs the application must be listed in /etc/pam_totp.toml, with the application's service name:
 
     [clients]
@@ -13,9 +16,10 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
 Rules:
 - The application lets a user in only if the outcome is true. It must deny if `verify` raises an exception.
 - `verify` sends a code at most once. It may repeat the request only before it sends the code.
+- `verify` and `averify` only carry packets: `_Dialogue` decides for both, so that they cannot differ.
 - Error reports of web frameworks show the variables of each frame. When this module raises one of its errors, no
   frame of it has a variable that shows the code.
-- This module needs only the standard library, and no privilege. Any number of threads may call it at once.
+- This module needs only the standard library, and no privilege. Any number of threads and tasks may call it at once.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import random
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pam_totp.core.answer import MAX_ANSWER
 from pam_totp.pam.protocol import (
@@ -37,6 +42,9 @@ from pam_totp.pam.protocol import (
     PROTOCOL_VERSION,
 )
 
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
 __all__ = [
     "DEFAULT_SOCKET",
     "DEFAULT_TIMEOUT",
@@ -46,12 +54,13 @@ __all__ = [
     "OutOfReach",
     "Outcome",
     "Verdict",
+    "averify",
     "verify",
 ]
 
 DEFAULT_SOCKET = "/run/pam_totp/socket"
 DEFAULT_TIMEOUT = 15.0  # seconds: the service waits up to 5 for the store's lock, and a busy machine needs more
-_RETRY_PAUSE = 0.02  # minimum seconds between two attempts to connect to a service at its limit
+_RETRY_PAUSE = 0.02  # minimum seconds between two attempts to connect to a busy service
 _MAX_MESSAGES = 16
 _UNEXPECTED = "unexpected reply from the service (restart the service: it may run another version of pam_totp)"
 
@@ -133,66 +142,101 @@ def verify(
     `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the
     log; the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds,
     for the whole call. A name or code that a packet cannot hold is refused at once.
-    Raise OutOfReach, NotAdmitted or Misconfigured, or ValueError if `service` is empty or contains NUL.
+    Raise OutOfReach, NotAdmitted or Misconfigured, TypeError if an argument has the wrong type, or ValueError if
+    `service` is empty or contains NUL.
     """
-    answer = _answer(code)
+    request = _request(user, code, service, rhost)
     del code  # see the rules
-    if not service or "\0" in service:
-        raise ValueError("service must have at least one character, and no NUL")
-    hello = _hello(user, service, rhost)
-    if hello is None or answer is None:
+    if isinstance(request, Exception):
+        raise request
+    if request is None:
         return _REFUSED
     deadline = time.monotonic() + timeout
     while True:
-        with _connect(path, deadline) as channel:
-            dialogue = _Dialogue(channel, deadline)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
             try:
-                return dialogue.run(hello, answer)
-            except _ConnectionClosed:
-                if dialogue.answered:
-                    reason = "the service closed the connection before the result; the code may be used up"
-                    raise OutOfReach(f"{path}: {reason}") from None
-        # A service at its limit closes the connection before its prompt. Retry, because the code was not sent.
-        if time.monotonic() + 2 * _RETRY_PAUSE > deadline:
-            raise OutOfReach(
-                f"{path}: the service closed every connection, as it does at its limit (see its log)"
-            ) from None
-        time.sleep(random.uniform(_RETRY_PAUSE, 2 * _RETRY_PAUSE))
+                return _run(_Dialogue(request), channel, path, deadline)
+            except _BusyError as e:
+                if time.monotonic() + 2 * _RETRY_PAUSE > deadline:
+                    raise OutOfReach(f"{path}: {e}") from None
+        time.sleep(_pause())
 
 
-class _ConnectionClosed(Exception):
-    """The service closed the connection."""
+async def averify(
+    user: str,
+    code: str | bytes,
+    *,
+    service: str,
+    rhost: str | None = None,
+    path: str = DEFAULT_SOCKET,
+    timeout: float = DEFAULT_TIMEOUT,
+) -> Outcome:
+    """Do the same as `verify` in a task of asyncio, without blocking the event loop.
+
+    If the task is cancelled, the connection is closed at once. The code may be used up.
+    """
+    request = _request(user, code, service, rhost)
+    del code  # see the rules
+    if isinstance(request, Exception):
+        raise request
+    if request is None:
+        return _REFUSED
+    from asyncio import get_running_loop, sleep  # here, because the import costs callers of `verify` 50 ms
+
+    loop = get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+            channel.setblocking(False)
+            try:
+                return await _arun(_Dialogue(request), channel, path, loop, deadline)
+            except _BusyError as e:
+                if loop.time() + 2 * _RETRY_PAUSE > deadline:
+                    raise OutOfReach(f"{path}: {e}") from None
+        await sleep(_pause())
+
+
+class _BusyError(Exception):
+    """The service is at its limit, and did not get the code. The message gives the reason. Retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    hello: _Packet
+    answer: _Packet
 
 
 class _Dialogue:
-    """One login over one connection. `answered` is True if the code was sent."""
+    """One login over one connection, without I/O: packets in, packets out. `answered` is True if the code was sent."""
 
-    def __init__(self, channel: socket.socket, deadline: float) -> None:
-        self._channel = channel
-        self._deadline = deadline
+    def __init__(self, request: _Request) -> None:
+        self._answer = request.answer
+        self._messages: list[str] = []
         self.answered = False
+        self.next: _Packet | None = request.hello  # the packet to send before the next one is received
 
-    def run(self, hello: _Packet, answer: _Packet) -> Outcome:
-        self._send(hello)
-        messages: list[str] = []
-        while True:
-            packet = self._receive()
-            kind, body = packet[:1], packet[1:]
-            if kind in (b"p", b"P"):
-                self._send(_NO_ANSWER if self.answered else answer)
-                self.answered = True
-            elif kind == b"g":
-                self._send(_NO_ANSWER)
-            elif packet == b"f":
-                raise OutOfReach("the service is full: root's programs have too many logins at once (see its log)")
-            elif kind in (b"i", b"e") and len(messages) < _MAX_MESSAGES:
-                messages.append(body.decode("utf-8", "replace"))
-            elif kind == b"r":
-                return self._outcome(body, tuple(messages))
-            else:
-                raise OutOfReach(_UNEXPECTED)
+    def receive(self, packet: bytes) -> Outcome | None:
+        """Take a packet of the service. Return the outcome, or None if the dialogue goes on."""
+        kind, body = packet[:1], packet[1:]
+        self.next = None
+        if not packet:
+            raise self.closed()
+        if kind in (b"p", b"P"):
+            self.next = _NO_ANSWER if self.answered else self._answer
+            self.answered = True
+        elif kind == b"g":
+            self.next = _NO_ANSWER
+        elif packet == b"f":
+            raise OutOfReach("the service is full: root's programs have too many logins at once (see its log)")
+        elif kind in (b"i", b"e") and len(self._messages) < _MAX_MESSAGES:
+            self._messages.append(body.decode("utf-8", "replace"))
+        elif kind == b"r":
+            return self._outcome(body)
+        else:
+            raise OutOfReach(_UNEXPECTED)
+        return None
 
-    def _outcome(self, body: bytes, messages: tuple[str, ...]) -> Outcome:
+    def _outcome(self, body: bytes) -> Outcome:
         result = int(body) if body.isdigit() and len(body) <= 3 and body == b"%d" % int(body) else None
         if result == PAM_SERVICE_ERR:
             raise Misconfigured("the service rejects its configuration (see its log, or run 'pam-totp policy')")
@@ -203,46 +247,116 @@ class _Dialogue:
         verdict = None if result is None else _VERDICTS.get(result)
         if verdict is None or (verdict is Verdict.ACCEPTED and not self.answered):
             raise OutOfReach(_UNEXPECTED)
-        return Outcome(verdict, messages)
+        return Outcome(verdict, tuple(self._messages))
 
-    def _send(self, packet: _Packet) -> None:
+    def closed(self) -> Exception:
+        """Return the error for a connection that the service closed. Before the code was sent, the caller may retry."""
+        if self.answered:
+            return OutOfReach("the service closed the connection before the result; the code may be used up")
+        return _BusyError("the service closed every connection, as it does at its limit (see its log)")
+
+    def too_late(self) -> Exception:
+        """Return the error for a service that did not answer before the deadline."""
+        consequence = "; the code may be used up" if self.answered else ""
+        return OutOfReach(f"the service did not answer in time{consequence} (see its log)")
+
+
+def _run(dialogue: _Dialogue, channel: socket.socket, path: str, deadline: float) -> Outcome:
+    channel.settimeout(_remaining(deadline))
+    _connect(channel, path)
+    outcome = None
+    while outcome is None:
         try:
-            self._channel.settimeout(_remaining(self._deadline))
-            self._channel.send(packet.data, socket.MSG_NOSIGNAL)
+            channel.settimeout(_remaining(deadline))
+            if dialogue.next is not None:
+                channel.send(dialogue.next.data, socket.MSG_NOSIGNAL)
+            channel.settimeout(_remaining(deadline))
+            packet = channel.recv(MAX_PACKET + 1)
         except TimeoutError:
-            raise OutOfReach("the service did not read the request in time (see its log)") from None
+            raise dialogue.too_late() from None
         except OSError:
-            raise _ConnectionClosed from None
-
-    def _receive(self) -> bytes:
-        try:
-            self._channel.settimeout(_remaining(self._deadline))
-            packet = self._channel.recv(MAX_PACKET + 1)
-        except TimeoutError:
-            consequence = "; the code may be used up" if self.answered else ""
-            raise OutOfReach(f"the service did not answer in time{consequence} (see its log)") from None
-        except OSError:
-            raise _ConnectionClosed from None
-        if not packet:
-            raise _ConnectionClosed
-        return packet
+            raise dialogue.closed() from None
+        outcome = dialogue.receive(packet)
+    return outcome
 
 
-def _connect(path: str, deadline: float) -> socket.socket:
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+async def _arun(
+    dialogue: _Dialogue, channel: socket.socket, path: str, loop: AbstractEventLoop, deadline: float
+) -> Outcome:
+    from asyncio import timeout_at
+
+    _connect(channel, path)
+    outcome = None
     try:
-        channel.settimeout(_remaining(deadline))
+        async with timeout_at(deadline):
+            while outcome is None:
+                try:
+                    if dialogue.next is not None:
+                        await _asend(dialogue.next, channel, loop)
+                    packet = await loop.sock_recv(channel, MAX_PACKET + 1)
+                except OSError:
+                    raise dialogue.closed() from None
+                outcome = dialogue.receive(packet)
+    except TimeoutError:
+        raise dialogue.too_late() from None
+    return outcome
+
+
+async def _asend(packet: _Packet, channel: socket.socket, loop: AbstractEventLoop) -> None:
+    """Send the packet. `loop.sock_sendall` cannot suppress SIGPIPE."""
+    from asyncio import Event
+
+    while True:
+        try:
+            channel.send(packet.data, socket.MSG_NOSIGNAL)
+            return
+        except BlockingIOError:
+            ready = Event()
+            loop.add_writer(channel, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_writer(channel)
+
+
+def _connect(channel: socket.socket, path: str) -> None:
+    """Connect at once. If the queue of the listener is full, Linux reports EAGAIN even with a timeout (unix(7))."""
+    try:
         channel.connect(path)
+    except BlockingIOError:
+        raise _BusyError("the service accepts no connection (see its log)") from None
     except OSError as e:
-        channel.close()
         hint = " (start 'pam-totp serve')" if isinstance(e, FileNotFoundError | ConnectionRefusedError) else ""
         raise OutOfReach(f"{path}: {(e.strerror or str(e)).lower()}{hint}") from None
-    return channel
 
 
 def _remaining(deadline: float) -> float:
     """Return the seconds to the deadline, at least 1 ms: a timeout of 0 would make the socket non-blocking."""
     return max(deadline - time.monotonic(), 0.001)
+
+
+def _pause() -> float:
+    """Return the seconds to wait before the next attempt. They differ, so that callers do not retry all at once."""
+    return random.uniform(_RETRY_PAUSE, 2 * _RETRY_PAUSE)
+
+
+def _request(user: str, code: str | bytes, service: str, rhost: str | None) -> _Request | Exception | None:
+    """Return the packets; an error for the caller to raise; or None if no account or token can have such values.
+
+    The error is returned, because this function's frame has the code.
+    """
+    for name, value, types, expected in (
+        ("user", user, str, "str"),
+        ("code", code, str | bytes, "str or bytes"),
+        ("service", service, str, "str"),
+        ("rhost", rhost, str | None, "str or None"),
+    ):
+        if not isinstance(value, types):
+            return TypeError(f"{name} must be {expected}, not {type(value).__name__}")
+    if not service or "\0" in service:
+        return ValueError("service must have at least one character, and no NUL")
+    hello, answer = _hello(user, service, rhost), _answer(code)
+    return None if hello is None or answer is None else _Request(hello, answer)
 
 
 def _answer(code: str | bytes) -> _Packet | None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import isolation, pamlog
 from tests.support.cluster import Server, emptied, servers
+from tests.support.fleet import Fleet, running
 from tests.support.relay_kit import Bench
 from tests.support.site import Site
 
@@ -97,6 +98,13 @@ def postgresql() -> Iterator[Server]:
 def database(postgresql: Server) -> str:
     """Return the URL of an empty store that requires no standby. Mark the test with `with_postgresql`."""
     return emptied(postgresql)
+
+
+@pytest.fixture(scope="session")
+def fleet(postgresql: Server) -> Iterator[Fleet]:
+    """Yield a fleet with two authorities, which all tests share. Mark the test with `with_postgresql`."""
+    with running(postgresql) as made:
+        yield made
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ MODULES = {
     "The pytest plugin": "token_sim.testing.live_token",
     "token:// URLs": "token_sim.testing.inprocess",
 }
-Definition = ast.FunctionDef | ast.ClassDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Definition = Function | ast.ClassDef
 
 
 def section(heading: str) -> str:
@@ -67,7 +68,7 @@ def is_empty(node: Definition) -> bool:
     return all(
         isinstance(inner, ast.AnnAssign)
         or is_constant(inner)
-        or (isinstance(inner, ast.FunctionDef) and is_empty(inner))
+        or (isinstance(inner, Function) and is_empty(inner))
         or (isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant) and inner.value.value is Ellipsis)
         for inner in node.body
     )
@@ -82,14 +83,14 @@ def stubs(heading: str) -> dict[str, ast.stmt]:
     found: dict[str, ast.stmt] = {}
     for node in (node for block in blocks(heading) if is_stub(block) for node in ast.parse(block).body):
         defined = node.targets[0] if isinstance(node, ast.Assign) else node
-        assert isinstance(defined, ast.Name | ast.FunctionDef | ast.ClassDef)
+        assert isinstance(defined, ast.Name | Definition)
         name = defined.id if isinstance(defined, ast.Name) else defined.name
         assert name not in found, f"{name} is documented twice"
         found[name] = node
     return found
 
 
-def parameters(node: ast.FunctionDef) -> inspect.Signature:
+def parameters(node: Function) -> inspect.Signature:
     """Return the signature of a stub, with types as text."""
     code = f"from __future__ import annotations\ndef {node.name}({ast.unparse(node.args)})"
     code += f" -> {ast.unparse(node.returns)}: ..." if node.returns else ": ..."
@@ -98,8 +99,9 @@ def parameters(node: ast.FunctionDef) -> inspect.Signature:
     return inspect.signature(names[node.name])
 
 
-def same_signature(node: ast.FunctionDef, function: Callable[..., Any]) -> None:
+def same_signature(node: Function, function: Callable[..., Any]) -> None:
     assert parameters(node) == inspect.signature(function), node.name
+    assert isinstance(node, ast.AsyncFunctionDef) == bool(function.__code__.co_flags & inspect.CO_COROUTINE), node.name
 
 
 def public_names(thing: type) -> set[str]:
@@ -125,7 +127,7 @@ def same_class(node: ast.ClassDef, thing: type, *, names: set[str] | None = None
     assert [ast.unparse(base).rpartition(".")[2] for base in node.bases] == bases, node.name
     documented: set[str] = set()
     for inner in node.body:
-        if isinstance(inner, ast.FunctionDef):
+        if isinstance(inner, Function):
             documented.add(inner.name)
             same_member(inner, vars(thing)[inner.name])
         elif isinstance(inner, ast.AnnAssign):
@@ -140,7 +142,7 @@ def same_class(node: ast.ClassDef, thing: type, *, names: set[str] | None = None
     assert {name for name in documented if not name.startswith("_")} == public, node.name
 
 
-def same_member(node: ast.FunctionDef, member: Any) -> None:
+def same_member(node: Function, member: Any) -> None:
     is_property = [ast.unparse(decorator) for decorator in node.decorator_list] == ["property"]
     assert isinstance(member, property) == is_property, node.name
     same_signature(node, member.fget if is_property else member)
@@ -166,7 +168,7 @@ def same_names(heading: str, module: ModuleType) -> None:
         value = getattr(module, name)
         if isinstance(node, ast.ClassDef):
             same_class(node, value)
-        elif isinstance(node, ast.FunctionDef):
+        elif isinstance(node, Function):
             same_signature(node, value)
         else:
             assert isinstance(node, ast.Assign)

@@ -2,7 +2,7 @@
 
 Rules:
 1. TLS 1.3 only. A certificate must be signed by the fleet's CA; a connection without one may join.
-2. A connection is that of a stranger until a request shows that its certificate belongs to a member. Strangers are
+2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
    limited for each address, and together, so that they keep no member out.
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
    before the first request.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,16 +28,18 @@ from pam_totp.core.settings import AuthoritySettings
 
 HANDSHAKE = 10.0  # seconds
 REQUEST = 10.0  # seconds
-STRANGERS = 256  # connections of one IPv4 address, or one IPv6 link
-ALL_STRANGERS = 4000
+UNKNOWN = 256  # connections of one IPv4 address, or one IPv6 link
+ALL_UNKNOWN = 4000
 CONNECTIONS = 20_000  # in total
+LINGER = 1.0  # seconds
+MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
 
 Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
 
 
 class Seldom:
-    """A log of events that strangers can cause: at most one line in SILENCE seconds, with their number."""
+    """A log of events that any host can cause: at most one line in SILENCE seconds, with their number."""
 
     def __init__(self, write: Event) -> None:
         self._write = write
@@ -64,8 +67,9 @@ class Connections:
         self.tls, self.http = tls, http
         self.refused = Seldom(refused)
         self.known: dict[asyncio.BaseTransport, Connection] = {}  # after their handshake
-        self._strangers: dict[str, int] = {}
+        self._unknown: dict[str, int] = {}
         self._handshakes: set[asyncio.Task[None]] = set()
+        self._lingering: set[socket.socket] = set()
 
     async def listen(self, host: str, port: int) -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(lambda: _Gate(self), host, port, backlog=1024)
@@ -79,17 +83,47 @@ class Connections:
 
     def admit(self, network: str, peer: str) -> bool:
         """Count a new connection, and return True, if it is within the limits."""
-        count, total = self._strangers.get(network, 0), len(self.known) + len(self._handshakes)
-        if count >= STRANGERS or sum(self._strangers.values()) >= ALL_STRANGERS or total >= CONNECTIONS:
+        count, total = self._unknown.get(network, 0), len(self.known) + len(self._handshakes)
+        if count >= UNKNOWN or sum(self._unknown.values()) >= ALL_UNKNOWN or total >= CONNECTIONS:
             self.refused.note("too many connections", peer)
             return False
-        self._strangers[network] = count + 1
+        self._unknown[network] = count + 1
         return True
 
-    def forget_stranger(self, network: str) -> None:
-        count = self._strangers.pop(network)
+    def forget_unknown(self, network: str) -> None:
+        count = self._unknown.pop(network)
         if count > 1:
-            self._strangers[network] = count - 1
+            self._unknown[network] = count - 1
+
+    def linger(self, descriptor: int, alert: bytes) -> None:
+        """Send `alert`, and close the connection when the peer does, or after LINGER seconds."""
+        loop, peer = asyncio.get_running_loop(), socket.socket(fileno=descriptor)
+        if len(self._lingering) >= MAX_LINGERING:
+            peer.close()
+            return
+
+        def close() -> None:
+            if peer in self._lingering:
+                self._lingering.remove(peer)
+                loop.remove_reader(peer)
+                peer.close()
+
+        def discard() -> None:
+            try:
+                if peer.recv(4096):
+                    return
+            except BlockingIOError:
+                return
+            except OSError:
+                pass
+            close()
+
+        self._lingering.add(peer)
+        loop.add_reader(peer, discard)
+        loop.call_later(LINGER, close)
+        with suppress(OSError):
+            peer.send(alert)
+            peer.shutdown(socket.SHUT_WR)
 
     def shake_hands(self, gate: _Gate) -> None:
         task = asyncio.get_running_loop().create_task(gate.shake_hands())
@@ -117,9 +151,12 @@ class _Gate(asyncio.Protocol):
             transport.abort()
 
     def send_alert(self, alert: bytes) -> None:
-        """Write to the socket at once: the transport will be closed, and would discard the alert."""
+        """Send an alert, and close the connection after the peer, or later.
+
+        asyncio closes its socket at once, and the alert would be lost if the peer sends anything after that.
+        """
         with suppress(OSError):
-            os.write(self._transport.get_extra_info("socket").fileno(), alert)
+            self._connections.linger(os.dup(self._transport.get_extra_info("socket").fileno()), alert)
 
     async def shake_hands(self) -> None:
         _gate.set(self)
@@ -141,7 +178,7 @@ class _Gate(asyncio.Protocol):
 
     def _end(self) -> None:
         self._transport.abort()
-        self._connections.forget_stranger(self.network)
+        self._connections.forget_unknown(self.network)
 
 
 _gate: ContextVar[_Gate | None] = ContextVar("gate", default=None)
@@ -159,7 +196,7 @@ class Connection(asyncio.Protocol):
         self._early = b""  # received before `begin`, because asyncio delivers data before it reports the handshake
         self._limit: asyncio.TimerHandle | None = None
         self._is_answering = False
-        self._is_stranger = True
+        self._is_unknown = True
 
     def begin(self, transport: asyncio.Transport) -> None:
         self.transport = transport
@@ -179,10 +216,10 @@ class Connection(asyncio.Protocol):
             self._early = b""
 
     def becomes_known(self) -> None:
-        """Stop counting this connection as a stranger's."""
-        if self._is_stranger:
-            self._is_stranger = False
-            self._connections.forget_stranger(self._network)
+        """Stop counting this connection as one of an unknown peer."""
+        if self._is_unknown:
+            self._is_unknown = False
+            self._connections.forget_unknown(self._network)
 
     def received(self) -> None:
         """End the time limit, because a whole request was read."""

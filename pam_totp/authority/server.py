@@ -44,7 +44,7 @@ BAD_TOKEN = "the join token is unknown, used or expired (run 'pam-totp member ad
 M = TypeVar("M", bound=wire.Message)
 R = TypeVar("R")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_aiohttp = logging.getLogger("pam_totp.authority.aiohttp")  # strangers could fill a log with its lines
+_aiohttp = logging.getLogger("pam_totp.authority.aiohttp")  # any host could fill a log with its lines
 _aiohttp.addHandler(logging.NullHandler())
 _aiohttp.propagate = False
 

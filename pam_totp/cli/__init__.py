@@ -3,14 +3,13 @@
 Rules:
 - Each command has a module, with the functions `add_to` and `run`. COMMANDS lists the modules.
 - A command imports its own module only, because the imports take most of the time of a short command.
-- Only `main` turns exceptions into messages and exit statuses.
+- Only `main` converts exceptions to messages and exit statuses.
 - A message is one line: the error, the reason and the remedy. It never shows a secret.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import os
 import resource
@@ -22,6 +21,7 @@ from typing import NoReturn
 
 from pam_totp import __version__
 from pam_totp.cli.command_line import OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError
+from pam_totp.cli.remedies import remedy
 from pam_totp.cli.terminal import prepare_output
 from pam_totp.core.record import RecordError
 from pam_totp.core.settings import SettingsError
@@ -58,15 +58,6 @@ COMMANDS = {  # names and modules, in the order of --help
     "member": "member",
 }
 WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
-REMEDIES = {
-    errno.ENOSPC: "free some space on that disk, then run the command again",
-    errno.EDQUOT: "delete files of the account that is over its disk quota, then run the command again",
-    errno.EROFS: "remount that disk with 'mount -o remount,rw', then run the command again",
-    errno.EACCES: "run the command as root, or as the owner of that folder",
-    errno.ENOENT: "check the name",
-    errno.EISDIR: "name a file in that folder",
-    errno.EADDRINUSE: "stop the process that uses this address, or choose another port with --listen",
-}
 SHORT_HELP = """\
 pam-totp manages one-time codes as a second factor. The first steps:
 
@@ -84,7 +75,7 @@ examples:
   pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt
   pam-totp replace alice phone   lost phone: a new key in place of the old key
   pam-totp list                  show all users and their tokens
-  pam-totp verify alice 755224   check a code, which is used up if it is right
+  pam-totp verify alice 755224   check a code, and use up a right code
   pam-totp resync alice --port /dev/ttyUSB0
                                  resynchronise a key fob: press it twice
   pam-totp enable sudo           require a code at sudo, on trial at first
@@ -130,6 +121,7 @@ def parser(names: Iterable[str] = COMMANDS) -> _Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    by_root = os.geteuid() == 0  # before the command drops its privileges
     prepare_output()
     if not (sys.argv[1:] if arguments is None else arguments):
         print(SHORT_HELP, end="", file=sys.stderr)
@@ -139,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    args.audit = Audit()  # created here: commands drop their privileges
+    args.audit = Audit()  # before the command drops its privileges
     try:
         status = int(args.run(args))
         sys.stdout.flush()  # flush here, so that `main` reports a write error
@@ -147,24 +139,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as e:
         return _report(str(e), e.status)
     except (StoreError, ServiceError) as e:
-        return _report(f"{e}{_remedy(e.__cause__, unchanged=True)}", OUT_OF_REACH)
+        hint = remedy(e.__cause__, by_root=by_root, store=args.audit.store)
+        return _report(f"{e}; nothing was changed{hint}" if hint else str(e), OUT_OF_REACH)
     except (RecordError, SettingsError) as e:
         is_unreadable = isinstance(e.__cause__, OSError)
-        return _report(f"{e}{_remedy(e.__cause__)}", OUT_OF_REACH if is_unreadable else REFUSED)
+        return _report(
+            f"{e}{remedy(e.__cause__, by_root=by_root, store=args.audit.store)}",
+            OUT_OF_REACH if is_unreadable else REFUSED,
+        )
     except OSError as e:
         _discard_output()
         if isinstance(e, BrokenPipeError):  # the reader closed the pipe, as in `pam-totp list | head`
             return 128 + signal.SIGPIPE
         what = f"{e.filename}: " if e.filename else ""
-        return _report(f"{what}{(e.strerror or str(e)).lower()}{_remedy(e)}", OUT_OF_REACH)
+        return _report(
+            f"{what}{(e.strerror or str(e)).lower()}{remedy(e, by_root=by_root, store=args.audit.store)}", OUT_OF_REACH
+        )
     except KeyboardInterrupt:
         return _report("interrupted, perhaps after the change was made (see 'pam-totp list')", 128 + signal.SIGINT)
 
 
 def _prevent_core_dump() -> None:
-    """Prevent core dumps, which would hold keys. At a limit of 1, the kernel runs no program of core_pattern."""
+    """Prevent core dumps, which would contain keys. At a limit of 1, the kernel runs no program of core_pattern."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitCORE=0 instead
+    with suppress(OSError, ValueError):  # a service unit may forbid this call, and set LimitCORE=0 instead
         resource.setrlimit(resource.RLIMIT_CORE, (1, hard or 1))
 
 
@@ -194,12 +192,6 @@ def _discard_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _remedy(cause: BaseException | None, *, unchanged: bool = False) -> str:
-    """Return the remedy for an error of the operating system, or "". With `unchanged`, add that nothing was changed."""
-    remedy = REMEDIES.get(cause.errno or 0) if isinstance(cause, OSError) else None
-    return f"{'; nothing was changed' if unchanged else ''} ({remedy})" if remedy else ""
 
 
 def _report(problem: str, status: int) -> int:

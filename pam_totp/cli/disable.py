@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from pam_totp.system.enable.trial import TrialError
 
     if args.all == (args.service is not None):
-        raise CommandError("give either SERVICE or --all", WRONG_USAGE)
+        raise CommandError("either SERVICE or --all is required", WRONG_USAGE)
     require_root("disable")
     try:
         return _disable_all(args.dry_run) if args.all else _disable(args.service, args.dry_run)
@@ -49,7 +49,7 @@ def _disable(service: str, dry_run: bool) -> int:
         if service in Machine().services_with_module():
             raise CommandError(f"{service} was not set up by 'pam-totp enable' (remove the pam_totp line by hand)")
         raise CommandError(f"{service} is not enabled (see 'pam-totp doctor')")
-    # Do a dry run first: it raises an exception before any file is written if a change cannot be rolled back.
+    # If a change cannot be rolled back, the dry run raises an exception before any file is written.
     lines = trial.dry_roll_back(service, states[0])
     if not dry_run:
         lines = trial.roll_back(service, states[0])

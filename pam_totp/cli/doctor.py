@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
         data=True,
         store=False,
     )
-    parser.add_argument("service", nargs="*", help="services to check (default: all that use the module)")
+    parser.add_argument("service", nargs="*", help="services to check (default: every service that uses the module)")
     parser.add_argument("--repair", action="store_true", help="repair the stores first")
 
 

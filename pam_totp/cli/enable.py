@@ -2,8 +2,8 @@
 
 Rules:
 - The command changes a service only after the doctor's checks of the new stack and a rehearsed login have succeeded.
-- A watchdog process rolls back a change that is not confirmed from a second login. A systemd unit or the next command
-  rolls the change back if the watchdog was killed.
+- A watchdog process rolls back a change that is not confirmed from a second login. If the watchdog was killed, a
+  systemd unit or the next command rolls back the change.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--first-factor",
         choices=("password", "key", "key-or-password"),
-        help="factor that sshd asks for before the code (default: as sshd is configured)",
+        help="factor that sshd requires before the code (default: as sshd is configured)",
     )
     parser.add_argument(
         "--with",
@@ -277,7 +277,7 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
         print("Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:
             time.sleep(POLL)
-    except BaseException:  # roll back at once on Ctrl-C, or if the sshd configuration is invalid
+    except BaseException:  # roll back on Ctrl-C, or if the sshd configuration is invalid
         for line in trial.roll_back(service):
             print(line)
         trial.log("roll-back", service, why="interrupted, or sshd refused the change")
@@ -302,7 +302,7 @@ def _validate_sshd() -> None:
         _print_findings(errors)
         raise _unchanged("sshd", "its configuration lets logins bypass the new stack")
     if not sshd.reload():
-        print("sshd was not reloaded: systemd runs no sshd (without systemd, reload it by 'kill -HUP PID')")
+        print("sshd was not reloaded: no running sshd was found (reload it by 'kill -HUP PID')")
 
 
 def _keep(service: str) -> int:

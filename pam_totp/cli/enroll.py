@@ -45,7 +45,7 @@ from pam_totp.store import NotThere
 
 MAX_TRIES = 3  # attempts to enter the first code
 DEFAULTS = {"type": "totp", "digits": 6, "algorithm": "SHA1", "period": DEFAULT_PERIOD}
-OLD_TOKENS = "that of the old token"  # the default of an option without a value in DEFAULTS
+OLD_TOKENS = "that of the old token"  # the default of an option of `replace`, in help texts
 
 Group = Any  # argparse's type of a group of mutually exclusive options is private
 
@@ -71,9 +71,9 @@ def add_to(commands: Commands) -> None:
 
 
 def add_token_options(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> Group:
-    """Add the options of a new token. `defaults` has their defaults; None stands for the value of the old token.
+    """Add the options of a new token. `defaults` has their default values; None stands for the old token's value.
 
-    Return the group of options that replace the question for a first code.
+    Return the group of options that replace the prompt for a first code.
     """
 
     def add(option: str, text: str, **settings: Any) -> None:

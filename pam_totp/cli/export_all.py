@@ -2,7 +2,7 @@
 
 Rules:
 - `--output` names the new file, or the new folder for a format with one file for each user. The option is required.
-- A token that the format cannot represent is left out with a reason. The exit status is then 1.
+- The export skips a token that the format cannot represent, and reports the reason. The exit status is then 1.
 - The file or the folder is complete, or it does not exist.
 """
 
@@ -30,17 +30,17 @@ from pam_totp.store import NotThere, Store, StoreError
 from pam_totp.store.file import file_name
 from pam_totp.system.audit import MAX_LINES
 
-_MAX_NAMED = 20  # omitted tokens that the output names; it counts the others
+_MAX_NAMED = 20  # skipped tokens that the output names; the other skipped tokens are only counted
 HINTS = {
     "users-oath": "auth required pam_oath.so usersfile={path} window=10 digits=6",
     "google-authenticator": "auth required pam_google_authenticator.so secret={path}/${{USER}} user=root",
 }
-_NO_FILE = "no file can have this user name, by which the other program opens the file"
+_NO_FILE = "the user name cannot be the name of a file, which the other program requires"
 
 
 @dataclass(slots=True)
 class _Export:
-    """The content of each user's part, by user, and the omitted tokens: the user, the token or None, and the reason."""
+    """The content of each user's part, by user, and the skipped tokens: the user, the token or None, and the reason."""
 
     parts: dict[str, bytes] = field(default_factory=dict)
     tokens: list[tuple[str, Token]] = field(default_factory=list)
@@ -92,12 +92,14 @@ def _read(store: Store, chosen: Format) -> _Export:
             export.is_damaged = True
             export.left_out.append((user, None, str(e)))
     if not export.parts:
-        raise CommandError("there is no token to export; nothing was written")
+        _print_left_out(export)
+        status = OUT_OF_REACH if export.is_damaged else REFUSED
+        raise CommandError("there is no token to export; nothing was written", status)
     return export
 
 
 def _add(export: _Export, record: UserRecord, chosen: Format) -> None:
-    """Add the part of one user, and the omitted tokens with their reasons."""
+    """Add the part of one user, and the skipped tokens with the reasons."""
     if chosen.holds_whole_record:
         tokens = list(record.tokens)
     else:
@@ -143,16 +145,20 @@ def _report(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
         )
         return
     what = f"{count(len(export.tokens), 'token')} of {count(len(export.parts), 'user')} exported"
-    print(f"{args.output}: {what}; any account that can read it can generate the same codes", flush=True)
+    print(f"{args.output}: {what}; any account that can read the output can generate the same codes", flush=True)
     if chosen.name in HINTS:
         print(f"for the stack: {HINTS[chosen.name].format(path=os.path.abspath(args.output))}", flush=True)
+    _print_left_out(export)
+
+
+def _print_left_out(export: _Export) -> None:
     for line in _lines_of(export):
         print(f"pam-totp: {line}", file=sys.stderr)
 
 
 def _lines_of(export: _Export) -> Iterator[str]:
-    """Yield lines about the omitted tokens: the first tokens by name, and the numbers of the others by reason."""
+    """Yield lines about the skipped tokens: the first tokens by name, and the number of the others for each reason."""
     for user, token, reason in export.left_out[:_MAX_NAMED]:
-        yield f"left out: {user}{'' if token is None else f', {token}'}: {reason}"
+        yield f"skipped: {user}{'' if token is None else f', {token}'}: {reason}"
     for reason, number in Counter[Any](reason for _, _, reason in export.left_out[_MAX_NAMED:]).items():
-        yield f"left out: {number} more: {reason}"
+        yield f"skipped: {number} more: {reason}"

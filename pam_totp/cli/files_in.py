@@ -4,7 +4,7 @@ Rules:
 - A command reads a named file before it drops its privileges. A file above its size limit is an error.
 - A child process reads the file in a home folder, with the user ids of the folder's owner, because root may have no
   permission there (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
-- A folder or a file may hang, and a child process there may stay after SIGKILL. Then the command stops waiting for it.
+- Access to a folder or a file may block, and the child process may survive SIGKILL. The command waits a limited time.
 - Every home folder that cannot be searched has a result with the reason. A home folder without the file has no result.
 - Accounts are looked up by name and by uid, because a name service may not list them.
 """
@@ -76,7 +76,7 @@ def _of_home(home: str, name: str, limit: int) -> UserFile | None:
     """Return the file of one home folder, or None if it does not exist."""
     try:
         if stat.S_ISLNK(os.lstat(home).st_mode):
-            return UserFile(path=home, user=None, problem="a symbolic link is not followed")
+            return UserFile(path=home, user=None, problem="must be a folder, not a symbolic link")
         descriptor = os.open(home, _HOME)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -98,7 +98,7 @@ def _of_home(home: str, name: str, limit: int) -> UserFile | None:
 
 
 def _account(home: str, uid: int) -> str | None:
-    """Return the name of the account that owns the folder `home`, and has it as its home or has the folder's name.
+    """Return the name of the account that owns `home`. The folder must be the account's home, or have its name.
 
     The lookups by name and by uid also find accounts that a name service does not list.
     """
@@ -137,8 +137,8 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
 def _end(child: int) -> None:
     """End a child process that has sent its answer, or did not answer in time.
 
-    A process in an uninterruptible wait, such as the open of a file on a silent FUSE server, stays after SIGKILL. It is
-    left behind: init reaps it.
+    A process in an uninterruptible wait, such as the open of a file on a silent FUSE server, survives SIGKILL. Wait for
+    its end for at most KILL_TIMEOUT: init reaps it later.
     """
     process = os.pidfd_open(child)  # readable when the process has ended
     try:
@@ -150,7 +150,7 @@ def _end(child: int) -> None:
 
 
 def _send_file(home: int, name: str, limit: int, writing: int) -> None:
-    """Run the child process: take the user ids of the owner of `home`, send the file through the pipe, and exit."""
+    """Run the child process: set the user ids of the owner of `home`, send the file through the pipe, and exit."""
     try:
         with open(writing, "wb") as out:
             try:

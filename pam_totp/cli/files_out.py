@@ -1,11 +1,11 @@
-"""Output files of a command: QR codes and exports, which hold keys.
+"""Output files of a command: QR codes and exports, which contain keys.
 
 Rules:
 - A new file has mode 0600 under any umask, a new folder 0700. A path that already exists, also as a symbolic link, is
   an error.
 - A file gets its name (linkat) when its content is complete and durable. Until then it is an unnamed file (O_TMPFILE),
   which the kernel deletes when the process ends.
-- A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes the files that it created, and no others.
+- A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes only the files that it created.
 - The process opens the folder before it drops its privileges. It creates and removes the file in that folder, with the
   original privileges, even if the path meanwhile leads to another folder.
 
@@ -127,7 +127,7 @@ class NewFolder:
             os.fsync(self._folder)
 
     def _opened(self) -> int:
-        """Open the new folder. Raise CommandError if the name leads to another one: the owner of the parent can do it.
+        """Open the new folder. Raise CommandError if the owner of the parent has replaced the folder.
 
         Only this process can create files in an empty folder of its own account with the mode of `mkdir`.
         """

@@ -145,7 +145,7 @@ def _import(
     users_by_serial: dict[str, str] | None,
     understood: list[tuple[str, str]],
 ) -> Report:
-    """Drop privileges, and import the tokens of the files. `understood` describes the columns of the map."""
+    """Drop the privileges, and import the tokens of the files. `understood` describes the columns of the map."""
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
     homes = list(read_homes(args.homes, args.home_file or HOME_FILE, MAX_FILE)) if args.homes else []
@@ -178,10 +178,21 @@ def _import(
         with signals_held():
             logged, more = islice(_imported(report), MAX_LINES), max(0, report.imported - MAX_LINES)
             args.audit.changed_many("import", logged, more=more, format=chosen.name)
-    if (args.serial or args.user) and not report.imported + report.skipped:
-        what = f"no token with the serial number {args.serial}" if args.serial else f"no tokens of {args.user}"
-        raise CommandError(f"{', '.join(path for path, _ in files)}: {what}")
+    if not report.imported + report.skipped:
+        raise CommandError(_nothing_found(args, files))
     return report
+
+
+def _nothing_found(args: argparse.Namespace, files: Sequence[NamedFile]) -> str:
+    if args.homes:
+        name = args.home_file or HOME_FILE
+        return f"{args.homes}: no home folder has a file {name}; nothing was imported (--home-file gives another name)"
+    what = "no tokens"
+    if args.serial:
+        what = f"no token with the serial number {args.serial}"
+    elif args.user:
+        what += f" of {args.user}"
+    return f"{', '.join(path for path, _ in files)}: {what}; nothing was imported"
 
 
 def _imported(report: Report) -> Iterator[Fields]:
@@ -203,14 +214,14 @@ def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSec
         bar.end_line()
         if secrets and what not in secrets:
             raise CommandError(f"--{what}-file is required: the file is encrypted with a {what}")
-        missing = f"the file is encrypted: give its {what} with --{what}-file FILE; nothing was imported"
+        missing = f"--{what}-file is required: the file is encrypted with a {what}; nothing was imported"
         return secrets[what] if secrets else ask(f"{what} of the file: ", hidden=True, missing=missing)
 
     return ask_secret
 
 
 def _read_map(path: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Return the users by serial numbers, and what the map's heading was taken for, with the path."""
+    """Return the users by serial number, and the meaning of the map's heading as pairs of path and text."""
     data = read_named(path)
     try:
         users, text = parse_map(data), understood_map(data)
@@ -265,7 +276,7 @@ def _selection(
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return the record in the file, without tokens and under the user name on this host, or None without a record."""
+    """Return the file's record without its tokens, under the user name on this host, or None if there is no record."""
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

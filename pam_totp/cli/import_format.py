@@ -3,8 +3,8 @@
 Rules:
 - A first word that names a format is the format, even if a file has this name (write ./csv for the file).
 - Files of one import have one format. A file that fits no format, or several formats, requires the name of its format.
-- Before the import, the user sees the recognised format and the meaning of each column.
-- The user confirms the users that labels name: the author of a QR code may write `root` into its label.
+- Before the import, the command shows the recognised format and the meaning of each column.
+- The caller must confirm the users that labels name: the author of a QR code may write `root` into its label.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NamedFile = tuple[str, bytes]  # path and content
 def named_format(args: argparse.Namespace) -> Format | None:
     """Return the format that the first word names, or None. Remove this word from the files.
 
-    --homes alone implies the only format of files in home folders.
+    --homes without FILE implies google-authenticator, the only format of files in home folders.
     """
     if args.file and args.file[0] in FORMATS:
         return FORMATS[args.file.pop(0)]
@@ -73,12 +73,12 @@ def confirm_users(args: argparse.Namespace, path: str, selected: Iterable[Candid
         return
     names = ", ".join(f"'{user}'" for user in users[:MAX_NAMED])
     more = f", and {len(users) - MAX_NAMED} more" if len(users) > MAX_NAMED else ""
-    _say(path, f"the labels name the users {names}{more} (--user names another one)")
+    _say(path, f"the labels name the users {names}{more} (--user names another user)")
     confirm("Import these tokens?", args)
 
 
 def has_owner(args: argparse.Namespace) -> bool:
-    """Return True if the user has decided about the owners of the tokens, or if nothing is to be imported."""
+    """Return True if the options name or confirm the owners of the tokens, or if the command only shows the result."""
     return bool(args.user or args.map or args.yes or args.dry_run)
 
 

@@ -67,7 +67,7 @@ def _warn_without_account(users: Sequence[str], total: int) -> None:
 
 def _print_table(report: Report, unused: Iterable[str], imported: str) -> None:
     users: set[str | None] = set()  # of imported tokens, with an account
-    without_account: set[str | None] = set()  # users of imported tokens: two sets, so that no name is in memory twice
+    without_account: set[str | None] = set()  # users of imported tokens, if they have no account
     without_remarks = 0
     alike = _skipped_by_reason(report)
     with Table(HEADS) as table:

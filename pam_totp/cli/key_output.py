@@ -2,8 +2,8 @@
 
 Rules:
 - A key is printed on a terminal, or written to a new file of mode 0600 (`--output FILE`).
-- A pipe or a redirected file requires `--output -`, because other accounts may read it.
-- The destination is checked before the command asks a question or changes anything.
+- A pipe or a redirected file requires `--output -`, because other accounts may read such output.
+- The command checks the destination before it asks a question or makes a change.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def writes_file(args: argparse.Namespace) -> bool:
 def require_destination(args: argparse.Namespace) -> None:
     """Raise CommandError if standard output is not a terminal, and --output is missing."""
     if args.output is None and not sys.stdout.isatty():
-        what = "keys and codes cannot be printed: standard output must be a terminal"
-        raise CommandError(f"{what} (give --output FILE, or --output - for a pipe)", WRONG_USAGE)
+        what = "keys and codes are printed only on a terminal; nothing was changed"
+        raise CommandError(f"{what} (omit the pipe, or add '--output FILE', or '--output -' for the pipe)", WRONG_USAGE)
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("user", nargs="?", help="show only this user's tokens")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
     parser.add_argument(
-        "--unused", type=_duration, metavar="TIME", help="only tokens that were not used for this time, such as 90d"
+        "--unused", type=_duration, metavar="TIME", help="only tokens that were not used during this time, such as 90d"
     )
     parser.add_argument("--without-recovery", action="store_true", help="only users without unused recovery codes")
     parser.add_argument("--state", choices=STATES, help="only tokens in this state")
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _selected(records: Iterator[UserRecord], args: argparse.Namespace) -> Iterator[Shown]:
-    """Yield the records with the tokens that the filters select. Without filters, yield records without tokens too."""
+    """Yield the records with the tokens that the filters select. If no filter is set, also yield empty records."""
     serial = None if args.serial is None else serial_key(args.serial)
     latest = None if args.unused is None else now() - args.unused
     for record in records:
@@ -101,14 +101,14 @@ def _is_filtered(args: argparse.Namespace) -> bool:
 
 
 def _last_sign(token: Token) -> int:
-    """Return the time of the last use of a token. A token that was never used counts from its enrolment."""
+    """Return the time of the last use of a token, or of its enrolment if the token was never used."""
     return token.created if token.last_used is None else token.last_used
 
 
 def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
     """Yield the tokens in this order. Hold all tokens in memory, except for the order by user.
 
-    In the other orders, each token has its own entry, because the tokens of one user may be far apart.
+    In the other orders, each token has its own entry, because the tokens of a user may be far apart.
     """
     if order == "user":
         return found
@@ -121,7 +121,7 @@ def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
 def _records(store: Store, args: argparse.Namespace, statuses: set[int]) -> Iterator[UserRecord]:
     """Yield the records, sorted by user name. Hold only the names and one record in memory.
 
-    With --serial, yield only the record of the owner, which the store finds without reading the others.
+    With --serial, yield only the record of the owner. The store finds it without reading other records.
 
     Print an error for a record that cannot be read, and add the exit status to `statuses`.
     """
@@ -129,7 +129,7 @@ def _records(store: Store, args: argparse.Namespace, statuses: set[int]) -> Iter
     for user in sorted(store.users()) if owner is None else [owner]:
         try:
             yield store.read(user)
-        except NotThere:  # the user was removed meanwhile
+        except NotThere:  # another process has removed the user
             continue
         except StoreError as e:
             print(f"pam-totp: {e}", file=sys.stderr)

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return DONE
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
-    print("\nThese settings apply to programs of root. They differ for other programs, which ask the service:\n")
+    print("\nThese settings apply to programs of root. For other programs, the following settings differ:\n")
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in others])
     if ignored:
         print(
@@ -72,7 +72,7 @@ _FORCED = ("grace_period", "second_prompt")  # settings that `admission` fixes f
 
 
 def _applies_to_all(argument: str) -> bool:
-    """Return True if the module itself uses the argument, or if it also applies to programs of other accounts."""
+    """Return True if the module itself uses the argument, or if programs of other accounts may set it."""
     of_relay = argument == "nodelay" or argument.startswith(("socket=", "helper="))
     return of_relay or argument == "no_second_prompt" or may_choose(argument)
 

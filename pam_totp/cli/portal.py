@@ -72,7 +72,7 @@ def add_to(commands: Commands) -> None:
         "--first-token",
         choices=(OFF, TICKET, PASSWORD),
         default=OFF,
-        help="how users add their first token: an administrator adds it (off), or with their password alone (password);"
+        help="requirement for a user's first token: an administrator (off), or the password alone (password);"
         " tickets are for a later version (%(default)s)",
     )
     parser.add_argument(
@@ -88,7 +88,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import waitress  # noqa: F401  imported first, so that a missing package is reported
+        import waitress  # noqa: F401  imported first, so that the error names a missing package
 
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
         from pam_totp.web import server  # needs optional packages
@@ -139,7 +139,7 @@ def _open_store(args: argparse.Namespace, site: Site) -> Store:
     else:
         become_owner_of(where, also=_shadow())
     store = opened(where, database=database_settings(where, site) if is_database(where) else None)
-    next(store.users(), None)  # read the store once, so that an error is reported before a user signs in
+    next(store.users(), None)  # read the store once, so that an error occurs before a user signs in
     return store
 
 

@@ -1,7 +1,7 @@
 """Tables and JSON on standard output, also for a hundred thousand users.
 
 Rules:
-- The use of memory does not grow with the length of the output.
+- Memory use is independent of the length of the output.
 - The output is one table or one JSON document of any length.
 - In a table, control characters and characters that the output cannot encode are printed as escapes.
 - A table fits the width of a terminal: long cells continue on further lines. In a file or pipe, a row is one line.
@@ -82,8 +82,8 @@ def fitted(widths: Sequence[int], words: Sequence[int], columns: int) -> list[in
     """Return the widths of a table's columns so that the table has at most `columns` columns of text.
 
     `words` has the length of the longest word in each column. The widest column becomes narrower first. Words are split
-    only if the table is too wide with whole words. No column gets less than LEAST_WIDTH, so many columns may be too
-    wide.
+    only if the table is too wide with whole words. Each column gets at least LEAST_WIDTH, so a table with many columns
+    may be too wide.
     """
     fitting = list(widths)
     excess = sum(fitting) + len(GAP) * (len(fitting) - 1) - columns
@@ -132,7 +132,7 @@ def print_json(data: object) -> None:
 
 
 def print_json_stream(data: Iterator[object] | Mapping[str, object]) -> None:
-    """Print a JSON document. Each iterator becomes a list with one item a line; memory holds one item at a time."""
+    """Print a JSON document. Each iterator becomes a list with one item per line; memory holds one item at a time."""
     sys.stdout.writelines(_list(data) if isinstance(data, Iterator) else _object(data))
     print()
 

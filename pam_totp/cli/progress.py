@@ -10,9 +10,9 @@ DELAY = 1.0  # seconds before the bar appears
 
 
 class Bar:
-    """A bar `title [####    ] done/total` on standard error, if that is a terminal.
+    """A bar `title [####    ] done/total` on standard error, if standard error is a terminal.
 
-    The bar appears after DELAY, or at once if `long` is set.
+    The bar appears after DELAY, or immediately if `long` is set.
     """
 
     def __init__(self, title: str, *, long: bool = False) -> None:

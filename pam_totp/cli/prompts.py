@@ -1,7 +1,7 @@
 """Questions to the user, on the terminal or through standard input.
 
 Rules:
-- A command asks before it changes anything.
+- A command asks all questions before it makes a change.
 - Prompts go to standard error, so that standard output has only the results.
 - A prompt without echo restores the terminal, also when a signal ends the process.
 """
@@ -23,7 +23,7 @@ NO_ANSWER = "missing answer; nothing was changed"
 
 @contextmanager
 def ending_signals_raise() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into SystemExit, so that the process cleans up before it exits."""
+    """Raise SystemExit on SIGTERM and SIGHUP, so that the process cleans up before it exits."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def end(number: int, _: object) -> None:

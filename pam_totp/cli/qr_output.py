@@ -2,7 +2,7 @@
 
 Rules:
 - The key is shown with the QR code, because some phones cannot scan. Both fit a terminal of 80 × 24.
-- A QR code that the terminal would wrap is not drawn: a message names the required width, and the key is shown.
+- If the terminal is too narrow for the QR code, the key is shown with a message that names the required width.
 - A picture file is complete and durable before the command asks for a code.
 """
 
@@ -47,7 +47,7 @@ def add_qr_options(parser: argparse.ArgumentParser) -> None:
 
 
 def writes_new_file(args: argparse.Namespace) -> bool:
-    """Return True if the command creates a file, for which it needs the caller's privileges."""
+    """Return True if the command creates a file, because this requires the caller's privileges."""
     return writes_file(args) or (args.qr or "").startswith(PICTURES)
 
 
@@ -103,7 +103,7 @@ class KeyDisplay:
 def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True) -> Iterator[KeyDisplay]:
     """Yield the display that --qr and --output select. Delete its files if the block raises an exception.
 
-    `has_key` is False if the user has entered the key: the JSON and the text under --qr none then hold no key. With
+    `has_key` is False if the user has entered the key: the JSON and the text under --qr none then contain no key. With
     --json, `show` writes no text, and the caller passes the JSON to `write`.
     """
     how, _, path = (args.qr or default).partition("=")
@@ -171,7 +171,7 @@ def _beside(code: _Drawn, text: list[str]) -> list[str]:
 
 
 def _wrapped(text: str, columns: int) -> list[str]:
-    """Return the lines of the text, with at most four groups of the key in a line that is too short for all."""
+    """Return the lines of the text. If a line is too short for the whole key, it has at most four groups of the key."""
     if len(text) <= columns:
         return [text]
     width = LEAST_TEXT if text.startswith("key: ") else columns

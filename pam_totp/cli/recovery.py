@@ -35,21 +35,23 @@ def run(args: argparse.Namespace) -> int:
         record = read(store, user)
         if record.recovery:
             confirm(f"replace {count(len(record.recovery), 'unused recovery code')} of {user}?", args)
-        made, codes = new_recovery_codes(record, args.count)
+        new_record, codes = new_recovery_codes(record, args.count)
         text = json_text({"user": user, "recovery": codes}) if args.json else "".join(f"{code}\n" for code in codes)
         if writes_file(args):
-            write(text)  # before the change, so that an error voids no code
+            write(text)  # before the change, so that after an error the old codes are valid
 
         def renew(record: UserRecord) -> tuple[UserRecord, None]:
             if not record.enrolled:
                 raise not_enrolled(user)
-            assert made.salt is not None
-            return record.with_recovery(made.salt, made.recovery), None
+            assert new_record.salt is not None
+            return record.with_recovery(new_record.salt, new_record.recovery), None
 
         update(store, user, renew, lambda _: args.audit.changed("recovery", user, codes=len(codes)))
         if not args.json:
             where = f"they are only in {args.output}" if writes_file(args) else "they are shown only now"
-            print(f"recovery codes of {user}: each works once, in place of a code; {where}", file=sys.stderr)
+            print(
+                f"recovery codes of {user}: each is valid for one login, in place of a code; {where}", file=sys.stderr
+            )
         if not writes_file(args):
             write(text)
     return DONE

@@ -1,4 +1,4 @@
-"""rehearse: log in through libpam, with every prompt shown."""
+"""rehearse: log in through libpam, and show every prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "rehearse",
         run,
-        "log in through libpam, with every prompt shown",
+        "log in through libpam, and show every prompt",
         "pam-totp rehearse sudo alice",
         "pam-totp rehearse sshd alice --stack new/sshd",
         data=True,
@@ -45,16 +45,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.user is None:
         args.user = args.audit.caller
-    shown: list[dict[str, object]] = []
+    messages: list[dict[str, object]] = []
 
     def converse(style: int, text: str) -> bytes | None:
-        shown.append({"style": rehearsal.STYLES[style], "text": text})
+        messages.append({"style": rehearsal.STYLES[style], "text": text})
         return answer_pam(style, text)
 
     def log_in() -> None:
         outcome = rehearsal.attempt(args.service, args.user, converse, folder)
         if args.json:
-            print_json({"service": args.service, "user": args.user, "shown": shown, **asdict(outcome)})
+            print_json({"service": args.service, "user": args.user, "shown": messages, **asdict(outcome)})
         if not outcome.is_success:
             raise rehearsal.RehearsalError(f"{args.service} would refuse {args.user}: {outcome}")
         if not args.json:

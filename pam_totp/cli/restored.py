@@ -1,4 +1,4 @@
-"""restored: after a restored backup of the store, bring its records forward from the log."""
+"""restored: roll the records of a restored backup forward from the log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "restored",
         run,
-        "bring a restored backup forward from the log, and void its recovery codes",
+        "roll a restored backup forward from the log, and void its recovery codes",
         "pam-totp restored --store /var/lib/pam_totp.new --log auth.log* --dry-run",
         "pam-totp restored --store /var/lib/pam_totp.new --log journal.txt",
         data=True,
@@ -61,7 +61,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--replaces",
         metavar="DIR",
-        help="the store that the restored one will replace: its changes in the log count "
+        help="the store that the restored store will replace: the command also repeats its logged changes "
         f"(default: that of --store, and {DEFAULT_STORE})",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     _print_evidence(spans, log, restored_at)
     if not args.dry_run:
-        confirm("bring all records forward and void all recovery codes? do this once, directly after a restore", args)
+        confirm("roll all records forward and void all recovery codes? do this once, directly after a restore", args)
     packed, status = _forward_all(args, log, store)
     records = map(json.loads, packed)
     if args.json:
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _time(text: str) -> int:
-    """Return a time in the form of ISO 8601 as Unix seconds. Without a zone, it is of this host's zone."""
+    """Return a time in the form of ISO 8601 as Unix seconds. A time without a zone is in this host's time zone."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError):
@@ -101,12 +101,12 @@ def _time(text: str) -> int:
 def _folder_created_at(folder: str) -> int | None:
     try:
         return created_at(folder)
-    except OSError:  # `open_store` reports it
+    except OSError:  # `open_store` reports this error
         return None
 
 
 def _print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | None) -> None:
-    """Print, before the question, what the logs contain and what they can show."""
+    """Print the extent of each log, and warnings about missing evidence. Call this before the confirmation."""
 
     def say(text: str) -> None:
         print(f"pam-totp: {text}", file=sys.stderr)
@@ -118,20 +118,20 @@ def _print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | 
             times = f", from '{span.first}' to '{span.last}'" if span.first else ""
             say(f"{path}: {count(span.lines, 'line')} of pam_totp{times}")
     if log.lines == 0:
-        say("warning: no lines of a log: counters and steps stay unchanged, and every key fob needs codes in a row")
+        say("warning: no lines of a log: counters and steps are unchanged, and every key fob needs codes in a row")
     elif restored_at is None:
         say("warning: the time of the restore is unknown: every key fob needs codes in a row (give --restored-at)")
     else:
         say(f"only lines before {format_time(restored_at)} show that the log covers a key fob (see --restored-at)")
     if log.last_restored is not None:
-        again = "if it was for this restore, a second run also voids the recovery codes made since"
+        again = "if it was for this restore, a second run also voids the recovery codes created since then"
         say(f"warning: 'pam-totp restored' ran at {format_time(log.last_restored)}: {again}")
 
 
 def _forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[bytes], int]:
-    """Bring all records forward. Return the facts about each user as JSON, which is compact, and the exit status.
+    """Roll all records forward. Return the facts about each user as JSON, which is compact, and the exit status.
 
-    Nothing is printed before the last record is written, so that a closed pipe does not leave records behind.
+    This function prints only errors, so that a closed pipe cannot end the command before the last record.
     """
     users = sorted(store.users())
     packed: list[bytes] = []
@@ -140,7 +140,7 @@ def _forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list
         for user in users:
             try:
                 packed.append(_packed(user, _forward(args, log, store, user)))
-            except NotThere:  # the user was removed meanwhile
+            except NotThere:  # another process has removed the user
                 continue
             except StoreError as e:
                 print(f"pam-totp: {e}", file=sys.stderr)
@@ -169,7 +169,7 @@ def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> For
     with logged_changes(store) as held:
         result, is_changed = held.update(user, change)
         if not is_changed and isinstance(store, FileStore):
-            rewrite(store, user)  # so that `pam-totp doctor` no longer reports it
+            rewrite(store, user)  # so that `pam-totp doctor` no longer reports this record
         if type(store) is FileStore:  # a file in a home folder has no claims
             _claim_serials(store, user)
         changed = sum(old != new for old, new, _ in result.tokens)
@@ -182,7 +182,10 @@ def _claim_serials(store: FileStore, user: str) -> None:
     try:
         bring_in(store, user)
     except SerialTaken as e:
-        print(f"pam-totp: warning: {user} has a token of {e.owner} (see 'pam-totp doctor')", file=sys.stderr)
+        print(
+            f"pam-totp: warning: {user} has a token with a serial number of {e.owner} (see 'pam-totp doctor')",
+            file=sys.stderr,
+        )
 
 
 def _print_table(records: Iterable[dict[str, Any]], *, dry_run: bool) -> None:
@@ -208,8 +211,8 @@ def _print_table(records: Iterable[dict[str, Any]], *, dry_run: bool) -> None:
 
 
 def _of_recovery(made: int | None) -> str:
-    when = "" if made is None else f", also those made {format_time(made)}"
-    return f"recovery codes void{when}: make new ones"
+    when = "" if made is None else f", also the codes created {format_time(made)}"
+    return f"recovery codes void{when}: create new codes"
 
 
 def _packed(user: str, result: Forwarded) -> bytes:
@@ -238,7 +241,7 @@ def _token_facts(old: Token, new: Token | None, notes: tuple[str, ...]) -> dict[
 
 
 def _read(log: Log, path: str) -> Span:
-    """Add a file to the log. Raise CommandError or OSError."""
+    """Add a file to the log, and return its extent. Raise CommandError or OSError."""
     try:
         with ExitStack() as stack:
             file: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb", 65536))

@@ -30,9 +30,11 @@ from pam_totp.cli.store_access import (
     now,
     open_store,
     read,
+    token_name_in,
     user_before,
 )
 from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.oath import MAX_DIGITS, MIN_DIGITS
 from pam_totp.core.settings import settings
 from pam_totp.operations.audit_log import of_token
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, resynchronise
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
 
 DEFAULT_SEARCH = 100_000  # counters or steps
 MAX_SEARCH = 10_000_000
+REQUIRED = (
+    f"must be two or three codes in a row from one token, of {MIN_DIGITS} to {MAX_DIGITS} digits each "
+    "(select a token by --token NAME, or omit the codes to enter them at a prompt)"
+)
 
 
 def add_to(commands: Commands) -> None:
@@ -83,11 +89,14 @@ def run(args: argparse.Namespace) -> int:
     record = read(store, user)
     if args.token:
         named_token(record, args.token)
+    name = token_name_in(record, words)
+    if name is not None:
+        raise CommandError(f"'{name}' is a token, not a code (select it by --token {name})", WRONG_USAGE)
     typed = _codes_from(port, user) if port is not None else words
     text = " ".join(typed) or ask("two codes in a row: ", hidden=True)
     codes = Answer.parse(text.encode("utf-8", "surrogateescape")).codes(CODE_LENGTHS)
     if codes is None or len(codes) < 2:
-        raise CommandError("the codes must be two or three codes in a row from one token", WRONG_USAGE)
+        raise CommandError(REQUIRED, WRONG_USAGE)
 
     tokens = [token for token in record.tokens if args.token in (None, token.name)]
     try:

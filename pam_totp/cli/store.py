@@ -30,10 +30,10 @@ def add_to(commands: Commands) -> None:
         data=True,
         store=False,
     )
-    parser.add_argument("what", choices=USAGE, help="init URL: create the tables; copy FROM TO: copy and close FROM")
+    parser.add_argument("what", choices=USAGE, help="init URL: create the tables; copy FROM TO: copy all records")
     parser.add_argument("place", nargs="+", help=f"folder, or database ({DATABASE}...)")
     parser.add_argument(
-        "--replication", choices=REPLICATION, help="init: how the database must replicate each change (synchronous)"
+        "--replication", choices=REPLICATION, help="init: required replication of each change (synchronous)"
     )
     parser.add_argument("--grant", metavar="ROLE", help="init: role of the database that may use the tables")
     parser.add_argument("--yes", action="store_true", help="copy: do not ask for a confirmation")
@@ -42,7 +42,7 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     places = [place if is_database(place) else os.path.abspath(place) for place in args.place]
     if len(places) != (1 if args.what == INIT else 2):
-        raise CommandError(f"{args.what} needs other arguments: pam-totp {USAGE[args.what]}", WRONG_USAGE)
+        raise CommandError(f"wrong number of arguments: must be 'pam-totp {USAGE[args.what]}'", WRONG_USAGE)
     if args.what == INIT:
         return _initialise(args, places[0])
     if args.replication or args.grant:
@@ -67,7 +67,7 @@ def _initialise(args: argparse.Namespace, url: str) -> int:
 
 def _copy(args: argparse.Namespace, source: str, target: str) -> int:
     if is_database(source) == is_database(target):
-        raise CommandError("FROM or TO must be a database, and the other one a folder", WRONG_USAGE)
+        raise CommandError("one of FROM and TO must be a database, and the other a folder", WRONG_USAGE)
     load_postgres()
     from pam_totp.store.postgres_copy import to_database, to_folder
 

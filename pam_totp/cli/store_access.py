@@ -14,11 +14,12 @@ import os
 import pwd
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pam_totp.cli.command_line import OUT_OF_REACH, WRONG_USAGE, CommandError
+from pam_totp.core.answer import CODE_LENGTHS, Answer
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE, DatabaseSettings, Site, is_database
 from pam_totp.pam.login_session import read_site
@@ -61,7 +62,7 @@ def open_store(
 
     With `dry_run`, change nothing: a store that `create` would create is an EmptyStore, and an interrupted import is
     an error.
-    With `keep_root`, the process can return to root, to create a file in a folder where the owner has no permission.
+    With `keep_root`, the process can become root again, to create a file in a folder that the owner cannot write.
     On a member, only the records for break-glass are in the default store.
     Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
@@ -139,7 +140,7 @@ def create_store(folder: str) -> None:
 
 
 def _roll_back(store: FileStore, args: argparse.Namespace) -> None:
-    """Roll back an import that was killed."""
+    """Roll back an import whose process was killed."""
     from pam_totp.store.journal import recover  # imported here: few commands need this module
 
     count = recover(store)
@@ -154,8 +155,8 @@ def _require_no_roll_back(store: FileStore) -> None:
 
     with store.opened() as folder:
         if is_left(folder):
-            what = "an import was interrupted, and a dry run does not roll it back"
-            raise CommandError(f"{what} (run 'pam-totp list' first, which does)", OUT_OF_REACH)
+            what = "an interrupted import must be rolled back before a dry run"
+            raise CommandError(f"{what} (run 'pam-totp list', which rolls it back)", OUT_OF_REACH)
 
 
 def uses_own_file(args: argparse.Namespace) -> bool:
@@ -190,7 +191,7 @@ def has_account(user: str) -> bool:
 
 
 def no_account(user: str) -> str:
-    """Return the text that the user has no account, with the account whose name is almost the same, if there is one."""
+    """Return the message that the user has no account, with an account of a similar name if there is any."""
     similar = similar_account(user)
     return f"there is no account {user} on this host" + (f" (did you mean {similar}?)" if similar else "")
 
@@ -204,7 +205,7 @@ def warn_without_account(user: str) -> None:
 def user_of(args: argparse.Namespace) -> str:
     """Return the user name in the passwd entry. The default is the caller if the store is the caller's own file.
 
-    Raise CommandError if USER is missing, or if the caller must not manage that user's tokens.
+    Raise CommandError if USER is missing, or if the caller must not manage the user's tokens.
     """
     own_file = uses_own_file(args)
     if args.user is None and not own_file:
@@ -217,10 +218,10 @@ def user_of(args: argparse.Namespace) -> str:
 
 
 def user_before(args: argparse.Namespace, store: Store, *, token: bool) -> tuple[str, str | None]:
-    """Return the user, and the next word, which is None or the word in the place of USER if USER was left out.
+    """Return the user and None or, if the caller omitted USER, the caller and the first word.
 
-    USER may be left out if the store is the caller's own file. The word is then another word than the caller's name:
-    the name of a token of the caller (`token`), or a word that is the name of no account.
+    The caller may omit USER if the store is the caller's own file. The first word must then differ from the caller's
+    name. It must be the name of a token of the caller (with `token`), or a word that is not the name of an account.
     """
     word = args.user
     if word is None or not uses_own_file(args):
@@ -239,7 +240,7 @@ def _has_token(store: Store, user: str, name: str) -> bool:
 
 
 def user_and_token(args: argparse.Namespace, store: Store) -> tuple[str, str | None]:
-    """Return the user and the name of the token, for arguments USER and TOKEN that may both be left out."""
+    """Return the user and the name of the token, for the optional arguments USER and TOKEN."""
     if args.token is not None:
         return user_of(args), args.token
     return user_before(args, store, token=True)
@@ -264,7 +265,7 @@ def read(store: Store, user: str) -> UserRecord:
 def update(
     store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], log: Callable[[R], None]
 ) -> R:
-    """Change the record of `user`, and call `log` with the result. No key of the terminal can prevent its line."""
+    """Change the record of `user`, and call `log` with the result. Signals are blocked until the line is written."""
     with logged_changes(store) as held:
         try:
             result = held.update(user, change)
@@ -276,7 +277,7 @@ def update(
 
 @contextmanager
 def logged_changes(store: Store) -> Iterator[Store]:
-    """Yield the store for one update and its line. From the update's change to the end of the block, signals wait."""
+    """Yield the store for one update and its line. Block signals from the update to the end of the `with` block."""
     with ExitStack() as stack:
         yield _HoldingStore(store, lambda: stack.enter_context(signals_held()))
 
@@ -359,6 +360,12 @@ def _only_token(record: UserRecord) -> Token:
         what = f"{record.user} has several tokens: name one (see 'pam-totp list {record.user}')"
         raise CommandError(what, WRONG_USAGE)
     return record.tokens[0]
+
+
+def token_name_in(record: UserRecord, words: Iterable[str]) -> str | None:
+    """Return the first of the words that is the name of a token and cannot be a code, or None."""
+    names = (word for word in words if record.token(word) is not None)
+    return next((name for name in names if Answer.parse(name.encode()).codes(CODE_LENGTHS) is None), None)
 
 
 def token_facts(user: str, token: Token) -> dict[str, Any]:

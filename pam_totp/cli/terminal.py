@@ -2,14 +2,13 @@
 
 Rules:
 - Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
-- A terminal gets only characters of its own character set. The variables of the locale name that set, even if the
-  locale is missing on the host: Python would assume UTF-8 there (PEP 538, PEP 540). If no variable is set, UTF-8 is
-  assumed.
+- A terminal gets only characters of its character set. The locale's variables name this set, even if the locale is
+  missing on the host: Python would then assume UTF-8 (PEP 538, PEP 540). If no variable is set, UTF-8 is assumed.
 - A terminal gets colour if it has colours by terminfo, or is unknown to terminfo. NO_COLOR (no-color.org), TERM=dumb
   and an unset TERM disable colour.
 - A dumb terminal gets ASCII in place of half blocks. So does the Linux console, because its fonts on Debian lack half
   blocks.
-- A file or pipe gets neither colour nor line breaks that depend on a width.
+- The output to a file or pipe has no colour. Its line breaks are independent of any width.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def prepare_output() -> None:
 
 
 def _charset(assumed: str) -> str:
-    """Return the character set that the locale's variables name, or `assumed` if they name no set that Python has."""
+    """Return the character set that the locale's variables name, or `assumed` if Python does not support it."""
     ctype = os.environ.get("LC_CTYPE", "")
     name = os.environ.get("LC_ALL") or (ctype if ctype != _COERCED else "") or os.environ.get("LANG", "")
     if name in ("C", "POSIX"):

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from pam_totp.cli.command_line import DONE, REFUSED, Commands, add_command, add_config, site_file
+from pam_totp.cli.command_line import (
+    DONE,
+    REFUSED,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+    add_config,
+    site_file,
+)
 from pam_totp.cli.printing import print_json
 from pam_totp.cli.prompts import ask
-from pam_totp.cli.store_access import ONESELF, logged_changes, now, open_store, read, user_before
+from pam_totp.cli.store_access import ONESELF, logged_changes, now, open_store, read, token_name_in, user_before
 from pam_totp.cli.terminal import styled
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
@@ -42,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     user, word = user_before(args, store, token=False)
     codes = ([] if word is None else [word]) + args.code
-    read(store, user)  # report an unknown user before the prompt
+    record = read(store, user)  # report an unknown user before the prompt
+    name = token_name_in(record, codes)
+    if name is not None:
+        raise CommandError(f"'{name}' is a token, not a code (give the code alone, as at a login)", WRONG_USAGE)
     typed = " ".join(codes) or ask("code: ", hidden=True)
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 

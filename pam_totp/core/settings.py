@@ -20,7 +20,9 @@ from pam_totp.core.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, TypeVar
+
+    V = TypeVar("V", bound=Value)
 
 SITE_FILE = "/etc/pam_totp.toml"
 DEFAULT_STORE = "/var/lib/pam_totp"
@@ -254,6 +256,7 @@ _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
 }
+_LISTS = {"authorities", "listen", "addresses"}  # one text stands for a list of one
 _LIMITS = ("nullok_until", "nullok_group")
 _SECOND_PROMPT = ("second_prompt", "no_second_prompt")
 _FLAGS = ("echo", *_SECOND_PROMPT, "nullok", "nodelay", "debug", *FIRST_PASS)
@@ -294,12 +297,16 @@ def parse_site(text: str) -> Site:
     for account, service in clients.items():
         if type(service) is not str or not service:
             raise SettingsError(f"{SITE_FILE}: clients.{account}: must be the name of a service")
-    database = _database(_table(document["store"], "store")) if "store" in document else None
-    authority = _authority(_table(document["authority"], "authority")) if "authority" in document else None
-    member = _member(document, policy, services) if "member" in document else None
-    return Site(
-        policy=policy, services=services, clients=clients, database=database, authority=authority, member=member
+    site = Site(
+        policy=policy,
+        services=services,
+        clients=clients,
+        database=_one_of(document, DatabaseSettings, "store", "url"),
+        member=_one_of(document, MemberSettings, "member", "authorities"),
+        authority=_one_of(document, AuthoritySettings, "authority"),
     )
+    _check_tables(site)
+    return site
 
 
 def settings(service: str, arguments: Sequence[str], site: Site = Site.NONE) -> Settings:
@@ -392,50 +399,35 @@ def _table(value: object, place: str) -> dict[str, Any]:
     return value
 
 
-def _database(table: dict[str, Any]) -> DatabaseSettings:
-    if unknown := table.keys() - {*DatabaseSettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: store: unknown setting {sorted(unknown)[0]!r}")
-    if "url" not in table:
-        raise SettingsError(f"{SITE_FILE}: store.url: required")
+def _one_of(document: Mapping[str, Any], kind: type[V], name: str, required: str | None = None) -> V | None:
+    """Return the table `name` of the site file as a value of `kind`; None if the file has no such table."""
+    if name not in document:
+        return None
+    table = _table(document[name], name)
+    if unknown := table.keys() - {*kind._fields}:
+        raise SettingsError(f"{SITE_FILE}: {name}: unknown setting {sorted(unknown)[0]!r}")
+    if required is not None and required not in table:
+        raise SettingsError(f"{SITE_FILE}: {name}.{required}: required")
+    given: dict[str, Any] = {n: tuple(v) if type(v) is list else v for n, v in table.items()}
+    for n in _LISTS & given.keys():
+        given[n] = (given[n],) if type(given[n]) is str else given[n]
     try:
-        return DatabaseSettings(**table)
+        return kind(**given)
     except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: store.{e}") from None
+        raise SettingsError(f"{SITE_FILE}: {name}.{e}") from None
 
 
-def _authority(table: dict[str, Any]) -> AuthoritySettings:
-    if unknown := table.keys() - {*AuthoritySettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: authority: unknown setting {sorted(unknown)[0]!r}")
-    try:
-        return AuthoritySettings(**_with_lists(table, "listen", "addresses"))
-    except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: authority.{e}") from None
-
-
-def _with_lists(table: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return the table with tuples in place of the lists `names`. A single text is a list with one element."""
-    given = {name: table[name] for name in names if name in table}
-    return table | {n: (v,) if type(v) is str else tuple(v) if type(v) is list else v for n, v in given.items()}
-
-
-def _member(
-    document: Mapping[str, Any], policy: Mapping[str, object], services: Mapping[str, Mapping[str, object]]
-) -> MemberSettings:
-    """Return the settings of `[member]`. Raise SettingsError, also for settings that only an authority has."""
-    table = _table(document["member"], "member")
-    if other := document.keys() & {"authority", "store"}:
-        raise SettingsError(f"{SITE_FILE}: member and {sorted(other)[0]}: only one of these tables is allowed")
-    if unknown := table.keys() - {*MemberSettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: member: unknown setting {sorted(unknown)[0]!r}")
-    if "authorities" not in table:
-        raise SettingsError(f"{SITE_FILE}: member.authorities: required")
-    for place, settings_there in {"policy": policy, **{f"service.{n}": t for n, t in services.items()}}.items():
-        for name in settings_there.keys() & Policy.RULES.keys():
+def _check_tables(site: Site) -> None:
+    """Raise SettingsError if tables of the site file contradict each other."""
+    if site.member is None:
+        return
+    other = "store" if site.database is not None else "authority"
+    if site.database is not None or site.authority is not None:
+        raise SettingsError(f"{SITE_FILE}: member and {other}: only one of these tables is allowed")
+    tables = {"policy": site.policy, **{f"service.{name}": table for name, table in site.services.items()}}
+    for place, table in tables.items():
+        for name in table.keys() & Policy.RULES.keys():
             raise SettingsError(f"{SITE_FILE}: {place}.{name}: {AUTHORITY_DECIDES}")
-    try:
-        return MemberSettings(**_with_lists(table, "authorities"))
-    except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: member.{e}") from None
 
 
 def _site_table(value: object, place: str) -> dict[str, object]:

@@ -64,7 +64,8 @@ def _decrypted(header: JsonObject, content: str, options: ParseOptions) -> bytes
 
     slots = [slot for slot in header["slots"] if slot["type"] == _PASSWORD_SLOT]
     if not slots:
-        raise FormatError(None, "the backup has no password: export it from the app again, with a password or plain")
+        what = "the backup cannot be decrypted with a password"
+        raise FormatError(None, f"{what} (export it from the app again, with a password or plain)")
     if options.ask_secret is None:
         raise FormatError(None, "a password is required: the file is encrypted")
     password = options.ask_secret("password").encode("utf-8", "surrogateescape")

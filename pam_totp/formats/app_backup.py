@@ -3,7 +3,7 @@
 Rules:
 - A format is a subclass of `AppBackup`. It names the members that identify its files, and returns an `Entry` for each
   entry.
-- An entry that cannot be used, such as a Steam token, is skipped with its reason.
+- An entry that cannot be used, such as a Steam token, becomes a token with the reason (`unsupported`).
 - Entries are numbered from 1. A message names an entry by its number, and never shows a value.
 """
 
@@ -84,7 +84,7 @@ class AppBackup(Format):
     opening: bytes = b"{"
     """The first character of the file."""
     members: tuple[str, ...]
-    """The names of members of each such file, which together distinguish it from files of other formats."""
+    """The names of members that together distinguish such a file from files of other formats."""
 
     def sniff(self, data: bytes) -> bool:
         return has_members(data, self.opening, *self.members)

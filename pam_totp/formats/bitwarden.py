@@ -1,6 +1,6 @@
 """Plain exports of Bitwarden, Vaultwarden and Bitwarden Authenticator as JSON.
 
-Only `login.totp` of an item is read (`totp_field`). Items without it, and passwords, are ignored.
+The parser reads only `login.totp` of each item (`totp_field`). It ignores items without this member.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def rows(data: bytes) -> Iterator[Row]:
 def _joined_lines(data: bytes) -> Iterator[tuple[int, str]]:
     """Yield each row that is not a comment, as the number of its first line and its text. Raise FormatError."""
     first, marks, length = 0, 0, 0
-    lines: list[str] = []  # of the row: joined once, so that a note of many lines is not copied for each of them
+    lines: list[str] = []  # the lines of the row, joined once: a join for each line would take quadratic time
     for number, line in numbered_lines(data):
         if not lines and line.lstrip().startswith("#"):
             continue

@@ -1,17 +1,17 @@
 """CSV files of tokens, and maps from serials to users.
 
 Without a heading, the columns are those of privacyIDEA and LinOTP: serial, key, type, digits, counter or period,
-algorithm. Only the first two are required. privacyIDEA's token janitor writes a column with the user before them.
+algorithm. Only the first two are required. privacyIDEA's token janitor writes the user in an additional first column.
 
 With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. Without a column for
 the type, the tokens are totp if there is a column for the period and none for the counter. Otherwise, they are hotp.
 
 The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). A row
-with an empty value there has no token.
+with an empty value in this column has no token.
 
 `yubico_log` recognises the rows of the log of Yubico's personalisation tool, which has no heading.
 
-`csv_rows` reads the rows. A token of an unsupported type, algorithm or length is skipped with its reason.
+`csv_rows` reads the rows. A token of an unsupported type, algorithm or length gets the reason (`unsupported`).
 """
 
 from __future__ import annotations
@@ -176,14 +176,14 @@ def _headed_token(line: int, columns: list[str], heading: Heading, kind: str) ->
     fields["key"] = fields[name]
     fields["type"] = fields.get("type") or kind
     if "period" not in fields and fields.get("counter", "0").strip("0"):
-        fields["period"] = fields["counter"]  # privacyIDEA's column holds the period of a totp token
+        fields["period"] = fields["counter"]  # privacyIDEA writes the period of a totp token in this column
     if not fields.get("serial") and not fields.get("user"):
         raise FormatError(line, "missing serial")
     return _from_fields(line, fields, _KEY_FIELDS[name])
 
 
 def _login_token(line: int, columns: list[str], heading: Heading) -> ImportedToken | None:
-    """Return the token of a password manager's row, or None without a token. The column of users overrides the URI."""
+    """Return the token of a password manager's row, or None if it has no token. The user column overrides the URI."""
     text, user = heading.value(columns, "totp"), heading.value(columns, "user") or None
     if not text:
         return None
@@ -233,7 +233,7 @@ def _from_fields(line: int, fields: dict[str, str], encoding: Encoding | None) -
 
 def _serial(text: str, line: int) -> str:
     if _ROUNDED.fullmatch(text):
-        raise FormatError(line, "serial: rounded by a spreadsheet (make the column text, and export it again)")
+        raise FormatError(line, "serial: rounded by a spreadsheet (format the column as text, and export again)")
     return text
 
 

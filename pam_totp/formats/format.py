@@ -3,9 +3,10 @@
 Rules:
 - `parse` reads a whole file or raises FormatError. A line of an unknown form is an error.
 - A format with one token a line parses its lines again at each iteration, so that memory holds one token at a time.
-- `write` never drops a property silently: `lost_fields` and `unwritable` name the properties that a format cannot hold.
-- `sniff` is strict: a file that fits no format, or two, is imported only if the user names the format. The user sees
-  the recognised format.
+- `write` never drops a property silently: `lost_fields` names the properties that a format loses, and `unwritable`
+  gives the reason why a format cannot represent a token.
+- `sniff` is strict: a file that fits no format, or two, is imported only if the user names the format. The command
+  shows the recognised format.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class ParsedFile:
     """The tokens of a file. `tokens` may be iterated more than once, and each iteration may raise FormatError.
 
     `max_tokens` is an upper bound, for a progress bar. `record` is the file's record if the format holds whole records.
-    `understood` has lines to show before the import, with the meaning of each column of a heading. `unit` names the
-    parts that `ImportedToken.line` numbers.
+    `understood` has lines to show before the import, with the meaning of each column of a heading. `unit` is the unit
+    of `ImportedToken.line`.
     """
 
     tokens: Iterable[ImportedToken]
@@ -82,7 +83,7 @@ class Format(Protocol):
     names_users: bool = True
     """True if a file may name the user of a token. If it is False, --user or --homes is required."""
     labels_name_users: bool = False
-    """True if the users are named by labels, which other people may have written, such as the author of a QR code."""
+    """True if labels name the users. Other people, such as the author of a QR code, may have written these labels."""
     user_selects_tokens: bool = False
     """True if --user selects the tokens of that user. Otherwise --user assigns all tokens to that user."""
     several_files: bool = False
@@ -100,7 +101,7 @@ class Format(Protocol):
     holds_one_token: bool = False
     holds_whole_record: bool = False
     all_users: Literal["file", "folder"] | None = None
-    """The output for all users: one file with all contents, or a folder with a file for each. None: not supported."""
+    """The output for all users: a file with all tokens, or a folder with a file for each user. None: unsupported."""
 
     def load(self) -> None:
         """Import all modules that the format needs, before the process drops the privileges to read them.
@@ -125,12 +126,12 @@ class Format(Protocol):
         ...
 
     def unwritable(self, token: Token) -> str | None:
-        """Return the reason why the format cannot hold `token`, or None."""
+        """Return the reason why the format cannot represent `token`, or None."""
         return None
 
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
         """Return the content of a file with `tokens` of `record`. The caller excludes tokens that are `unwritable`.
 
-        Encrypt the content if `password` is given. Raise FormatError for a user name that the format cannot hold.
+        Encrypt the content if `password` is given. Raise FormatError for a user name that the format cannot represent.
         """
-        raise FormatError(None, f"{self.name}: files of this format cannot be written")
+        raise FormatError(None, f"{self.name}: export is unsupported")

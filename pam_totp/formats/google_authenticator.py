@@ -28,7 +28,7 @@ DEFAULT_WINDOW = 3
 COUNTER_LIMIT = 1 << 63
 # Token type -> the number of codes that the default policy tries. A WINDOW_SIZE up to this number gets no remark.
 DEFAULT_REACH = {"hotp": 11, "totp": 3}
-_MAX_STEPS_AHEAD = MAX_WINDOW  # a used step cannot be farther ahead of the clock
+_MAX_STEPS_AHEAD = MAX_WINDOW  # the largest distance of a used step ahead of the clock
 _LOOKALIKES = str.maketrans("018", "OLB", " \t-")
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _GRACE_SETTINGS = {f"LAST{i}" for i in range(10)}  # hosts from which a login needs no code for a while
@@ -160,7 +160,7 @@ def _token(line: int, secret: bytes, settings: Settings, remarks: list[str], now
 
 
 def _dropped(settings: Settings) -> list[str]:
-    """Return remarks on the remaining settings, which are dropped."""
+    """Return remarks on the remaining settings, which the import drops."""
     hosts = [name for name in settings if name in _GRACE_SETTINGS]
     remarks = [f"{len(hosts)} hosts with a grace period dropped"] if hosts else []
     for name in settings:

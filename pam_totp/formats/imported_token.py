@@ -1,9 +1,9 @@
 """A token as described in a file.
 
 Rules:
-- A token that follows the grammar of its format is parsed. `unsupported` is the reason if pam_totp cannot use the
-  token (a PIN, an unknown algorithm).
-- A property of the file that a token cannot have, such as a PIN, is dropped. `remarks` names it.
+- A parser returns every token that follows the grammar of the format. `unsupported` is the reason if pam_totp cannot
+  use the token (a PIN, an unknown algorithm).
+- A parser drops a property that a token cannot have, such as a PIN. `remarks` names the property.
 - `repr` never shows the secret.
 """
 
@@ -43,7 +43,7 @@ class ImportedToken:
     unsupported: str | None = None
 
     def token(self, now: int) -> Token:
-        """Return the token for a record. It was created at `now` (Unix seconds) if the file has no time of creation.
+        """Return the token for a record. Its time of creation is `now` (Unix seconds) if the file has none.
 
         Raise RecordError.
         """

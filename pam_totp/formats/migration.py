@@ -1,9 +1,9 @@
 """otpauth-migration://offline?data=...: URIs that Google Authenticator exports as one or more QR codes.
 
-`data` is base64 of a protocol-buffers message. Field 1 is a token; it may be repeated. Fields 3, 4 and 5 are the
+`data` is base64 of a protocol-buffers message. Field 1 is a token, and may be repeated. Fields 3, 4 and 5 are the
 number of parts, the index of this part and the number of the export. A token's fields are 1 key, 2 label, 3 issuer,
-4 algorithm, 5 digits, 6 type and 7 counter. The parser reads varints and byte strings. All these fields except tokens
-must occur at most once.
+4 algorithm, 5 digits, 6 type and 7 counter. The parser reads varints and byte strings. Each of these fields, except
+a token, must occur at most once.
 """
 
 from __future__ import annotations

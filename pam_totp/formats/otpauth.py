@@ -4,10 +4,10 @@ The page "Key Uri Format" in google-authenticator's wiki defines the format: a t
 parameters secret, issuer, algorithm, digits, and counter or period.
 
 Rules:
-- URIs are read as apps write them. The case of the scheme, the type and the names does not count. A label may have
-  characters that a URI must escape. A parameter without a value counts as absent. A label that is not UTF-8 names no
-  user, because the key is usable without it.
-- A URI that cannot be used is skipped with its reason. A line without a URI is an error.
+- URIs are read as apps write them. The case of the scheme, the type and the names is ignored. A label may have
+  characters that a URI must escape. A parameter without a value counts as absent. A label in another encoding than
+  UTF-8 is dropped, because the key is sufficient.
+- A URI that cannot be used becomes a token with the reason (`unsupported`). A line without a URI is an error.
 - An error and a reason never show the URI.
 """
 
@@ -131,7 +131,7 @@ def imported(uri: str, line: int) -> ImportedToken:
         return _token(uri, line)
     except ValueError as e:
         kind, label, query = _parts(uri)
-        # Without its question mark, a URI has the key in the label.
+        # If the question mark is missing, the label contains the key.
         user = _account_of(label)[0] if "secret=" in query.lower() else None
         user = user[:MAX_TEXT] if user else None
         return ImportedToken(line=line, type=kind if kind == "hotp" else "totp", user=user, unsupported=str(e))
@@ -180,7 +180,7 @@ def _token(uri: str, line: int) -> ImportedToken:
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
-    """Return the type in lower case, the label and the query of a URI, all empty for another text."""
+    """Return the type in lower case, the label and the query of an otpauth URI, or empty texts."""
     match = _URI.fullmatch(uri)
     if match is None:
         return "", "", ""

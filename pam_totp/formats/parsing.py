@@ -45,7 +45,7 @@ class FormatError(ValueError):
 def as_utf8(data: bytes) -> bytes:
     """Return text as UTF-8 without a byte order mark. Raise FormatError for damaged UTF-16.
 
-    Text that has no byte order mark is returned unchanged, whatever its encoding.
+    Text without a byte order mark is returned unchanged, in any encoding.
     """
     if data.startswith(_UTF_16):
         try:
@@ -56,7 +56,7 @@ def as_utf8(data: bytes) -> bytes:
 
 
 def numbered_lines(data: bytes, longest: int = MAX_LINE) -> Iterator[tuple[int, str]]:
-    """Yield the line number, from 1, and the text of each line that is not blank, without its end.
+    """Yield the line number, from 1, and the text of each non-blank line, without the line end.
 
     A line has at most `longest` characters. Memory holds one line of UTF-8 at a time. Raise FormatError for a file that
     is too large, is not text or contains NUL.
@@ -116,9 +116,9 @@ def algorithm_of(text: str) -> str | None:
 def key_of(text: str, line: int | None, what: str, encoding: Encoding | None = None) -> bytes:
     """Return the bytes of a key in hexadecimal, with or without `0x`, or in base32. Raise FormatError.
 
-    Case, spaces, hyphens, colons and padding are ignored. Without `encoding`, hexadecimal digits are read as
-    hexadecimal: 32 random letters of base32 look like them once in 4e13 times. Without `encoding`, base32 of less than
-    80 bits is refused: it is more likely a word.
+    Case, spaces, hyphens, colons and padding are ignored. Without `encoding`, a text of hexadecimal digits is read as
+    hexadecimal, because 32 random letters of base32 are hexadecimal digits with a probability of 1 in 4e13. Without
+    `encoding`, base32 of less than 80 bits is refused, because such a text is probably a word.
     """
     squeezed = _SEPARATORS.sub("", text)
     has_prefix = squeezed[:2].lower() == "0x"
@@ -136,7 +136,7 @@ def key_of(text: str, line: int | None, what: str, encoding: Encoding | None = N
 def is_key(text: str) -> bool:
     """Return True if `text` looks like a key of at least 80 bits, for `sniff`.
 
-    A word or a name of 16 letters would be base32: a key has a digit, and letters of one case.
+    A key must have a digit, and letters of one case, because a word of 16 letters would also be base32.
     """
     if not any(map(str.isdigit, text)) or text not in (text.upper(), text.lower(), f"0x{text[2:].upper()}"):
         return False

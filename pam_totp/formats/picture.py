@@ -1,9 +1,9 @@
 """Pictures of QR codes: PNG, JPEG and WebP, which zbarimg (Debian: zbar-tools) decodes in a process of its own.
 
 Rules:
-- zbarimg gets only these kinds of pictures, with the name of the kind, so that its libraries need not guess.
+- zbarimg gets only these kinds of pictures, and the name of the kind, so that its libraries try no other decoder.
 - The time, the processor time and the memory are bounded. zbarimg gets an environment without the caller's variables.
-- The temporary files of zbarimg show the keys. Their folder is deleted afterwards, also after a kill of zbarimg.
+- The temporary files of zbarimg contain the keys. Their folder is deleted after the run, even if zbarimg was killed.
 - An error names the missing program, or reports a picture without a QR code.
 """
 
@@ -19,14 +19,14 @@ import tempfile
 from pam_totp.formats.parsing import FormatError
 
 PICTURE_TIMEOUT = 60  # seconds for zbarimg
-PICTURE_CPU = 10  # seconds of processor time: a photo of 12 megapixels takes about one
-PICTURE_MEMORY = 2 * 1024**3  # bytes of address space: a photo of 50 megapixels takes about half
+PICTURE_CPU = 10  # seconds of processor time: a photo of 12 megapixels takes about 1 s
+PICTURE_MEMORY = 2 * 1024**3  # bytes of address space: a photo of 50 megapixels needs about 1 GiB
 LIMITS = {
     resource.RLIMIT_CPU: PICTURE_CPU,
     resource.RLIMIT_AS: PICTURE_MEMORY,
     resource.RLIMIT_CORE: 0,  # a core dump would show the key
 }
-# With test-inverted, it also reads light codes on a dark ground, as apps with a dark theme show them.
+# With test-inverted, zbarimg also reads light codes on a dark ground, as apps with a dark theme show them.
 _ZBARIMG = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", "-Stest-inverted"]
 _SYMBOL = re.compile(r"\AQR-Code:", re.IGNORECASE)
 
@@ -37,7 +37,7 @@ def is_picture(data: bytes) -> bool:
 
 
 def read_picture(data: bytes) -> bytes:
-    """Return the text of the QR codes in a picture, one a line. Raise FormatError."""
+    """Return the texts of the QR codes in a picture, one per line. Raise FormatError."""
     program = shutil.which(_ZBARIMG[0])
     if program is None:
         missing = "zbarimg is not installed (apt-get install zbar-tools, or give the text of the QR code)"
@@ -63,7 +63,7 @@ def read_picture(data: bytes) -> bytes:
 
 
 def _limit() -> None:
-    """Set the limits of zbarimg, in its process. A lower limit of the caller stays."""
+    """Set the limits of zbarimg, in its process. A lower limit of the caller remains in force."""
     for what, most in LIMITS.items():
         soft, hard = resource.getrlimit(what)
         lowest = min(each for each in (most, soft, hard) if each != resource.RLIM_INFINITY)

@@ -172,7 +172,7 @@ def _is_container(found: list[Element]) -> bool:
 
 
 def _is_key(element: Element) -> bool:
-    """Return True if the element is a key of the container. A draft's key has the name of an RFC's value."""
+    """Return True if the element is a key of the container, not a value. A value of RFC 6030 may be named `Secret`."""
     return len(element.path) == 3 and element.path[1] in _PACKAGES and element.name in _KEYS
 
 
@@ -200,7 +200,7 @@ def _require_mac(without_mac: Element | None) -> None:
 
 def _first_bad_line(data: bytes, lines: list[int], container: Callable[[io.BytesIO], object]) -> int:
     """Return the line of the first key that is invalid by itself, or 1."""
-    root = tree.fromstring(data)  # noqa: S314  xml_guard has accepted it
+    root = tree.fromstring(data)  # noqa: S314  xml_guard has checked the data
     packages = [each for name in _PACKAGES for each in root.findall(f"{{*}}{name}")]
     for package in packages:
         root.remove(package)
@@ -251,7 +251,7 @@ def _token(key: Any, line: int, now: int) -> ImportedToken:
         remarks.append("Time dropped: it is in the future")
     unsupported = None
     if word == "pin":
-        unsupported = "a PIN is not a token"
+        unsupported = "unsupported algorithm PIN: must be HOTP or TOTP"
     elif kind is None:
         unsupported = "unknown algorithm: must be HOTP or TOTP"
     elif suite is None:

@@ -37,7 +37,7 @@ EXPORT_FORMATS: dict[str, Format] = {name: each for name, each in FORMATS.items(
 
 
 def sniff(data: bytes) -> str | None:
-    """Return the name of the format that `data` looks like. Return None unless exactly one format fits."""
+    """Return the name of the only format that `data` looks like, or None."""
     names = [name for name, each in FORMATS.items() if each.sniff(data)]
     return names[0] if len(names) == 1 else None
 

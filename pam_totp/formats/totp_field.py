@@ -1,6 +1,6 @@
 """The field for one-time codes in the entries of password managers.
 
-It has an otpauth URI, `steam://` and a key, or a key in base32. An entry with an empty field has no token.
+The field has an otpauth URI, `steam://` and a key, or a key in base32. An entry with an empty field has no token.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The log of Yubico's personalisation tool, which lists the YubiKeys that it has programmed, one a row.
+"""The log of Yubico's personalisation tool, which lists the programmed YubiKeys, one per row.
 
-It has two forms, without a heading; Yubico's documentation of the tool describes them:
-- traditional: event, time, slot, identifier, -, key, three columns, then flags, of which one is the number of digits
+The log has no heading, and one of two forms, which Yubico's documentation of the tool describes:
+- traditional: event, time, slot, identifier, -, key, three columns, then flags with the number of digits
 - yubico: serial, identifier, mode, key, access code, time
 
-Only rows of OATH-HOTP are tokens. Other rows are skipped with a reason.
+Only rows of OATH-HOTP are tokens. The import skips other rows, and shows the reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 _TRADITIONAL_COLUMNS, _YUBICO_COLUMNS = 6, 6
 _DIGITS_COLUMN = 11
 _OATH_MODE = "0"
-_NOT_OATH = "not a token of OATH-HOTP"
+_NOT_OATH = "unsupported mode: must be OATH-HOTP"
 _IDENTIFIER = "logins refuse the identifier that the YubiKey types before each code (program the YubiKey without it)"
 _NO_DIGITS = f"assumed {MIN_DIGITS} digits: the file has no number of digits"
 
@@ -39,7 +39,7 @@ def yubico_token(line: int, row: list[str]) -> ImportedToken | None:
     if _is_event(row):
         return _traditional(line, row)
     if not is_yubico_log(row):
-        return ImportedToken(line=line, unsupported="not a row of the personalisation tool's log")
+        return ImportedToken(line=line, unsupported="must be a row of the personalisation tool's log")
     serial, identifier, mode, key, *_ = row
     if mode != _OATH_MODE:
         return ImportedToken(line=line, serial=serial, unsupported=_NOT_OATH)

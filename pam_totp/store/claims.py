@@ -157,6 +157,11 @@ def holder(store: FileStore, folder: int, claim: str) -> str | None:
     return None if name is None or _is_stale(store, folder, claim, name) else name
 
 
+def is_held_by(folder: int, claim: str, name: str) -> bool:
+    """Return True if the claim belongs to the record `name`, which is known to have the serial number."""
+    return _read(folder, claim) == name
+
+
 def sweep(store: FileStore, folder: int) -> None:
     """Delete all stale claims, and everything else in their folder."""
     for claim in names(folder):

@@ -180,8 +180,11 @@ class _ClaimsInUse:
             self._records += 1
             for claim, serial in found.items():
                 self._are_needed = True
-                other = claims.holder(self._store, self._folder, claim) if self._exist else name
-                if other == name:
+                if not self._exist or claims.is_held_by(self._folder, claim, name):
+                    self._count += 1
+                    continue
+                other = claims.holder(self._store, self._folder, claim)
+                if other == name:  # a change in the meantime
                     self._count += 1
                 elif other is None:
                     text = f"{name}: the serial number {serial} has no claim, so another user can get this token too"

@@ -1,14 +1,14 @@
 """The audit log of an administrator's changes: one line for each change, with the account that made it.
 
 Rules:
-1. `by` is the account of the real uid. Only if that is root, SUDO_UID counts: sudo sets it, but any other account could
-   set the variable to any value.
-2. `login` is the account that logged in (/proc/self/loginuid), if it differs from `by`. Only root can change it, so it
-   shows the account behind su, and contradicts a forged SUDO_UID.
-3. Keys that leave the store are logged before they are shown. A change is logged when it is durable. A change that was
-   rolled back is not logged.
-4. A failure of the log undoes no change. The command prints a warning that names it.
-5. A line has its own time, because the lines of a log daemon may have no year.
+1. `by` is the account of the real uid, or of SUDO_UID if the real uid is root. Other accounts could set SUDO_UID to any
+   value.
+2. `login` is the account that logged in (/proc/self/loginuid), if it differs from `by`. Only root can change the login
+   uid, so `login` names the account that ran su or forged SUDO_UID.
+3. A command logs an export of keys before it shows the keys, and a change when the change is durable. It does not log a
+   change that was rolled back.
+4. If the log fails, the command keeps the change, and prints a warning with the reason.
+5. Each line contains its time, because a log daemon may write a time without the year.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pam_totp.core.settings import DEFAULT_STORE
 from pam_totp.operations import audit_log
 
 SERVICE = "pam-totp"  # the service name of every command in the audit log
-MAX_LINES = 5000  # lines of one command: journald drops lines from 10,000 in 30 seconds on, by default
+MAX_LINES = 5000  # lines of one command: by default, journald drops lines above 10,000 in 30 seconds
 FAULTS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP}
 _LOGIN_UID = "/proc/self/loginuid"
-_NO_UID = (1 << 32) - 1  # the kernel's value for "no login", which is no valid uid
+_NO_UID = (1 << 32) - 1  # the login uid of a process that belongs to no login: (uid_t) -1
 
 Fields = Mapping[str, str | int | None]
 
@@ -62,13 +62,13 @@ def _name(uid: int) -> str:
 
 
 class Audit:
-    """The lines of one command. The caller is the account that runs this process when the object is created."""
+    """The audit log of one command. Create the object before the process changes its uid."""
 
     def __init__(self) -> None:
         self._by, self._login = caller()
         self._has_warned = False
         self._lines = self._omitted = 0
-        self.store = DEFAULT_STORE  # the store that the command changes; a line has it only if it is another
+        self.store = DEFAULT_STORE  # the store that the command changes; a line names it if it is not the default
 
     @cached_property
     def caller(self) -> str:
@@ -76,7 +76,7 @@ class Audit:
         return _name(self._by)
 
     def look_up(self) -> None:
-        """Ask the name service for the caller. Call this before a change, because the name service may block."""
+        """Look up the caller's names. Call this before a change, because the name service may block."""
         _ = self._who
 
     @cached_property
@@ -84,7 +84,7 @@ class Audit:
         return {"by": self.caller, "login": None if self._login == self._by else _name(self._login)}
 
     def changed(self, what: str, user: str | int | None = None, **fields: str | int | None) -> None:
-        """Log a change that is durable. After MAX_LINES, only count it for `finish`."""
+        """Log a durable change. After MAX_LINES lines, only count the change for `finish`."""
         if self._lines < MAX_LINES:
             self._lines += 1
             self._write("changed", user, {"what": what, **fields})
@@ -92,21 +92,21 @@ class Audit:
             self._omitted += 1
 
     def finish(self, what: str, **fields: str | int | None) -> None:
-        """Log the number of changes without a line, if there are any."""
+        """Log the number of omitted changes, if there are any."""
         omitted, self._omitted = self._omitted, 0
         if omitted:
             self._write("changed", None, {"what": what, "omitted": omitted, **fields})
 
     def failed(self, problem: str) -> None:
-        """Log an error that leaves a change undone."""
+        """Log an error that prevented a change."""
         self._write("error", None, {"problem": problem})
 
     def revealed(self, what: str, user: str | int | None, **fields: str | int | None) -> None:
-        """Log that a key is shown or exported. Call this before it happens."""
+        """Log that the command will show or export a key. Call this before the key is shown."""
         self._write("revealed", user, {"what": what, **fields})
 
     def changed_many(self, what: str, changes: Iterable[Fields], *, more: int = 0, **common: str | int | None) -> None:
-        """Log changes, count `more` changes without a line, and finish."""
+        """Log `changes`, count `more` omitted changes, and call `finish`."""
         for fields in changes:
             self.changed(what, **{**fields, **common})
         self._omitted += more
@@ -124,7 +124,7 @@ class Audit:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Delay signals until the end of the block, so that no change remains without its line.
+    """Delay signals until the end of the `with` block, so that every change gets its line.
 
     This includes the signals of the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z), and of timers and limits that a caller set.
     """

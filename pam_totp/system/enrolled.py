@@ -1,4 +1,4 @@
-"""Find the enrolled users of a store, in a process that runs as the store's owner."""
+"""The search for the enrolled users of a store, in a process that runs as the store's owner."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from pam_totp.store import NotThere, SharedStore, Store, StoreError
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
 _USER, _UNREADABLE, _STRAY, _END = "user", "unreadable", "stray", "end"  # kinds of reports
-_MAX_LOOKUPS = 1000  # names that no list of accounts has: each needs a query of the name service
-_MAX_BROKEN = 100  # messages about records that cannot be read; the others are only counted
+_MAX_LOOKUPS = 1000  # queries of the name service, each for a name that is missing in the list of accounts
+_MAX_BROKEN = 100  # messages about unreadable records; further messages are only counted
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
     """The result of `find_enrolled`.
 
-    `users` are the enrolled users, `broken` the messages about records that cannot be read, `unreadable` the users
-    of these records, and `strays` the names of records without an account of exactly that name. If `is_complete` is
-    False, the store itself cannot be read.
+    - `users`: the enrolled users.
+    - `broken`: the messages about unreadable records.
+    - `strays`: the names of records without an account of exactly that name.
+    - `unreadable`: the users with an unreadable record.
+    - `is_complete`: False if the store itself cannot be read.
     """
 
     users: frozenset[str]
@@ -49,7 +51,7 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
             try:
                 if store.read(user).enrolled and user in among:
                     yield _USER, user
-            except NotThere:  # the record was removed meanwhile
+            except NotThere:  # another process has removed the record
                 continue
             except StoreError as e:
                 yield BROKEN, str(e)
@@ -82,7 +84,7 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
 
 
 def _has_account(user: str) -> bool:
-    """Return True if a login can have this name: other spellings are replaced by the name in the account's entry."""
+    """Return True if this is the name in an account's entry. A login under another spelling uses that name."""
     try:
         return pwd.getpwnam(user).pw_name == user
     except (KeyError, ValueError):

@@ -2,7 +2,7 @@
 
 Rules:
 - A command uses pip only in a virtual environment: Debian's pip refuses to change the system's Python.
-- An installed pam-totp ignores packages that a user has installed with pip.
+- The installed command pam-totp ignores packages that a user has installed with pip.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A semaphore that serves its waiters in the order of their requests.
 
 Rules:
-- The semaphore serves requests in their order, so the wait depends only on the queue at the time of the request.
-- `threading.Semaphore` promises no order: a new request can overtake all waiters. Some of its waiters timed out
-  with 200 requests at once.
+- The time to wait depends only on the queue at the time of the request.
+- `threading.Semaphore` guarantees no order: a new request can overtake all waiters. With 200 requests at once, some
+  waiters timed out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FairSemaphore:
         self._queue: deque[threading.Event] = deque()
 
     def acquire(self, timeout: float) -> bool:
-        """Wait for a permit for at most `timeout` seconds. Return True if it was acquired."""
+        """Wait for a permit for at most `timeout` seconds. Return True if the caller now has a permit."""
         with self._lock:
             if self._free > 0:  # the queue is empty, because release() passes a permit to the first waiter
                 self._free -= 1

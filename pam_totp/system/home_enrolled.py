@@ -1,9 +1,9 @@
-"""The search for users who are enrolled in the files of `secret=`, in a process that runs as each user.
+"""The search for users with a token in their own secret file (`secret=`), in a process that runs as each user.
 
 Rules:
 - Root reads no file in a home folder: a child process becomes the user first.
-- A home on a file system that does not answer delays the check by a limited time.
-- A file that a login would refuse is a problem with a remedy. Its user counts as enrolled.
+- The check waits at most `_WAIT` seconds for the file system of a home folder.
+- A secret file that a login would refuse yields a `Problem`. Its user counts as enrolled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.store.home import HomeStore, home_store
 
 _WAIT = 3.0  # seconds for one home
-_MAX_ANSWER = 4096  # bytes: PIPE_BUF, so that the answer arrives whole
+_MAX_ANSWER = 4096  # bytes: PIPE_BUF, the limit of an atomic write
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class HomeEnrolled:
-    """The users with a confirmed token in their file, and the problems of other files by user."""
+    """The users with a confirmed token in their secret file, and the problems of other secret files by user."""
 
     users: frozenset[str]
     problems: Mapping[str, Problem]
@@ -45,7 +45,7 @@ _NO_ANSWER = Problem("the home folder does not answer", "check the file system o
 
 
 def find_home_enrolled(template: str, users: Iterable[str]) -> HomeEnrolled:
-    """Return the users whose file at the path `template` has a confirmed token, and the problems of files."""
+    """Return the users with a confirmed token in the file at the path `template`, and the problems of such files."""
     found = {user: _ask_child(template, user) for user in users}
     return HomeEnrolled(
         frozenset(user for user, answer in found.items() if answer is True),
@@ -54,7 +54,7 @@ def find_home_enrolled(template: str, users: Iterable[str]) -> HomeEnrolled:
 
 
 def _ask_child(template: str, user: str) -> bool | Problem:
-    """Return the answer of `_examine` in a process that runs as the user."""
+    """Run `_examine` in a process that runs as the user, and return its result."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -82,7 +82,7 @@ def _ask_child(template: str, user: str) -> bool | Problem:
 
 
 def _examine(template: str, user: str) -> bool | Problem:
-    """Return True if the user's file has a confirmed token, False if there is no file, or a problem of the file."""
+    """Return True if the user's file has a confirmed token, or the problem if a login would refuse the file."""
     store = None
     try:
         store = home_store(template, user)
@@ -94,7 +94,7 @@ def _examine(template: str, user: str) -> bool | Problem:
     path = _path(store)
     for name in (path, path if os.path.exists(f"{path}.lock") else os.path.dirname(path)):
         if not os.access(name, os.R_OK | os.W_OK):
-            return Problem(f"{name}: the user cannot write there", "give the user permission, or remount it read-write")
+            return Problem(f"{name}: the user cannot write to it", "give the user permission, or remount it read-write")
     return enrolled
 
 

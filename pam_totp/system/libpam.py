@@ -100,9 +100,8 @@ def _load() -> _Library:
 class Login:
     """One PAM handle: `with Login("sudo", "alice", converse) as login: login.authenticate()`.
 
-    `folder` has the service files, instead of /etc/pam.d. `items` may set tty, rhost and ruser. `environment` is for
-    pam_putenv(3).
-    Raise LibpamError if libpam does not start the login.
+    `folder` replaces /etc/pam.d as the folder of the service files. `items` may set tty, rhost and ruser.
+    `environment` has the variables for pam_putenv(3). Raise LibpamError if libpam does not start the login.
     """
 
     def __init__(
@@ -152,8 +151,8 @@ class Login:
         return self._call(self._lib.acct_mgmt)
 
     def _call(self, function: Any) -> str:
-        # A signal handler can run at the first instruction of a callback, before the callback's `try`. ctypes gives the
-        # exception of the handler to this hook, and continues.
+        # A signal handler can run at the first instruction of a callback, before the callback's `try`. ctypes passes
+        # the handler's exception to this hook, and continues.
         before = sys.unraisablehook
 
         def keep(unraisable: sys.UnraisableHookArgs) -> None:
@@ -173,7 +172,7 @@ class Login:
         return name_of(self._result)
 
     def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
-        """Answer one call from libpam, which frees the array and its texts: both must come from malloc."""
+        """Answer one call from libpam. libpam frees the array and its texts, so malloc must allocate them."""
         if not 0 < count <= _MAX_MESSAGES:
             return _CONV_ERR
         array = ctypes.cast(self._lib.calloc(count, ctypes.sizeof(_Response)), POINTER(_Response))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pam_totp.system.pamd.stack import MODULE, PHASES, Handler, StackError, flatten
 
 SERVICE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-# Files that service files include. An edit of these files would change every service, and conflict with
+# Files that other service files include. An edit of these files would change every service, and conflict with
 # pam-auth-update.
 SHARED = re.compile(r"common-.*|other|system-auth.*|password-auth.*|postlogin")
 _PAM_FOLDERS = ("etc/pam.d", "usr/lib/pam.d")  # in the order in which libpam searches them
@@ -93,7 +93,7 @@ class Machine:
         return names
 
     def files_with_module(self, replacements: Mapping[str, str]) -> list[str]:
-        """Return the path of every PAM file that names pam_totp.so, in any phase, or that cannot be read.
+        """Return the paths of the PAM files that name pam_totp.so in any phase, and of unreadable PAM files.
 
         `replacements` has new texts for some files, by path.
         """
@@ -116,7 +116,7 @@ class Machine:
         return sorted({handler.rule.phase for handler in self.misplaced(service)})
 
     def misplaced(self, service: str) -> list[Handler]:
-        """Return the pam_totp.so lines in other phases than auth, also those of included files."""
+        """Return the pam_totp.so lines in phases other than auth, including the lines of included files."""
         found = []
         for phase in PHASES[1:]:
             try:

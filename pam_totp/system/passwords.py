@@ -1,12 +1,12 @@
 """The first factor: the system password, checked by PAM through python-pam.
 
 Rules:
-- A separate PAM service, which asks for the password only, checks passwords. A blank password is refused without a
-  call of libpam.
-- An unknown user, a wrong password and a blank password get the same answer after the same time. A hash is computed
-  in each of these cases. If the check takes longer than the set time, the refusal is held to the next multiple of it.
-- At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` is
-  rejected with `TooManyChecks`.
+- A separate PAM service, which asks for the password only, checks passwords. `verify` refuses a blank password without
+  a call of libpam.
+- An unknown user, a wrong password and a blank password get the same answer after the same time. Each of these checks
+  computes a hash. A refusal takes `refusal_delay` seconds, or the next multiple if the check takes longer.
+- At most `SLOTS` checks run at once, in the order of the requests. A request that waits longer than `SLOT_WAIT` fails
+  with `TooManyChecks`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_BYTES = 511  # of a user name or a password: PAM_MAX_RESP_SIZE without the f
 # A hash in the default format of Debian, yescrypt (crypt(5)).
 _DECOY = b"$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7"
 _SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE = 3, 4, 9  # from _pam_types.h of Linux-PAM
-_PAM_FAILURES = (_SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE)  # PAM could not check the password, which may be correct
+_PAM_FAILURES = (_SERVICE_ERROR, _SYSTEM_ERROR, _UNAVAILABLE)  # PAM could not check the password
 _REMEDY = "the account that runs this process must be in the group shadow"
 _CRYPT_DATA = 32_768  # bytes: the size of struct crypt_data in crypt_r(3)
 
@@ -49,7 +49,7 @@ class PasswordsUnavailable(Exception):
 class SystemPasswords:
     """A check of passwords by the PAM service `service`, for at most `slots` requests at once.
 
-    A refusal takes `refusal_delay` seconds, or a multiple. `sink` gets a log line if PAM cannot check a password.
+    A refusal takes `refusal_delay` seconds or a multiple. `sink` gets a log line if PAM cannot check a password.
     Raise PasswordsUnavailable if the file of the PAM service or the package python-pam is missing.
     """
 
@@ -65,12 +65,12 @@ class SystemPasswords:
         self._slots = FairSemaphore(slots)
         self._refusal_delay = refusal_delay
         self._authenticate = _python_pam()
-        _crypt()  # look up the function at the start
+        _crypt()  # load libcrypt before the first request
 
     def verify(self, user: str, password: str, delay: Callable[[float], None] = time.sleep) -> bool:
         """Return True if the password is correct and the account may be used. Raise TooManyChecks.
 
-        `delay` gets the seconds by which a refusal is to be delayed: a server can delay it without its thread.
+        Before a refusal, call `delay` with the seconds to wait: a server can pass a function that blocks no thread.
         """
         started = time.monotonic()
         if not self._slots.acquire(SLOT_WAIT):
@@ -84,7 +84,7 @@ class SystemPasswords:
         return correct
 
     def _rest(self, took: float) -> float:
-        """Return the seconds until a refusal whose check took `took` seconds."""
+        """Return the seconds to wait before a refusal, after a check that took `took` seconds."""
         return -took % self._refusal_delay if self._refusal_delay > 0 else 0.0
 
     def _check(self, user: str, password: str) -> bool:
@@ -116,7 +116,7 @@ def is_account(user: str) -> bool:
 
 
 def compute_decoy(password: str) -> None:
-    """Compute one password hash, so that an answer takes as long as if a stored hash existed."""
+    """Compute one password hash, so that the answer takes as long as a check against a stored hash."""
     crypt = _crypt()
     if crypt is not None:
         data = ctypes.create_string_buffer(_CRYPT_DATA)
@@ -127,7 +127,7 @@ def compute_decoy(password: str) -> None:
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
     """Return crypt_r(3), which pam_unix uses too, or None without libcrypt.
 
-    If libcrypt is missing, an unknown user gets the usual answer time only because of `refusal_delay`.
+    Without libcrypt, only `refusal_delay` makes the answer times for known and unknown users equal.
     """
     name = ctypes.util.find_library("crypt")
     if name is None:
@@ -146,7 +146,7 @@ def _python_pam() -> Callable[[str, str, str], tuple[int, str]]:
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
         handle = pam.pam()
-        # resetcreds=False: only a session needs credentials, and a check of a password does not open a session.
+        # resetcreds=False: only a session needs credentials, and this check opens no session.
         correct = handle.authenticate(user, password, service=service, resetcreds=False)
         reason = handle.reason.decode("utf-8", "replace") if isinstance(handle.reason, bytes) else str(handle.reason)
         return (0 if correct else int(handle.code) or _SYSTEM_ERROR), reason

@@ -2,7 +2,7 @@
 
 Rules:
 - Each file is read once for any number of accounts.
-- `sudo -l` runs only for names that the caller checks, because it needs a process for each name.
+- `sudo -l` runs only for the names that a caller passes to `login_check`, because each run needs a process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def people() -> list[str]:
 
 
 def account_of(name: str, local: Container[str]) -> Account | None:
-    """Return the account of that name with its groups, or None if there is none. `local` has the `local_names`."""
+    """Return the account with its groups, or None if it does not exist. `local` has the result of `local_names`."""
     try:
         entry = pwd.getpwnam(name)
         gids = os.getgrouplist(entry.pw_name, entry.pw_gid)
@@ -97,9 +97,9 @@ def local_names() -> frozenset[str]:
 
 
 def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
-    """Return True if sshd may accept a key of this account, with its settings from `sshd -T -C`.
+    """Return True if sshd may accept a key of this account. `settings` are those for a login of this account.
 
-    A command or a certificate authority may accept keys that are in no file.
+    Also return True if sshd uses a command or a certificate authority, because such keys are in no file.
     """
     if any(settings.get(other, "none") != "none" for other in ("authorizedkeyscommand", "trustedusercakeys")):
         return True
@@ -116,7 +116,7 @@ def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
 
 
 def _has_line(path: str) -> bool:
-    """Return True if the file has a line other than a comment, or is unreadable."""
+    """Return True if the file has a non-empty line other than a comment, or is unreadable."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return any(line.strip() and not line.lstrip().startswith("#") for line in file)

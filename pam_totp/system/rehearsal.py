@@ -1,9 +1,9 @@
 """Rehearsals of logins: the real libpam runs a stack from a private folder, before that stack is installed.
 
 Rules:
-- A rehearsal has the same effects as a login: a right code is used up, and a wrong answer is counted.
+- A rehearsal has the same effects as a login: pam_totp uses up a right code, and counts a wrong answer.
 - The PAM modules run in a child process, with the user ids that the service has at a login.
-- A stack passes if it accepts a user's answers, then refuses the same answers with the code used, blank or missing.
+- A stack passes if it accepts a user's answers, then refuses the same answers with a used, blank or missing code.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
 NEXT_CODE = "use the next code (an app shows it within a minute; a key fob, at the next press)"
-_AFTER_KEY = {"SSH_AUTH_INFO_0": "publickey"}  # the PAM environment by which sshd names a method that was successful
+_AFTER_KEY = {"SSH_AUTH_INFO_0": "publickey"}  # the PAM environment in which sshd names a successful method
 TRIES = 3  # logins: the rehearsal fails if all of them are refused
-# These services run as root. Others (sudo, su, screen lockers) keep the real uid of the calling user.
+# These services run as root. Other services (sudo, su, screen lockers) keep the real uid of the calling user.
 _AS_ROOT = ("sshd", "login", "remote")
 _SILENT = ("sudo", "sudo-i")  # these services tell modules to print no messages (PAM_SILENT)
 _NOBODY = 65534  # uid
@@ -107,13 +107,13 @@ def attempt(service: str, user: str, converse: Converse, folder: str | None, *, 
 def prove(
     service: str, user: str, converse: Converse, folder: str, show: Callable[[str], None], *, after_key: bool = False
 ) -> None:
-    """Let a user log in, then check that the same answers without a valid code are refused. Raise RehearsalError."""
-    for left in reversed(range(TRIES)):
+    """Let a user log in, then check that the stack refuses these answers without a valid code. Raise RehearsalError."""
+    for remaining in reversed(range(TRIES)):
         answers: list[bytes] = []
         outcome = attempt(service, user, _recording(converse, answers), folder, after_key=after_key)
         if outcome.is_success:
             break
-        show(f"refused ({outcome})" + (f"; try again: check the password, and {NEXT_CODE}" if left else ""))
+        show(f"refused ({outcome})" + (f"; try again: check the password, and {NEXT_CODE}" if remaining else ""))
     else:
         remedy = (
             f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token; "

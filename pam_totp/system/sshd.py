@@ -2,8 +2,8 @@
 
 Rules:
 - The settings come from the real sshd (`sshd -T -C`). Its files are read only for their Match blocks,
-  and for the place of the added file.
-- Every setting that lets a user log in without PAM is reported, if `sshd -T -C` shows it.
+  and for the position of the added file.
+- `bypasses` reports every setting in the output of `sshd -T -C` that lets a user log in without PAM.
 - `enable` rolls back a configuration that `sshd -t` rejects.
 """
 
@@ -73,7 +73,7 @@ def settings(user: str, place: Place = LOCAL) -> Settings:
 
 
 def bypasses(in_force: Settings) -> Iterator[str]:
-    """Yield a description of each setting that allows a login without a code from PAM."""
+    """Yield a description of each setting that allows a login without a prompt of PAM."""
     if in_force.get("usepam") != "yes":
         yield "UsePAM is no"
     if in_force.get("kbdinteractiveauthentication") != "yes":
@@ -122,7 +122,7 @@ def sends_password(in_force: Settings) -> bool:
 
 
 def _methods(in_force: Settings) -> list[str]:
-    """Return the lists of methods in AuthenticationMethods, or none if any method is enough."""
+    """Return the lists of methods in AuthenticationMethods, or an empty list if any method is enough."""
     methods = in_force.get("authenticationmethods", "any")
     return [] if methods == "any" else methods.split()
 

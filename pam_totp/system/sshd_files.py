@@ -1,7 +1,7 @@
-"""sshd's configuration files: their texts, and the place at which sshd reads an added file.
+"""sshd's configuration files: their texts, and the position at which sshd reads an added file.
 
 Rules:
-- Included files are read as sshd reads them: see Include in sshd_config(5).
+- This module resolves Include lines as sshd does (sshd_config(5)).
 - sshd uses the first value of a setting, and settings after a Match line belong to its block. A block in an included
   file ends with that file.
 """
@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 MAIN = "/etc/ssh/sshd_config"
-_FOLDER = "/etc/ssh"  # of relative paths in Include
+_FOLDER = "/etc/ssh"  # the folder of relative paths in Include
 _INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf"
 _LINE = re.compile(r"^[ \t]*(\w+)(?:[ \t]*=[ \t]*|[ \t]+)(.*?)[ \t\r]*$", re.MULTILINE)
 _WORD = re.compile(r'"([^"]*)"|([^\s"=]+)')
@@ -24,7 +24,7 @@ _MAX_DEPTH = 16  # files: SERVCONF_MAX_DEPTH
 
 
 def lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the lower-case keyword and the other words of every line. An old name of a setting becomes the new one."""
+    """Yield the lower-case keyword and the other words of every line. Replace old names of settings by new names."""
     for keyword, rest in _LINE.findall(text):
         words = [quoted or plain for quoted, plain in _WORD.findall(rest.partition("#")[0])]
         yield _ALIASES.get(keyword.lower(), keyword.lower()), words
@@ -44,8 +44,8 @@ def why_without_effect(path: str, wanted: Mapping[str, str], root: str = "/") ->
         if keyword in wanted and words[:1] != [wanted[keyword]]:
             earlier = f"{file} sets {keyword} {' '.join(words)} before sshd reads {path}"
             earlier += f" (move '{_INCLUDE}' to the beginning of {MAIN}, or delete that setting)"
-    reason = f"sshd would not read {path}, because {MAIN} includes no such file before its first Match block"
-    return f"{reason} (put '{_INCLUDE}' at its beginning)"
+    reason = f"sshd would not read {path}: {MAIN} must include it before the first Match block"
+    return f"{reason} (put '{_INCLUDE}' at the beginning of {MAIN})"
 
 
 def _texts(root: str, path: str, depth: int) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _before_match(root: str, path: str, new: str, depth: int) -> Iterator[tuple[
 
 
 def _included(root: str, patterns: list[str], new: str | None = None) -> Iterator[str]:
-    """Yield the absolute paths that an Include line names, and `new` at its place if a pattern fits it."""
+    """Yield the absolute paths that an Include line names, in order, with `new` if a pattern fits it."""
     for pattern in (os.path.join(_FOLDER, word) for word in patterns):
         names = {f"/{name}" for name in glob.glob(pattern.lstrip("/"), root_dir=root)}
         fits = new is not None and fnmatch.fnmatchcase(new, pattern)

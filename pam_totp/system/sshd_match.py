@@ -1,9 +1,9 @@
-"""sshd's Match blocks: the logins to ask sshd about, so that each block applies to one of them.
+"""sshd's Match blocks: the logins to check, so that each block applies to at least one login.
 
 Rules:
 - The real sshd decides whether a block applies to a login (sshd -T -C). This module only finds logins that may fit.
-- A block that names users or groups gets a login of each person whom it fits. Any other block gets one person.
-- A block whose patterns fit no address, host or port that this module tries is skipped.
+- A block that names users or groups yields a login of each person whom it fits. Any other block yields one login.
+- A block is skipped if its patterns fit none of the addresses, hosts and ports that this module tries.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ipaddress import ip_address, ip_network
 from pam_totp.system.sshd_files import lines
 
 _ALONE = ("all", "invalid-user")  # criteria without a value
-_MAX_USERS = 20  # people to ask sshd about, for each block
+_MAX_USERS = 20  # logins to check for each block
 
 _HOSTS = ("localhost", "host.example.org")
 _PORTS = ("22", "2222", "1")
@@ -30,7 +30,7 @@ _FILLS = ("1", "1.1", "1.1.1", ":1", "1:1", "0:1", "host")  # texts to try for *
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The addresses and names by which sshd knows a connection."""
+    """The addresses and names of a connection to sshd."""
 
     host: str = _HOSTS[0]
     address: str = _ADDRESSES[0]
@@ -74,7 +74,7 @@ def _criteria(words: Iterable[str]) -> dict[str, str]:
 
 
 def _place(criteria: dict[str, str]) -> Place | None:
-    """Return a place that fits the criteria, or None if none is found."""
+    """Return a connection that fits the criteria, or None."""
     values = (
         _example(criteria.get("host"), _HOSTS, lambda value: True),
         _example(criteria.get("address"), _ADDRESSES, _is_address),
@@ -96,7 +96,7 @@ def _example(patterns: str | None, usual: Sequence[str], is_valid: Callable[[str
 
 
 def _users(criteria: dict[str, str], people: Sequence[str], groups_of: Callable[[str], Iterable[str]]) -> list[str]:
-    """Return the names to ask about: those that the block spells out, and the people who fit its patterns."""
+    """Return the users to check: the users that the block names, and the people who fit its patterns."""
     users, groups = criteria.get("user"), criteria.get("group")
     if users is None and groups is None:
         return [next((name for name in people if name != "root"), "root")]

@@ -1,4 +1,4 @@
-"""Work on a store in a child process that runs as the store's owner.
+"""A child process that works on a store as the store's owner.
 
 Rules:
 - Root reads no key. The child drops its privileges first, and sends names and errors, never a key.
@@ -55,7 +55,7 @@ def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterat
 def _reports(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterator[Report]:
     try:
         if is_database(location):
-            store = opened(location)  # loads psycopg, while this process can read any folder
+            store = opened(location)  # load psycopg while this process can still read any folder
             become_account(ACCOUNT)
         else:
             become_owner_of(location)

@@ -22,14 +22,14 @@ _CLOSED, _IMMUTABLE = "closed", "immutable"  # the kinds of reports
 
 @dataclass(frozen=True, slots=True)
 class Obstacles:
-    """The first folder above the store that its owner may not enter, and the files that the kernel makes read-only."""
+    """The first folder above the store that the store's owner may not enter, and the immutable files of the store."""
 
     closed: str | None
     immutable: tuple[str, ...]
 
 
 def find_obstacles(folder: str) -> Obstacles:
-    """Try to use the store at `folder` as its owner."""
+    """Try to use the store at `folder` as its owner, and return the obstacles."""
 
     def attempt(store: Store) -> Iterator[Report]:
         for ancestor in _ancestors(os.path.realpath(folder)):
@@ -63,7 +63,7 @@ def entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
     for name in (*wanted, *(f"{DECOYS}/{n}" for n in inner)):
         try:
             yield name, os.lstat(os.path.join(folder, name))
-        except FileNotFoundError:  # removed meanwhile
+        except FileNotFoundError:  # another process has removed the file
             continue
 
 

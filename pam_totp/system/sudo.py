@@ -2,7 +2,7 @@
 
 Rules:
 - The answers come from the real sudo (`sudo -l -U`). This module reads no sudoers file.
-- sudo normally asks for the caller's own password. `rootpw`, `runaspw` and `targetpw` change that, in this order.
+- sudo asks for the caller's own password, unless `rootpw`, `runaspw` or `targetpw` is set, in this order of precedence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Rules:
     other: str = "root"  # the user of that password, unless the command line names a target
 
 
-@lru_cache(maxsize=1024)  # several checks ask about the same users
+@lru_cache(maxsize=1024)  # several checks need the rules of the same users
 def rules(user: str) -> Rules:
     """Return the rules of sudo for a user. On a host without sudo, `may_use` is False."""
     try:

@@ -1,4 +1,4 @@
-"""Find and repair defects of a store, in a process that runs as the store's owner."""
+"""The search for defects of a store, and their repair, in a process that runs as the store's owner."""
 
 from __future__ import annotations
 

@@ -126,6 +126,32 @@ def test_resync_learns_the_drift_of_a_time_token(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["resync", ME, "fob"], "'fob' is a token, not a code (select it by --token fob)"),
+        (["resync", ME, "755224", "fob"], "'fob' is a token, not a code (select it by --token fob)"),
+        (["verify", ME, "fob", "755224"], "'fob' is a token, not a code (give the code alone, as at a login)"),
+        (
+            ["resync", ME, "fbo"],
+            "must be two or three codes in a row from one token, of 6 to 8 digits each "
+            "(select a token by --token NAME, or omit the codes to enter them at a prompt)",
+        ),
+    ],
+)
+def test_a_token_s_name_in_the_place_of_a_code_is_named(site: Site, words: list[str], said: str) -> None:
+    site.enrol()
+    before = site.path().read_bytes()
+    done = site.command(*words)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"pam-totp: {said}\n")
+    assert site.path().read_bytes() == before
+
+
+def test_a_code_that_is_also_a_token_s_name_is_a_code(site: Site) -> None:
+    site.enrol(fob(name="755224"))
+    assert site.command("resync", ME, "755224", "287082").returncode == 0
+
+
+@pytest.mark.parametrize(
     "words", [["resync", ME, "123456"], ["resync", ME, "12", "34"], ["resync", ME, "123456", "123456", "--search", "0"]]
 )
 def test_wrong_usage_changes_nothing(site: Site, words: list[str]) -> None:

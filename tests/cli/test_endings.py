@@ -253,9 +253,7 @@ def test_unprinted_recovery_codes_are_not_reported_as_unchanged(site: Site, more
     with open("/dev/full", "w") as full:
         status, said = run(site, "recovery", ME, *more, *PIPE, stdout=full)
     assert status == 3
-    assert said.endswith(
-        "pam-totp: no space left on device (free some space on that disk, then run the command again)\n"
-    )
+    assert said.endswith("pam-totp: no space left on device (delete files on that disk, then run the command again)\n")
     assert "nothing was changed" not in said
     assert len(site.record().recovery) == 10
 

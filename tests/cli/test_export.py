@@ -207,8 +207,8 @@ def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp
     refused = site.command(*words)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == (
-        "pam-totp: keys and codes cannot be printed: standard output must be a terminal "
-        "(give --output FILE, or --output - for a pipe)\n"
+        "pam-totp: keys and codes are printed only on a terminal; nothing was changed "
+        "(omit the pipe, or add '--output FILE', or '--output -' for the pipe)\n"
     )
     piped = site.command(*words, *PIPE)
     assert (piped.returncode, piped.stderr) == (0, "")
@@ -239,12 +239,12 @@ def test_all_tokens_are_exported_for_pam_oath(site: Site, tmp_path: Path) -> Non
     assert [line.split()[1] for line in file.read_text().splitlines()] == ["alice", "bob", "dora", "dora"]
     assert file.stat().st_mode & 0o777 == 0o600
     assert done.stdout.splitlines() == [
-        f"{file}: 4 tokens of 3 users exported; any account that can read it can generate the same codes",
+        f"{file}: 4 tokens of 3 users exported; any account that can read the output can generate the same codes",
         f"for the stack: auth required pam_oath.so usersfile={file} window=10 digits=6",
     ]
     assert done.stderr.splitlines() == [
-        "pam-totp: left out: carl, phone: users-oath supports SHA1 only",
-        "pam-totp: left out: emil, fob: users-oath cannot hold a disabled token",
+        "pam-totp: skipped: carl, phone: users-oath supports SHA1 only",
+        "pam-totp: skipped: emil, fob: users-oath cannot hold a disabled token",
     ]
     assert base32(KEY) not in done.stdout + done.stderr
     again = site.command("import", "users-oath", file, "--dry-run")
@@ -274,8 +274,8 @@ def test_no_file_has_a_name_that_google_authenticator_does_not_open(site: Site, 
     done = site.command("export", "--all", "--format", "google-authenticator", "--output", relative)
     assert done.returncode == 1
     assert os.listdir(tmp_path / "ga") == ["alice"]
-    reason = "no file can have this user name, by which the other program opens the file"
-    assert f"left out: EXAMPLE\\bob: {reason}" in done.stderr
+    reason = "the user name cannot be the name of a file, which the other program requires"
+    assert f"skipped: EXAMPLE\\bob: {reason}" in done.stderr
     assert f"secret={tmp_path / 'ga'}/${{USER}} user=root" in done.stdout
 
 
@@ -324,11 +324,28 @@ def test_an_export_of_all_replaces_nothing(site: Site, tmp_path: Path, name: str
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_an_export_of_all_without_a_usable_token_gives_the_reasons(site: Site, tmp_path: Path) -> None:
+    site.enrol(fob(enabled=False), user="alice")
+    site.enrol(fob(algorithm="SHA256"), user="bob")
+    words = ("export", "--all", "--format", "google-authenticator", "--output", tmp_path / "new")
+    done = site.command(*words)
+    assert (done.returncode, done.stdout) == (1, "")
+    alice, bob, last = done.stderr.splitlines()
+    assert alice == "pam-totp: skipped: alice, fob: google-authenticator cannot hold a disabled token"
+    assert bob.startswith("pam-totp: skipped: bob, fob: ")
+    assert last == "pam-totp: there is no token to export; nothing was written"
+    site.path("alice").unlink()
+    site.path("bob").write_text("{}")
+    damaged = site.command(*words)
+    assert (damaged.returncode, "skipped: bob: bob.record: " in damaged.stderr) == (3, True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_damaged_record_does_not_stop_an_export_of_all(site: Site, tmp_path: Path) -> None:
     crowd(site)
     site.path("bob").write_text("{}")
     file = tmp_path / "users.oath"
     done = site.command("export", "--all", "--format", "users-oath", "--output", file)
     assert done.returncode == 3
-    assert "left out: bob: bob.record: " in done.stderr
+    assert "skipped: bob: bob.record: " in done.stderr
     assert [line.split()[1] for line in file.read_text().splitlines()] == ["alice", "dora", "dora"]

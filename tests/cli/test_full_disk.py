@@ -50,8 +50,8 @@ for words, stdin in commands:
 print(json.dumps(results))
 """
 REMEDY = {
-    "full": "nothing was changed (free some space on that disk",
-    "no inodes": "nothing was changed (free some space on that disk",
+    "full": "nothing was changed (delete files on that disk",
+    "no inodes": "nothing was changed (delete files on that disk",
     "read-only": "nothing was changed (remount that disk",
 }
 

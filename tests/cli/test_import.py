@@ -339,7 +339,7 @@ def test_user_selects_lines_of_users_oath_and_assigns_other_tokens(site: Site, t
     assert site.command("import", "users-oath", file, "--user", "bob").returncode == 0
     assert sorted(records(site)) == ["bob.record"]
     nobody = site.command("import", "users-oath", file, "--user", "zoe")
-    assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: no tokens of zoe\n")
+    assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: no tokens of zoe; nothing was imported\n")
     file.write_text(f"otpauth://totp/someone@else?secret={base32(KEY)}\n")
     assert site.command("import", "otpauth", "-", "--user", "zoe", stdin=file.read_text()).returncode == 0
     assert site.record("zoe").tokens[0].name == "phone"
@@ -441,7 +441,7 @@ ENCRYPTED = FIGURES / "figure7.xml"  # with a password
 def test_an_encrypted_file_without_its_password_names_the_option(site: Site) -> None:
     words = ("import", "pskc", ENCRYPTED, "--user", "alice")
     done = site.command(*words)
-    need = "the file is encrypted: give its password with --password-file FILE; nothing was imported"
+    need = "--password-file is required: the file is encrypted with a password; nothing was imported"
     assert (done.returncode, done.stderr) == (1, f"pam-totp: {need}\n")
     assert site.command(*words, stdin="wrong\n").returncode == 1
     assert site.command(*words, stdin="").returncode == 1
@@ -467,7 +467,7 @@ def test_the_weak_key_of_figure_2_and_the_pin_of_figure_5_are_skipped(site: Site
     assert "skipped: secret: must be 112" in weak.stdout
     file.write_bytes(figure(5))
     pin = site.command("import", "pskc", file, "--user", "alice")
-    assert "skipped: a PIN is not a token" in pin.stdout
+    assert "skipped: unsupported algorithm PIN: must be HOTP or TOTP" in pin.stdout
     assert len(site.record("alice").tokens) == 1
 
 
@@ -536,6 +536,19 @@ def test_missing_or_contradictory_words_are_wrong_usage(site: Site, words: list[
     assert done.stderr
 
 
+def test_an_import_that_finds_no_token_says_where_it_looked(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "empty.csv"
+    file.write_text("serial,user,key\n")
+    for dry in ([], ["--dry-run"]):
+        done = site.command("import", "csv", file, "--yes", *dry)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.splitlines()[-1] == f"pam-totp: {file}: no tokens; nothing was imported"
+    (tmp_path / "homes" / "alice").mkdir(parents=True)
+    done = site.command("import", "--homes", tmp_path / "homes", "--home-file", ".codes")
+    what = "no home folder has a file .codes; nothing was imported (--home-file gives another name)"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pam-totp: {tmp_path / 'homes'}: {what}\n")
+
+
 @as_root
 def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path) -> None:
     homes = site.folder / "home"
@@ -566,7 +579,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
     ]
     reasons = {row["place"].split("/")[-2]: row["reason"] for row in said["left_out"]}
     assert reasons == {
-        "home": "a symbolic link is not followed",  # the entry `linked`
+        "home": "must be a folder, not a symbolic link",  # the entry `linked`
         "bin": "line 1: the key must be base32",
         "sys": "Too many levels of symbolic links",
         "nobody": "must be a regular file",
@@ -605,7 +618,7 @@ def test_homes_that_root_cannot_read_are_read_as_their_owners(site: Site) -> Non
     assert [row["user"] for row in said["imported"]] == ["daemon", "sys"], done.stderr
     assert {row["place"]: row["reason"] for row in said["left_out"]} == {
         f"{homes}/bin/.ssh/codes": "Permission denied",
-        f"{homes}/lp": "a symbolic link is not followed",
+        f"{homes}/lp": "must be a folder, not a symbolic link",
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from pam_totp.cli import files_out
 from pam_totp.cli.command_line import CommandError
 from tests.conftest import as_root
-from tests.support.site import ME, PATIENCE, TREE, Site, fob
+from tests.support.site import ME, OTHER_UID, PATIENCE, TREE, UNPRIVILEGED_UID, Site, fob
 
 KEY = b"a key of many bytes " * 50
 
@@ -241,6 +243,48 @@ def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
     assert unknown.returncode == 1
     assert os.listdir(folder) == ["record.json"]
     assert site.path().stat().st_uid == 65534
+
+
+@as_root
+@pytest.mark.parametrize("words", [["list"], ["verify", ME, "755224"], ["export", "--all", "--format", "json"]])
+def test_root_is_told_which_folder_is_closed_to_the_store_s_owner(site: Site, words: list[str]) -> None:
+    site.enrol()
+    site.give_to(UNPRIVILEGED_UID)
+    site.folder.chmod(0o700)
+    output = ["--output", str(site.folder / "new")] if "export" in words else []
+    done = site.command(*words, *output)
+    why = f"nobody, the owner of the store, may not enter {site.folder}"
+    said = f"pam-totp: {site.store}: permission denied ({why}: move the store, or run 'chmod a+x {site.folder}')\n"
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
+
+
+@as_root
+@pytest.mark.parametrize(("uid", "account"), [(UNPRIVILEGED_UID, "nobody:"), (OTHER_UID, f"{OTHER_UID}:{OTHER_UID}")])
+def test_root_is_told_how_to_mend_a_record_of_another_owner(site: Site, uid: int, account: str) -> None:
+    site.enrol()
+    site.give_to(uid)
+    os.chown(site.path(), 0, 0)
+    done = site.command("list", ME)
+    assert done.returncode == 3
+    assert "as root" not in done.stderr
+    remedy = re.search(r"run '(chown -R -h (\S+) .*)'\)$", done.stderr)
+    assert remedy is not None
+    assert remedy[2] == account
+    subprocess.run(shlex.split(remedy[1]), check=True)
+    assert site.command("list", ME).returncode == 0
+
+
+@as_root
+def test_root_without_a_permission_is_not_told_to_be_root(site: Site) -> None:
+    """Without its capabilities, root has the same permissions as on a network file system with root_squash."""
+    folder = site.folder / "closed"
+    folder.mkdir(0o700)
+    os.chown(folder, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+    command = [sys.executable, "-m", "pam_totp.cli", "import", "csv", str(folder / "tokens.csv")]
+    limited = ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--securebits", "+noroot,+noroot_locked"]
+    done = subprocess.run([*limited, *command], cwd=TREE, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    why = "root has no permission on some network file systems: use a folder on a local disk"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {folder}/tokens.csv: permission denied ({why})\n")
 
 
 @as_root

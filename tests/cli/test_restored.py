@@ -22,7 +22,7 @@ from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone,
 
 HEADER = "2026-11-28T19:37:06Z host pam_totp[471]: "
 RESTORED = ("--restored-at", "2026-11-28T20:00Z")
-NO_LOG = "warning: no lines of a log: counters and steps stay unchanged, and every key fob needs codes in a row"
+NO_LOG = "warning: no lines of a log: counters and steps are unchanged, and every key fob needs codes in a row"
 SALT, DIGEST = "00" * 16, "ab" * 32
 
 
@@ -44,7 +44,7 @@ def test_records_are_brought_forward_and_listed(site: Site, tmp_path: Path) -> N
     assert [line.split() for line in done.stdout.splitlines()] == [
         ["USER", "TOKEN", "RESULT"],
         *sorted([[ME, "fob", "counter", "5", "->", "9"], [ME, "phone", "removed"],
-                 [ME, "-", *["recovery", "codes", "void:", "make", "new", "ones"]],
+                 [ME, "-", *["recovery", "codes", "void:", "create", "new", "codes"]],
                  ["bob", "fob", "codes", "in", "a", "row", "needed"]], key=lambda row: (row[0], row[1] == "-")),
         ["2", "users:", "3", "tokens", "changed,", "1", "recovery", "code", "voided"],
     ]  # fmt: skip
@@ -273,7 +273,7 @@ def test_a_second_run_is_warned_of(site: Site, tmp_path: Path) -> None:
     line = audit_log.line("pam-totp", "changed", user=ME, what="restored", at=1_795_897_000, store="/new", by="root")
     log = write_log(tmp_path / "log", line)
     done = site.command("restored", "--log", log, *RESTORED, stdin="n\n")
-    again = "if it was for this restore, a second run also voids the recovery codes made since"
+    again = "if it was for this restore, a second run also voids the recovery codes created since then"
     assert f"pam-totp: warning: 'pam-totp restored' ran at 2026-11-28 20:16 UTC: {again}\n" in done.stderr
     assert (done.returncode, site.record().tokens) == (1, (fob(12),))
 
@@ -342,7 +342,7 @@ def test_recovery_codes_that_the_backup_lacks_are_named(site: Site, tmp_path: Pa
     site.enrol(phone())
     line = audit_log.line("pam-totp", "changed", user=ME, what="recovery", codes=10, at=1_795_890_000, by="root")
     done = site.command("restored", "--dry-run", "--log", write_log(tmp_path / "log", line))
-    assert "-      recovery codes void, also those made 2026-11-28 18:20 UTC: make new ones" in done.stdout
+    assert "-      recovery codes void, also the codes created 2026-11-28 18:20 UTC: create new codes" in done.stdout
 
 
 def test_the_facts_are_json(site: Site) -> None:

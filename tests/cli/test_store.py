@@ -218,8 +218,8 @@ def test_a_copied_store_is_used_and_the_old_one_refused(site: Site, database: st
     [
         (["init"], "the following arguments are required"),
         (["init", "/var/lib/x"], "store init requires a URL that begins with postgresql://"),
-        (["copy", "/x"], "copy needs other arguments: pam-totp store copy FROM TO"),
-        (["copy", "/x", "/y"], "FROM or TO must be a database, and the other one a folder"),
+        (["copy", "/x"], "wrong number of arguments: must be 'pam-totp store copy FROM TO'"),
+        (["copy", "/x", "/y"], "one of FROM and TO must be a database, and the other a folder"),
         (["copy", "/x", "postgresql:///y", "--grant", "z"], "are options of 'pam-totp store init'"),
     ],
 )

@@ -30,8 +30,8 @@ from tests.support.terminals import (
 COLOUR = "\x1b["
 LONG_NAME = "a-department.subdivision@directory.example.net"
 NOT_A_TERMINAL = (
-    "pam-totp: keys and codes cannot be printed: standard output must be a terminal "
-    "(give --output FILE, or --output - for a pipe)\n"
+    "pam-totp: keys and codes are printed only on a terminal; nothing was changed "
+    "(omit the pipe, or add '--output FILE', or '--output -' for the pipe)\n"
 )
 
 

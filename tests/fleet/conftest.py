@@ -1,4 +1,4 @@
-"""Fixtures: a fleet that all tests of this folder share, and scripted authorities for one test of a member."""
+"""Fixtures: scripted authorities for one test of a member."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import tls
-from tests.support.cluster import Server
-from tests.support.fleet import Fleet, running
-
-
-@pytest.fixture(scope="session")
-def fleet(postgresql: Server) -> Iterator[Fleet]:
-    """Yield a fleet with two authorities. Mark the test with `tests.support.cluster.with_postgresql`."""
-    with running(postgresql) as made:
-        yield made
 
 
 @pytest.fixture(scope="session")

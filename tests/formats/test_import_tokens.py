@@ -66,7 +66,7 @@ def test_every_reason_has_a_code_for_programs(store: FileStore) -> None:
             token(3, secret=b"short"),
             token(4, user=None),
             token(5, user="a\0b"),
-            token(6, unsupported="a PIN is not a token"),
+            token(6, unsupported="unsupported algorithm PIN: must be HOTP or TOTP"),
             *(token(line, user="bob") for line in range(10, 11 + MAX_TOKENS)),
         ),
         now=NOW,

@@ -65,7 +65,11 @@ def test_figure_2_is_read_and_its_key_of_32_bits_is_refused_as_weak() -> None:
 
 def test_the_pin_of_figure_5_is_skipped_with_its_reason() -> None:
     token, pin = read(figure(5))
-    assert (token.unsupported, pin.unsupported, pin.line) == (None, "a PIN is not a token", 44)
+    assert (token.unsupported, pin.unsupported, pin.line) == (
+        None,
+        "unsupported algorithm PIN: must be HOTP or TOTP",
+        44,
+    )
 
 
 def test_a_dropped_policy_is_named_and_disables_a_token_it_forbids() -> None:

@@ -542,7 +542,7 @@ def test_the_log_of_yubico_s_personalisation_tool_is_read() -> None:
     found = parsed("csv", (traditional + "Yubico OTP,11.12.13 18:56,1,cccc,ab,cd,,,0,0,0,0,0,0,0,0,0,0\r\n").encode())
     assert [(t.serial, t.type, t.digits, t.unsupported) for t in found] == [
         (None, "hotp", 8, None),
-        (None, "hotp", 6, "not a token of OATH-HOTP"),
+        (None, "hotp", 6, "unsupported mode: must be OATH-HOTP"),
     ]
     assert (found[0].secret, found[0].remarks) == (KEY, ())
     own = f"# OATH mode\n508326,,0,{HEX},,2013-12-12T08:41:07,\n508327,cccc,83ce,{HEX},,2013-12-12T08:43:17,\n"

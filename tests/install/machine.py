@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services.namespace import ACCOUNTS, STORE, Machine
+from tests.services.namespace import ACCOUNTS, BRISK, STORE, Machine
 from tests.services.terminal import Talk
 from tests.support import etc
 from tests.support.etc import PASSWORD
@@ -100,7 +100,7 @@ class Fresh(Machine):
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
         """Run the real ssh with a remote terminal. It tries to connect again while sshd restarts."""
         given = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectionAttempts=20")
-        words = [word for option in (*given, *options) for word in ("-o", option)]
+        words = [word for option in (BRISK, *given, *options) for word in ("-o", option)]
         return self.talk("ssh", "-F", "none", "-tt", *words, "-p", "2222", f"{user}@127.0.0.1", remote)
 
     def state(self, service: str) -> str | None:

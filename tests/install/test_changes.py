@@ -52,7 +52,7 @@ def test_a_rollback_deletes_a_file_that_the_change_created(tmp_path: Path) -> No
 def test_a_file_created_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     change = a_change(tmp_path, before=None)
     Path(change.path).write_text("another edit\n")
-    with pytest.raises(ChangeError, match="edited in the meantime"):
+    with pytest.raises(ChangeError, match="edited by another process"):
         apply(change)
     assert Path(change.path).read_text() == "another edit\n"
 
@@ -60,7 +60,7 @@ def test_a_file_created_in_the_meantime_is_not_overwritten(tmp_path: Path) -> No
 def test_a_file_edited_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
     change = a_change(tmp_path)
     Path(change.path).write_text("another edit\n")
-    with pytest.raises(ChangeError, match="edited in the meantime"):
+    with pytest.raises(ChangeError, match="edited by another process"):
         apply(change)
     assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "another edit\n")
 
@@ -75,7 +75,7 @@ def test_an_edit_at_the_last_moment_is_not_overwritten(tmp_path: Path, monkeypat
         os.rename(tmp_path / "edited", change.path)
 
     monkeypatch.setattr(changes, "_write", write_during_another_edit)
-    with pytest.raises(ChangeError, match="edited in the meantime"):
+    with pytest.raises(ChangeError, match="edited by another process"):
         apply(change)
     assert (names(tmp_path), Path(change.path).read_text()) == (["service"], "another edit\n")
 

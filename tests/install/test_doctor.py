@@ -136,7 +136,7 @@ def test_an_sshd_that_bypasses_pam_is_an_error(machine: Fresh) -> None:
 def test_a_service_before_enable_is_a_note_without_errors(machine: Fresh, service: str) -> None:
     [finding] = examine(machine, service)
     assert (finding.severity, finding.code) == (NOTE, Code.SERVICE_NOT_ENABLED)
-    assert finding.what == f"{service} is not enabled yet: its stack does not use pam_totp.so"
+    assert finding.what == f"{service} is not enabled yet: its stack lacks pam_totp.so"
     assert finding.remedy == f"run 'pam-totp enable {service}'"
 
 
@@ -255,7 +255,7 @@ def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> N
         with_line(machine, "sudo", f"{LINE} nullok")
         [finding] = examine(machine)
         assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_CODE)
-        assert finding.what.endswith("log in without a code (nullok): alice, bob")
+        assert finding.what.endswith("nullok lets these users in without a code: alice, bob")
     finally:
         machine.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\nalice ALL=(ALL:ALL) ALL\n", 0o440)
 
@@ -271,7 +271,7 @@ def test_nullok_divides_users_by_date_and_group(machine: Fresh) -> None:
             ("nullok_group=nosuch", None, "bob, carol"),
         ):
             with_line(machine, "sudo", f"{LINE} {argument}")
-            said = f"sudo: these users have no token and log in without a code (nullok): {passing}", passing
+            said = f"sudo: nullok lets these users in without a code: {passing}", passing
             denied = f"sudo: these users have no token and are locked out: {locked_out}", locked_out
             expected = {what for what, names in (said, denied) if names is not None}
             assert {f.what for f in examine(machine)} == expected

@@ -81,7 +81,7 @@ def test_users_whom_a_group_exempts_are_named(machine: Fresh) -> None:
     )
     finding = only(machine, Code.CODE_EXEMPTION, "su")
     assert finding.severity == NOTE
-    assert finding.what.endswith("these users log in with no code: bob")
+    assert finding.what.endswith("these users log in without a code: bob")
 
 
 # ---- tokens
@@ -92,7 +92,7 @@ def test_users_who_pass_by_nullok_are_named(sudoers: Fresh) -> None:
     sudoers.write("/etc/sudoers", "alice ALL=(ALL) ALL\nbob ALL=(ALL) ALL\n", 0o440)
     [finding] = examine(sudoers)
     assert (finding.severity, finding.code) == (WARNING, Code.USERS_WITHOUT_CODE)
-    assert finding.what == "sudo: these users have no token and log in without a code (nullok): bob"
+    assert finding.what == "sudo: nullok lets these users in without a code: bob"
 
 
 def test_records_without_an_account_are_named_with_a_similar_account(machine: Fresh) -> None:
@@ -187,7 +187,7 @@ def test_a_home_that_its_user_cannot_write_is_named(homes: Fresh) -> None:
         finding = only(homes, Code.HOME_FILE_UNUSABLE)
         assert (finding.severity, finding.what.partition(": alice (")[2]) == (
             ERROR,
-            f"{FILE}: the user cannot write there)",
+            f"{FILE}: the user cannot write to it)",
         )
         assert homes.run("sudo", "-kS", "true", user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n").returncode == 1
     finally:
@@ -302,9 +302,9 @@ def key_of_bob(machine: Fresh) -> Iterator[None]:
             "auth required pam_permit.so\n",
             "publickey,keyboard-interactive:pam",
             True,
-            (WARNING, "without a code (nullok)"),
+            (WARNING, "nullok lets these users in without a code"),
         ),
-        ("auth required pam_permit.so\n", "keyboard-interactive:pam", True, (ERROR, "log in without any factor")),
+        ("auth required pam_permit.so\n", "keyboard-interactive:pam", True, (ERROR, "in without any factor")),
     ],
 )
 def test_doctor_and_the_real_sshd_agree_about_nullok_without_a_password(

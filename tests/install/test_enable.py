@@ -285,8 +285,8 @@ def test_a_bypass_of_pam_in_sshd_config_ends_the_trial_at_once(machine: Fresh, c
 @pytest.mark.parametrize(
     ("first", "last", "says"),
     [
-        ("", "", "put 'Include /etc/ssh/sshd_config.d/*.conf' at its beginning"),
-        ("", f"Match User dave\nX11Forwarding no\n{INCLUDE}", "before its first Match block"),
+        ("", "", "put 'Include /etc/ssh/sshd_config.d/*.conf' at the beginning of"),
+        ("", f"Match User dave\nX11Forwarding no\n{INCLUDE}", "before the first Match block"),
         (f"UsePAM no\n{INCLUDE}", "", "/etc/ssh/sshd_config sets usepam no before sshd reads"),
     ],
 )

@@ -91,7 +91,7 @@ def test_included_files_are_read_as_sshd_reads_them(tmp_path: Path) -> None:
 
 
 INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf\n"
-NOT_READ = "sshd would not read /etc/ssh/sshd_config.d/00-pam_totp.conf, because /etc/ssh/sshd_config includes no such"
+NOT_READ = "sshd would not read /etc/ssh/sshd_config.d/00-pam_totp.conf: /etc/ssh/sshd_config must include it"
 SET_BEFORE = "/etc/ssh/sshd_config sets {} before sshd reads /etc/ssh/sshd_config.d/00-pam_totp.conf (move"
 
 

@@ -266,7 +266,7 @@ def test_exempted_users_are_named() -> None:
     [finding] = examine(f"{PASSWORD}{GROUPS}{LINE}", ALICE, BOB)
     assert finding.what == (
         "x: pam_succeed_if.so (x:2) jumps over pam_totp.so (x:3) after success "
-        "(condition: quiet user ingroup no-code): these users log in with no code: bob"
+        "(condition: quiet user ingroup no-code): these users log in without a code: bob"
     )
 
 

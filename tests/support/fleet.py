@@ -251,7 +251,7 @@ class Fleet:
         """Return a context that trusts the CA of the fleet, without a certificate."""
         return ssl.create_default_context(cafile=self.issuer.certificate)
 
-    def stranger(self, authority: int = 0) -> Client:
+    def anonymous(self, authority: int = 0) -> Client:
         """Return a client without a certificate."""
         return Client(self.authorities[authority].port, self.context())
 

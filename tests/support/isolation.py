@@ -32,6 +32,8 @@ OWN_SYSTEMS = {
     "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
     "PAM_TOTP_PACKAGES": "Debian packages in bare roots (make deb-test)",
 }
+# Programs of Chromium. The first has no windows, and takes less than half of the processor time.
+BROWSERS = ("chromium-headless-shell", "chromium")
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
 
 # linux/sched.h, sys/mount.h, linux/capability.h
@@ -160,13 +162,18 @@ def _call(function: str, *arguments: int | bytes | None) -> None:
         raise OSError(error, f"{function}: {os.strerror(error)}")
 
 
+def installed_browser() -> str | None:
+    """Return the path of the browser for the tests of the portal, or None."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def left_out() -> list[str]:
     """Return the kinds of tests that the suite skips here, each with its reason."""
     root = os.geteuid() == 0
     reasons = {
         "real sshd, sudo and su, installations and other accounts (requires root)": not root,
         "real sshd, sudo and su, installations and full disks (requires permission to mount)": root and not MAY_MOUNT,
-        "the portal in a browser (requires chromium)": shutil.which("chromium") is None,
+        f"the portal in a browser (requires {BROWSERS[0]})": installed_browser() is None,
         "a store in PostgreSQL (requires the package postgresql)": not any(Path("/usr/lib/postgresql").glob("*/bin")),
         "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (requires clang)": shutil.which("clang") is None,

@@ -25,10 +25,11 @@ from pam_totp.web.app import create_app
 from pam_totp.web.portal import Config, FirstToken
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.support.etc import PASSWORD
+from tests.support.isolation import BROWSERS, installed_browser
 from tests.support.site import TREE, Site, until
 from tests.web.kit import FixedPassword
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = installed_browser() or BROWSERS[0]
 NAME = "portal.example.org"  # the host name in docs/web.md
 OPTIONS = ("--behind-tls-proxy", "--issuer", NAME, "--host", NAME, "--first-token", "password")
 

@@ -1,8 +1,8 @@
 # bash completion for pam-totp and token-sim. It reads the commands, options and choices from the programs' help texts.
 #
 # Rules:
-# - It offers only words that the command accepts in that place.
-# - A name of a user or token is never evaluated: no `compgen -W` for names, because it expands them.
+# - It offers only words that the command accepts at the position of the cursor.
+# - Names of users and tokens are never evaluated. `compgen -W` is used for fixed words only, because it expands them.
 
 _pam_totp_help() { # COMMAND…: print its help, with one line for each option
     COLUMNS=1000 NO_COLOR=1 "$@" --help 2>/dev/null

@@ -35,7 +35,7 @@ def stacks(context: Context) -> Iterator[Finding]:
                 continue
             stack = context.machine.stack(service)
             if not is_enabled(context, service):
-                what = f"{service} is not enabled yet: its stack does not use pam_totp.so"
+                what = f"{service} is not enabled yet: its stack lacks pam_totp.so"
                 yield Finding(NOTE, analysis.CHECK, Code.SERVICE_NOT_ENABLED, what, f"run 'pam-totp enable {service}'")
                 continue
         except StackError as e:
@@ -95,7 +95,7 @@ def _forwards(context: Context, service: str, rule: Rule) -> bool:
 
 
 def _misplaced(context: Context) -> Iterator[Finding]:
-    """Report each line of pam_totp.so in another phase than auth, with the services that run it."""
+    """Report each line of pam_totp.so in a phase other than auth, with the services that run the line."""
     affected: dict[tuple[str, str], list[str]] = {}
     refusing: set[tuple[str, str]] = set()
     for service in context.services:
@@ -118,7 +118,7 @@ def _misplaced(context: Context) -> Iterator[Finding]:
 
 
 def _can_succeed(stack: Sequence[Handler]) -> bool:
-    """Return True if a stack of another phase can succeed although pam_totp.so has no function for it."""
+    """Return True if a stack of another phase can succeed although pam_totp.so has no function for this phase."""
 
     def results(index: int) -> Sequence[str]:
         rule = stack[index].rule

@@ -1,4 +1,4 @@
-"""Checks of the parts on the host: module, helper, socket, store, site file, clock."""
+"""Checks of the installation: module, helper, socket, store, site file, clock."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INSTALL = "install pam_totp again: run 'make install' as root, or 'apt-get inst
 _OWNERSHIP = "run 'chown root' and 'chmod go-w' on that path"
 _RESTART = "run 'systemctl restart pam_totp.socket' (or stop it, so that every login starts a helper)"
 _MIN_FREE = 64 * 1024  # bytes: the file of a new user has 8 KiB or more
-_MIN_FREE_FILES = 8  # files that the file system can still create
+_MIN_FREE_FILES = 8  # free inodes of the file system
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX = 512  # bytes: more than the size of struct timex on any architecture
 

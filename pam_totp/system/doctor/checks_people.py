@@ -28,16 +28,16 @@ from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import SUDO_SERVICES, accounts_with_password, has_ssh_key, login_check
 
 CHECK = "users"
-_MAX_ASKED = 200  # people: on larger hosts, sudo is asked about its settings for all users only
+_MAX_ASKED = 200  # people: on larger hosts, `doctor` checks only sudo's settings for all users
 OWN_FILE = "~/.pam_totp.json"
 _HOME = ("~/", "${HOME}/")
-# Modules that mount or unlock a home folder during a login, so that it is missing before.
+# Modules that mount or unlock a home folder during a login: the folder is missing before that login.
 _MOUNTS = frozenset(f"pam_{name}.so" for name in ("mount", "ecryptfs", "fscrypt", "systemd_home", "zfs_key", "encfs"))
 _ROOT_BY_KEY = ("without-password", "prohibit-password", "forced-commands-only")
 
 
 def users(context: Context) -> Iterator[Finding]:
-    """Find the users that a service would lock out, and those who need no code."""
+    """Find the users whom a service would lock out, and the users who can log in without a code."""
     if os.geteuid() != 0:
         what = "the check for users without a token requires root"
         yield Finding(NOTE, CHECK, Code.USERS_NOT_CHECKED, what, "run this command as root")
@@ -66,7 +66,10 @@ def users(context: Context) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Logins:
-    """The people on the host, whether a person can log in to a service, and the user whose token it then asks for."""
+    """The people on the host, and two functions for the logins to a service.
+
+    `can_log_in` returns True if a person can log in. `owner_of` returns the user whose token the service then asks for.
+    """
 
     people: Sequence[str]
     can_log_in: Callable[[str], bool]
@@ -94,7 +97,7 @@ def _other_owner(service: str, asked: Sequence[str]) -> Iterator[Finding]:
     for owner, users in sorted(by_owner.items()):
         what = f"{service} asks for the password and the code of {owner}, not of {names(users)} (see sudoers(5): "
         what += "rootpw, runaspw, targetpw)"
-        remedy = f"remove that setting, or give {owner} a token that all of them can use"
+        remedy = f"remove that setting, or give {owner} a token that all these users can use"
         yield Finding(WARNING, CHECK, Code.SUDO_ASKS_OTHER_USER, what, remedy)
 
 
@@ -134,16 +137,16 @@ def _without_code(context: Context, service: str, passing: Sequence[str], first:
     stack = context.machine.stack(service)
     enroll = f"run 'pam-totp enroll {first}'"
     if not analysis.accepts_without_token(stack):
-        what = f"{service}: these users have no token and are locked out in spite of nullok, because no other module "
-        what += f"of the stack succeeds: {names(passing)}"
+        what = f"{service}: these users are locked out in spite of nullok, because the stack requires the success of "
+        what += f"another module: {names(passing)}"
         remedy = f"{enroll}, or, if sshd requires a key, add 'auth required pam_permit.so' after the pam_totp.so line"
         severity = ERROR if context.user in passing else WARNING
         return Finding(severity, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
     unchecked = [name for name in passing if service != "sshd" or not _needs_other_method(context, name)]
     if unchecked and analysis.accepts_without_token(stack, any_first_factor=False):
-        what = f"{service}: these users have no token and log in without any factor (nullok): {names(unchecked)}"
+        what = f"{service}: nullok lets these users in without any factor: {names(unchecked)}"
         return Finding(ERROR, CHECK, Code.USERS_WITHOUT_CODE, what, f"remove nullok, and {enroll}")
-    what = f"{service}: these users have no token and log in without a code (nullok): {names(passing)}"
+    what = f"{service}: nullok lets these users in without a code: {names(passing)}"
     remedy = f"{enroll}, and remove nullok when all users are enrolled"
     return Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
 
@@ -160,7 +163,7 @@ def _is_open(line: Settings) -> bool:
 
 
 def _in_store(context: Context, line: Settings) -> frozenset[str] | None:
-    """Return the users with a token, also if it cannot be read. Return None if the store cannot be read."""
+    """Return the users with a token or an unreadable record. Return None if the store cannot be read."""
     if not os.path.isdir(line.store):
         return frozenset()
     found = context.enrolled(line.store)
@@ -168,7 +171,7 @@ def _in_store(context: Context, line: Settings) -> frozenset[str] | None:
 
 
 def _unusable_files(context: Context, service: str, homes: HomeEnrolled, asked: Iterable[str]) -> Iterator[Finding]:
-    """Report the users whose file of `secret=` a login would refuse."""
+    """Report the users whose secret file (`secret=`) a login would refuse."""
     affected = [name for name in dict.fromkeys(asked) if name in homes.problems]
     if affected:
         first = context.user if context.user in affected else affected[0]
@@ -179,7 +182,7 @@ def _unusable_files(context: Context, service: str, homes: HomeEnrolled, asked: 
 
 
 def _tokens_elsewhere(context: Context, service: str, line: Settings, without: Sequence[str]) -> Iterator[Finding]:
-    """Report the users whose tokens are only where this line does not look."""
+    """Report the users whose tokens are only in a store that this line does not use."""
     if line.secret is None:
         found = find_home_enrolled(OWN_FILE, filter(_has_own_file, without))
         there, place = found.users | found.problems.keys(), f"their file {OWN_FILE}"
@@ -230,7 +233,7 @@ def _homes(context: Context, service: str, template: str, people: Sequence[str])
 
 
 def _is_home_missing(name: str) -> bool:
-    """Return True if the home folder does not exist, or is empty like the folder on which it is mounted."""
+    """Return True if the home folder does not exist, or is empty like a mount point."""
     try:
         return not os.listdir(pwd.getpwnam(name).pw_dir)
     except FileNotFoundError:
@@ -278,7 +281,7 @@ def _root_by_key(context: Context, people: Sequence[str]) -> Iterator[Finding]:
 
 
 def _without_key(context: Context, people: Sequence[str]) -> Iterator[Finding]:
-    """Report the users without a key, if sshd requires one before the code."""
+    """Report the users without a key, if sshd requires a key before the code."""
     without = [name for name in people if _needs_key(context, name) and not has_ssh_key(name, context.sshd(name))]
     if context.user in without:
         what = f"sshd: {context.user} has no key, and would be locked out"
@@ -291,7 +294,7 @@ def _without_key(context: Context, people: Sequence[str]) -> Iterator[Finding]:
 
 
 def _without_password(context: Context, people: Sequence[str]) -> Iterator[Finding]:
-    """Report the users who have a key but no password, if PAM will ask for a password."""
+    """Report the users without a password, if PAM will ask for a password."""
     if context.first != "password" or not context.machine.replacements:
         return
     with_password = accounts_with_password()
@@ -329,7 +332,7 @@ def _needs_key(context: Context, name: str) -> bool:
 
 
 def _needs_other_method(context: Context, name: str) -> bool:
-    """Return True if sshd checks a key, or another method than PAM's, at every login of a user."""
+    """Return True if every login of a user requires a key, or another method that does not ask PAM."""
     if context.machine.replacements:
         return context.first == "key"
     return sshd.requires_other_method(context.sshd(name))

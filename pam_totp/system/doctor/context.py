@@ -47,7 +47,7 @@ class Context:
         return self._people
 
     def accounts(self, service: str) -> Iterator[Account]:
-        """Yield the accounts of people who can log in to a service. Without root, yield all of them."""
+        """Yield the accounts of people who can log in to a service. If the caller is not root, yield all accounts."""
         can_log_in = login_check(service) if os.geteuid() == 0 else lambda name: True
         local = local_names()
         for name in self.people:
@@ -55,7 +55,7 @@ class Context:
                 yield account
 
     def sshd(self, user: str, place: Place = LOCAL) -> sshd.Settings:
-        """Return sshd's settings for a login of a user at a place, asked for once. Raise SshdError."""
+        """Return sshd's settings for a login of a user at a place. Ask sshd only once. Raise SshdError."""
         if (user, place) not in self._sshd:
             self._sshd[user, place] = sshd.settings(user, place)
         return self._sshd[user, place]
@@ -90,7 +90,7 @@ class Context:
                 continue
 
     def stores(self) -> list[str]:
-        """Return the folders of the stores that the lines use, or the default one if there is no line."""
+        """Return the folders of the stores that the lines use, or the default store if there is no line."""
         used = [None if s.secret is not None else s.store for _, s in self.settings()]
         return sorted({folder for folder in used if folder is not None}) if used else [DEFAULT_STORE]
 
@@ -101,7 +101,7 @@ class Context:
         return sorted(os.path.join(folder, t) for t in targets)
 
     def helpers(self) -> dict[str, str]:
-        """Return a mapping of path to interpreter, for each helper that a login may start."""
+        """Return the interpreter of each helper that a login may start, by the helper's path."""
         helpers: dict[str, str] = {}
         interpreter = "/usr/bin/python3"
         for module in self.modules():

@@ -1,7 +1,7 @@
-"""Checks whether the account that uses a store can use it: owners, modes, closed folders, read-only mounts.
+"""Checks of a store's access rights: owners, modes, folders that cannot be entered, immutable files.
 
 Rules:
-- The service runs as the account pam_totp. A helper becomes the owner of the store's folder.
+- The service runs as the account pam_totp. A helper runs as the owner of the store's folder.
 - Each remedy is one command, which keeps every record.
 """
 
@@ -23,7 +23,10 @@ _MAX_NAMES = 3  # the largest number of file names in a message
 
 @dataclass(slots=True)
 class Use:
-    """The findings about a store. The other checks make sense only if `is_usable`. `reported` has file names."""
+    """The findings about a store, and the names of the files in them (`reported`).
+
+    `is_usable` is False if other checks of the store would fail for the same reason.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     reported: list[str] = field(default_factory=list)
@@ -65,7 +68,7 @@ def _owner(use: Use, folder: str, status: os.stat_result, *, has_service: bool) 
 
 
 def _attempts(use: Use, folder: str) -> None:
-    """Report what the owner of the store cannot reach or write."""
+    """Report the folders that the owner of the store cannot enter, and the files that the owner cannot write."""
     obstacles = find_obstacles(folder)
     ancestor, fixed = obstacles.closed, obstacles.immutable
     if ancestor is not None:
@@ -74,7 +77,7 @@ def _attempts(use: Use, folder: str) -> None:
         what = f"{folder}: its owner may not enter {ancestor} (mode {mode:04o}), so every code is refused"
         use.add(Code.STORE_CLOSED, what, f"run 'chmod a+x {ancestor}'")
     if fixed:
-        what = f"{folder}: the kernel forbids writing to {_listed(fixed)}, so their users are refused"
+        what = f"{folder}: the kernel forbids writing to {_listed(fixed)}, so the logins of their users fail"
         use.add(Code.STORE_FILE_IMMUTABLE, what, f"run 'chattr -R -i -a {folder}' as root", *fixed)
 
 

@@ -26,16 +26,16 @@ class ChangeError(Exception):
     """A file cannot be changed or rolled back. The message names the file and the reason."""
 
 
-# Its own file does not have the codes that pam_totp accepted after `enable`.
-_PEER = "its code module accepts codes that pam_totp has accepted: give it the tokens of 'pam-totp export --all'"
+# The restored module has no record of the codes that pam_totp accepted after `enable`.
+_PEER = "its code module may accept used codes again: replace its tokens by those of 'pam-totp export --all'"
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """The change of one file: its text before (None: the file did not exist) and after.
 
-    `ours` has the lines that the change adds, and `replaced` the lines that it turns into comments. A trial file has
-    the same field names.
+    `ours` has the lines that the change adds, and `replaced` the lines that it turns into comments. The fields of a
+    trial file have these names.
     """
 
     path: str
@@ -176,7 +176,7 @@ def _require_unedited(change: Change) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise ChangeError(f"{change.path}: must be a regular file, not a link (replace it by a copy of its target)")
     if read(change.path) != change.before:
-        raise ChangeError(f"{change.path}: edited in the meantime (try again)")
+        raise ChangeError(f"{change.path}: edited by another process (try again)")
 
 
 def _write(path: str, text: str, like: str | None) -> None:

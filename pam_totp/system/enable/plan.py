@@ -21,7 +21,7 @@ class EnablingError(Exception):
 
 
 class OtherCodeModule(EnablingError):
-    """Another module asks for a code, and the caller did not say that its lines may be replaced. `what` names it."""
+    """Another module asks for a code, and `replace` is False. `what` names that module."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what} ({remedy})")
@@ -92,7 +92,7 @@ def _service_files(
         others = peers.lines(name, so_far.stack(name))
         if others and not replace:
             what = f"{name} already asks for a code, by {others[0].rule.module} ({name}:{others[0].rule.first + 1})"
-            remedy = f"add --replace to replace that line; 'pam-totp disable {service}' brings it back"
+            remedy = f"add --replace to replace that line; 'pam-totp disable {service}' restores it"
             raise OtherCodeModule(what, remedy)
         if others:
             after, replaced = peers.replace(before, name, added, so_far.service, first)

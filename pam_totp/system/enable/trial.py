@@ -2,7 +2,7 @@
 
 Rules:
 - Before a file is changed, a durable copy of the old texts exists, and a watchdog process waits to restore them.
-- A change is kept by one rename. A roll-back starts with a rename of the same file, so only one rename succeeds.
+- One rename keeps a change. A roll-back starts with a rename of the same file, so only one of them succeeds.
 - FOLDER has a trial file for each service: NAME.trial (on trial), NAME.json (kept), or NAME.back (roll-back in
   progress). The watchdog locks NAME.watch.
 - The next command or pam_totp-takeback.service rolls back a trial that has lost its watchdog in a crash or a reboot.

@@ -4,7 +4,7 @@ Rules:
 - A stack is in order if every login runs pam_totp.so, and only its results success and ignore let a user in.
 - The stack must ask for a code only after the first factor was right.
 - Every path through the stack is examined. A finding is an error if an attacker with the password can choose the path.
-- A path that depends on a condition, such as a group or a network, is a note: the site has exempted these logins.
+- The finding is a note if the path depends on a condition, such as a group: the site has exempted these logins.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ def check_order(
 
 
 def accepts_without_token(stack: Sequence[Handler], *, any_first_factor: bool = True) -> bool:
-    """Return True if a login can succeed when pam_totp.so ignores it (nullok): libpam needs the success of a module.
+    """Return True if a login can succeed when pam_totp.so returns ignore (nullok).
 
-    Without `any_first_factor`, only modules that ask for nothing may succeed.
+    libpam then needs the success of another module. Without `any_first_factor`, only modules without a prompt may
+    succeed.
     """
 
     def results(index: int) -> Sequence[str]:
@@ -153,7 +154,7 @@ def _logins_without_code(
 
 
 def _bypass(service: str, stack: Sequence[Handler], totp: Sequence[int], bypass: Bypass) -> Finding:
-    """Return the finding for a way without a code that depends on no condition."""
+    """Return the finding for a bypass that is independent of conditions."""
     rule = stack[bypass.index].rule
     what = f"{service}: no code is required when {_location(stack, bypass.index)} ({rule.control}) returns "
     what += f"{bypass.result}: the module {_effect(stack, bypass, totp)}"
@@ -166,15 +167,19 @@ def _bypass(service: str, stack: Sequence[Handler], totp: Sequence[int], bypass:
 def _exemption(
     service: str, stack: Sequence[Handler], totp: Sequence[int], bypass: Bypass, exempt: Sequence[str]
 ) -> Finding:
-    """Return the finding for a way without a code that depends on a condition."""
+    """Return the finding for a bypass that depends on a condition."""
     what = f"{service}: {_location(stack, bypass.index)} {_effect(stack, bypass, totp)} after {bypass.result}"
     if kind(stack[bypass.index].rule) is not Kind.CONDITION:
         conditions = [i for i, h in enumerate(stack) if not h.is_head and kind(h.rule) is Kind.CONDITION]
         what += f", depending on {' and '.join(_location(stack, i) for i in conditions)}"
     else:
         what += f" (condition: {' '.join(stack[bypass.index].rule.arguments) or 'none'})"
-    missing = "neither a password nor a code" if bypass.also_password else "no code"
-    what += f": these users log in with {missing}: {names(exempt)}" if exempt else f": such logins need {missing}"
+    omitted = "a password or a code" if bypass.also_password else "a code"
+    what += (
+        f": these users log in without {omitted}: {names(exempt)}"
+        if exempt
+        else f": such logins succeed without {omitted}"
+    )
     remedy = "if this is not intended, change that line"
     return _finding(WARNING if bypass.also_password else NOTE, Code.CODE_EXEMPTION, what, remedy)
 
@@ -241,7 +246,7 @@ def _includes_any(sets: frozenset[frozenset[int]], met: frozenset[int]) -> bool:
 
 def _impossible_login(service: str, stack: Sequence[Handler]) -> Iterator[Finding]:
     if find_path(stack, lambda i: possible_results(stack[i]), lambda _, verdict: verdict == "success") is None:
-        what = f"{service}: no user can log in: every combination of the modules' results is refused"
+        what = f"{service}: no user can log in: libpam refuses every combination of the modules' results"
         yield _finding(ERROR, Code.LOGIN_IMPOSSIBLE, what, "change the controls of the stack (see pam.d(5))")
 
 
@@ -269,7 +274,7 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
 
     results = _wrong_password(totp, ways.results_in(stack, {}, refusing=factors))
     if factors and find_path(stack, results, asks_for_code, lambda move: move.index in totp or None) is not None:
-        what = f"{service}: PAM asks for a code after a wrong password, so any person can add to a user's failures: "
+        what = f"{service}: PAM asks for a code after a wrong password, so any person can cause failures of a user: "
         what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
         yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
 
@@ -307,7 +312,7 @@ def _success_through(stack: Sequence[Handler], results: Results, totp: Sequence[
 
 
 def _wrong_password(totp: Sequence[int], possible: Results) -> Results:
-    """Return the results `possible`, and those of pam_totp.so."""
+    """Return `possible`, extended by the results of pam_totp.so."""
     return lambda index: _OWN_RESULTS if index in totp else possible(index)
 
 

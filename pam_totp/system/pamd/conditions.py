@@ -1,8 +1,8 @@
 """The results of modules that depend on the account: pam_succeed_if, pam_localuser, pam_usertype. Pure.
 
 Rules:
-- A condition that depends on anything else, such as the network, has no result here.
-- A condition that this module does not understand has no result here.
+- `result_for` returns None for a condition that depends on anything else, such as the network.
+- `result_for` returns None for arguments that this module does not support.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Account:
 
 
 def result_for(rule: Rule, account: Account, service: str) -> str | None:
-    """Return the module's result for a login of `account` to `service`, or None if that is unknown."""
+    """Return the module's result for a login of `account` to `service`, or None if the result is unknown."""
     decide = _DECISIONS.get(rule.module)
     return None if decide is None else decide(rule.arguments, account, service)
 

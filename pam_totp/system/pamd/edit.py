@@ -1,7 +1,7 @@
 """Edits of a service file: the insertion of the pam_totp.so line, and its removal. Pure.
 
 Rules:
-- A block of lines is added: a comment and its rules. All other lines are unchanged.
+- An insertion adds a block of lines: a comment and its rules. All other lines are unchanged.
 - With `key-or-password`, two blocks are added: a login after a key runs only the first block, other logins only the
   second block.
 - The line is inserted only at a position at which the stack is in order.
@@ -23,7 +23,7 @@ FirstFactor = Literal["password", "key", "key-or-password"]
 _INTENDED = (Code.LOGIN_WITHOUT_CODE, Code.CODE_EXEMPTION, Code.PASSWORD_EXEMPTION)
 # With `key`, PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
 _AFTER_PASSWORD, _AFTER_KEY = "required", "[success=done ignore=ignore default=die]"
-# sshd puts its earlier methods into this variable. The command succeeds after a key. Otherwise, PAM skips the next
+# sshd lists the successful methods in this variable. The command succeeds after a key. Otherwise, PAM skips the next
 # line.
 _IF_KEY = (
     "auth [success=ignore default=1] pam_exec.so quiet quiet_log "
@@ -43,7 +43,7 @@ def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str
 
 
 def blocks(added_lines: str) -> list[str]:
-    """Return the blocks of `new_lines`. Each begins with the comment."""
+    """Return the blocks of `new_lines`. Each block begins with the comment."""
     return [_COMMENT + block for block in added_lines.split(_COMMENT)[1:]] or [added_lines]
 
 
@@ -68,7 +68,7 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
 
 
 def _factor_lines(text: str, name: str, read: ReadService) -> list[int]:
-    """Return the lines of `text` that ask for a password, themselves or in a file that they include."""
+    """Return the numbers of the lines of `text` that ask for a password, directly or in an included file."""
     stack = flatten(name, _with(text, name, read))
     rules = parse(text, name)
     return [rules[stack[i].origin].first for i in analysis.password_modules(stack)]
@@ -89,7 +89,7 @@ def _insert(text: str, name: str, added_lines: str, read: ReadService, first: Fi
     origins = sorted({h.origin for h in before if h.origin >= earliest})
     physical = text.split("\n")
     rules = parse(text, name)
-    reasons: dict[bool, list[str]] = {True: [], False: []}  # by whether the finding is an error
+    reasons: dict[bool, list[str]] = {True: [], False: []}  # True: the reasons that are errors
     acceptable: str | None = None
     for origin in origins[:1] if first == "key" else origins:
         line = rules[origin].first if first == "key" else rules[origin].last + 1

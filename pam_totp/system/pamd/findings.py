@@ -119,7 +119,7 @@ class Finding:
 
 
 def names(users: Sequence[str]) -> str:
-    """Return the first names in `users` as a text, and the number of the others."""
+    """Return a text with at most _MAX_NAMES of the names in `users`, and the number of the others."""
     more = len(users) - _MAX_NAMES
     return ", ".join(users[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 

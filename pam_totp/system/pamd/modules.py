@@ -3,7 +3,7 @@
 Rules:
 - The attacker of a second factor knows the user's password, and lacks the user's other factors.
 - A module that is missing in these tables is free: the attacker may get any result from it.
-- The table of results holds for modules that return the same results at every login. Real runs of libpam confirm it.
+- The table of results lists modules that return the same results at every login. A test compares it with libpam.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Kind(StrEnum):
     OURS = "ours"  # pam_totp.so
     PASSWORD = "password"  # the user's password, which the attacker knows
     FACTOR = "factor"  # another factor: a fingerprint, a hardware key, a code of another module
-    CONDITION = "condition"  # the user, the group, the network, the time: the attacker cannot choose them
+    CONDITION = "condition"  # the user, the group, the network or the time, which the attacker cannot choose
     PROGRAM = "program"  # a program or script: its result is unpredictable
     FREE = "free"  # every other cause
 
@@ -52,7 +52,7 @@ _KINDS = {
 }
 
 _IGNORED = "env faildelay group issue keyinit mail warn"
-# These modules have no function for the phase auth. libpam itself then gives the result.
+# These modules have no function for the phase auth, so libpam returns this result.
 _MISSING = "limits loginuid mkhomedir motd namespace pwhistory setquota systemd time tty_audit umask xauth"
 CONSTANT_RESULTS = {
     "pam_deny.so": ("auth_err",),

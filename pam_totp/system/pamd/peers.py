@@ -1,8 +1,8 @@
 """The lines of other modules that ask for a code: `enable` replaces them, and `disable` restores them. Pure.
 
 Rules:
-- A replaced line stays in the file, at its place, as a comment.
-- The new line takes the place of a replaced line that a jump may skip, so that every jump keeps its target.
+- A replaced line remains in the file as a comment, at the same position.
+- If a jump may skip the replaced line, the new line has the same position, so that every jump keeps its target.
 - A line in a file that other services include is never replaced.
 """
 
@@ -21,7 +21,7 @@ _REPLACED = "# replaced by pam_totp: "
 def lines(name: str, stack: Sequence[Handler]) -> list[Handler]:
     """Return the lines of other code modules in the stack of the service `name`.
 
-    Raise StackError if one of them is in an included file.
+    Raise StackError if any of these lines is in an included file.
     """
     found = [stack[i] for i in analysis.other_code_modules(stack)]
     for handler in found:
@@ -56,7 +56,7 @@ def replace(text: str, name: str, added_lines: str, read: ReadService, first: Fi
 def restore(text: str, replaced: str) -> str:
     """Return `text` with the lines `replaced` in place of their comments.
 
-    Raise StackError if a comment was changed, or if a further comment is equal to one of them.
+    Raise StackError if such a comment was changed, or occurs more often than its line.
     """
     physical = text.split("\n")
     originals = replaced.split("\n")[:-1]

@@ -2,14 +2,14 @@
 
 Rules:
 - A program is listed here only if its source or a test shows how it answers prompts.
-- sshd is missing here: its settings decide (PasswordAuthentication).
+- sshd is not listed here, because its answers depend on its setting PasswordAuthentication.
 """
 
 from __future__ import annotations
 
-# Screen lockers, which run as the user: of the module's line, only the arguments about the prompt apply.
+# Screen lockers, which run as the user: pam_totp ignores the arguments of their lines, except those about the prompt.
 LOCKERS = frozenset(("i3lock", "swaylock"))
-# One field for the user name and one for the password: every prompt gets the password as its answer.
+# Programs that ask the user only for a name and a password: they answer every prompt with the password.
 ONE_ANSWER = frozenset(
     (
         *("vsftpd", "proftpd", "pure-ftpd"),
@@ -18,7 +18,7 @@ ONE_ANSWER = frozenset(
         *LOCKERS,
     )
 )
-# The first prompt gets the password of the sign-in page. The page shows later prompts.
+# Programs that answer the first prompt with the password of the sign-in page. The page shows later prompts.
 FIRST_ANSWER = frozenset(("cockpit",))
 # These programs only run jobs or start sessions: they use the phases account and session, and never ask for a password.
 NEVER_ASK = frozenset(("cron", "crond", "atd", "systemd-user", "runuser", "runuser-l"))

@@ -2,8 +2,8 @@
 
 Rules:
 - A file is read as libpam reads it (pam.d(5), libpam/pam_handlers.c).
-- Text that libpam would refuse, or that this module does not understand, raises StackError.
-- A file that raises StackError is never edited.
+- A parser raises StackError for text that libpam would refuse, or that this module does not support.
+- `enable` and `disable` never edit a file that raises StackError.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAMED: dict[str, dict[str, Action]] = {  # pam.d(5)
     "optional": {"success": "ok", "new_authtok_reqd": "ok", "default": "ignore"},
 }
 _INCLUDES = ("include", "substack")
-_MAX_DIGITS = 6  # of a jump: libpam keeps only some bits of a huge number
+_MAX_DIGITS = 6  # digits of a jump: libpam keeps only some bits of a huge number
 _TOKEN = re.compile(r"\[((?:\\\]|[^\]])*)\]|([^ \t\n]+)")
 
 

@@ -109,7 +109,7 @@ def possible_results(handler: Handler, excluded: Collection[str] = ()) -> tuple[
     for result in (*_USUAL, *(r for r in RESULTS if r in table), *(r for r in RESULTS if r not in table)):
         if result not in excluded:
             action = handler.rule.action(result)
-            # libpam keeps the result after `ok` and `done`: a refusal stays a refusal
+            # libpam keeps the result after `ok` and `done`, so a refusal denies the login
             by_effect.setdefault((action, action in ("ok", "done") and result in _USUAL[1:]), result)
     return tuple(by_effect.values())
 
@@ -122,8 +122,8 @@ def find_path(
 ) -> tuple[Move, ...] | None:
     """Return a shortest path for which `is_wanted(path, verdict)` is true, or None.
 
-    The module at index i returns one of `results(i)`. Of several paths to the same state, only the first is followed,
-    unless `mark` returns different values for their moves: so mark every move that `is_wanted` tests.
+    The module at index i returns any of `results(i)`. The search follows only the first of several paths to the same
+    state with the same marks. So `mark` must return a value for every move that `is_wanted` tests.
     """
     waiting: deque[tuple[State, tuple[Move, ...]]] = deque([(State(), ())])
     known: set[tuple[State, frozenset[object]]] = set()

@@ -1,10 +1,10 @@
-"""The ways through a stack for an attacker who knows the password: which ways need no code. Pure.
+"""The ways through a stack without a code, for an attacker who knows the password. Pure.
 
 Rules:
 - The attacker chooses the result of every module, except of conditions, programs and other factors.
 - A condition has one result in a login: equal lines have equal results. A world is one choice of these results.
-- A way that exists in every world in which a login can succeed is always open. Otherwise it depends on conditions.
-- Another factor fails in these worlds. A separate search finds the ways that need its success.
+- A way depends on conditions if it is missing in a world in which a login can succeed.
+- Another factor fails in every world. A separate search finds the ways that need its success.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Path = tuple[Move, ...]
 # The results that are known before a login, by index.
 Known = Mapping[int, str]
 
-_MAX_WORLDS = 256  # more conditions than this are the attacker's choice
+_MAX_WORLDS = 256  # the attacker chooses the results of further conditions
 # results that a password module does not return after a wrong password
 NO_PASSWORD = ("success", "ignore", "new_authtok_reqd")
 
@@ -42,7 +42,7 @@ class Need(StrEnum):
 class Bypass:
     """A way without pam_totp.so: the module at `index` skips it after `result`.
 
-    `also_password` is True if such a way needs no password either.
+    `also_password` is True if such a way also skips the password.
     """
 
     index: int
@@ -103,9 +103,9 @@ def worlds(stack: Sequence[Handler], known: Known) -> Iterator[dict[int, str]]:
 def results_in(
     stack: Sequence[Handler], world: Known, *, other_factors: bool = False, refusing: Collection[int] = ()
 ) -> Results:
-    """Return the results that an attacker can choose from in a world. `other_factors` lets other factors succeed.
+    """Return a function that returns the results that an attacker can get from a module in a world.
 
-    The modules at `refusing` refuse the password.
+    `other_factors` lets other factors succeed. The modules at `refusing` refuse the password.
     """
 
     def results(index: int) -> Sequence[str]:
@@ -152,13 +152,13 @@ def _causes(stack: Sequence[Handler], totp: Sequence[int], results: Results) -> 
 
 
 def _excluded(handler: Handler, *, other_factors: bool = False) -> tuple[str, ...]:
-    """Return the results that an attacker never gets from a module: the success of another factor, or as root."""
+    """Return the results that an attacker never gets from a module: the success of another factor or of pam_rootok."""
     is_factor = kind(handler.rule) is Kind.FACTOR and not other_factors
     return ("success",) if is_factor or handler.rule.module == ROOT_MODULE else ()
 
 
 def _need(stack: Sequence[Handler], index: int, world: Known) -> Need:
-    """Return the need of a way that is open in some worlds only."""
+    """Return the need of a way that exists in some worlds only."""
     kinds = {kind(stack[i].rule) for i in world}
     is_program = kind(stack[index].rule) is Kind.PROGRAM or kinds == {Kind.PROGRAM}
     return Need.PROGRAM if is_program else Need.CONDITION

@@ -1,0 +1,188 @@
+"""Tests of `pam-totp authority` and `pam-totp member` on an authority: files, output, and errors."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pam_totp.authority import certificates
+from pam_totp.cli import main
+from pam_totp.member import wire
+from tests.support.cluster import with_postgresql
+from tests.support.fleet import Fleet
+from tests.support.site import TREE
+
+pytestmark = with_postgresql
+AUTHORITY = "[authority]\naddresses = ['otp1.example.org:8443', '[2001:db8::1]:8443']\n"
+
+
+class Place:
+    """A site file of an authority whose certificates are in a folder that is missing at first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.tls = folder / "site.toml", folder / "etc/authority"
+        names = {"certificate": "authority.pem", "key": "authority.key", "ca": "ca.pem", "ca_key": "ca.key"}
+        self.files = {name: self.tls / file for name, file in names.items()}
+        self.write(AUTHORITY + "".join(f"{name} = '{path}'\n" for name, path in self.files.items()))
+
+    def write(self, text: str) -> None:
+        self.text = text
+        self.config.write_text(text)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command: list[str | Path] = [sys.executable, "-m", "pam_totp.cli", *words, "--config", self.config]
+        return subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_init_makes_what_is_missing_and_keeps_the_rest(place: Place) -> None:
+    made = place.run("authority", "init")
+    assert made.returncode == 0, made.stderr
+    assert [line for line in made.stdout.splitlines() if line.startswith("made: ")] == [
+        f"made: {place.files[name]}" for name in ("ca_key", "ca", "key", "certificate")
+    ]
+    modes = {name: path.stat().st_mode & 0o777 for name, path in place.files.items()}
+    assert {modes["key"], modes["ca_key"]} == {0o600}, "without the account of the service, the owner only"
+    texts = {name: path.read_text() for name, path in place.files.items()}
+    again = json.loads(place.run("authority", "init", "--json").stdout)
+    assert (again["made"], len(again["kept"])) == ([], 4)
+    assert again["pin"] == certificates.fingerprint(texts["ca"]).hex()
+    place.files["certificate"].unlink()
+    assert json.loads(place.run("authority", "init", "--json").stdout)["made"] == [str(place.files["certificate"])]
+    assert {name: path.read_text() for name, path in place.files.items() if name != "certificate"} == {
+        name: text for name, text in texts.items() if name != "certificate"
+    }
+    assert "DNS:otp1.example.org, IP Address:2001:DB8:0:0:0:0:0:1" in shown(place.files["certificate"])
+
+
+def shown(certificate: Path) -> str:
+    words: list[str | Path] = ["/usr/bin/openssl", "x509", "-noout", "-ext", "subjectAltName", "-in", certificate]
+    return subprocess.run(words, text=True, capture_output=True, check=True).stdout
+
+
+def test_a_second_authority_needs_the_key_of_the_ca_for_its_certificate(place: Place, tmp_path: Path) -> None:
+    assert place.run("authority", "init").returncode == 0
+    (tmp_path / "second").mkdir()
+    second = Place(tmp_path / "second")
+    second.tls.mkdir(parents=True)
+    second.files["ca"].write_text(place.files["ca"].read_text())
+    done = second.run("authority", "init")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"pam-totp: {second.files['ca_key']}: not found (copy it from another authority, then run init again)\n"
+    )
+    second.files["ca_key"].write_text(place.files["ca_key"].read_text())
+    assert second.run("authority", "init").returncode == 0
+    verified: list[str | Path] = [
+        "/usr/bin/openssl",
+        "verify",
+        "-CAfile",
+        place.files["ca"],
+        second.files["certificate"],
+    ]
+    assert subprocess.run(verified, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "status", "said"),
+    [
+        ("", ["authority", "init"], 1, "[authority] is missing in"),
+        ("[authority]\n", ["authority", "init"], 1, "authority.addresses is missing in"),
+        ("[authority]\nadresses = 1\n", ["authority", "serve"], 1, "authority: unknown setting 'adresses'"),
+        (AUTHORITY, ["authority", "serve"], 1, "an authority needs a database: set url"),
+        (AUTHORITY, ["authority", "serve", "--json"], 2, "--json is an option of 'pam-totp authority init'"),
+        (AUTHORITY, ["member", "list"], 1, "the members of a fleet are in a database: set [store] url"),
+        (AUTHORITY, ["member", "add"], 2, "pam-totp member add needs a name"),
+        (AUTHORITY, ["member", "list", "web1"], 2, "pam-totp member list takes no name"),
+        (
+            AUTHORITY,
+            ["member", "revoke", "web1", "--allow", "all"],
+            2,
+            "--allow is no option of 'pam-totp member revoke'",
+        ),
+        (AUTHORITY, ["member", "add", "Web1", "--group", "web"], 2, "the name must be a host name in lower case"),
+        (AUTHORITY, ["member", "add", "web1"], 2, "pam-totp member add needs --group GROUP"),
+        (AUTHORITY, ["member", "add", "web1", "--group", "a b"], 2, "'a b': the name of a group must be"),
+        (AUTHORITY, ["member", "groups", "--put", "alice"], 2, "pam-totp member groups needs a name"),
+    ],
+)
+def test_a_wrong_use_is_named_with_its_remedy(  # noqa: PLR0917 - parametrized
+    place: Place, capsys: pytest.CaptureFixture[str], text: str, words: list[str], status: int, said: str
+) -> None:
+    place.write(text)
+    assert main([*words, "--config", str(place.config)]) == status
+    out, err = capsys.readouterr()
+    assert said in err
+    assert (err.count("\n"), out) == (1, "")
+
+
+def test_serve_without_certificates_names_the_remedy(place: Place) -> None:
+    place.write(f"{place.text}[store]\nurl = 'postgresql:///otp?host=/missing'\n")
+    done = place.run("authority", "serve")
+    missing = f"{place.files['certificate']}: no such file or directory"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: {missing} (run 'pam-totp authority init')\n")
+
+
+def test_serve_names_an_address_that_is_in_use(fleet: Fleet, place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        text = fleet.authorities[0].config.read_text()
+        place.write(text.replace(f"listen = '127.0.0.1:{fleet.authorities[0].port}'", f"listen = '127.0.0.1:{port}'"))
+        done = place.run("authority", "serve")
+    assert done.returncode == 3
+    assert f"127.0.0.1:{port}" in done.stderr.replace("', ", ":").replace("('", "")
+    assert "address already in use" in done.stderr
+
+
+def test_add_prints_the_join_line_alone_on_standard_output(fleet: Fleet) -> None:
+    name, group = f"host{secrets.token_hex(4)}", f"g{secrets.token_hex(4)}"
+    done = fleet.command("member", "add", name, "--group", group)
+    assert done.stdout.count("\n") == 1
+    assert wire.JoinLine.from_text(done.stdout).pin == fleet.pin
+    assert f"pam-totp: on {name}, run 'pam-totp join' within an hour" in done.stderr
+    assert (
+        f"members of {group} may ask for no user yet (run 'pam-totp member groups {group} --allow all')" in done.stderr
+    )
+    content = json.loads(fleet.command("member", "add", name, "--group", "web", "--service", "sshd", "--json").stdout)
+    assert (content["member"], content["seconds"], content["joined_before"]) == (name, 3600, False)
+    (member,) = (member for member in fleet.members.all() if member.name == name)
+    assert (member.groups, member.services) == (("web",), ("sshd",))
+
+
+def test_members_are_listed_with_their_state(fleet: Fleet) -> None:
+    added, revoked = f"host{secrets.token_hex(4)}", fleet.member()
+    fleet.command("member", "add", added, "--group", "web", "--service", "sudo")
+    assert fleet.command("member", "revoke", revoked.name, "--yes").stdout == (
+        f"{revoked.name}: revoked; all authorities refuse it from now on\n"
+    )
+    rows = {row.split()[0]: row.split()[1:4] for row in fleet.command("member", "list").stdout.splitlines()}
+    assert rows["MEMBER"] == ["GROUPS", "SERVICES", "STATE"]
+    assert rows[added] == ["web", "sudo", "added"]
+    assert rows[revoked.name] == ["web", "all", "revoked"]
+    listed = {member["name"]: member for member in json.loads(fleet.command("member", "list", "--json").stdout)}
+    assert listed[revoked.name]["fingerprint"] == revoked.fingerprint.hex()
+    assert listed[added]["joined"] is None
+    done = fleet.command("member", "revoke", "unknown", "--yes", status=1)
+    assert done.stderr == "pam-totp: unknown: no such member (see 'pam-totp member list')\n"
+
+
+def test_groups_are_changed_and_shown(fleet: Fleet) -> None:
+    members, users = f"m{secrets.token_hex(4)}", f"u{secrets.token_hex(4)}"
+    fleet.command("member", "groups", members, "--allow", users, "--allow", "all")
+    fleet.command("member", "groups", members, "--deny", "all")
+    fleet.command("member", "groups", users, "--put", "alice", "--put", "bob", "--take", "bob")
+    rows = [row.split() for row in fleet.command("member", "groups").stdout.splitlines()]
+    assert [members, users, "-"] in rows
+    assert [users, "-", "alice"] in rows
+    content = json.loads(fleet.command("member", "groups", members, "--json").stdout)
+    assert content == [{"group": members, "may": [users], "users": []}]
