@@ -74,7 +74,7 @@ def test_new_codes_replace_unused_codes_after_a_question(host: Host, monkeypatch
 
 
 def test_codes_are_printed_on_a_terminal_or_to_a_named_place(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CommandError, match="standard output must be a terminal"):
+    with pytest.raises(CommandError, match="only on a terminal"):
         host.run(ME, output=None)
     assert list(host.store.users()) == []
     host.run(ME, output="-", json=True, count=1)
