@@ -19,7 +19,7 @@ from pam_totp.cli.command_line import (
     log_sink,
     site_file,
 )
-from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location
+from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location, refuse_on_member
 from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.core.settings import Site, is_database, settings
 from pam_totp.pam.login_session import read_site
@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open_store(args: argparse.Namespace, site: Site) -> Store:
+    refuse_on_member(args, site)
     where = location(args, site)
     if is_database(where):
         load_postgres()

@@ -71,8 +71,8 @@ def open_store(
         args.audit.store = OWN_FILE
         return home_store(OWN_FILE, caller_name())
     folder = location(args, site := read_site())
-    if site.member is not None and args.store == DEFAULT_STORE and not break_glass:
-        raise CommandError(ON_MEMBER, OUT_OF_REACH)
+    if not break_glass:
+        refuse_on_member(args, site)
     args.audit.store = folder
     if is_database(folder):
         load_postgres()
@@ -111,6 +111,12 @@ def location(args: argparse.Namespace, site: Site) -> str:
     if args.store == DEFAULT_STORE and site.database is not None:
         return site.database.url
     return absolute(args.store)
+
+
+def refuse_on_member(args: argparse.Namespace, site: Site) -> None:
+    """Raise CommandError if this host is a member and --store is missing: its default store has no tokens."""
+    if site.member is not None and args.store == DEFAULT_STORE:
+        raise CommandError(ON_MEMBER, OUT_OF_REACH)
 
 
 def database_settings(url: str, site: Site) -> DatabaseSettings:

@@ -123,3 +123,8 @@ def test_other_commands_name_the_authority(
     monkeypatch.setattr("pam_totp.cli.store_access.read_site", lambda: read_site(str(host.config)))
     assert main(words) == 3
     assert "this host is a member: its users are enrolled at an authority" in capsys.readouterr().err
+
+
+def test_a_portal_with_a_store_names_the_authority(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["portal", "--config", str(host.config)]) == 3
+    assert "this host is a member: its users are enrolled at an authority" in capsys.readouterr().err
