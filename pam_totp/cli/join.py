@@ -7,7 +7,7 @@ import os
 import random
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from pam_totp.cli.command_line import (
@@ -22,7 +22,7 @@ from pam_totp.cli.command_line import (
 from pam_totp.cli.printing import format_time, print_json
 from pam_totp.cli.prompts import ask
 from pam_totp.cli.store_access import create_store
-from pam_totp.core.settings import CREDENTIALS, DEFAULT_STORE, SITE_FILE, SettingsError, Site
+from pam_totp.core.settings import CREDENTIALS, DEFAULT_STORE, SITE_FILE, MemberSettings, SettingsError, Site
 from pam_totp.pam.login_session import MAX_SITE_FILE, read_site
 from pam_totp.pam.privileges import act_as_owner_of, acting_as_root
 from pam_totp.system import service_network
@@ -85,9 +85,9 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
     from pam_totp.member.joining import JoinRefused, join, verify
     from pam_totp.member.wire import JoinLine, WireError
 
-    folder = _folder(args, site)
+    paths = _paths(args, site)
     text = _read(file)
-    _new_text(text, ["localhost:1"], folder, file)  # raise its errors before the token is used up
+    _new_text(text, ["localhost:1"], paths, file)  # raise its errors before the token is used up
     _require_rights(file)
     try:
         line = JoinLine.from_text(ask(PROMPT))
@@ -101,31 +101,35 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
         raise CommandError(str(e), REFUSED) from None
     authorities = list(membership.joined.authorities)
     random.shuffle(authorities)  # a member asks them in this order, so each one gets its part of the members
-    new = _new_text(text, authorities, folder, file)
+    new = _new_text(text, authorities, paths, file)
+    is_whole_host = os.geteuid() == 0 and args.config is None  # not a test of another site file
     with signals_held():
-        ends = _install(membership.key, membership.joined.certificate, membership.ca, folder)
+        ends = _install(membership.key, membership.joined.certificate, membership.ca, paths)
         with acting_as_root():
-            needs_network = os.geteuid() == 0 and args.config is None and service_network.permit()
+            permitted = is_whole_host and service_network.permit()
             _write(file, new)
         args.audit.changed("member-join", member=health.member, authorities=",".join(authorities))
     with acting_as_root():
-        restarted = needs_network and service_network.restart()
+        restarted = is_whole_host and service_network.restart()
     if args.json:
-        facts = {"member": health.member, "authorities": authorities, "credentials": folder, "ends": ends}
+        facts = {"member": health.member, "authorities": authorities, "key": paths["key"], "ends": ends}
         print_json(facts | {"config": file, "restarted": restarted})
         return DONE
     print(f"joined as {health.member}: {', '.join(authorities)} decide on the codes of this host")
-    print(f"certificate: {folder}, valid until {format_time(ends)}; the service renews it")
-    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if needs_network else ""))
+    print(f"certificate: {paths['certificate']}, valid until {format_time(ends)}; the service renews it")
+    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if permitted else ""))
+    if not restarted:
+        print("restart the service, if it runs")
     print("next: 'pam-totp enable sshd', unless a service asks for codes already (see 'pam-totp doctor')")
     return DONE
 
 
-def _folder(args: argparse.Namespace, site: Site) -> str:
-    """Return the folder of the credentials. The files of a member that joins again keep their place."""
-    if args.credentials is not None:
-        return os.path.abspath(str(args.credentials))
-    return CREDENTIALS if site.member is None else os.path.dirname(site.member.key)
+def _paths(args: argparse.Namespace, site: Site) -> dict[str, str]:
+    """Return the paths of the credentials, by setting. The files of a member that joins again keep their place."""
+    if args.credentials is None and site.member is not None:
+        return {name: str(getattr(site.member, name)) for name in FILES}
+    folder = CREDENTIALS if args.credentials is None else os.path.abspath(str(args.credentials))
+    return {name: os.path.join(folder, file) for name, file in FILES.items()}
 
 
 def _require_rights(file: str) -> None:
@@ -135,22 +139,22 @@ def _require_rights(file: str) -> None:
         raise CommandError(f"{place}: permission denied (run the command as root)", OUT_OF_REACH)
 
 
-def _new_text(text: str, authorities: Sequence[str], folder: str, file: str) -> str:
+def _new_text(text: str, authorities: Sequence[str], paths: Mapping[str, str], file: str) -> str:
     """Return the new text of the site file. Raise CommandError if it would not be valid."""
     values: dict[str, Value] = {"authorities": list(authorities)}
-    if folder != CREDENTIALS:
-        values |= {name: os.path.join(folder, path) for name, path in FILES.items()}
+    values |= {name: path for name, path in paths.items() if path != getattr(MemberSettings, name)}
     try:
         return with_member(text, values)
     except SettingsError as e:
         raise CommandError(f"{file}: {e}") from None
 
 
-def _install(key: str, certificate: str, ca: str, folder: str) -> int:
+def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> int:
     """Write the credentials, as the account that owns the folder. Return the end of the certificate."""
     from pam_totp.member.credentials import Credentials
     from pam_totp.member.joining import validity
 
+    folder = os.path.dirname(paths["key"])
     if folder == CREDENTIALS and not os.path.exists(DEFAULT_STORE):
         create_store(DEFAULT_STORE)
     parent = os.path.dirname(folder)
@@ -158,7 +162,6 @@ def _install(key: str, certificate: str, ca: str, folder: str) -> int:
     if not os.path.isdir(folder):
         os.mkdir(folder, 0o700)
     os.chmod(folder, 0o700)
-    paths = {name: os.path.join(folder, path) for name, path in FILES.items()}
     credentials = Credentials(**paths)
     with credentials.replacing():
         credentials.replace(key, certificate, ca)

@@ -124,7 +124,7 @@ def test_the_certificate_of_the_new_member_is_shown_to_the_authority(joining: Jo
 def test_json_names_the_member_and_no_secret(joining: Joining) -> None:
     status, out, _ = joining.run(None, "--json")
     shown = json.loads(out)
-    assert (status, shown["member"], shown["credentials"]) == (0, "web1", str(joining.folder))
+    assert (status, shown["member"], shown["key"]) == (0, "web1", str(joining.folder / "key.pem"))
     assert sorted(shown["authorities"]) == sorted(joining.authorities)
     assert shown["ends"] == validity(str(joining.folder / "certificate.pem")).end
 
@@ -230,6 +230,20 @@ def test_a_member_can_join_again(joining: Joining) -> None:
     assert (joining.settings.authorities, joining.settings.patience) == ((joining.server.address,), 2.5)
     assert parse_site(joining.config.read_text()).clients == {"www-data": "web"}
     assert sorted(os.listdir(joining.folder)) == ["ca.pem", "certificate.pem", "key.pem"]
+
+
+def test_a_member_that_joins_again_keeps_the_places_of_its_files(joining: Joining) -> None:
+    joining.run()
+    moved = joining.members.folder / "moved.pem"
+    (joining.folder / "certificate.pem").rename(moved)
+    text = joining.config.read_text().replace(str(joining.folder / "certificate.pem"), str(moved))
+    joining.config.write_text(text)
+    before = moved.read_text()
+    joining.monkeypatch.setattr("sys.stdin", io.StringIO(joining.line()))
+    assert main(["join", "--config", str(joining.config)]) == 0
+    assert moved.read_text() != before
+    assert joining.settings.certificate == str(moved)
+    assert not (joining.folder / "certificate.pem").exists()
 
 
 @pytest.mark.parametrize("path", ["/v1/ca", "/v1/join", "/v1/health"])
