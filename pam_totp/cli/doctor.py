@@ -59,5 +59,6 @@ def run(args: argparse.Namespace) -> int:
         what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"
         print(f"{count(len(findings), 'finding') if findings else 'no findings'}; {what}")
     if failed:
-        raise CommandError("; ".join(failed), OUT_OF_REACH)
+        hint = "" if os.geteuid() == 0 else " (run the command as root)"
+        raise CommandError("; ".join(failed) + hint, OUT_OF_REACH)
     return REFUSED if errors(findings) else DONE

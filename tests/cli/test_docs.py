@@ -131,3 +131,12 @@ def test_the_documented_commands_print_the_documented_output(site: Site, tmp_pat
         child.close()
         assert child.exitstatus == 0, command
     assert run >= 9
+
+
+def test_the_documented_packages_of_make_deb_are_those_of_the_makefile() -> None:
+    needed = re.search(r"^NEED_DEB = (.*)$", (TREE / "Makefile").read_text(), re.MULTILINE)
+    page = (TREE / "docs/installing.md").read_text()
+    documented = re.search(r"^sudo apt-get install make (build-essential .*)$", page, re.MULTILINE)
+    assert needed is not None
+    assert documented is not None
+    assert {*documented[1].split(), "python3"} == set(needed[1].split()), "debhelper needs python3 itself"

@@ -16,9 +16,12 @@ from typing import IO
 import pexpect
 import pytest
 
-from pam_totp.cli import COMMANDS, parser
+from pam_totp.cli import COMMANDS, main, parser
 from pam_totp.core.secretfile import serialize
-from tests.support.site import ME, PATIENCE, PIPE, TREE, Site, codes, fob, until
+from pam_totp.system import upkeep
+from pam_totp.system.doctor import checks
+from pam_totp.system.doctor.context import Context
+from tests.support.site import ME, PATIENCE, PIPE, TREE, UNPRIVILEGED_UID, Site, codes, fob, until
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -307,3 +310,16 @@ def test_a_new_store_has_mode_0700_under_every_umask(site: Site) -> None:
         os.umask(before)
     assert (done.returncode, done.stderr) == (0, "")
     assert (site.store.stat().st_mode & 0o7777, len(site.record().tokens)) == (0o700, 1)
+
+
+@pytest.mark.parametrize(("uid", "hint"), [(UNPRIVILEGED_UID, " (run the command as root)"), (0, "")])
+def test_a_repair_without_root_says_that_it_needs_root(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uid: int, hint: str
+) -> None:
+    error = "/var/lib/pam_totp: Permission denied"
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(upkeep, "repair", lambda folder: ([], [error]))
+    monkeypatch.setattr(Context, "stores", lambda self: ["/"])
+    monkeypatch.setattr(checks, "examine", lambda context: [])
+    assert main(["doctor", "--repair"]) == 3
+    assert capsys.readouterr().err.endswith(f"pam-totp: /: not repaired: {error}{hint}\n")

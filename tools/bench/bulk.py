@@ -7,14 +7,18 @@ The peak of this process is too large.
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pam_totp.store.file import FileStore
 from tests.support.site import MODULE, TREE
 
 LAUNCHER = """
@@ -29,6 +33,8 @@ print(json.dumps([*took, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(statu
 """
 SERVICE = "bulk"
 LIMIT = 20.0  # seconds
+LOOKUP_LIMIT = 0.05  # seconds
+LOOKUPS = 1000
 
 
 class Says(Protocol):
@@ -75,6 +81,31 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
         ratio, busy = many.seconds / few.seconds, many.processor / few.processor
         figure = f"{ratio:.1f} × the time ({busy:.1f} × CPU), {each:.0f} bytes per user"
         report.say(f"{name}: ten times the users", figure, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
+    lookups(report, {size: _numbered(size, folder) for size in sizes})
+
+
+def lookups(report: Says, stores: Mapping[int, Path]) -> None:
+    """Measure the look-up of serial numbers that some user has and that no user has. `stores` has a store by its users.
+
+    `enroll`, `import` and `list --serial` look up serial numbers in this way, within their own process.
+    """
+    for what, prefix in (("a serial number", "SN"), ("an unknown serial number", "XX")):
+        medians = []
+        for users, folder in stores.items():
+            store, seconds, began = FileStore(str(folder)), [], time.process_time()
+            for number in random.Random(0).choices(range(users), k=LOOKUPS):
+                begun = time.perf_counter()
+                owner = store.owner_of_serial(f"{prefix}{number}")
+                seconds.append(time.perf_counter() - begun)
+                assert owner == (f"user{number}" if prefix == "SN" else None)
+            processor = (time.process_time() - began) / LOOKUPS
+            medians.append(statistics.median(seconds))
+            figure = f"{1e6 * medians[-1]:.0f} µs, at most {1e6 * max(seconds):.0f} µs ({1e6 * processor:.0f} µs CPU)"
+            target = f"under {1000 * LOOKUP_LIMIT:.0f} ms"
+            more = {"seconds": medians[-1], "longest": max(seconds), "processor": processor}
+            report.say(f"look-up of {what} of {users:,}", figure, target, **more)
+        ratio = medians[-1] / medians[0]
+        report.say(f"look-up of {what}: ten times the users", f"{ratio:.1f} × the time", ratio=ratio)
 
 
 def _commands(store: Path, users: int, folder: Path) -> Iterator[tuple[str, Sequence[str | Path]]]:
@@ -94,3 +125,18 @@ def _commands(store: Path, users: int, folder: Path) -> Iterator[tuple[str, Sequ
         empty = folder / f"{users}{name.replace(' ', '')}"
         empty.mkdir(mode=0o700)
         yield name, ["import", "users-oath", file, "--store", empty, *more]
+    table, numbered = folder / f"{users}.csv", _numbered(users, folder)
+    with open(table, "w", encoding="ascii") as lines:
+        lines.write("serial,user,key,type\n")
+        lines.writelines(f"SN{i},user{i},{i + 1:040x},hotp\n" for i in range(users))
+    numbered.mkdir(mode=0o700)
+    yield "import with serial numbers", ["import", "csv", table, "--yes", "--store", numbered]
+    yield "list --serial", ["list", "--serial", f"sn-{users // 2}", "--store", numbered]
+    yield "list --serial of no user", ["list", "--serial", "XX", "--store", numbered]
+    Path(f"/etc/pam.d/{SERVICE}").write_text(f"auth required {MODULE} store={numbered} socket=none\n")
+    yield "doctor with serial numbers", ["doctor", SERVICE]
+
+
+def _numbered(users: int, folder: Path) -> Path:
+    """Return the folder of a store whose tokens all have serial numbers."""
+    return folder / f"{users}numbered"
