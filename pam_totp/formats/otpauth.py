@@ -1,4 +1,4 @@
-"""otpauth URIs, which phone apps read from a QR code; a file has one URI a line, or URIs with commas between them.
+"""otpauth URIs, which phone apps read from a QR code; a file has one URI per line, or URIs with commas between them.
 
 The page "Key Uri Format" in google-authenticator's wiki defines the format: a type, a label (issuer:account), and the
 parameters secret, issuer, algorithm, digits, and counter or period.
