@@ -302,7 +302,7 @@ def _validate_sshd() -> None:
         _print_findings(errors)
         raise _unchanged("sshd", "its configuration lets logins bypass the new stack")
     if not sshd.reload():
-        print("sshd was not reloaded: no running sshd was found (reload it by 'kill -HUP PID')")
+        print("sshd must be reloaded by hand: no running sshd was found (run 'kill -HUP PID')")
 
 
 def _keep(service: str) -> int:

@@ -2,8 +2,8 @@
 
 Rules:
 - A command reads a named file before it drops its privileges. A file above its size limit is an error.
-- A child process reads the file in a home folder, with the user ids of the folder's owner, because root may have no
-  permission there (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
+- A child process with the user ids of the folder's owner reads the file in a home folder, because root may lack
+  permission (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
 - Access to a folder or a file may block, and the child process may survive SIGKILL. The command waits a limited time.
 - Every home folder that cannot be searched has a result with the reason. A home folder without the file has no result.
 - Accounts are looked up by name and by uid, because a name service may not list them.

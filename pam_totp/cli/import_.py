@@ -79,7 +79,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--home-file", metavar="NAME", help=f"with --homes: path of the file in each home folder ({HOME_FILE})"
     )
-    parser.add_argument("--strict", action="store_true", help="import nothing if a user has no account on this host")
+    parser.add_argument("--strict", action="store_true", help="import only if every user has an account on this host")
     secret = parser.add_mutually_exclusive_group()
     secret.add_argument("--key-file", metavar="FILE", help="pskc: file with the key, in hexadecimal")
     secret.add_argument("--password-file", metavar="FILE", help=f"{encrypted(FORMATS)}: file with the password")
@@ -276,7 +276,7 @@ def _selection(
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return the file's record without its tokens, under the user name on this host, or None if there is no record."""
+    """Return the file's record, with the user name on this host and no tokens, or None for a file of tokens only."""
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

@@ -91,7 +91,7 @@ def _knows_colour(term: str) -> bool:
 
 
 def size() -> Size | None:
-    """Return the size of the terminal on standard output. Return None without a terminal, or without its size."""
+    """Return the size of the terminal on standard output, or None if the size is unknown."""
     try:
         found = Size(*os.get_terminal_size(sys.stdout.fileno()))
     except (OSError, ValueError):

@@ -3,8 +3,8 @@
 Without a heading, the columns are those of privacyIDEA and LinOTP: serial, key, type, digits, counter or period,
 algorithm. Only the first two are required. privacyIDEA's token janitor writes the user in an additional first column.
 
-With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. Without a column for
-the type, the tokens are totp if there is a column for the period and none for the counter. Otherwise, they are hotp.
+With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. If the heading lacks
+a type, the tokens are totp if the heading has a period and lacks a counter. Otherwise, the tokens are hotp.
 
 The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). A row
 with an empty value in this column has no token.

@@ -2,7 +2,7 @@
 
 Rules:
 - `parse` reads a whole file or raises FormatError. A line of an unknown form is an error.
-- A format with one token a line parses its lines again at each iteration, so that memory holds one token at a time.
+- A format with one token per line parses its lines again at each iteration, so that memory holds one token at a time.
 - `write` never drops a property silently: `lost_fields` names the properties that a format loses, and `unwritable`
   gives the reason why a format cannot represent a token.
 - `sniff` is strict: a file that fits no format, or two, is imported only if the user names the format. The command
@@ -60,7 +60,7 @@ class TokensByLine(Iterable[ImportedToken]):
 def parsed_by_line(
     data: bytes, parse: Callable[[bytes], Iterator[ImportedToken]], understood: tuple[str, ...] = ()
 ) -> ParsedFile:
-    """Return the tokens of a file with at most one token a line. `parse` gets the data in UTF-8."""
+    """Return the tokens of a file with at most one token per line. `parse` gets the data in UTF-8."""
     text = as_utf8(data)
     ends = text.count(b"\n") or text.count(b"\r")
     return ParsedFile(TokensByLine(text, parse), ends + 1, understood=understood)

@@ -46,7 +46,7 @@ class Migration(Format):
         return read_picture(data) if is_picture(data) else as_utf8(data)
 
     def parse(self, data: bytes, options: ParseOptions) -> ParsedFile:
-        """Return the tokens of all parts: one URI a line, in any order. Each part must occur exactly once."""
+        """Return the tokens of all parts: one URI per line, in any order. Each part must occur exactly once."""
         tokens: list[ImportedToken] = []
         lines: dict[int, int] = {}  # by part
         export: tuple[int, int] | None = None  # (number of parts, number of the export)

@@ -1,7 +1,7 @@
-"""otpauth URIs, which phone apps read from a QR code; a file has one URI a line, or URIs with commas between them.
+"""otpauth URIs, which phone apps read from a QR code; a file has one URI per line, or URIs with commas between them.
 
-The page "Key Uri Format" in google-authenticator's wiki defines the format: a type, a label (issuer:account), and the
-parameters secret, issuer, algorithm, digits, and counter or period.
+The page "Key Uri Format" in google-authenticator's wiki defines the format. A URI has a type, a label (issuer:account),
+and the parameters secret, issuer, algorithm, digits, and counter or period.
 
 Rules:
 - URIs are read as apps write them. The case of the scheme, the type and the names is ignored. A label may have

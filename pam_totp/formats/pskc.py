@@ -47,7 +47,7 @@ _ENCRYPTIONS = ("EncryptionKey", "EncryptionMethod")
 _CHECKED_ELEMENTS = _BINARY | _LIMITS.keys() | {"Data", "EncryptedValue", *_CONTAINERS, *_KEYS, *_ENCRYPTIONS}
 _DECIMAL = re.compile(r"-?[0-9]{1,20}")
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_MODULES = (  # python-pskc imports these only when it uses them
+_MODULES = (  # python-pskc imports these modules on their first use
     "pskc.algorithms",
     "pskc.exceptions",
     "pskc.parser",

@@ -1,4 +1,4 @@
-"""Plain backups of the app 2FAS. Files of early versions have no type and no algorithm: totp and SHA1."""
+"""Plain backups of the app 2FAS. Files of early versions lack the type (totp) and the algorithm (SHA1)."""
 
 from __future__ import annotations
 

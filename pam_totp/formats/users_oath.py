@@ -32,7 +32,7 @@ _LATE_STEPS = 1  # steps: the delay of a code that the user of a token without d
 
 
 class UsersOath(Format):
-    """A file with the tokens of many users, one a line."""
+    """A file with the tokens of many users, one token per line."""
 
     name = "users-oath"
     user_selects_tokens = True

@@ -81,7 +81,7 @@ def bypasses(in_force: Settings) -> Iterator[str]:
     if not _methods(in_force):
         ways = [name.removesuffix("authentication") for name in _OTHER_METHODS if in_force.get(name) == "yes"]
         if ways:
-            yield f"AuthenticationMethods is any, so {' or '.join(ways)} is enough"
+            yield f"AuthenticationMethods is any, so {' or '.join(ways)} is sufficient"
         return
     for method in _methods(in_force):
         if not set(method.split(",")) & set(_PAM_METHODS):

@@ -18,7 +18,7 @@ _RELEASE = re.compile(r'^__path__ = \["(/[^"]+)"\]$', re.MULTILINE)
 
 
 def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
-    """Return the reason why the relay, run by root, does not trust an absolute path, or None if it trusts the path."""
+    """Return the reason why a relay that root runs distrusts an absolute path, or None."""
     return _distrust(path, owners, 0)
 
 

@@ -128,7 +128,7 @@ def test_package_code_that_others_can_write_is_an_error(machine: Fresh, command:
 def test_an_sshd_that_bypasses_pam_is_an_error(machine: Fresh) -> None:
     with_line(machine, "sshd")
     found = [f.what for f in examine(machine) if f.code == Code.SSHD_BYPASSES_PAM]
-    assert any("AuthenticationMethods is any, so pubkey is enough" in what for what in found)
+    assert any("AuthenticationMethods is any, so pubkey is sufficient" in what for what in found)
     assert any("KbdInteractiveAuthentication is no" in what for what in found)
 
 

@@ -25,7 +25,7 @@ BY_PAM = "publickey,keyboard-interactive:pam"
     [
         ({"authenticationmethods": BY_PAM}, []),
         ({"authenticationmethods": f"{BY_PAM} password"}, []),
-        ({}, ["AuthenticationMethods is any, so pubkey is enough"]),
+        ({}, ["AuthenticationMethods is any, so pubkey is sufficient"]),
         ({"authenticationmethods": "any", "pubkeyauthentication": "no"}, []),
         ({"authenticationmethods": f"{BY_PAM} publickey"}, ["AuthenticationMethods allows publickey"]),
         ({"authenticationmethods": BY_PAM, "usepam": "no"}, ["UsePAM is no"]),

@@ -102,7 +102,7 @@ def _other_owner(service: str, asked: Sequence[str]) -> Iterator[Finding]:
 
 
 def _without_token(context: Context, service: str, line: Settings, logins: _Logins) -> Iterator[Finding]:
-    """Report the users without a token: with `nullok` they need no code, otherwise they are locked out."""
+    """Report the users who lack a token: `nullok` lets them in, otherwise they are locked out."""
     owners = {name: logins.owner_of(name) for name in logins.people}
     homes = None if line.secret is None else find_home_enrolled(line.secret, sorted(set(owners.values())))
     enrolled = _in_store(context, line) if homes is None else homes.users | homes.problems.keys()

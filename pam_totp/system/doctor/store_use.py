@@ -68,7 +68,7 @@ def _owner(use: Use, folder: str, status: os.stat_result, *, has_service: bool) 
 
 
 def _attempts(use: Use, folder: str) -> None:
-    """Report the folders that the owner of the store cannot enter, and the files that the owner cannot write."""
+    """Report the folders and files to which the owner of the store lacks access."""
     obstacles = find_obstacles(folder)
     ancestor, fixed = obstacles.closed, obstacles.immutable
     if ancestor is not None:

@@ -2,8 +2,8 @@
 
 Rules:
 - At every moment the file has its complete old content or its complete new content.
-- The old file is kept under another name in the same folder. The roll-back of an unedited file is one rename or
-  unlink, and needs no free space.
+- A hard link in the same folder preserves the old file. The roll-back of an unedited file is one rename or unlink, and
+  needs no free space.
 - An edit by a user or another program is never overwritten.
 """
 
@@ -54,7 +54,7 @@ class Change:
 
     @property
     def backup(self) -> str:
-        """The path at which the old file is kept until it is restored."""
+        """The path of the old file until it is restored."""
         return _beside(self.path, "before-pam_totp")
 
     @property
@@ -187,7 +187,7 @@ def _write(path: str, text: str, like: str | None) -> None:
         for part in _parts(data):
             os.write(file, part)
         if os.pread(file, len(data) + 1, 0) != data:
-            raise ChangeError(f"{path}: the data just written cannot be read back (check that the disk is not full)")
+            raise ChangeError(f"{path}: the data just written cannot be read back (check the free space on the disk)")
         if like is None:
             os.fchmod(file, 0o644)
         else:

@@ -38,7 +38,7 @@ _NULL = subprocess.DEVNULL
 
 
 class TrialError(Exception):
-    """The trial does not exist, or cannot be started or ended. The message gives the reason."""
+    """The trial is missing, or failed to start or to end. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def bypasses(stack: Sequence[Handler], totp: Sequence[int], known: Known | None 
 
 
 def is_exempt(stack: Sequence[Handler], totp: Sequence[int], known: Known) -> bool:
-    """Return True if a code is never needed: every world in which a login can succeed has a way without a code."""
+    """Return True if every world in which a login can succeed has a way without a code."""
     viable = [world for world in worlds(stack, known) if is_viable(stack, world)]
     return bool(viable) and all(find_without(stack, totp, results_in(stack, w)) is not None for w in viable)
 
