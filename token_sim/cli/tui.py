@@ -73,7 +73,7 @@ class FaultMenu(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         marks = {name: "●" if name in self._present else " " for name in DESCRIPTIONS}
         options = (Option(_hanging(f"{marks[name]} {name}", what), str(name)) for name, what in DESCRIPTIONS.items())
-        menu = OptionList(*options, id="faults", markup=False)
+        menu = OptionList(*options, id="faults")  # textual 1.0 has no argument `markup`
         menu.border_title = "faults (● present)"
         menu.border_subtitle = "Enter: inject or clear · Esc: back"
         yield menu

@@ -86,7 +86,7 @@ class TokenFile:
         return json.dumps(doc, indent=1) + "\n"
 
     def save(self) -> None:
-        """Write the token file durably. Raise FileNotFoundError if it was removed: `rm` also removes the seed for good."""
+        """Write the token file durably. Raise FileNotFoundError if it was removed, because `rm` removes the seed."""
         write_durably(self.path, self.text().encode(), is_new=False)
 
     def close(self) -> None:
