@@ -22,6 +22,10 @@ CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # the answer of a TCP port to a second client
 POLL_S = 0.05  # the maximum wait of one read from the port
 RETRY_S = 0.02  # the pause before a press is repeated, after the token answered BUSY
+NETWORK_URL = re.compile(
+    r"(?:socket|rfc2217)://(?P<host>\[[^]]*\]|[^:/?]*)(?::(?P<port>[^/?]*))?(?:[/?].*)?", re.IGNORECASE
+)
+MAX_PORT = 65_535
 LONGEST_LINE = 4096  # bytes: the client drops the beginning of a longer line
 
 
@@ -183,6 +187,15 @@ class Client:
         return PortError(f"{self.url} disappeared: unplugged, or the simulator ended ({_reason(error)})")
 
 
+def check_url(url: str) -> str:
+    """Return `url`. Raise ValueError if it is a network URL without a valid port number."""
+    if network := NETWORK_URL.fullmatch(url):
+        text = network["port"] or ""
+        if not (network["host"] and text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PORT):
+            raise ValueError(f"{url} must have a host and a port of 1 to {MAX_PORT}, as in socket://127.0.0.1:4000")
+    return url
+
+
 class _Limit:
     """A time limit in seconds. `spend` counts reads without data, because a token:// port waits in virtual time."""
 
@@ -199,6 +212,10 @@ class _Limit:
 
 
 def _open(url: str) -> Any:
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise PortError(f"{url} cannot be opened: {str(error).removeprefix(url).strip()}") from None
     try:
         import serial  # pyserial is optional, and slow to load
     except ImportError:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,8 +17,10 @@ import pexpect
 import pytest
 
 from pam_totp.core.oath import totp
+from tests.support.site import TREE
 from tests.token_sim.tokens import COMMAND, SEED, new_token, running, token_sim, wait_until
-from token_sim.cli import _parser
+from token_sim.cli import _parser, main, terminal
+from token_sim.device.faults import DESCRIPTIONS
 
 
 def names(folder: Path) -> list[str]:
@@ -117,6 +121,39 @@ def test_a_signal_ends_the_terminal_interface_too(tmp_path: Path) -> None:
     assert names(tmp_path) == ["fob"]
 
 
+FAILING = """\
+import sys
+from token_sim.cli import main, tui
+def tick(self):
+    raise RuntimeError("tick")
+tui.TokenApp.tick = tick
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_crash_of_the_terminal_interface_ends_with_a_status(tmp_path: Path) -> None:
+    words = ["-c", FAILING, "run", str(new_token(tmp_path / "fob")), "--tui"]
+    with pexpect.spawn(sys.executable, words, dimensions=(24, 80), timeout=30) as process:
+        process.expect("RuntimeError: tick")
+        process.expect_exact("token-sim: the interface has failed (the error is above)\r\n")
+        process.expect(pexpect.EOF)
+        process.wait()
+        assert process.exitstatus == 1
+    assert names(tmp_path) == ["fob"]
+
+
+def test_the_interface_ends_when_its_terminal_disappears(tmp_path: Path) -> None:
+    words = ["-m", "token_sim", "run", str(new_token(tmp_path / "fob")), "--tui", "--speed", "60"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = pexpect.spawn(sys.executable, words, dimensions=(24, 80), timeout=30, env=env, ignore_sighup=True)
+    process.expect_exact("--------")
+    process.expect("asleep; on")
+    os.close(process.child_fd)  # the terminal is gone, and nohup's setting hides the signal
+    assert os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1]) == 128 + signal.SIGHUP
+    process.closed = True
+    assert names(tmp_path) == ["fob"]
+
+
 def test_owner_commands_work_on_a_token_that_is_not_running(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     before = json.loads(token_sim("oracle", path, "--json").stdout)
@@ -157,12 +194,151 @@ def test_a_snapshot_overwrites_no_file(tmp_path: Path) -> None:
 def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port", "--speed", "20"):
-        assert token_sim("fault", path, "power-after-write").stdout == "armed: power-after-write\n"
+        assert token_sim("fault", path, "power-after-write").stdout == "faults: power-after-write\n"
         assert "* power-after-write" in token_sim("fault", path).stdout
-        assert token_sim("fault", path, "power-after-write", "--clear").stdout == "armed: none\n"
+        assert token_sim("fault", path, "power-after-write", "--clear").stdout == "faults: none\n"
         assert token_sim("fault", path, "power-after-write").returncode == 0
         assert token_sim("press", "--port", tmp_path / "port", "--timeout", "1").returncode == 3
         assert token_sim("press", "--port", tmp_path / "port").stdout == "287082\n"
+
+
+def on_stopped(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run `fault` for a token that does not run, in this process. Return its output."""
+    main(["fault", str(path), *words])
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["weak-battery", "dead-battery", "counter-limit", "bit-rot", "tamper"])
+def test_the_list_marks_a_permanent_fault(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "fob"
+    main(["new", str(path)])
+    capsys.readouterr()
+    assert "*" not in on_stopped(path, capsys)
+    assert on_stopped(path, capsys, name) == f"faults: {name}\n"
+    assert re.findall(r"^\* ([a-z-]+) ", on_stopped(path, capsys), re.MULTILINE) == [name]
+    assert json.loads(on_stopped(path, capsys, "--json"))["faults"] == {name: None}
+
+
+def test_clear_without_a_name_clears_all_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--link", tmp_path / "port"):
+        for words in (["--times", "2", "bounce"], ["SEGMENT"], ["stuck-button"], ["dead-battery"]):
+            on_stopped(path, capsys, *words)
+        assert on_stopped(path, capsys).count("*") == 4
+        assert on_stopped(path, capsys, "--clear", "bounce") == "faults: segment, stuck-button, dead-battery\n"
+        assert on_stopped(path, capsys, "--clear") == "faults: none\n"
+        assert on_stopped(path, capsys, "--clear") == "faults: none\n"
+
+
+def test_the_list_of_faults_fits_a_terminal_and_has_hanging_indents(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fob"
+    main(["new", str(path)])
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", "60")
+    assert len(on_stopped(path, capsys).splitlines()) == len(DESCRIPTIONS)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    lines = on_stopped(path, capsys).splitlines()
+    assert max(map(len, lines)) <= 60 and len(lines) > len(DESCRIPTIONS)
+    assert {line[:23].strip() for line in lines if not line[2].isalpha()} == {""}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "FOB", "--tcp", "65536"], "argument --tcp: must be an integer, 0 to 65535"),
+        (["run", "FOB", "--tcp", "-1"], "argument --tcp: must be an integer, 0 to 65535"),
+        (["run", "FOB", "--rfc2217", "99999999999999999999"], "argument --rfc2217: must be an integer, 0 to 65535"),
+        (["run", "FOB", "--rfc2217", "4000.0"], "argument --rfc2217: must be an integer, 0 to 65535"),
+        (["press", "--port", "socket://127.0.0.1:65536"], "must have a host and a port of 1 to 65535"),
+        (["press", "--port", "socket://127.0.0.1:0"], "must have a host and a port of 1 to 65535"),
+        (["term", "--port", "rfc2217://127.0.0.1:x/"], "must have a host and a port of 1 to 65535"),
+        (["watch", "--port", "SOCKET://127.0.0.1"], "must have a host and a port of 1 to 65535"),
+        (["press", "--port", "x", "-n", "0"], "argument -n: must be an integer, 1 or more"),
+        (["press", "--port", "x", "--timeout", "nan"], "argument --timeout: must be 0 or more"),
+        (["press", "--port", "x", "--wait", "-1"], "argument --wait: must be 0 or more"),
+        (["fault", "FOB", "bounce", "--times", "0"], "argument --times: must be an integer, 1 or more"),
+        (["fault", "FOB", "torn-wrte"], "unknown fault 'torn-wrte': did you mean 'torn-write'?"),
+        (["new", "NEW", "--profile", "c20"], "unknown model 'c20': did you mean 'c200'?"),
+        (["new", "NEW", "--type", "hop"], "unknown type 'hop': did you mean 'hotp'?"),
+        (["prss"], "unknown command 'prss': did you mean 'press'?"),
+    ],
+)
+def test_wrong_usage_is_reported_before_anything_is_opened(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and message in err and err.count("\n") == 1
+
+
+def test_names_have_any_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["new", str(tmp_path / "fob"), "--profile", "eToken_Pass", "--type", "TOTP", "--algorithm", "sha-512"]
+    assert main([*words, "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["type"], made["algorithm"], len(made["seed"]), made["serial"][2:4]) == ("totp", "SHA512", 128, "EP")
+
+
+def test_a_command_gets_paths_that_are_valid_in_every_folder(tmp_path: Path) -> None:
+    new_token(tmp_path / "fob")
+    env = {**os.environ, "PYTHONPATH": str(TREE)}
+    child = ["sh", "-c", 'cd / && ls -d "$TOKEN_SIM_PORT" "$TOKEN_SIM_CONTROL"']
+    done = token_sim("run", "fob", "--link", "port", "--control", "owner", "--", *child, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/owner\n{tmp_path}/port\n")
+
+
+def test_a_run_in_a_folder_that_was_removed_ends_with_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "in use"
+    folder.mkdir()
+    path = new_token(folder / "fob")
+    with running(path, "--link", folder / "port") as run:
+        shutil.rmtree(folder)
+        assert run.stop() == 3
+        assert run.process.stderr is not None
+        assert run.process.stderr.read() == f"token-sim: {path}: no such file or directory\n"
+    assert not folder.exists()
+
+
+def test_a_token_that_was_removed_is_not_written_again(tmp_path: Path) -> None:
+    path = new_token(tmp_path / "fob")
+    with running(path, "--link", tmp_path / "port", "--speed", "20") as run:
+        path.unlink()
+        done = token_sim("press", "--port", tmp_path / "port")
+        assert (done.returncode, "shows an error: write" in done.stderr) == (1, True)
+        assert run.stop() == 3
+    assert names(tmp_path) == []
+
+
+def test_a_terminal_of_another_encoding_gets_plain_characters(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = token_sim("fault", new_token(tmp_path / "fob"), env=env)
+    assert (done.returncode, done.stderr) == (0, "") and "number: cell x 10 + segment" in done.stdout
+
+
+def test_a_drawing_keeps_its_shape_in_every_encoding() -> None:
+    drawn = "╭─ faults (● present) ─╮ ━━ █░ Enter · Esc 20 × 5\n"
+    for encoding, expected in (
+        ("utf-8", drawn),
+        ("ascii", "+- faults (* present) -+ -- #. Enter . Esc 20 x 5\n"),
+        ("iso-8859-1", "+- faults (* present) -+ -- #. Enter · Esc 20 × 5\n"),
+    ):
+        raw = io.BytesIO()
+        with io.TextIOWrapper(raw, encoding=encoding) as stream:
+            terminal.plain_characters(stream)
+            stream.write(drawn)
+            stream.flush()
+            assert raw.getvalue().decode(encoding) == expected
+
+
+def test_a_path_is_written_with_its_own_bytes() -> None:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="utf-8") as stream:
+        terminal.plain_characters(stream)
+        stream.write(os.fsdecode(b"/tmp/f\xf6b"))
+        stream.flush()
+        assert raw.getvalue() == b"/tmp/f\xf6b"
 
 
 def test_watch_prints_codes_that_others_cause(tmp_path: Path) -> None:
@@ -209,7 +385,7 @@ def test_watch_prints_codes_that_others_cause(tmp_path: Path) -> None:
         (["new", "NEW", "--secret-stdin"], 2, "must be hex or base32"),
         (["factory", "--out", "OUT", "--count", "0"], 2, "--count must be 1 or more"),
         ([], 2, "COMMAND"),
-        (["dance"], 2, "dance"),
+        (["dance"], 2, "unknown command 'dance': did you mean 'advance'?"),
     ],
 )
 def test_an_error_is_one_line_with_its_own_exit_status(

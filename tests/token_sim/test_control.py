@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim
+from tests.token_sim.tokens import NOON, SEED, image, new_token, no_descriptors_left, running, token_sim
 from token_sim.device.models import GENERIC, PROFILES
 from token_sim.run import control
 from token_sim.run.simulation import Simulation
@@ -133,6 +133,32 @@ def test_an_invalid_request_gets_one_error(
     answer = json.loads(reply)
     assert answer["ok"] is False and "\n" not in answer["error"] and answer.keys() == {"ok", "error"}
     assert simulation.oracle() == before
+
+
+def test_the_end_of_the_input_ends_a_request(owner: control.Control, simulation: Simulation, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "owner"))
+        client.sendall(b'{"do": "oracle"}')
+        client.shutdown(socket.SHUT_WR)
+        for _ in range(3):
+            owner.serve(simulation.command)
+        client.settimeout(20)
+        assert json.loads(client.makefile("rb").read())["ok"] is True
+
+
+def test_the_owners_socket_survives_a_lack_of_descriptors(
+    owner: control.Control, simulation: Simulation, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        with no_descriptors_left():
+            client.connect(str(tmp_path / "owner"))
+            client.sendall(b'{"do": "oracle"}\n')
+            owner.serve(simulation.command)
+            assert owner.descriptors() == [], "the loop does not wait for the listener, which would return at once"
+        owner.serve(simulation.command)
+        assert len(owner.descriptors()) == 2
+        client.settimeout(20)
+        assert json.loads(client.makefile("rb").readline())["ok"] is True
 
 
 def test_an_endless_line_closes_the_connection(owner: control.Control, simulation: Simulation, tmp_path: Path) -> None:

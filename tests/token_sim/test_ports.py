@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import termios
-from collections.abc import Iterator
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +21,7 @@ import pexpect
 import pytest
 import serial
 
-from tests.token_sim.tokens import NOON, SEED, image, new_token, running, token_sim, wait_until
+from tests.token_sim.tokens import NOON, SEED, image, new_token, no_descriptors_left, running, token_sim, wait_until
 from token_sim.client import Client, PortError, Refused, Timeout
 from token_sim.device.models import PROFILES
 from token_sim.run.loop import Runner
@@ -144,6 +147,77 @@ def test_invalid_telnet_closes_only_the_connection_of_its_client(junk: bytes, tm
         runner.close()
 
 
+@contextmanager
+def stepping(port: int) -> Iterator[tuple[socket.socket, Callable[[Callable[[], object], str], None], Runner]]:
+    """Yield a client of a TCP port, and a function that steps the loop until a condition is true."""
+    simulation = Simulation.in_memory(image(), PROFILES["c100"], NOON)
+    simulation.elapse(1000)
+    runner = Runner(simulation, [Tcp(port)], speed=20)
+
+    def step_until(condition: Callable[[], object], what: str) -> None:
+        def stepped() -> object:
+            runner.step()
+            return condition()
+
+        wait_until(stepped, what)
+
+    host, _, number = runner.ports[0][0].url().removeprefix("socket://").partition(":")
+    try:
+        with socket.create_connection((host, int(number))) as client:
+            client.setblocking(False)
+            yield client, step_until, runner
+    finally:
+        runner.close()
+
+
+def received_by(client: socket.socket) -> Callable[[], bytes]:
+    """Return a function that reads from the client, and returns all input so far. It ends with `EOF` after the end."""
+    data = bytearray()
+
+    def read() -> bytes:
+        with suppress(BlockingIOError):
+            data.extend(client.recv(4096) or b"EOF")
+        return bytes(data)
+
+    return read
+
+
+def test_a_client_that_ends_its_input_still_gets_the_code() -> None:
+    with stepping(0) as (client, step_until, _):
+        client.sendall(b"PRESS\r")
+        client.shutdown(socket.SHUT_WR)
+        read = received_by(client)
+        step_until(lambda: read().endswith(b"EOF"), "the connection is closed")
+        assert read().startswith(b"OK\r\n+OTP 755224\r\nEOF")
+
+
+def test_a_client_that_has_ended_its_input_gives_way_to_a_new_client() -> None:
+    with stepping(0) as (client, step_until, runner):
+        client.sendall(b"PRESS 60000\r")
+        client.shutdown(socket.SHUT_WR)
+        step_until(lambda: runner.simulation.device.is_busy, "the press has begun")
+        with socket.create_connection(client.getpeername()) as second:
+            second.setblocking(False)
+            second.sendall(b"BATT?\r")
+            answer = received_by(second)
+            step_until(lambda: b"OK" in answer(), "the next client is answered")
+            assert b"IN-USE" not in answer() and runner.simulation.device.is_busy
+
+
+def test_a_tcp_port_survives_a_lack_of_descriptors() -> None:
+    with stepping(0) as (client, step_until, runner), socket.socket() as second:
+        client.sendall(b"DISP?\r")
+        read = received_by(client)
+        step_until(lambda: b"OK" in read(), "the first client is answered")
+        with no_descriptors_left():
+            second.connect(client.getpeername())
+            runner.step()
+            listener = runner.ports[0][0].descriptors()
+            assert len(listener) == 1, "the loop does not wait for the listener, which would return at once"
+        refused = received_by(second)
+        step_until(lambda: b"IN-USE" in refused(), "the second client is accepted, and refused")
+
+
 def test_rfc_2217_has_modem_lines(tmp_path: Path) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--rfc2217", "0") as run, serial.serial_for_url(run.ports[0], timeout=0.1) as port:
@@ -169,6 +243,82 @@ def test_the_terminal_is_raw_again_after_a_client_changed_it(fob: LiveToken) -> 
     wait_until(raw, "the terminal is raw again")
     with Client(fob.port) as client:
         assert client.press() == "755224"
+
+
+EXCLUSIVE = """\
+import fcntl, os, termios, time
+path = input()
+end = time.monotonic() + 30
+for _ in range(3):
+    while True:
+        try:
+            port = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            break
+        except OSError:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+    fcntl.ioctl(port, termios.TIOCEXCL)
+    try:
+        os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        print("not exclusive")
+    except OSError:
+        pass
+    os.close(port)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the test uses other accounts")
+@pytest.mark.parametrize("account", [0, 65534])
+def test_a_clients_exclusive_access_ends_with_the_client(account: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # other accounts cannot enter pytest's folder
+        os.chmod(folder, 0o711)  # noqa: S103
+        os.chown(folder, account, account)
+        words = ["/usr/bin/python3", "-I", "-c", EXCLUSIVE]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(words, user=65534, group=65534, stdin=pipe, stdout=pipe, text=True) as client:
+            os.setegid(account)
+            os.seteuid(account)  # of all threads: root is not excluded, an ordinary user is
+            try:
+                with LiveToken(f"{folder}/port") as token:
+                    os.chmod(token.port, 0o666)  # noqa: S103
+                    assert client.communicate(f"{token.port}\n", timeout=60)[0] == ""
+                    assert client.returncode == 0
+                    assert Client(token.port, patience=20).press() == token.oracle()["last_code"]
+            finally:
+                os.seteuid(0)
+                os.setegid(0)
+
+
+@contextmanager
+def forked(child: Callable[[], object]) -> Iterator[int]:
+    """Yield the process that runs `child` and ends, such as a worker of multiprocessing. Kill it at the end."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns: this process has threads
+        process = os.fork()
+    if process == 0:
+        try:
+            child()
+        finally:
+            os._exit(0)
+    try:
+        yield process
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+
+
+def test_unplug_disconnects_clients_while_a_forked_process_runs(fob: LiveToken) -> None:
+    with serial.Serial(fob.port, timeout=0.05) as port, forked(signal.pause):
+        fob.unplug()
+        with pytest.raises(serial.SerialException):
+            for _ in range(100):
+                port.read(1)
+
+
+def test_a_forked_process_does_not_remove_the_port(fob: LiveToken) -> None:
+    with forked(fob.close) as child:  # such as a test that forks and does not exit: pytest's issue 12028
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert Client(fob.port).press() == "755224"
 
 
 def test_unplug_removes_the_port_and_plug_restores_it(fob: LiveToken) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from textual.pilot import Pilot
 
 from tests.token_sim.pictures import StillRunner, still_runner
 from token_sim.cli.tui import Button, TokenApp
+from token_sim.device.faults import DESCRIPTIONS, Fault
 from token_sim.device.models import GENERIC, PROFILES, Profile
+from token_sim.wire.pty import Pty
 
 Story = Callable[[TokenApp, StillRunner, Pilot[None]], Awaitable[None]]
 
@@ -136,6 +139,62 @@ def test_the_fault_menu_injects_and_clears_a_fault() -> None:
         await pilot.press("f", "escape", "space")
         await later(app, runner, pilot)
         assert "display: 755224" in screen(app)
+
+    play(story)
+
+
+def test_the_fault_menu_has_key_hints_and_hanging_indents() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("f")
+        await pilot.pause()
+        lines = [line.strip(" │") for line in screen(app).splitlines()]
+        first = next(line for line in lines if line.startswith("power-after-write"))
+        following = screen(app).splitlines()[lines.index(first) + 1]
+        assert following.index("the code is shown") == screen(app).splitlines()[lines.index(first)].index("power fails")
+        assert "Enter: inject or clear · Esc: back" in screen(app)
+
+    play(story)
+
+
+def test_the_fault_menu_shows_and_replaces_a_dead_battery() -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        runner.command({"do": "fault", "name": "dead-battery"})
+        await pilot.press("f")
+        await pilot.pause()
+        assert "● dead-battery" in screen(app)
+        await pilot.press(*["down"] * list(DESCRIPTIONS).index(Fault.DEAD_BATTERY), "enter")
+        await later(app, runner, pilot)
+        assert runner.simulation.faults() == {} and "asleep" in screen(app)
+
+    play(story)
+
+
+@pytest.mark.parametrize("size", [(20, 5), (57, 30), (100, 16)])
+def test_a_terminal_that_is_too_small_is_reported_with_the_code(size: tuple[int, int]) -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        await pilot.press("space")
+        await later(app, runner, pilot)
+        lines = [line.strip() for line in screen(app).splitlines()]
+        assert lines[:3] == [f"too small: {size[0]}x{size[1]}", "needs 58x17", "display: 755224"]
+        await pilot.resize_terminal(58, 17)
+        await later(app, runner, pilot)
+        assert "too small" not in screen(app) and "PRESS" in screen(app) and "display: 755224;" in screen(app)
+
+    play(story, size=size)
+
+
+def test_a_port_that_cannot_be_plugged_in_is_reported(tmp_path: Path) -> None:
+    async def story(app: TokenApp, runner: StillRunner, pilot: Pilot[None]) -> None:
+        runner.ports.append((Pty(str(tmp_path / "port")), runner.simulation.lines[0], bytearray()))
+        try:
+            await pilot.press("u")
+            (tmp_path / "port").write_text("another file")
+            await pilot.press("u")
+            await later(app, runner, pilot)
+            assert "asleep; unplugged" in screen(app)
+            assert ["file already exists" in notice.message for notice in app._notifications] == [True]
+        finally:
+            runner.close()
 
     play(story)
 

@@ -14,11 +14,12 @@ import argparse
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from token_sim import __version__
-from token_sim.cli import advance, factory, fault, new, oracle, press, run, snapshot, term, unplug, watch
+from token_sim.cli import advance, factory, fault, new, oracle, press, run, snapshot, term, terminal, unplug, watch
 from token_sim.cli.command_line import DONE, PORT_VARIABLE, UNAVAILABLE, WRONG_USAGE, CommandError
+from token_sim.run.words import unknown
 
 COMMANDS = (new, factory, run, press, watch, term, advance, fault, snapshot, oracle, unplug)  # in the order of --help
 EXAMPLES = """\
@@ -41,9 +42,26 @@ class _Parser(argparse.ArgumentParser):
     """A parser that prints an error in one line, and examples with their own line breaks."""
 
     def __init__(self, **given: object) -> None:
+        self._is_mixing = False
         super().__init__(
             formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **given  # type: ignore[arg-type]
         )  # fmt: skip
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse options and arguments in any order. argparse would not accept `fault FILE --times 2 bounce`."""
+        if self._is_mixing or any(action.nargs == argparse.PARSER for action in self._actions):
+            return super().parse_known_args(args, namespace)
+        self._is_mixing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_mixing = False
+
+    def check_command(self, words: list[str]) -> None:
+        """Exit with an error if the first word is an unknown command. argparse's error does not suggest a command."""
+        names = next(list(action.choices or ()) for action in self._actions if action.nargs == argparse.PARSER)
+        if words and not words[0].startswith("-") and words[0] not in names:
+            self.error(unknown(words[0], names, "command"))
 
     def error(self, message: str) -> NoReturn:
         self.exit(_report(f"{message} (see '{self.prog} --help')", WRONG_USAGE))
@@ -51,12 +69,15 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, and return its exit status."""
+    terminal.use_plain_characters()
     words = list(sys.argv[1:] if arguments is None else arguments)
     child: list[str] = []
     if words[:1] == ["run"] and "--" in words:
         at = words.index("--")
         words, child = words[:at], words[at + 1 :]
-    options = _parser().parse_args(words)
+    parser = _parser()
+    parser.check_command(words[:1])
+    options = parser.parse_args(words)
     options.child = child
     if "port" in options and options.port is None:
         return _report(f"missing option --port (give it, or set {PORT_VARIABLE})", WRONG_USAGE)
@@ -74,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _report(f"{name}{(error.strerror or str(error)).lower()}", UNAVAILABLE)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> _Parser:
     parser = _Parser(prog="token-sim", description="A simulated hardware token on a serial port.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"token-sim {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from token_sim.device.models import PROFILES
+from token_sim.run.words import choose
 
 DONE, REFUSED, WRONG_USAGE, UNAVAILABLE = range(4)
 PORT_VARIABLE = "TOKEN_SIM_PORT"
@@ -47,10 +49,49 @@ def add_command(
     return parser
 
 
+def known(names: Iterable[str], what: str) -> Callable[[str], str]:
+    """Return a type of argparse for a name from a list, in any case. Its error suggests a name."""
+
+    def name(text: str) -> str:
+        try:
+            return choose(text, names, what)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return name
+
+
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Return a type of argparse for a number of type `kind` from `least` to `most`."""
+    limits = f"{least} or more" if most == math.inf else f"{least} to {most}"
+
+    def parsed(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (least <= value <= most and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"must be {'an integer, ' if kind is int else ''}{limits}")
+        return value
+
+    return parsed
+
+
 def add_port(parser: argparse.ArgumentParser) -> None:
     """Add the option --port, for commands that use the port of a running token."""
     default = os.environ.get(PORT_VARIABLE)
-    parser.add_argument("--port", default=default, help=f"the port: a path or a pyserial URL (${PORT_VARIABLE})")
+    parser.add_argument(
+        "--port", type=_port, default=default, help=f"the port: a path or a pyserial URL (${PORT_VARIABLE})"
+    )
+
+
+def _port(text: str) -> str:
+    from token_sim.client import check_url
+
+    try:
+        return check_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_control(parser: argparse.ArgumentParser) -> None:
@@ -67,12 +108,16 @@ def add_owned_token(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the option --profile for the model of new tokens, and the options that override the model's values."""
     models = ", ".join(f"{name} ({profile.title})" for name, profile in PROFILES.items())
-    parser.add_argument("--profile", choices=tuple(PROFILES), default="generic", metavar="MODEL", help=models)
     parser.add_argument(
-        "--type", choices=("hotp", "totp"), dest="kind", help="the type: hotp (counter) or totp (clock)"
+        "--profile", type=known(PROFILES, "model"), choices=tuple(PROFILES), default="generic", metavar="MODEL",
+        help=models,
+    )  # fmt: skip
+    types, hashes = ("hotp", "totp"), ("SHA1", "SHA256", "SHA512")
+    parser.add_argument(
+        "--type", type=known(types, "type"), choices=types, dest="kind", help="the type: hotp (counter) or totp (clock)"
     )
     parser.add_argument("--digits", type=int, choices=(6, 7, 8), help="the number of digits of a code")
-    parser.add_argument("--algorithm", choices=("SHA1", "SHA256", "SHA512"), help="the hash function")
+    parser.add_argument("--algorithm", type=known(hashes, "algorithm"), choices=hashes, help="the hash function")
     parser.add_argument("--period", type=int, help="the period of a TOTP token, in seconds")
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable
 
 from token_sim.cli import owner
-from token_sim.cli.command_line import Commands, add_command, add_owned_token, print_result
+from token_sim.cli.command_line import Commands, add_command, add_owned_token, known, number, print_result
 from token_sim.device.faults import DESCRIPTIONS
 
 
@@ -19,31 +23,43 @@ def add_to(commands: Commands) -> None:
         "fault fob.token torn-write",
         "fault fob.token line-noise --number 10",
         "fault fob.token stuck-button --clear",
+        "fault fob.token --clear",
     )
     add_owned_token(parser)
     parser.add_argument(
         "name",
         nargs="?",
+        type=known(DESCRIPTIONS, "fault"),
         choices=tuple(str(name) for name in DESCRIPTIONS),
         metavar="FAULT",
         help="the name of a fault (default: list the faults)",
     )
     parser.add_argument(
-        "--times", type=int, default=1, metavar="N", help="the number of times that the fault happens (1)"
+        "--times", type=number(int, 1), default=1, metavar="N", help="the number of times that the fault happens (1)"
     )
     parser.add_argument("--number", type=int, metavar="N", help="the extent of the fault; the list gives the unit")
-    parser.add_argument("--clear", action="store_true", help="undo the fault")
+    parser.add_argument("--clear", action="store_true", help="undo the fault, or all faults without a name")
 
 
 def run(options: argparse.Namespace) -> None:
-    if options.name is None:
-        armed = owner.ask(options, {"do": "oracle"})["faults"]
-        lines = (f"{'*' if name in armed else ' '} {name:<20} {what}" for name, what in DESCRIPTIONS.items())
-        known = {str(name): what for name, what in DESCRIPTIONS.items()}
-        print_result(options, {"faults": armed, "known": known}, "\n".join(lines))
+    if options.name is None and not options.clear:
+        present = owner.ask(options, {"do": "oracle"})["faults"]
+        known_faults = {str(name): what for name, what in DESCRIPTIONS.items()}
+        print_result(options, {"faults": present, "known": known_faults}, _listed(present))
         return
     request = {"do": "clear" if options.clear else "fault", "name": options.name}
     if not options.clear:
         request |= {"times": options.times, "number": options.number}
     reply = owner.ask(options, request)
-    print_result(options, reply, f"armed: {', '.join(reply['faults']) or 'none'}")
+    print_result(options, reply, f"faults: {', '.join(reply['faults']) or 'none'}")
+
+
+def _listed(present: Iterable[str]) -> str:
+    """Return the list of faults, in which * marks those of this token. A terminal gets lines of its width."""
+    lines = [f"{'*' if name in present else ' '} {name:<20} " for name in DESCRIPTIONS]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    indent = " " * len(lines[0])
+    return "\n".join(
+        textwrap.fill(what, max(width, 2 * len(start)), initial_indent=start, subsequent_indent=indent)
+        for start, what in zip(lines, DESCRIPTIONS.values(), strict=True)
+    )

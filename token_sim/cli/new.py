@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import base64
-import binascii
 import os
 import sys
 
@@ -17,6 +15,7 @@ from token_sim.cli.command_line import (
     model_options,
     print_result,
 )
+from token_sim.run import words
 from token_sim.run.wall_time import now_ms
 
 
@@ -67,12 +66,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _read_seed() -> bytes:
-    text = sys.stdin.readline().strip().replace(" ", "")
     try:
-        return bytes.fromhex(text)
-    except ValueError:
-        pass
-    try:
-        return base64.b32decode(text.upper().rstrip("=") + "=" * (-len(text.rstrip("=")) % 8))
-    except binascii.Error:
-        raise CommandError("the seed on standard input must be hex or base32", WRONG_USAGE) from None
+        return words.seed(sys.stdin.readline())
+    except ValueError as error:
+        raise CommandError(f"the seed on standard input {error}", WRONG_USAGE) from None

@@ -13,6 +13,7 @@ from token_sim.cli.command_line import (
     Commands,
     add_command,
     add_port,
+    number,
     print_result,
 )
 
@@ -41,12 +42,22 @@ def add_code_options(parser: argparse.ArgumentParser, *, count: int | None, time
     """Add the options of commands that print `count` codes (None: until an interrupt)."""
     add_port(parser)
     default = "until Ctrl-C" if count is None else count
-    parser.add_argument("-n", type=int, dest="times", default=count, metavar="N", help=f"number of codes ({default})")
     parser.add_argument(
-        "--timeout", type=float, default=timeout, metavar="S", help="seconds to wait for each code (%(default)g)"
+        "-n", type=number(int, 1), dest="times", default=count, metavar="N", help=f"number of codes ({default})"
     )
     parser.add_argument(
-        "--wait", type=float, default=0.0, metavar="S", help="seconds to wait for the port to appear (%(default)g)"
+        "--timeout",
+        type=number(float, 0),
+        default=timeout,
+        metavar="S",
+        help="seconds to wait for each code (%(default)g)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=number(float, 0),
+        default=0.0,
+        metavar="S",
+        help="seconds to wait for the port to appear (%(default)g)",
     )
     parser.add_argument("--lcd", action="store_true", help="draw the display")
 

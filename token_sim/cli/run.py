@@ -24,8 +24,10 @@ from token_sim.cli.command_line import (
     Commands,
     add_command,
     add_control,
+    number,
     print_result,
 )
+from token_sim.cli.terminal import drawing
 from token_sim.extras import missing
 from token_sim.run.wall_time import now_ms
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MAX_SPEED = 1_000_000
+MAX_PORT = 65_535
 
 
 def add_to(commands: Commands) -> None:
@@ -51,8 +54,9 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("file", help="the token file")
     parser.add_argument("--link", metavar="PATH", help="a stable path for the pseudo-terminal")
-    parser.add_argument("--tcp", type=int, metavar="PORT", help="socket:// on loopback (0: any free port)")
-    parser.add_argument("--rfc2217", type=int, metavar="PORT", help="rfc2217:// on loopback (0: any free port)")
+    port = number(int, 0, MAX_PORT)
+    parser.add_argument("--tcp", type=port, metavar="PORT", help="socket:// on loopback (0: any free port)")
+    parser.add_argument("--rfc2217", type=port, metavar="PORT", help="rfc2217:// on loopback (0: any free port)")
     parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per real second (1)")
     parser.add_argument("--seed", type=int, default=0, help="the seed of noise and bit rot, for repeatable runs (0)")
     parser.add_argument("--tui", action="store_true", help="show the token in the terminal")
@@ -66,11 +70,9 @@ class Signals:
     def __init__(self, runner: Runner) -> None:
         self.end: int | None = None
         self._runner = runner
-        for number in ENDING_SIGNALS:
-            if (
-                signal.getsignal(number) is not signal.SIG_IGN
-            ):  # a signal that nohup or a script's `&` ignores stays ignored
-                signal.signal(number, self._end)
+        for ending in ENDING_SIGNALS:
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # one that nohup or a script's `&` ignores stays ignored
+                signal.signal(ending, self._end)
         signal.signal(signal.SIGUSR1, self._press)
 
     def _end(self, number: int, _: object) -> None:
@@ -143,7 +145,7 @@ def _run_token(options: argparse.Namespace, runner: Runner, control: str) -> int
     if options.child:
         return _run_child(options.child, runner, signals, urls[0], control)
     serial = runner.simulation.device.serial
-    document = {"serial": serial, "ports": urls, "control": control}
+    document = {"serial": serial, "ports": urls, "control": os.path.abspath(control)}
     print_result(options, document, f"{serial} on {', '.join(urls)}")
     while signals.end is None:
         runner.step()
@@ -152,7 +154,7 @@ def _run_token(options: argparse.Namespace, runner: Runner, control: str) -> int
 
 def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, control: str) -> int:
     """Run the token while `command` runs, and pass signals on to the command. Return the command's exit status."""
-    environment = {**os.environ, PORT_VARIABLE: url, "TOKEN_SIM_CONTROL": control}
+    environment = {**os.environ, PORT_VARIABLE: url, "TOKEN_SIM_CONTROL": os.path.abspath(control)}
     try:
         child = subprocess.Popen(command, env=environment)
     except OSError as error:
@@ -180,5 +182,11 @@ def _show(runner: Runner, signals: Signals, urls: list[str]) -> int:
         raise CommandError(missing("textual"), UNAVAILABLE) from None
     if not (sys.stdin.isatty() and sys.stderr.isatty()):  # textual reads standard input and draws on standard error
         raise CommandError("--tui requires a terminal (otherwise use --link PATH and 'token-sim press')", UNAVAILABLE)
-    TokenApp(runner, urls, lambda: signals.end is not None).run()
-    return DONE if signals.end is None else 128 + signals.end
+    with drawing() as terminal:
+        app = TokenApp(runner, urls, lambda: signals.end is not None or terminal.is_gone)
+        app.run()
+    if signals.end is not None or terminal.is_gone:
+        return 128 + (signals.end or signal.SIGHUP)
+    if app.return_code:
+        raise CommandError("the interface has failed (the error is above)")
+    return DONE

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical, VerticalScroll
+from textual.geometry import Size
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Footer, OptionList, Static
@@ -32,6 +35,8 @@ FRAME_S = 1 / 30
 WIDE = 112  # columns: the minimum width for the details beside the token
 LOG_SHOWN = 100  # lines
 BAR = 10  # cells
+LEAST = Size(58, 17)  # the case, the line of text and the keys
+NAME = 2 + max(map(len, DESCRIPTIONS))  # columns of a fault's mark and name
 GLASS, SHADE, INK = "#b9c4a5", "#a9b496", "#1c2418"
 
 
@@ -53,22 +58,25 @@ class Button(Static):
 
 
 class FaultMenu(ModalScreen[str | None]):
-    """A menu of faults, which marks the armed faults. Its result is the name of the chosen fault, or None."""
+    """A menu of faults, which marks the faults of the token. Its result is the name of the chosen fault, or None."""
 
     CSS = """
     FaultMenu { align: center middle; }
-    #faults { width: 76; height: 20; border: round $error; }
+    #faults { width: 76; max-width: 100%; height: 20; max-height: 100%; border: round $error; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f,q", "dismiss", "Back", priority=True)]
 
-    def __init__(self, armed: set[str]) -> None:
+    def __init__(self, present: set[str]) -> None:
         super().__init__()
-        self._armed = armed
+        self._present = present
 
     def compose(self) -> ComposeResult:
-        marks = {name: "●" if name in self._armed else " " for name in DESCRIPTIONS}
-        options = (Option(f"{marks[name]} {name}: {what}", str(name)) for name, what in DESCRIPTIONS.items())
-        yield OptionList(*options, id="faults", markup=False)
+        marks = {name: "●" if name in self._present else " " for name in DESCRIPTIONS}
+        options = (Option(_hanging(f"{marks[name]} {name}", what), str(name)) for name, what in DESCRIPTIONS.items())
+        menu = OptionList(*options, id="faults")  # textual 1.0 has no argument `markup`
+        menu.border_title = "faults (● present)"
+        menu.border_subtitle = "Enter: inject or clear · Esc: back"
+        yield menu
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.dismiss(event.option_id)
@@ -96,6 +104,9 @@ class TokenApp(App[None]):
               border: none; text-style: bold; }}
     #button.down {{ background: #8f3524; }}
     #back {{ height: 11; padding: 1 4; }}
+    #small {{ display: none; height: 1fr; }}
+    .too-small #small {{ display: block; }}
+    .too-small #table, .too-small #plain {{ display: none; }}
     #plain {{ height: 1; width: 100%; text-align: center; color: $text-muted; }}
     #details {{ border: round $primary; padding: 0 1; }}
     .-narrow #details {{ height: 1fr; min-height: 5; width: 100%; }}
@@ -122,7 +133,7 @@ class TokenApp(App[None]):
         self._runner, self._urls, self._stopped = runner, urls, stopped
         self._shown: dict[str, str | Text] = {}
         self._views = {
-            name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "plain", "figures", "log")
+            name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "small", "plain", "figures", "log")
         }
         self._button = Button("PRESS", id="button")
         self._case = Vertical(id="case")
@@ -146,6 +157,7 @@ class TokenApp(App[None]):
             with self._pane:
                 yield self._views["figures"]
                 yield self._views["log"]
+        yield self._views["small"]
         yield self._views["plain"]
         yield Footer()
 
@@ -162,10 +174,18 @@ class TokenApp(App[None]):
         self._show("lcd", self._lcd())
         self._show("bars", self._bars())
         self._show("plain", self.plain())
+        self._show("small", self._small())
         self._button.set_class(self.simulation.device.is_button_closed, "down")
         if not self._pane.has_class("hidden"):
             self._show("figures", self._figures())
             self._show("log", "\n".join(list(self.simulation.log)[: -LOG_SHOWN - 1 : -1]))  # newest first
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.screen_stack[0].set_class(self._is_too_small(event.size), "too-small")
+        self.tick()
+
+    def _is_too_small(self, size: Size) -> bool:
+        return size.width < LEAST.width or size.height < LEAST.height
 
     def _show(self, where: str, what: str | Text) -> None:
         """Draw a view only if its content has changed: the connection to the terminal may be slow."""
@@ -202,18 +222,20 @@ class TokenApp(App[None]):
         self.tick()
 
     def action_unplug(self) -> None:
-        self.simulation.command({"do": "unplug" if self.simulation.is_plugged else "plug"})
+        self._command({"do": "unplug" if self.simulation.is_plugged else "plug"})
 
     def action_fault(self) -> None:
         def inject(name: str | None) -> None:
             if name is not None:
-                do = "clear" if name in self.simulation.faults() else "fault"
-                try:
-                    self.simulation.command({"do": do, "name": name})
-                except ValueError as error:
-                    self.notify(str(error), severity="error")
+                self._command({"do": "clear" if name in self.simulation.faults() else "fault", "name": name})
 
         self.push_screen(FaultMenu(set(self.simulation.faults())), inject)
+
+    def _command(self, request: dict[str, Any]) -> None:
+        try:
+            self._runner.command(request)
+        except ValueError as error:
+            self.notify(escape(str(error)), severity="error")
 
     # --- output
 
@@ -245,6 +267,12 @@ class TokenApp(App[None]):
         button = "down" if device.is_button_closed else "up"
         return f"display: {shown}; button {button}; {_words(device.state)}{low}; {plugged}"
 
+    def _small(self) -> str:
+        """Return the text for a terminal that is too small for the token, in lines of at most 20 columns."""
+        now = f"{self.size.width}x{self.size.height}"
+        shown = self.simulation.device.visible_text() or "off"
+        return f"too small: {now}\nneeds {LEAST.width}x{LEAST.height}\ndisplay: {shown}"
+
     def _figures(self) -> str:
         true = self.simulation.oracle()
         time, age = show_time(true["time_ms"])[:-4], show_span(true["age_ms"] // 1000 * 1000)
@@ -256,6 +284,15 @@ class TokenApp(App[None]):
             f"ports {', '.join(self._urls)}\n"
             f"faults {faults}\n"
         )
+
+
+def _hanging(name: str, what: str) -> Table:
+    """Return a name and its text, of which each further line is indented."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=NAME)
+    table.add_column()
+    table.add_row(Text(name), Text(what))
+    return table
 
 
 def _bar(part: int, whole: int) -> str:

@@ -53,6 +53,9 @@ DESCRIPTIONS = {
 PERMANENT = frozenset(  # these faults change the token and its file at once; the other faults are armed
     (Fault.BIT_ROT, Fault.WEAK_BATTERY, Fault.DEAD_BATTERY, Fault.COUNTER_LIMIT, Fault.TAMPER)
 )
+CLEARABLE = tuple(  # a new battery undoes WEAK_BATTERY and DEAD_BATTERY
+    fault for fault in Fault if fault not in PERMANENT or fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY)
+)
 UNTIL_CLEARED = frozenset(
     (Fault.STUCK_BUTTON, Fault.SEGMENT, Fault.LINE_NOISE, Fault.LINE_DROP, Fault.LINE_DOUBLE, Fault.LINE_BAUD)
 )

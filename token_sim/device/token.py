@@ -153,6 +153,26 @@ class Device:
         if fault is Fault.STUCK_BUTTON:
             self.open()
 
+    def permanent_faults(self) -> list[Fault]:
+        """Return the permanent faults that the token has now, whatever caused them."""
+        hardware = self.hardware
+        try:
+            contents = memory.load(self.memory.read())
+        except memory.Corrupt:
+            at_limit, is_zeroised = False, False
+        else:
+            is_zeroised = contents.is_zeroised
+            pairs = zip(contents.slots, contents.counters, strict=True)
+            at_limit = any(slot is not None and counter >= slot.limit for slot, counter in pairs)
+        present = {
+            Fault.BIT_ROT: not self.is_healthy,
+            Fault.WEAK_BATTERY: hardware.is_battery_low and hardware.charge > 0,
+            Fault.DEAD_BATTERY: hardware.charge == 0,
+            Fault.COUNTER_LIMIT: at_limit,
+            Fault.TAMPER: is_zeroised,
+        }
+        return [fault for fault, is_present in present.items() if is_present]
+
     def restore(self, image: bytes, hardware: Hardware) -> None:
         """Load the memory, the charge and the clock error of a snapshot, and restart.
 

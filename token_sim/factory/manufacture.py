@@ -15,9 +15,11 @@ from typing import Any
 from token_sim.device import memory
 from token_sim.device.hardware import new_hardware
 from token_sim.device.models import Profile
+from token_sim.run import words
 from token_sim.run.token_file import TokenFile
 
 MAKER = "SM"  # the maker's two characters in an OATH token identifier (not registered)
+TYPES = ("hotp", "totp")
 SEED_BYTES = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # RFC 4226 §4 R6; RFC 6238 appendix B
 
 
@@ -66,18 +68,33 @@ def new_slot(
     digits: int | None = None,
     algorithm: str | None = None,
     period: int | None = None,
-    key: bytes | None = None,
+    key: bytes | str | None = None,
 ) -> memory.Slot:
-    """Return a slot. None selects the value of the profile, or a random seed for `key`."""
-    algorithm = algorithm or profile.algorithm
+    """Return a slot. None selects the value of the profile, or a random seed for `key`. Raise ValueError.
+
+    A `key` of type str is hex or base32.
+    """
+    for name, number in (("digits", digits), ("period", period)):
+        if number is not None and type(number) is not int:
+            raise ValueError(f"{name} must be an integer")
+    algorithm = profile.algorithm if algorithm is None else words.choose(algorithm, SEED_BYTES, "algorithm")
     return memory.Slot(
-        kind=kind or profile.kind,
-        key=secrets.token_bytes(SEED_BYTES.get(algorithm, 20)) if key is None else key,
+        kind=profile.kind if kind is None else words.choose(kind, TYPES, "type"),
+        key=secrets.token_bytes(SEED_BYTES[algorithm]) if key is None else _key_bytes(key),
         algorithm=algorithm,
         digits=profile.digits if digits is None else digits,
         period=profile.period if period is None else period,
         limit=profile.counter_limit,
     )
+
+
+def _key_bytes(key: object) -> bytes:
+    if isinstance(key, (bytes, bytearray)):
+        return bytes(key)
+    try:
+        return words.seed(key) if isinstance(key, str) else b""
+    except ValueError as error:
+        raise ValueError(f"a key as text {error}") from None
 
 
 def token_text(profile: Profile, seeded: list[NewToken], now: int) -> str:

@@ -39,6 +39,7 @@ class Control:
         """Listen on `path`, and replace the socket of a crashed process. The caller must hold the token's lock."""
         self._path = path
         self._clients: dict[socket.socket, bytearray] = {}
+        self._is_accepting = True  # False after a failed `accept`, such as without descriptors
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -60,7 +61,9 @@ class Control:
             os.unlink(self._path)
 
     def descriptors(self) -> list[int]:
-        return [self._listener.fileno(), *(client.fileno() for client in self._clients)]
+        """Return the sockets to wait for. After a failed `accept`, `poll` would return at once for the listener."""
+        listener = [self._listener.fileno()] if self._is_accepting else []
+        return [*listener, *(client.fileno() for client in self._clients)]
 
     def serve(self, answer: Callable[[Request], Request]) -> None:
         """Answer every complete request. `answer` raises ValueError for an invalid request."""
@@ -73,6 +76,8 @@ class Control:
             except OSError:
                 data = b""
             buffer.extend(data)
+            if not data and buffer:
+                buffer.extend(b"\n")  # the end of the input also ends a line
             *lines, rest = buffer.split(b"\n")
             buffer[:] = rest
             try:
@@ -84,8 +89,13 @@ class Control:
                 self._drop(client)
 
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             client, _ = self._listener.accept()
+            self._is_accepting = True
+        except OSError as error:  # no client, or no descriptor left
+            self._is_accepting = isinstance(error, BlockingIOError)
+            return
+        with contextlib.suppress(OSError):  # the client has disconnected
             packed = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             if _CREDENTIALS.unpack(packed)[1] not in (0, os.geteuid()):
                 client.close()

@@ -3,6 +3,8 @@
 Rules:
 - The loop uses one thread. The handler of SIGUSR1 only increments a counter of presses, which `step` reads.
 - Each step advances the token's time before it processes input.
+- The loop survives a lack of descriptors: a port that cannot be opened stays unplugged, and a client waits.
+- The loop's clock is the kernel's. Neither a suspended host nor a test that replaces Python's clocks stops it.
 - `close` removes links and sockets.
 """
 
@@ -15,12 +17,23 @@ from collections.abc import Callable
 from typing import Any
 
 from token_sim.run.control import Control
-from token_sim.run.simulation import Simulation
+from token_sim.run.simulation import BadRequest, Request, Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
 POLL_S = 0.02  # seconds between two checks for a new client of a pseudo-terminal, which `select` cannot report
+CALL_S = 30.0  # the maximum wait of a thread for its call
+CALL_POLL_S = 0.1  # seconds between two checks that the loop's thread still runs
 LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; a longer backlog is dropped, as on a real line
+
+
+class Stopped(RuntimeError):
+    """The loop has ended. The message gives the reason."""
+
+
+def loop_clock() -> float:
+    """Return the seconds since the host started, including the time for which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Runner:
@@ -35,7 +48,7 @@ class Runner:
         ]
         self.requested_presses = 0  # presses that a signal requested
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._last = time.monotonic()
+        self._last = loop_clock()
         self._lag_ms = 0.0  # the token's delay behind real time, in ms: less than 1 after each step
 
     def step(self, timeout: float = POLL_S) -> None:
@@ -43,11 +56,10 @@ class Runner:
         readable = [fd for transport, _, _ in self.ports for fd in transport.descriptors()]
         if self.control is not None:
             readable += self.control.descriptors()
-        select.select(readable, [], [], max(0.0, min(timeout, self._until_due(), POLL_S)))
+        self._wait(readable, max(0.0, min(timeout, self._until_due(), POLL_S)))
         self._catch_up()
         self._process_owner()
         for transport, line, backlog in self.ports:
-            (transport.plug if self.simulation.is_plugged else transport.unplug)()
             if transport.take_new_client():
                 line.reset()
                 backlog.clear()
@@ -58,6 +70,27 @@ class Runner:
             del backlog[: transport.write(bytes(backlog))]
             if len(backlog) > LONGEST_BACKLOG:
                 backlog.clear()
+            if not (backlog or line.has_output or self.simulation.device.is_busy):
+                transport.drop_ended_client()
+
+    def command(self, request: Request) -> Request:
+        """Execute a command of the owner, and plug or unplug the ports. Raise BadRequest."""
+        was_plugged = self.simulation.is_plugged
+        reply = self.simulation.command(request)
+        if self.simulation.is_plugged is not was_plugged:
+            self._move_plugs()
+        return reply
+
+    def _move_plugs(self) -> None:
+        try:
+            for transport, _, _ in self.ports:
+                (transport.plug if self.simulation.is_plugged else transport.unplug)()
+        except OSError as error:
+            self.simulation.is_plugged = False
+            for transport, _, _ in self.ports:
+                transport.unplug()
+            where = f"{error.filename}: " if error.filename else ""
+            raise BadRequest(f"the port cannot be opened: {where}{(error.strerror or str(error)).lower()}") from error
 
     def close(self) -> None:
         for transport, _, _ in self.ports:
@@ -65,8 +98,11 @@ class Runner:
         if self.control is not None:
             self.control.close()
 
-    def call(self, function: Callable[[], Any], timeout: float = 30.0) -> Any:
-        """Run `function` in the thread of the loop, between two steps. Return its result, or raise its error."""
+    def call(self, function: Callable[[], Any], is_running: Callable[[], bool], timeout: float = CALL_S) -> Any:
+        """Run `function` in the thread of the loop, between two steps. Return its result, or raise its error.
+
+        Raise Stopped if `is_running` returns False, because the thread of the loop has ended.
+        """
         outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         def run() -> None:
@@ -76,10 +112,28 @@ class Runner:
                 outcome.put((None, error))
 
         self._calls.put(run)
-        result, error = outcome.get(timeout=timeout)
+        end = loop_clock() + timeout
+        while True:
+            ran = is_running()  # before `get`: a thread that has ended leaves no later outcome
+            try:
+                result, error = outcome.get(timeout=CALL_POLL_S if ran else 0)
+                break
+            except queue.Empty:
+                if not ran:
+                    raise Stopped("the loop's thread does not run") from None
+                if loop_clock() > end:
+                    raise Stopped(f"the loop did not answer in {timeout:g} s") from None
         if error is not None:
             raise error
         return result
+
+    @staticmethod
+    def _wait(readable: list[int], seconds: float) -> None:
+        """Wait for input. `poll` has no highest descriptor, unlike `select`."""
+        poll = select.poll()
+        for descriptor in readable:
+            poll.register(descriptor, select.POLLIN)
+        poll.poll(seconds * 1000)
 
     def _process_owner(self) -> None:
         while self.requested_presses:
@@ -88,7 +142,7 @@ class Runner:
         while not self._calls.empty():
             self._calls.get()()
         if self.control is not None:
-            self.control.serve(self.simulation.command)
+            self.control.serve(self.command)
 
     def _until_due(self) -> float:
         due = self.simulation.device.next_due()
@@ -97,7 +151,7 @@ class Runner:
         return (due - self.simulation.device.hardware.age - self._lag_ms) / 1000 / self.speed
 
     def _catch_up(self) -> None:
-        now = time.monotonic()
+        now = loop_clock()
         self._lag_ms += (now - self._last) * 1000 * self.speed
         self._last = now
         whole = int(self._lag_ms)

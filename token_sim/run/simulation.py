@@ -15,13 +15,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from token_sim.device.faults import Fault
+from token_sim.device.faults import CLEARABLE, Fault
 from token_sim.device.hardware import new_hardware
 from token_sim.device.memory import Corrupt, Ram, load
 from token_sim.device.models import Profile
 from token_sim.device.token import Device
 from token_sim.run.token_file import TokenFile, write_durably
 from token_sim.run.wall_time import parse_span
+from token_sim.run.words import choose, unknown
 from token_sim.wire.bad_line import Line
 from token_sim.wire.protocol import LONGEST_PRESS, Session
 
@@ -101,7 +102,7 @@ class Simulation:
         """Execute the request `{"do": NAME, …}`, and return the reply. Raise BadRequest."""
         execute = _COMMANDS.get(str(request.get("do")))
         if execute is None:
-            raise BadRequest(f"the command must be one of {', '.join(sorted(_COMMANDS))}")
+            raise BadRequest(unknown(request.get("do"), _COMMANDS, "command"))
         try:
             return execute(self, request) or {}
         except (ValueError, TypeError, KeyError) as error:
@@ -141,7 +142,13 @@ class Simulation:
         return {"faults": self.faults()}
 
     def _clear(self, request: Request) -> Request:
-        self.device.clear_fault(_fault_in(request))
+        """Undo a fault, or all faults that can be undone if the request names none."""
+        if request.get("name") is not None:
+            faults = [_fault_in(request)]
+        else:
+            faults = [fault for fault in CLEARABLE if fault in self.faults()]
+        for fault in faults:
+            self.device.clear_fault(fault)
         return {"faults": self.faults()}
 
     def _snapshot(self, request: Request) -> Request:
@@ -175,10 +182,11 @@ class Simulation:
         return {"log": list(self.log)}
 
     def faults(self) -> Request:
-        armed: Request = dict(self.device.faults.armed_faults())
+        """Return the armed faults with their remaining times, and the permanent faults that the token has (None)."""
+        present: Request = dict(self.device.faults.armed_faults())
         if self.device.faults.segments:
-            armed[str(Fault.SEGMENT)] = sorted(self.device.faults.segments)
-        return armed
+            present[str(Fault.SEGMENT)] = sorted(self.device.faults.segments)
+        return present | dict.fromkeys(map(str, self.device.permanent_faults()))
 
     def oracle(self, _: Request | None = None) -> Request:
         """Return the hidden state, such as true counters, true time and the last code, but no seed."""
@@ -212,10 +220,7 @@ def show_time(ms: int) -> str:
 
 
 def _fault_in(request: Request) -> Fault:
-    try:
-        return Fault(str(request.get("name")))
-    except ValueError:
-        raise BadRequest(f"the fault must be one of {', '.join(Fault)}") from None
+    return Fault(choose(request.get("name"), Fault, "fault"))
 
 
 def _temperature(value: object) -> int:

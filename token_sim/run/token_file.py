@@ -86,8 +86,8 @@ class TokenFile:
         return json.dumps(doc, indent=1) + "\n"
 
     def save(self) -> None:
-        """Write the token file durably."""
-        write_durably(self.path, self.text().encode())
+        """Write the token file durably. Raise FileNotFoundError if it was removed, because `rm` removes the seed."""
+        write_durably(self.path, self.text().encode(), is_new=False)
 
     def close(self) -> None:
         if self._lock is not None:
@@ -95,8 +95,11 @@ class TokenFile:
             self._lock = None
 
 
-def write_durably(path: str, data: bytes) -> None:
-    """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new file."""
+def write_durably(path: str, data: bytes, *, is_new: bool = True) -> None:
+    """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new file.
+
+    Raise FileNotFoundError if there is no old file, unless `is_new` is true.
+    """
     folder = os.path.dirname(path) or "."
     temporary = f"{path}.new"
     try:
@@ -105,7 +108,12 @@ def write_durably(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.rename(temporary, path)
+        if not is_new and not os.path.lexists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        try:
+            os.rename(temporary, path)
+        except FileNotFoundError as error:  # the folder was removed
+            raise FileNotFoundError(error.errno, error.strerror, path) from error
     except BaseException:
         if os.path.lexists(temporary):
             os.unlink(temporary)

@@ -52,6 +52,11 @@ class Line:
         self._stalled.clear()
         return out
 
+    @property
+    def has_output(self) -> bool:
+        """Return True if output is delayed."""
+        return bool(self._stalled)
+
     def _distort(self, data: bytes) -> bytes:
         if Fault.LINE_BAUD in self._faults:
             data = at_double_speed(data)

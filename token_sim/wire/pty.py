@@ -4,6 +4,8 @@ Rules:
 - A port has one client at a time. The loop resets the line for each new client.
 - A port without a client drops its output, as a real port does.
 - `Pty` sets the terminal to raw mode before it creates the link, and after each client disconnects.
+- A client's exclusive access (TIOCEXCL) ends with the client, as on a real port.
+- A forked process closes its copies of the ports, and leaves the links to its parent.
 - `close` removes the link.
 """
 
@@ -11,17 +13,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import termios
 import tty
+import weakref
+from collections.abc import Iterator
 from typing import Protocol
 
 
 class Transport(Protocol):
     """A port. `read` and `write` never block. `write` returns the number of accepted bytes.
 
-    `take_new_client` returns True once for each new client.
+    `take_new_client` returns True once for each new client. `drop_ended_client` disconnects a client that has ended its
+    input, and that has received all output.
     """
 
     def url(self) -> str: ...
@@ -34,6 +40,8 @@ class Transport(Protocol):
 
     def write(self, data: bytes) -> int: ...
 
+    def drop_ended_client(self) -> None: ...
+
     def plug(self) -> None: ...
 
     def unplug(self) -> None: ...
@@ -45,11 +53,12 @@ class Pty:
     """A pseudo-terminal, with a stable link to it if a path is given."""
 
     def __init__(self, link: str | None = None) -> None:
-        self._link = link
+        self._link = None if link is None else os.path.abspath(link)  # valid in every working directory
         self._master: int | None = None
         self._name = ""
         self._has_client = False
         self._is_client_new = False
+        _OPEN.add(self)
         self.plug()
 
     def url(self) -> str:
@@ -59,14 +68,19 @@ class Pty:
         if self._master is not None:
             return
         master, slave = os.openpty()
-        tty.setraw(slave)
-        self._raw_settings = termios.tcgetattr(slave)
-        os.set_blocking(master, False)
-        self._name = os.ttyname(slave)
-        os.close(slave)
+        try:
+            tty.setraw(slave)
+            self._raw_settings = termios.tcgetattr(slave)
+            os.set_blocking(master, False)
+            self._name = os.ttyname(slave)
+            if self._link is not None:
+                _publish(self._name, self._link)
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
         self._master = master
-        if self._link is not None:
-            _publish(self._name, self._link)
 
     def unplug(self) -> None:
         """Remove the port's path, as the kernel does for a USB device. A connected client receives an error."""
@@ -82,6 +96,12 @@ class Pty:
 
     close = unplug
 
+    def abandon(self) -> None:
+        """Close this process's copy of the port, without which the parent can disconnect clients. Keep the link."""
+        if self._master is not None:
+            os.close(self._master)
+            self._master = None
+
     def descriptors(self) -> list[int]:
         """Return the master if it has a client. Without a client, `select` would return at once."""
         self._update_client()
@@ -89,6 +109,8 @@ class Pty:
 
     def take_new_client(self) -> bool:
         self._update_client()
+        if self._master is not None and not self._has_client:
+            self._end_exclusive_access()
         is_new, self._is_client_new = self._is_client_new, False
         return is_new
 
@@ -114,17 +136,25 @@ class Pty:
         except BlockingIOError:
             return 0
 
-    def _update_client(self) -> None:
-        """Detect whether the port has a client.
+    def drop_ended_client(self) -> None:
+        """Do nothing: a client of a pseudo-terminal cannot end its input alone."""
+
+    def _poll_client(self) -> bool:
+        """Return True if the port has a client.
 
         Unread input counts as a client, because `echo PRESS > port` writes and disconnects at once.
         """
-        if self._master is None:
-            return
+        assert self._master is not None
         poll = select.poll()
         poll.register(self._master, select.POLLIN)
         events = sum(events for _, events in poll.poll(0))
-        has_client = bool(events & select.POLLIN) or not events & select.POLLHUP
+        return bool(events & select.POLLIN) or not events & select.POLLHUP
+
+    def _update_client(self) -> None:
+        """Detect a new client, and the end of a client."""
+        if self._master is None:
+            return
+        has_client = self._poll_client()
         if has_client and not self._has_client:
             self._is_client_new = True
         elif not has_client:
@@ -141,12 +171,47 @@ class Pty:
 
     def _drop_unread(self) -> None:
         """Drop output that the last client did not read. Only the slave end can drop it."""
-        with contextlib.suppress(OSError, termios.error):
-            slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
-            try:
-                termios.tcflush(slave, termios.TCIFLUSH)
-            finally:
-                os.close(slave)
+        with contextlib.suppress(OSError, termios.error), self._slave() as slave:
+            termios.tcflush(slave, termios.TCIFLUSH)
+
+    def _end_exclusive_access(self) -> None:
+        """End the exclusive access of the last client. Only the slave end can end it.
+
+        The access also excludes this process, unless it runs as root. If so, make a new pseudo-terminal.
+        """
+        try:
+            with self._slave() as slave:
+                fcntl.ioctl(slave, termios.TIOCNXCL)
+        except OSError as error:
+            if error.errno == errno.EBUSY and not self._poll_client():
+                self._renew()
+
+    @contextlib.contextmanager
+    def _slave(self) -> Iterator[int]:
+        slave = os.open(self._name, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        try:
+            yield slave
+        finally:
+            os.close(slave)
+
+    def _renew(self) -> None:
+        """Replace the pseudo-terminal. Without a link, the new one usually gets the same path from the kernel."""
+        assert self._master is not None
+        os.close(self._master)
+        self._master = None
+        with contextlib.suppress(OSError):  # without descriptors, or with another file at the link, it stays unplugged
+            self.plug()
+
+
+_OPEN: weakref.WeakSet[Pty] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for port in _OPEN:
+        port.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 def _publish(target: str, link: str) -> None:

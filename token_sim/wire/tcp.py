@@ -3,6 +3,7 @@
 Rules:
 - The port listens on loopback only.
 - It has one client at a time. A second client receives `ERR 8 IN-USE`, and its connection is closed.
+- A client that ends its input (a half close) receives the output of its requests. It gives way to a new client.
 - Invalid telnet closes only the connection of the client that sent it.
 """
 
@@ -34,6 +35,8 @@ class Tcp:
         self._client: socket.socket | None = None
         self._refused_clients: list[tuple[socket.socket, float]] = []
         self._is_client_new = False
+        self._has_ended = False  # the client has ended its input
+        self._is_accepting = True  # False after a failed `accept`, such as without descriptors
         self.plug()
 
     def url(self) -> str:
@@ -56,7 +59,10 @@ class Tcp:
     close = unplug
 
     def descriptors(self) -> list[int]:
-        return [s.fileno() for s in (self._listener, self._client) if s is not None]
+        """Return the sockets to wait for, without those for which `poll` would return at once again."""
+        listener = self._listener if self._is_accepting else None
+        client = None if self._has_ended else self._client
+        return [s.fileno() for s in (listener, client) if s is not None]
 
     def take_new_client(self) -> bool:
         self._accept()
@@ -64,18 +70,21 @@ class Tcp:
         return is_new
 
     def read(self) -> bytes:
-        if self._client is None:
+        if self._client is None or self._has_ended:
             return b""
         try:
             data = self._client.recv(4096)
-            if not data:
-                self._drop()
+            self._has_ended = not data
             return self._telnet.decode(data) if self._telnet is not None else data
         except BlockingIOError:
             return b""
         except (OSError, NotTelnet):
             self._drop()
             return b""
+
+    def drop_ended_client(self) -> None:
+        if self._has_ended:
+            self._drop()
 
     def write(self, data: bytes) -> int:
         if self._client is None:
@@ -96,15 +105,33 @@ class Tcp:
         self._close_refused()
         if self._listener is None:
             return
-        with contextlib.suppress(BlockingIOError):
+        try:
             client, _ = self._listener.accept()
-            client.setblocking(False)
-            if self._client is not None:
-                self._refuse(client)
-                return
+            self._is_accepting = True
+        except OSError as error:  # no client, a client that has disconnected, or no descriptor left
+            self._is_accepting = isinstance(error, BlockingIOError)
+            return
+        client.setblocking(False)
+        if self._is_client_over():
+            self._drop()
+        if self._client is not None:
+            self._refuse(client)
+            return
+        with contextlib.suppress(OSError):  # the client has disconnected
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._client, self._is_client_new = client, True
-            self._telnet = None if self._modem is None else Telnet(self._modem)
+        self._client, self._is_client_new = client, True
+        self._telnet = None if self._modem is None else Telnet(self._modem)
+
+    def _is_client_over(self) -> bool:
+        """Return True if the client has ended its input, also if `read` has not noticed the end yet."""
+        if self._client is None or self._has_ended:
+            return self._has_ended
+        try:
+            return not self._client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _refuse(self, client: socket.socket) -> None:
         """Send IN_USE. `_close_refused` repeats it, because pyserial drops input that arrives during its `open`."""
@@ -136,6 +163,7 @@ class Tcp:
             self._client.close()
             self._client = None
             self._telnet = None
+        self._has_ended = False
 
 
 def need_rfc2217() -> None:
