@@ -220,7 +220,7 @@ def test_enable_refuses_a_program_with_one_field_before_any_prompt(machine: Fres
 
 
 def test_only_services_that_ask_are_said_to_lock_users_out(machine: Fresh) -> None:
-    """cron and atd include common-auth, but never authenticate. common-auth itself is no service."""
+    """cron and atd include common-auth, but never authenticate. common-auth itself is not a service."""
     machine.write("/etc/pam.d/common-auth", f"{STACKS['common-auth']}{LINE}\n")
     quiet, asking = ("cron", "atd", "systemd-user"), ("login",)
     for service in (*quiet, *asking):

@@ -200,7 +200,7 @@ def test_nullok_with_files_in_homes_that_may_be_missing_is_found(homes: Fresh) -
     finding = only(homes, Code.NULLOK_WITHOUT_HOME)
     assert (finding.severity, finding.what) == (
         WARNING,
-        "sudo: with nullok and secret=~/.pam_totp.json, a user whose home is not mounted needs no code "
+        "sudo: nullok with secret=~/.pam_totp.json lets a user in without a code while the home is unmounted "
         "(no home now: bob)",
     )
     homes.write("/etc/pam.d/common-session", "session optional pam_mount.so\n")
@@ -281,7 +281,7 @@ KEY = "IdentityFile=/run/sshd/key"
 
 @pytest.fixture
 def key_of_bob(machine: Fresh) -> Iterator[None]:
-    """Give bob the key of the option KEY. He has no token."""
+    """Give bob the key of the option KEY. bob has no token."""
     machine.shell("rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
     machine.shell(
         "mkdir -p /home/bob/.ssh; cp /run/sshd/key.pub /home/bob/.ssh/authorized_keys; chown -R bob: /home/bob"

@@ -65,7 +65,7 @@ class Stack:
 
 
 def any_stack(chance: random.Random) -> Stack:
-    """Return a random stack: pam_totp.so, a condition, and modules of an attacker's choice or that accept others."""
+    """Return a random stack: pam_totp.so, a condition, and modules of other kinds."""
     others = ["pam_unix.so", "pam_faillock.so", "pam_x.so", "pam_rootok.so", "pam_u2f.so"]
     modules = ["pam_totp.so", "pam_access.so", *chance.sample(others, k=2)]
     if chance.random() < 0.5:
@@ -85,7 +85,7 @@ def any_control(chance: random.Random) -> str:
 
 @dataclass(frozen=True)
 class End:
-    """A login: the results of the conditions, the result of libpam, and whether it needed a code or another factor."""
+    """A login: the results of the conditions, the result of libpam, and True if it needed a code or another factor."""
 
     conditions: tuple[str | None, ...]
     result: str
@@ -117,7 +117,7 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[End]:
 
 
 def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> None:
-    """A way depends on no condition if it is open for every result of the condition with which a login can succeed."""
+    """A way is unconditional if it exists for every result of the condition with which a login can succeed."""
     chance = random.Random(17)
     needs = []
     for _ in range(STACKS):
@@ -188,7 +188,7 @@ FAILLOCK = "auth required pam_faillock.so preauth\n", "auth [default=die] pam_fa
 @pytest.mark.parametrize(
     ("text", "severity", "code"),
     [
-        # a home service, a hardware key or a code, each by a jump: the code alone is enough
+        # a home service, a hardware key or a code, each by a jump: the code alone is sufficient
         (
             f"{FAILLOCK[0]}-auth [success=1 default=ignore] pam_systemd_home.so\n"
             "auth [success=ok default=ignore] pam_unix.so try_first_pass nullok\n"

@@ -223,7 +223,7 @@ def _homes(context: Context, service: str, template: str, people: Sequence[str])
     """Return the finding about `nullok` with a file in the home folder: an unmounted home has no such file."""
     missing = [name for name in people if _is_home_missing(name)]
     mounting = _modules(context, service) & _MOUNTS
-    what = f"{service}: with nullok and secret={template}, a user whose home is not mounted needs no code"
+    what = f"{service}: nullok with secret={template} lets a user in without a code while the home is unmounted"
     if mounting:
         what += f"; {' and '.join(sorted(mounting))} mounts it only during the login"
     if missing:
