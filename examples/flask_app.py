@@ -17,18 +17,22 @@ from pam_totp import client
 app = Flask(__name__)
 app.secret_key = os.environ.get("SECRET_KEY") or os.urandom(32)
 app.config.update(SESSION_COOKIE_SAMESITE="Lax", SESSION_COOKIE_SECURE=not app.debug)
-app.config["PAM_TOTP_SOCKET"] = os.environ.get("PAM_TOTP_SOCKET", client.DEFAULT_SOCKET)
+SOCKET = os.environ.get("PAM_TOTP_SOCKET", client.DEFAULT_SOCKET)
 CSRFProtect(app)
 
-PAGE = """<!doctype html><html lang="en"><title>{{ title }}</title><h1>{{ title }}</h1>
-{% if problem %}<p role="alert">{{ problem }}</p>{% endif %}
+PAGE = """<!doctype html><html lang="en"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title><h1>{{ title }}</h1>{% if problem %}<p role="alert">{{ problem }}</p>{% endif %}
 <form method="post"><input type="hidden" name="csrf_token" value="{{ csrf_token() }}">
-{% for name, label, kind in fields %}<p><label for="{{ name }}">{{ label }}</label>
-<input id="{{ name }}" name="{{ name }}" type="{{ kind }}" required></p>{% endfor %}
-<button>Go on</button></form>"""
+{% for name, label, attributes in fields %}<p><label for="{{ name }}">{{ label }}</label> <input id="{{ name }}"
+name="{{ name }}" required autocapitalize="off" spellcheck="false" {{ attributes | xmlattr }}></p>{% endfor %}
+<button>Go on</button></form>{% if title == "Your code" %}<a href="?recovery=yes">Use a recovery code</a>{% endif %}"""
+USER = ("user", "User name", {"autocomplete": "username"})
+PASSWORD = ("password", "Password", {"autocomplete": "current-password", "type": "password"})
+CODE = ("code", "One-time code", {"autocomplete": "one-time-code", "inputmode": "numeric"})
+RECOVERY = ("code", "Recovery code", {"autocomplete": "off"})  # it has letters: no keyboard of digits
 
 
-def page(title: str, problem: str | None, *fields: tuple[str, str, str]) -> str:
+def page(title: str, problem: str | None, *fields: tuple[str, str, dict[str, str]]) -> str:
     return render_template_string(PAGE, title=title, problem=problem, fields=fields)
 
 
@@ -47,7 +51,7 @@ def login() -> str | Response:
             session["halfway"] = user  # this value gives access only to the page for the code
             return redirect(url_for("code"))
         problem = "User name and password do not match."
-    return page("Sign in", problem, ("user", "User name", "text"), ("password", "Password", "password"))
+    return page("Sign in", problem, USER, PASSWORD)
 
 
 @app.route("/code", methods=["GET", "POST"])
@@ -58,11 +62,7 @@ def code() -> str | Response:
     if request.method == "POST":
         try:
             outcome = client.verify(
-                session["halfway"],
-                request.form.get("code", ""),
-                service="web",
-                rhost=request.remote_addr,
-                path=app.config["PAM_TOTP_SOCKET"],
+                session["halfway"], request.form.get("code", ""), service="web", rhost=request.remote_addr, path=SOCKET
             )
             accepted, problem = bool(outcome), " ".join(outcome.messages)
         except client.ClientError as e:
@@ -71,7 +71,7 @@ def code() -> str | Response:
         if accepted:
             session["user"] = session.pop("halfway")
             return redirect(url_for("private"))
-    return page("Your code", problem, ("code", "One-time code", "text"))
+    return page("Your code", problem, RECOVERY if "recovery" in request.args else CODE)
 
 
 @app.get("/")
