@@ -51,6 +51,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "pam_totp.django.context_processors.portal",
             ]
         },
     }
@@ -60,6 +61,7 @@ AUTHENTICATION_BACKENDS = ["pam_totp.django.backends.PamBackend"]
 PAM_TOTP_SERVICE = "web"
 PAM_TOTP_SOCKET = os.environ.get("PAM_TOTP_SOCKET", "/run/pam_totp/socket")
 PAM_TOTP_CREATE_USERS = True
+PAM_TOTP_PORTAL_URL = os.environ.get("PORTAL_URL")  # for example "https://portal.example.org/"
 
 LOGIN_URL = "login"
 OTP_LOGIN_URL = "code"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from django.contrib import admin
 
+from pam_totp.django.accounts import account_field
 from pam_totp.django.models import HostDevice
 
 
 @admin.register(HostDevice)
 class HostDeviceAdmin(admin.ModelAdmin):  # type: ignore[misc]
-    """The list of devices, with search by user name."""
+    """The list of devices, with search by the name of the account."""
 
     fields = ("user",)  # the other fields have one permitted value
     list_display = ("user",)
-    search_fields = ("user__username",)
+    search_fields = (f"user__{account_field()}",)
     raw_id_fields = ("user",)

@@ -20,7 +20,7 @@ class PamTotpConfig(AppConfig):  # type: ignore[misc]
         if apps.is_installed("two_factor"):
             from two_factor.plugins.registry import registry
 
-            from pam_totp.django.two_factor import HostMethod, guard_setup
+            from pam_totp.django.two_factor import HostMethod, guard_pages
 
             registry.register(HostMethod())
-            guard_setup()
+            guard_pages()

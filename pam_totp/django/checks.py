@@ -9,16 +9,21 @@ from inspect import iscoroutinefunction, isfunction
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model, load_backend
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import NOT_PROVIDED
 from django.http import HttpRequest
 from django.urls import URLPattern, URLResolver, get_resolver
 from django_otp import device_classes
 
 from pam_totp.django import conf
+from pam_totp.django.accounts import account_field
+from pam_totp.django.backends import PamBackend
 from pam_totp.django.models import HostDevice
+from pam_totp.django.sites import HostAdminSite
 from pam_totp.system.passwords import EXAMPLE, PAM_FOLDER
 
-BACKEND = "pam_totp.django.backends.PamBackend"
 MIDDLEWARE = "django_otp.middleware.OTPMiddleware"
 REQUEST_MIDDLEWARE = "pam_totp.django.middleware.RequestMiddleware"
 MODEL_BACKEND = "django.contrib.auth.backends.ModelBackend"
@@ -40,11 +45,16 @@ def _findings() -> Iterator[CheckMessage]:
     if MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware; until then no user counts as verified"
         yield Error("MIDDLEWARE must have django-otp's middleware", hint=hint, id="pam_totp.E003")
+    field = conf.get("PAM_TOTP_ACCOUNT_FIELD")
+    if field and not _is_unique_field(field):
+        hint = "name a field that has at most one user for each account, and that users cannot change themselves"
+        yield Error("PAM_TOTP_ACCOUNT_FIELD must be a unique field of the user model", hint=hint, id="pam_totp.E004")
     socket = conf.get("PAM_TOTP_SOCKET")
     if not os.path.exists(socket):
         hint = "start 'pam-totp serve', or correct PAM_TOTP_SOCKET; until then every code is refused"
         yield Warning(f"socket of the pam_totp service not found: {socket}", hint=hint, id="pam_totp.W001")
-    if BACKEND in settings.AUTHENTICATION_BACKENDS:
+    backends = _backends()
+    if backends:
         file = os.path.join(PAM_FOLDER, str(conf.get("PAM_TOTP_PASSWORD_SERVICE")))
         if not os.path.exists(file):
             hint = f"create it (an example is {EXAMPLE}); until then every password is refused"
@@ -54,7 +64,7 @@ def _findings() -> Iterator[CheckMessage]:
             yield Warning("Django also accepts the passwords in its database", hint=hint, id="pam_totp.W003")
     pages = list(_pages(get_resolver().url_patterns)) if getattr(settings, "ROOT_URLCONF", None) else []
     for site in _open_admin_sites(pages):
-        hint = "add 'admin.site.__class__ = OTPAdminSite' to urls.py (from django_otp.admin import OTPAdminSite)"
+        hint = "add 'admin.site.__class__ = HostAdminSite' to urls.py (from pam_totp.django.sites import HostAdminSite)"
         yield Warning(f"admin site {site!r} may open with the password alone", hint=hint, id="pam_totp.W004")
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {REQUEST_MIDDLEWARE!r}; until then the log has no address, and users see no message of the service"
@@ -67,13 +77,51 @@ def _findings() -> Iterator[CheckMessage]:
     if any(_is_admin_documentation(page) for page in pages):
         hint = "wrap the views of django.contrib.admindocs in otp_required, or remove it from urls.py (see docs/web.md)"
         yield Warning("the admin documentation requires the password only", hint=hint, id="pam_totp.W007")
+    missing = _fields_that_new_users_lack(backends) if conf.get("PAM_TOTP_CREATE_USERS") else []
+    if missing:
+        hint = "return them from fields_of_new_user of a subclass of PamBackend; until then these sign-ins are refused"
+        yield Warning(f"new users lack required fields: {', '.join(missing)}", hint=hint, id="pam_totp.W008")
+    if any(_is_login_of_former_class(page) for page in pages):
+        hint = "move the line with HostAdminSite above urlpatterns; until then no user can enter the admin site"
+        yield Warning("the login page of the admin site is not that of HostAdminSite", hint=hint, id="pam_totp.W009")
+
+
+def _backends() -> list[PamBackend]:
+    """Return the backends of the project that are a PamBackend, or a subclass of it."""
+    return [found for found in map(load_backend, settings.AUTHENTICATION_BACKENDS) if isinstance(found, PamBackend)]
+
+
+def _is_unique_field(name: Any) -> bool:
+    try:
+        field = get_user_model()._meta.get_field(name)
+    except FieldDoesNotExist:
+        return False
+    return bool(getattr(field, "unique", False))
+
+
+def _fields_that_new_users_lack(backends: Iterable[PamBackend]) -> list[str]:
+    """Return the fields without which the database refuses a new user, or refuses the second one."""
+    given = {account_field(), "password"}
+    for backend in backends:
+        given |= set(backend.fields_of_new_user("account"))
+    fields = (field for field in get_user_model()._meta.concrete_fields if field.name not in given)
+    return [field.name for field in fields if _must_be_given(field)]
+
+
+def _must_be_given(field: Any) -> bool:
+    if field.null or field.primary_key or field.has_default() or getattr(field, "generated", False):
+        return False
+    if getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED:
+        return False
+    is_automatic = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+    return not is_automatic and (field.unique or not field.empty_strings_allowed)
 
 
 def _missing_guard() -> str | None:
     """Return how to guard the types of devices of other applications, or None if they are guarded."""
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         return f"add {REQUEST_MIDDLEWARE!r}: then a user of this host needs a code before adding a device"
-    if BACKEND not in settings.AUTHENTICATION_BACKENDS or not conf.get("PAM_TOTP_CREATE_DEVICES"):
+    if not _backends() or not conf.get("PAM_TOTP_CREATE_DEVICES"):
         return (
             "create a HostDevice for every user, because pam_totp guards only these users, or remove the applications"
         )
@@ -149,6 +197,12 @@ def _admin_sites(page: Callable[..., Any]) -> Iterator[Any]:
 def _is_admin_documentation(page: Callable[..., Any]) -> bool:
     """Return True if the page is from django.contrib.admindocs, which no admin site guards."""
     return str(getattr(getattr(page, "view_class", None), "__module__", "")).startswith("django.contrib.admindocs.")
+
+
+def _is_login_of_former_class(page: Callable[..., Any]) -> bool:
+    """Return True if urls.py made the login page of a HostAdminSite while the site was still of another class."""
+    site = getattr(page, "__self__", None)
+    return isinstance(site, HostAdminSite) and page.__name__ == "login" and page.__func__ is not type(site).login  # type: ignore[attr-defined]
 
 
 def _may_be_open(site: Any) -> bool:

@@ -6,6 +6,9 @@ PAM_TOTP_TIMEOUT           15.0                    seconds, for the check of one
 PAM_TOTP_PASSWORD_SERVICE  "pam_totp-portal"       the PAM service that asks for the password only
 PAM_TOTP_CREATE_USERS      False                   create a missing Django user for a system account
 PAM_TOTP_CREATE_DEVICES    True                    create a device when a user signs in through PamBackend
+PAM_TOTP_ACCOUNT_FIELD     None                    the field of the user model with the account's name (None: the
+                                                   field of the user's name, USERNAME_FIELD)
+PAM_TOTP_PORTAL_URL        None                    the address of the portal, to which pages link
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "PAM_TOTP_PASSWORD_SERVICE": "pam_totp-portal",
     "PAM_TOTP_CREATE_USERS": False,
     "PAM_TOTP_CREATE_DEVICES": True,
+    "PAM_TOTP_ACCOUNT_FIELD": None,
+    "PAM_TOTP_PORTAL_URL": None,
 }
 
 

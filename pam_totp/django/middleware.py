@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.contrib import messages
 
 from pam_totp.core.address import parse
 
@@ -84,6 +85,13 @@ async def _async_parts(request: Any, parts: AsyncIterable[bytes]) -> AsyncIterat
 def current_request() -> Any:
     """Return the request that this thread or task serves, or None: outside of a request, or without the middleware."""
     return _request.get()
+
+
+def tell(level: int, *texts: str) -> None:
+    """Add messages for the user of the current request, if there is one. A project without messages gets none."""
+    request = current_request()
+    for text in texts if request is not None else ():
+        messages.add_message(request, level, text, fail_silently=True)
 
 
 def address_of(request: Any) -> str | None:

@@ -6,11 +6,14 @@ Rules:
   the user add a device by the password alone.
 - No error leaves `verify_token`: it is logged, and the code is refused. The callers' variables have the code, and
   Django shows them in its error report. The frames that have the code are marked as sensitive.
+- An outage never looks like a wrong code to the user, because another code would not help.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
+from contextlib import suppress
 from typing import Any
 
 import django
@@ -21,10 +24,12 @@ from django_otp.models import Device
 
 from pam_totp import client
 from pam_totp.django import conf
-from pam_totp.django.middleware import address_of, current_request
+from pam_totp.django.accounts import account_of
+from pam_totp.django.middleware import address_of, current_request, tell
 
 log = logging.getLogger("pam_totp.django")
 NAME = "default"
+UNAVAILABLE = "Codes cannot be checked at the moment. Try again later, with a new code."
 _CONDITION = "condition" if django.VERSION >= (5, 1) else "check"  # the argument of CheckConstraint
 
 
@@ -44,35 +49,71 @@ class HostDevice(Device):  # type: ignore[misc]
         self.name, self.confirmed = NAME, True
         super().save(*args, **kwargs)
 
+    def verify_is_allowed(self) -> tuple[bool, dict[str, str] | None]:
+        """Return (True, None), or (False, {"error_message": ...}) if the service is not running.
+
+        The forms of django-otp show that message. Otherwise, they would say that the code is wrong.
+        """
+        return (True, None) if _listens(conf.get("PAM_TOTP_SOCKET")) else (False, {"error_message": UNAVAILABLE})
+
     @sensitive_variables()  # type: ignore[untyped-decorator]
     def verify_token(self, token: object) -> bool:
         """Return True if the service accepts the code, which uses it up. Show the service's messages to the user.
 
-        Return False if the service refuses the code. Log the reason and return False if the service cannot check it.
+        Return False if the service refuses the code. If the service cannot check it, log the reason, tell the user,
+        and return False.
         """
         try:
-            return self._verify(str(token))
+            outcome: client.Outcome = self._ask(token)
+            tell(messages.INFO if outcome else messages.WARNING, *outcome.messages)
+            return outcome.accepted
         except client.ClientError as e:
             log.error("%s", e)
         except Exception:  # see the rules
             log.exception("cannot check the code")
+        with suppress(Exception):  # the user is refused in any case
+            tell(messages.ERROR, UNAVAILABLE)
         return False
 
-    def _verify(self, code: str) -> bool:
-        allowed, _ = self.verify_is_allowed()
-        if not allowed:
-            return False
-        request = current_request()
-        outcome = client.verify(
-            self.user.get_username(),
+    @sensitive_variables()  # type: ignore[untyped-decorator]
+    def verify_code(self, code: str | bytes) -> client.Outcome:
+        """Return the service's outcome, with its messages for the user. An accepted code is used up.
+
+        If an error prevents the check, log it and raise client.ClientError. Raise TypeError if `code` is neither str
+        nor bytes.
+        """
+        try:
+            outcome: client.Outcome = self._ask(code)
+            return outcome
+        except client.ClientError as e:
+            log.error("%s", e)
+            raise
+        except TypeError:
+            raise
+        except Exception:  # see the rules
+            log.exception("cannot check the code")
+        raise client.ClientError("cannot check the code (see the log)")
+
+    @sensitive_variables()  # type: ignore[untyped-decorator]
+    def _ask(self, code: Any) -> client.Outcome:
+        return client.verify(
+            account_of(self.user),
             code,
             service=conf.get("PAM_TOTP_SERVICE"),
-            rhost=address_of(request),
+            rhost=address_of(current_request()),
             path=conf.get("PAM_TOTP_SOCKET"),
             timeout=conf.get("PAM_TOTP_TIMEOUT"),
         )
-        if request is not None:
-            level = messages.INFO if outcome else messages.WARNING
-            for text in outcome.messages:
-                messages.add_message(request, level, text, fail_silently=True)
-        return outcome.accepted
+
+
+def _listens(path: str) -> bool:
+    """Return True if a service listens on the socket. A full queue means that it does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+        channel.setblocking(False)
+        try:
+            channel.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True

@@ -3,21 +3,27 @@
 Rules:
 - A user with a HostDevice sets up no other device (see `guard.needs_code`). SetupView itself refuses a user with a
   device for GET only, so three POST requests after the password would add a thief's own device.
+- Such a user makes no backup tokens, because this host would neither count nor use them up. It has recovery codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from django import forms
-from django.shortcuts import redirect
+from django.contrib import messages
+from django.shortcuts import redirect, resolve_url
 from two_factor.forms import AuthenticationTokenForm
 from two_factor.plugins.registry import MethodBase
-from two_factor.views import SetupView
+from two_factor.views import BackupTokensView, SetupView
 
 from pam_totp.core.answer import MAX_ANSWER
+from pam_totp.django import conf
+from pam_totp.django.forms import CODE
 from pam_totp.django.guard import needs_code
+from pam_totp.django.middleware import tell
 from pam_totp.django.models import HostDevice
 
 
@@ -27,7 +33,7 @@ class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
     otp_token = forms.CharField(
         label="One-time code",
         max_length=MAX_ANSWER,
-        widget=forms.TextInput(attrs={"autofocus": "autofocus", "autocomplete": "one-time-code"}),
+        widget=forms.TextInput(CODE),  # without a keyboard of digits, because recovery codes have letters
     )
 
 
@@ -53,14 +59,25 @@ class HostMethod(MethodBase):  # type: ignore[misc]
         return "Enter a code from your phone app or key fob. Two codes in a row or a recovery code also work."
 
 
-def guard_setup() -> None:
-    """Let SetupView redirect every request of a user with a HostDevice, as it does for GET."""
-    dispatch = SetupView.dispatch
+def guard_pages() -> None:
+    """Let the pages that add devices or backup tokens redirect every request of a user with a HostDevice."""
+    _guard(SetupView, lambda view: view.get_success_url())
+    _guard(BackupTokensView, lambda _: _recovery_page())
+
+
+def _guard(view: Any, target: Callable[[Any], str]) -> None:
+    dispatch = view.dispatch
 
     @wraps(dispatch)
     def guarded(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         if needs_code(request, request.user.pk):  # a visitor has no pk, and must sign in first
-            return redirect(self.get_success_url())
+            return redirect(target(self))
         return dispatch(self, request, *args, **kwargs)
 
-    SetupView.dispatch = guarded
+    view.dispatch = guarded
+
+
+def _recovery_page() -> str:
+    """Return the address of the portal. Without one, tell the user where recovery codes come from."""
+    tell(messages.INFO, "Recovery codes are made in the portal of this host, or by an administrator.")
+    return str(conf.get("PAM_TOTP_PORTAL_URL") or resolve_url("two_factor:profile"))

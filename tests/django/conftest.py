@@ -33,14 +33,13 @@ class Passwords:
 
 
 @pytest.fixture
-def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Yield Django's settings, which a test may change. Django asks the service of `site`. The database is empty."""
+def stopped(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Yield Django's settings, which a test may change. The database is empty, and the service is not running."""
     from django.conf import settings
     from django.core.management import call_command
 
     from pam_totp.django import backends
 
-    site.start()
     monkeypatch.setattr(settings, "PAM_TOTP_SOCKET", str(site.socket))
     monkeypatch.setitem(backends._checkers, "pam_totp-portal", Passwords())
     yield settings
@@ -48,7 +47,22 @@ def project(_django: None, site: Site, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 @pytest.fixture
+def project(stopped: Any, site: Site) -> Any:
+    """Return Django's settings, which a test may change. Django asks the service of `site`. The database is empty."""
+    site.start()
+    return stopped
+
+
+@pytest.fixture
 def client(project: Any) -> Any:
+    from django.test import Client
+
+    return Client()
+
+
+@pytest.fixture
+def visitor(stopped: Any) -> Any:
+    """Return a client for a test that needs no service."""
     from django.test import Client
 
     return Client()

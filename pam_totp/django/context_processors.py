@@ -1,0 +1,10 @@
+"""Public: a context processor, with which templates link to the page where users manage their tokens."""
+
+from __future__ import annotations
+
+from pam_totp.django import conf
+
+
+def portal(_: object) -> dict[str, str | None]:
+    """Give templates the variable `pam_totp_portal_url`: PAM_TOTP_PORTAL_URL, or None."""
+    return {"pam_totp_portal_url": conf.get("PAM_TOTP_PORTAL_URL")}
