@@ -28,10 +28,11 @@ BIN = .venv/bin
 # Tests run programs under other accounts, which must be able to read the installed packages.
 PIP = umask 022; $(BIN)/pip install --quiet --disable-pip-version-check
 DATA = pam_totp/system/data
+DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build venv install
-.PHONY: uninstall clean help want-test booted systems test-roots
+.PHONY: uninstall clean help want-test booted systems test-roots test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
 
@@ -112,6 +113,18 @@ systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## run demo and tests 
 
 test-roots: need-systems build venv  ## test the tool that makes bare roots, as root
 	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
+
+# `test-django` makes environments in build/django, where pam_totp is installed by the words of docs/web.md. pip offers
+# the newest Django to the newest Python of this machine.
+NEWEST_PYTHON = $(firstword $(foreach minor,16 15 14 13 12,$(shell python3.$(minor) -c 'import sys; print(sys.executable)' 2>&-)) $(PYTHON))
+test-django: need-test build venv $(DJANGOS:%=build/django/%)  ## test new projects of Django 4.2, 5.2 and the newest
+	PAM_TOTP_DJANGO='$(DJANGOS)' $(BIN)/python -m pytest -p no:xdist --verbose tests/django/test_fresh_project.py $(ARGS)
+
+$(DJANGOS:%=build/django/%): build/django/%: | need-venv
+	rm -rf $@ && mkdir -p $@/source
+	cp -r pam_totp token_sim setup.cfg pyproject.toml README.md LICENSE MANIFEST.in $@/source
+	umask 022; $(if $(filter newest,$*),$(NEWEST_PYTHON),$(PYTHON)) -m venv $@
+	umask 022; $@/bin/pip install --quiet --disable-pip-version-check '$@/source[django]' 'Django$(if $(filter newest,$*),,~=$*.0)'
 
 lint: need-lint venv  ## check code style, types, plain words, shell scripts, manuals
 	$(BIN)/ruff check .
