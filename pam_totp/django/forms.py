@@ -24,6 +24,13 @@ REFUSED = "Refused. Try the next code. If that is refused too, enter two codes i
 NO_DEVICE = "Your account has no device for codes. Ask an administrator."
 
 
+class EmptyInput(forms.TextInput):  # type: ignore[misc]
+    """A field that is empty again after a refusal, so that no page has a code and the user can type the next one."""
+
+    def get_context(self, name: str, value: object, attrs: dict[str, Any]) -> Any:
+        return super().get_context(name, None, attrs)
+
+
 class CodeForm(forms.Form):  # type: ignore[misc]
     """A form for the code of a user who gave the password. If it is valid, `device` is the device that accepted it.
 
@@ -31,7 +38,7 @@ class CodeForm(forms.Form):  # type: ignore[misc]
     """
 
     code = forms.CharField(
-        label="One-time code", max_length=MAX_ANSWER, widget=forms.TextInput({**CODE, "inputmode": "numeric"})
+        label="One-time code", max_length=MAX_ANSWER, widget=EmptyInput({**CODE, "inputmode": "numeric"})
     )
 
     def __init__(self, request: Any, *args: Any, **kwargs: Any) -> None:

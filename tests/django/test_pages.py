@@ -79,12 +79,13 @@ def test_the_page_goes_on_to_the_page_that_was_asked_for(client: Any, site: Site
     assert client.post("/code/?next=https://example.org/", {"code": codes(1)}).url == "/", "no other site"
 
 
-def test_a_code_gives_the_session_a_new_key(client: Any, site: Site) -> None:
+def test_only_a_right_code_gives_the_session_a_new_key(client: Any, site: Site) -> None:
     site.enrol()
     sign_in(client)
     before = client.session.session_key
-    client.post("/code/", {"code": "000000"})
+    page = Page(client.post("/code/", {"code": "271828"}))
     assert client.session.session_key == before
+    assert "271828" not in page.text, "the field is empty for the next code"
     client.post("/code/", {"code": codes(0)})
     assert client.session.session_key != before
 
