@@ -339,9 +339,15 @@ Match LocalPort {PASSWORD}
         machine.log.wait_for("Server listening", str(self.PASSWORD))
 
     def ssh(
-        self, user: str = "alice", *options: str, port: int = KEYBOARD, source: str = "127.0.0.1", echo: bool = False
+        self,
+        user: str = "alice",
+        *options: str,
+        port: int = KEYBOARD,
+        source: str = "127.0.0.1",
+        echo: bool = False,
+        shell: bool = False,
     ) -> Talk:
-        """Run the real ssh, which prints `in as USER` after the login. `options` are options of ssh_config(5)."""
+        """Run the real ssh. After the login, it prints `in as USER`, or starts a shell. `options`: ssh_config(5)."""
         given: Sequence[str] = (
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
@@ -353,5 +359,5 @@ Match LocalPort {PASSWORD}
             *options,
         )
         words = [word for option in given for word in ("-o", option)]
-        remote = "echo in as $(id -un)"
-        return self._machine.talk("ssh", "-F", "none", *words, "-p", str(port), f"{user}@127.0.0.1", remote, echo=echo)
+        remote = () if shell else ("echo in as $(id -un)",)
+        return self._machine.talk("ssh", "-F", "none", *words, "-p", str(port), f"{user}@127.0.0.1", *remote, echo=echo)
