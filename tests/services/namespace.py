@@ -345,7 +345,7 @@ Match LocalPort {PASSWORD}
         port: int = KEYBOARD,
         source: str = "127.0.0.1",
         echo: bool = False,
-        shell: bool = False,
+        is_interactive: bool = False,
     ) -> Talk:
         """Run the real ssh. After the login, it prints `in as USER`, or starts a shell. `options`: ssh_config(5)."""
         given: Sequence[str] = (
@@ -359,5 +359,5 @@ Match LocalPort {PASSWORD}
             *options,
         )
         words = [word for option in given for word in ("-o", option)]
-        remote = () if shell else ("echo in as $(id -un)",)
+        remote = () if is_interactive else ("echo in as $(id -un)",)
         return self._machine.talk("ssh", "-F", "none", *words, "-p", str(port), f"{user}@127.0.0.1", *remote, echo=echo)

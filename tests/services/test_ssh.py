@@ -276,7 +276,7 @@ def test_a_success_shows_the_user_how_many_answers_were_refused(machine: Machine
 def test_before_a_shell_sshd_repeats_the_notice_as_the_text_of_any_module(machine: Machine, sshd: Sshd) -> None:
     machine.stack("sshd", machine.module_line(), "auth optional pam_echo.so text of another module")
     machine.enrol("alice", refused=2)
-    talk = sshd.ssh(shell=True).asks(CODE).says(codes(0)).says("exit 0")
+    talk = sshd.ssh(is_interactive=True).asks(CODE).says(codes(0)).says("exit 0")
     status, shown = talk.ends()
     assert status == 0
     notices = shown.count("2 answers were refused since the last login")
