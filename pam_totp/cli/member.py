@@ -50,9 +50,9 @@ def add_to(commands: Commands) -> None:
         run,
         "on an authority: add hosts to the fleet, list or revoke them, and set for which users they may ask",
         "pam-totp member add web1.example.org --group web",
-        "pam-totp member groups web --allow all      members of web may ask for every user",
+        "pam-totp member groups web --allow all      web may ask for every user",
         "pam-totp member groups staff --put alice    put alice into the user group staff",
-        "pam-totp member groups db --allow staff     members of db may ask for the users of staff",
+        "pam-totp member groups db --allow staff     db may ask for the users of staff",
         "pam-totp member revoke web1.example.org     at once, also on open connections",
         data=True,
     )

@@ -111,7 +111,7 @@ def test_a_dry_run_leaves_the_roll_back_to_the_next_command(site: Site, tmp_path
     journal.mkdir(0o700)
     done = site.command("import", "users-oath", file, "--dry-run")
     assert (done.returncode, done.stdout) == (3, "")
-    assert "an import was interrupted" in done.stderr
+    assert "an interrupted import must be rolled back" in done.stderr
     assert journal.exists()
     site.command("list")
     assert not journal.exists()
