@@ -5,7 +5,7 @@ Rules:
 2. All questions of one login have one id, which is random. So an authority decides on a repeated question only once.
 3. A malformed answer is sent as an empty one: the user may have typed a password. With `forward_pass`, only the codes
    are sent.
-4. If no authority answers, no user passes. With `centre_down = "break-glass"`, recovery codes of this host then count.
+4. If no authority can be asked, no user passes. With `centre_down = "break-glass"`, recovery codes of this host count.
    Their records have no token, so no code of a token opens this host alone.
 5. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
 """
@@ -20,7 +20,7 @@ from pam_totp.core.fields import Value
 from pam_totp.core.policy import Policy
 from pam_totp.core.verify import Outcome
 from pam_totp.member.client import client_of
-from pam_totp.member.errors import UNAUTHORIZED, NotAllowed, OutOfReach
+from pam_totp.member.errors import UNAUTHORIZED, NotAllowed
 from pam_totp.member.wire import (
     ANSWER_PATH,
     BEGIN_PATH,
@@ -112,7 +112,7 @@ class RemoteVerifier:
             )
             try:
                 found, authority = client_of(self._member).ask("POST", ANSWER_PATH, question, WireVerdict)
-            except OutOfReach as e:
+            except StoreError as e:  # OutOfReach, or the credentials of this host cannot be used
                 if not self._member.allows_break_glass:
                     raise
                 return self._break_glass(answer, e, lock_wait)
@@ -149,7 +149,7 @@ class RemoteVerifier:
             found, authority = self._begin(self._asked.user)
         except NotAllowed:  # the answer gets the same refusal, and its reason is logged
             return None
-        except OutOfReach:
+        except StoreError:
             if self._member.allows_break_glass:
                 return None
             raise
@@ -160,7 +160,7 @@ class RemoteVerifier:
         return None
 
     def is_enrolled(self, user: str) -> bool:
-        """Return True unless an authority says that `user` is not enrolled. Raise OutOfReach."""
+        """Return True unless an authority says that `user` is not enrolled. Raise StoreError."""
         try:
             return self._begin(user)[0].by != Outcome.NOT_ENROLLED.value
         except NotAllowed:
@@ -171,7 +171,7 @@ class RemoteVerifier:
         question = Begin(user=askable(user), service=service, rhost=rhost)
         return client_of(self._member).ask("POST", BEGIN_PATH, question, BeginVerdict)
 
-    def _break_glass(self, answer: Answer, problem: OutOfReach, lock_wait: float) -> Verdict:
+    def _break_glass(self, answer: Answer, problem: StoreError, lock_wait: float) -> Verdict:
         """Accept a recovery code of this host. Raise `problem` for every other answer of every user."""
         code, user = answer.recovery_code, self._asked.user
         if code is None:

@@ -373,6 +373,14 @@ def test_under_break_glass_the_user_is_asked_although_nullok_cannot_be(members: 
     assert made.steps == []
 
 
+def test_break_glass_works_without_the_credentials_too(members: Fleet, store: FileStore) -> None:
+    (members.credentials / "key.pem").unlink()
+    assert unreachable(members, store, "refuse").run(RECOVERY.encode()) is Result.UNAVAILABLE
+    made = unreachable(members, store)
+    assert made.run(RECOVERY.encode()) is Result.ACCEPTED
+    assert "key.pem: no such file or directory" in made.log[0]
+
+
 def test_a_store_that_fails_under_break_glass_is_named(members: Fleet, store: FileStore) -> None:
     Path(store.folder).chmod(0o755)
     made = unreachable(members, store)
