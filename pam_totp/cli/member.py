@@ -50,10 +50,10 @@ def add_to(commands: Commands) -> None:
         run,
         "on an authority: add hosts to the fleet, list or revoke them, and set for which users they may ask",
         "pam-totp member add web1.example.org --group web",
-        "pam-totp member groups web --allow all      web may ask for every user",
-        "pam-totp member groups staff --put alice    put alice into the user group staff",
-        "pam-totp member groups db --allow staff     db may ask for the users of staff",
-        "pam-totp member revoke web1.example.org     at once, also on open connections",
+        "pam-totp member groups web --allow all",
+        "pam-totp member groups staff --put alice",
+        "pam-totp member groups db --allow staff",
+        "pam-totp member revoke web1.example.org",
         data=True,
     )
     parser.add_argument("what", choices=OPTIONS, help="add HOST, list, revoke HOST, or groups [GROUP]")
@@ -65,7 +65,9 @@ def add_to(commands: Commands) -> None:
         action="append",
         help="add: PAM service that it may ask for (all); may be repeated",
     )
-    parser.add_argument("--allow", metavar="GROUP", action="append", help="groups: user group that members may ask for")
+    parser.add_argument(
+        "--allow", metavar="GROUP", action="append", help="groups: user group that members may ask for; all: every user"
+    )
     parser.add_argument("--deny", metavar="GROUP", action="append", help="groups: the opposite of --allow")
     parser.add_argument("--put", metavar="USER", action="append", help="groups: put a user into this user group")
     parser.add_argument("--take", metavar="USER", action="append", help="groups: take a user out of this user group")
