@@ -395,7 +395,7 @@ def test_make_help_has_a_line_for_every_public_target() -> None:
     make = ["make", "--no-print-directory", "help"]
     printed = subprocess.run(make, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
     listed = re.findall(r"^\.PHONY: (.*)$", (TREE / "Makefile").read_text(), re.M)
-    targets = {word for line in listed for word in line.split() if not word.startswith(("need-", "want-"))}
+    targets = {word for line in listed for word in line.split() if not word.startswith(("need-", "want-", "$("))}
     assert {line.split()[1] for line in printed} == targets
     assert all(len(line.split()) > 2 for line in printed)
 
