@@ -203,6 +203,14 @@ def test_a_host_that_would_change_tests_is_refused(
     assert os.environ == before
 
 
+@pytest.mark.parametrize(("name", "value"), [("_PHYSICAL", 1 << 30), ("_TREE", Path("/media/disk/tree"))])
+def test_temporary_files_stay_on_disk_if_need_be(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    monkeypatch.setattr(isolation, "_PHYSICAL", 8 << 30)
+    assert isolation._may_use_memory()
+    monkeypatch.setattr(isolation, name, value)
+    assert not isolation._may_use_memory()
+
+
 def test_an_interpreter_that_removes_assertions_is_refused() -> None:
     command = [sys.executable, "-O", *pytest_of("--collect-only", "tests/test_layout.py")[1:]]
     done = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False)

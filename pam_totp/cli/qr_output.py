@@ -110,7 +110,8 @@ def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True)
     if (how in PICTURES) != bool(path) or how not in (*DRAWN, NONE, *PICTURES):
         raise CommandError(f"--qr must be {HOW}", WRONG_USAGE)
     try:
-        qr.load()
+        if how in PICTURES or (how in DRAWN and not args.json):  # the import takes a third of the time of a command
+            qr.load()
     except ImportError:
         if how in PICTURES:
             raise CommandError(f"--qr {how} needs segno ({how_to_get('segno')})", OUT_OF_REACH) from None

@@ -12,8 +12,9 @@ import pytest
 from pam_totp.system.pamd.stack import RESULTS, Handler, StackError, flatten, parse
 from pam_totp.system.pamd.verdicts import find_path, possible_results, verdict
 from tests.support.pamconf import login
+from tests.torture.pace import rounds
 
-STACKS = 1200
+STACKS = rounds(400, 12_000)
 NAMED = ("success", "auth_err", "ignore", "authinfo_unavail", "user_unknown", "perm_denied", "new_authtok_reqd")
 ACTIONS = ("ok", "done", "bad", "die", "ignore", "reset", "1", "2", "3")
 

@@ -6,6 +6,8 @@ Rules:
   namespace hides the settings, records and socket of an installed pam_totp.
 - Helpers of the suite find no cgroups. Tests of cgroups mount them in their own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
+- As root, temporary files are in memory, so tests do not wait for a disk. They disappear at the end. `TMPDIR=/tmp make
+  test` keeps them for a look at a failed test.
 - Before the first test, the suite prints the tests that it skips, each with the reason.
 """
 
@@ -35,6 +37,10 @@ OWN_SYSTEMS = {
 # Programs of Chromium. The first has no windows, and takes less than half of the processor time.
 BROWSERS = ("chromium-headless-shell", "chromium")
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
+
+_MEMORY = "/media"  # in the namespace, a tmpfs hides this folder. A short path, because sockets are below it
+_ENOUGH = 4 << 30  # bytes of memory: a run needs less than 1 GiB for its temporary files
+_PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 # linux/sched.h, sys/mount.h, linux/capability.h
 _CLONE_NEWNS = 0x0002_0000
@@ -77,6 +83,9 @@ def isolate(home: Path) -> None:
         try:
             _enter_namespace()
             _hide_host()
+            if "TMPDIR" not in os.environ and _may_use_memory():
+                _mount("tmpfs", _MEMORY, "mode=1777")
+                os.environ["TMPDIR"] = _MEMORY
         except OSError as error:
             raise IsolationError(f"cannot create a mount namespace: {error} (run as another user)") from error
 
@@ -147,6 +156,11 @@ def _hide_host() -> None:
             _mount("tmpfs", sockets, "mode=0755")
     if os.path.isdir("/sys/fs/cgroup"):  # helpers would make their cgroup there
         _mount("tmpfs", "/sys/fs/cgroup", "mode=0755")
+
+
+def _may_use_memory() -> bool:
+    hidden = any(Path(path).is_relative_to(_MEMORY) for path in (_TREE, sys.prefix, sys.base_prefix))
+    return os.path.isdir(_MEMORY) and not hidden and _PHYSICAL >= _ENOUGH
 
 
 def _mount(kind: str, place: str, options: str) -> None:
