@@ -118,7 +118,7 @@ class Token(Value):
         """Return the token with `row_needed`."""
         return self._replace(row_needed=True)
 
-    def brought_forward(self, next_factor: int) -> Self:
+    def rolled_forward(self, next_factor: int) -> Self:
         """Return the token with all counters or steps below `next_factor` used up."""
         more = next_factor - self.next_factor
         return self.used_up(self.next_factor, more) if more > 0 else self
