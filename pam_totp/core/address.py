@@ -1,10 +1,10 @@
 """IP addresses as values.
 
 Rules:
-- All addresses are compared and counted as values of this module. Two texts may name one address.
+- Callers compare and count addresses as values of this module, because two texts may name one address.
 - An IPv4 address inside IPv6, `::ffff:192.0.2.7`, is the IPv4 address.
 - A zone id belongs to the address: `fe80::1%eth0` and `fe80::1%eth1` are two hosts.
-- Text that is not exactly one address is None: a host name, a leading zero, white space.
+- `parse` returns None for any other text, such as a host name, a leading zero or white space.
 
 `ipaddress` is imported at the first call, because its import takes milliseconds and most logins use no address.
 """
@@ -69,7 +69,7 @@ def _is_port(text: str) -> bool:
 
 
 def is_remote(address: Address) -> bool:
-    """Return True if `address` identifies a remote host, whatever the interface: it has no zone id.
+    """Return True if `address` identifies a remote host on every interface, which excludes a zone id.
 
     Loopback, link-local and unspecified addresses do not.
     """
@@ -77,9 +77,9 @@ def is_remote(address: Address) -> bool:
 
 
 def networks(address: Address) -> tuple[str, ...]:
-    """Return the networks of PREFIXES that the address is in, from the smallest to the largest.
+    """Return the networks that contain `address`, with the prefixes of PREFIXES, from the smallest to the largest.
 
-    An IPv4 host behind NAT64, which has an address with the prefix of RFC 6052 2.1, is in its IPv4 networks.
+    For an IPv4 host behind NAT64 (the prefix of RFC 6052 2.1), return the networks of its IPv4 address.
     """
     import ipaddress
 

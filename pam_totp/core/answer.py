@@ -6,9 +6,9 @@ Rules:
 3. Codes are at most 24 decimal digits, in any script: one, two or three codes of one length (RFC 4226 §7.4 asks for
    "a sequence" of codes to resynchronise).
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
-5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. A password may end in any
-   character, so an answer with a password keeps every character and has no recovery code.
-6. Text and bytes cannot be wiped in Python. So an answer is in buffers that its owner wipes, and its codes are numbers.
+5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. An answer with a password
+   keeps every character and has no recovery code, because a password may end in any character.
+6. An answer is in buffers that its owner wipes, and its codes are numbers, because Python cannot wipe text and bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 RECOVERY_BITS = 80
 RECOVERY_LENGTH = RECOVERY_BITS // 5  # characters
 
-_MAX_TEXT = MAX_CODES * MAX_DIGITS  # characters, without those that are ignored; a recovery code is shorter
+_MAX_TEXT = MAX_CODES * MAX_DIGITS  # characters that are not ignored; a recovery code is shorter
 # Byte -> the same character in a recovery code, or NUL.
 _CANONICAL = bytes(
     ord(c) if (c := chr(byte).upper().translate(str.maketrans("OIL", "011"))) in CROCKFORD else 0 for byte in range(128)
@@ -84,7 +84,7 @@ class Answer(Value):
     @property
     def is_well_formed(self) -> bool:
         """Return True if this answer could be correct for some user."""
-        # One length at a time: 12345678 can be a password and a code of 6 digits, but not a password and a code of 8.
+        # Check each length by itself: 12345678 can be a password and a code of 6 digits, but not of 8.
         return self.recovery_code is not None or any(self._shape({length}) is not None for length in CODE_LENGTHS)
 
     def numbers(self, lengths: Set[int]) -> tuple[int, tuple[int, ...]] | None:
@@ -100,7 +100,7 @@ class Answer(Value):
         return length, tuple(_number(self.digits[i : i + length]) for i in range(start, len(self.digits), length))
 
     def codes(self, lengths: Set[int]) -> tuple[str, ...] | None:
-        """Return the same codes as text, which cannot be wiped. A login uses `numbers`."""
+        """Return the codes of `numbers` as text, which cannot be wiped. A login uses `numbers`."""
         found = self.numbers(lengths)
         return None if found is None else tuple(str(number).zfill(found[0]) for number in found[1])
 
@@ -114,7 +114,7 @@ class Answer(Value):
         return self.typed[: len(self.typed) - len(self.digits) + self._codes_start(lengths)]
 
     def wipe(self) -> None:
-        """Overwrite the parts of the answer that can be overwritten. It must not be used afterwards."""
+        """Overwrite the parts of the answer that can be overwritten. The caller must not use it afterwards."""
         for part in (self.digits, self.recovery_code):
             if part is not None and not part.readonly:
                 wipe(part)
@@ -138,7 +138,7 @@ class Answer(Value):
 
 
 def wipe(buffer: bytearray | memoryview, size: int | None = None) -> None:
-    """Overwrite the first `size` bytes of `buffer`, by default all of it. It keeps its length and its place."""
+    """Overwrite the first `size` bytes of `buffer`, by default all. The buffer keeps its length and address."""
     size = len(buffer) if size is None else size
     buffer[:size] = bytes(size)
 
@@ -146,7 +146,7 @@ def wipe(buffer: bytearray | memoryview, size: int | None = None) -> None:
 def recovery_digest(salt: str, code: str | memoryview) -> str:
     """Return the hexadecimal SHA-256 of salt ‖ code. `salt` is hexadecimal.
 
-    A plain hash suffices, because 80 random bits cannot be searched.
+    A plain hash suffices, because an attacker cannot try 2^80 codes.
     """
     digest = sha256(bytes.fromhex(salt))
     digest.update(code.encode("ascii") if isinstance(code, str) else code)
@@ -156,8 +156,8 @@ def recovery_digest(salt: str, code: str | memoryview) -> str:
 def _normalised(typed: bytes | bytearray) -> bytearray:
     """Return `typed` without ignored characters and with ASCII digits.
 
-    Return nothing if it is not UTF-8, or too long, or too long or not ASCII after this. No text or other copy of
-    `typed` is made: a user may type a password here, and text cannot be wiped.
+    Return an empty buffer if `typed` is too long or not UTF-8, or if the result would be too long or not ASCII. Copy
+    `typed` only into buffers that can be wiped, because a user may type a password here.
     """
     if len(typed) <= _MAX_TEXT and typed.isdigit():
         return bytearray(typed)

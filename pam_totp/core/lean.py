@@ -1,7 +1,7 @@
 """Parts of the standard library that a login needs, without the import of the modules that define them.
 
-A helper starts an interpreter for one login, so the user waits for every import. `typing`, `enum`, `contextlib`,
-`functools`, `json` and `hashlib` would take more time than all other work of a login.
+A helper starts an interpreter for one login, so the user waits for every import. The imports of `typing`, `enum`,
+`contextlib`, `functools`, `json` and `hashlib` would take more time than the login.
 
 Rules:
 1. Each part does the same as its public namesake, for the uses in this package. Type checkers see the namesake.
@@ -43,7 +43,7 @@ else:
     # ---- typing
 
     class Protocol:
-        """A base class that means something to type checkers only."""
+        """A base class that only type checkers use."""
 
     def dataclass_transform(**_):
         return lambda cls: cls
@@ -66,7 +66,7 @@ else:
             return iter(cls._members)
 
     class Enum(metaclass=_EnumType):
-        """A class whose upper-case names are its only members. Members are compared by identity."""
+        """A class with its upper-case names as its only members. Members are compared by identity."""
 
         def __new__(cls, *_):
             raise TypeError(f"{cls.__name__} has no other members")
@@ -163,7 +163,7 @@ else:
         _SPACE = " \t\n\r"
 
         def json_loads(text):
-            """Do the same as json.loads, which raises the error of an invalid document."""
+            """Do the same as json.loads. For an invalid document, call json.loads, which raises the error."""
             try:
                 document, end = _scan(text, len(text) - len(text.lstrip(_SPACE)))
                 if not text[end:].strip(_SPACE):

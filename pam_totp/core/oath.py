@@ -61,13 +61,13 @@ def totp(key: bytes, now: int, digits: int = 6, algorithm: str = "SHA1", period:
 
 
 class Ahead:
-    """Codes that were worked out before an answer, to be found faster. `wipe` overwrites them."""
+    """Codes computed before the answer, which make the search of `find` faster. `wipe` overwrites them."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[bytes, int, str], tuple[int, memoryview[int]]] = {}
 
     def work_out(self, key: bytes, within: range, digits: int, algorithm: str) -> None:
-        """Work out the codes of the moving factors in `within`."""
+        """Compute and keep the codes of the moving factors in `within`."""
         start, stop = max(within.start, 0), min(within.stop, MOVING_FACTOR_LIMIT)
         if start < stop:
             table = memoryview(bytearray(4 * (stop - start))).cast("I")
@@ -76,17 +76,17 @@ class Ahead:
             self._tables[key, digits, algorithm] = start, table
 
     def numbers(self, key: bytes, start: int, stop: int, digits: int, algorithm: str) -> Iterable[int] | None:
-        """Return the codes of start to stop-1 as numbers, or None if they were not all worked out."""
+        """Return the codes of start to stop-1 as numbers, or None if one is missing."""
         found = self._tables.get((key, digits, algorithm))
         if found is None:
             return None
         first, table = found
         if not first <= start < stop <= first + len(table):
             return None
-        return table[start - first : stop - first]  # no copy, which could not be wiped
+        return table[start - first : stop - first]  # a view, because a copy could not be wiped
 
     def wipe(self) -> None:
-        """Overwrite and forget the codes."""
+        """Overwrite and remove the codes."""
         for _, table in self._tables.values():
             table.cast("B")[:] = bytes(table.nbytes)
         self._tables.clear()
@@ -103,9 +103,9 @@ def find(
 ) -> int | None:
     """Return the first moving factor in `within` from which the token shows `codes` in a row; None if there is none.
 
-    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. Its
-    step must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes in
-    `ahead` are not computed again. Raise ValueError for any other argument.
+    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. Its step
+    must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes in `ahead`
+    are not computed again. Raise ValueError for other codes, another step, or an argument that `hotp` refuses.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):
@@ -122,7 +122,7 @@ def find_numbers(
     *,
     ahead: Ahead | None = None,
 ) -> int | None:
-    """Do the same as `find` for codes that are numbers, unchecked. A number leaves no text, which cannot be wiped."""
+    """Do the same as `find` for codes as numbers, without the checks. A caller cannot wipe codes in a text."""
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
     modulus = 10**digits
@@ -161,7 +161,7 @@ def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorith
 
 
 def _numbers_one_by_one(key: bytes, start: int, stop: int, modulus: int, algorithm: str) -> Iterator[int]:
-    """Yield the codes of factors start to stop-1 by HMAC. Its two keyed states are computed once (RFC 2104 §4)."""
+    """Yield the codes of factors start to stop-1 by HMAC. Compute the two keyed states of HMAC once (RFC 2104 §4)."""
     new = _HASHES[algorithm]
     block = new().block_size
     if len(key) > block:

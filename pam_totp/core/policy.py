@@ -52,10 +52,10 @@ class Policy(Value):
 
     @property
     def most_failures_kept(self) -> int:
-        """The count of failures that remains after codes in a row or a recovery code, if it was higher (law 8).
+        """The highest count of failures that remains after codes in a row or a recovery code (law 8).
 
-        It is below `lock_after`, so a recovery code ends a lock. It is not 0, because an attacker may guess after each
-        login of the owner.
+        It is below `lock_after`, so a recovery code ends a lock. It is above 0, because an attacker may guess again
+        after each login of the owner.
         """
         return min(TWO_CODES_FROM, self.lock_after - 1) if self.lock_after > 0 else TWO_CODES_FROM
 

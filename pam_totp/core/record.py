@@ -3,8 +3,8 @@
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
 2. Counters and steps only go up. Only `accepted` changes them.
-3. The failures go down by one a day, by `lowered`, and by `unlocked` (law 8). Any sequence of clock settings removes at
-   most one for each day between the first failure and the latest time that the clock ever showed.
+3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). Any sequence of clock settings
+   removes at most one failure for each day between the first failure and the latest time that the clock ever showed.
 4. An error names the place and the requirement there, and never shows a value.
 5. `repr` never shows a secret.
 """
@@ -62,8 +62,8 @@ class Token(Value):
     """The fields that HOTP and TOTP tokens share.
 
     `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. `enabled`
-    is set by an administrator. `created` and `last_used` are Unix seconds. With `row_needed`, which a restored backup
-    sets, only codes in a row are accepted, until the first are (law 8).
+    is set by an administrator. `created` and `last_used` are Unix seconds. `row_needed` is set by `pam-totp restored`:
+    the next accepted codes must be in a row (law 8).
     """
 
     name: str
@@ -108,17 +108,17 @@ class Token(Value):
         return self._replace(serial=serial)
 
     def longest(self) -> Self:
-        """Return the token with every field that a login changes at its longest in text."""
+        """Return the token with the longest value of each field that a login changes."""
         return self._replace(enabled=False, confirmed=False, last_used=TIME_LIMIT - 1, row_needed=False)
 
     def switched(self, enabled: bool) -> Self:
         return self._replace(enabled=enabled)
 
     def with_row_needed(self) -> Self:
-        """Return the token so that its next accepted codes must be in a row."""
+        """Return the token with `row_needed`."""
         return self._replace(row_needed=True)
 
-    def brought_forward(self, next_factor: int) -> Self:
+    def rolled_forward(self, next_factor: int) -> Self:
         """Return the token with all counters or steps below `next_factor` used up."""
         more = next_factor - self.next_factor
         return self.used_up(self.next_factor, more) if more > 0 else self
@@ -149,7 +149,7 @@ class Token(Value):
 
 
 class HotpToken(Token):
-    """An event-based token. `counter` is the counter of the next code to be accepted; 2^64 if no code is left."""
+    """An event-based token. `counter` is the lowest counter that is not used up; 2^64 if all codes are used up."""
 
     counter: int = 0
 
@@ -285,7 +285,7 @@ class UserRecord(Value):
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """What no login changes: the user, the salt of the recovery codes, and the keys and texts of the tokens."""
+        """The parts that no login changes: user, salt of the recovery codes, keys and texts of the tokens."""
         return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens]
 
     def longest(self) -> UserRecord:
@@ -333,8 +333,8 @@ class UserRecord(Value):
     def failures_now(self, now: int) -> tuple[int, int | None]:
         """Return `failures` and `failures_at` at `now` (Unix seconds): one failure less for every full day (law 8).
 
-        The remainder of a day is kept; otherwise one failure a day would stop the decrease. `failures_at` never goes
-        back. If it did when the clock is set back, the same days would count again once the clock is correct.
+        The remainder of a day is kept; otherwise one failure a day would stop the decrease. `failures_at` never
+        decreases. Otherwise, after the clock was set back and corrected, the same days would count again.
         """
         if self.failures_at is None:
             return 0, None
@@ -360,7 +360,7 @@ class UserRecord(Value):
     def accepted(self, token: Token, first: int, count: int, now: int, *, completes_row: bool = False) -> UserRecord:
         """Return the record after `count` codes of `token` in a row, from moving factor `first`, were accepted.
 
-        `now` is in Unix seconds. Only time has changed the failures: after codes in a row, call `lowered` too.
+        `now` is in Unix seconds. The failures decrease only with time; after codes in a row, call `lowered` too.
         """
         failures, since = self.failures_now(now)
         accepted = token.accepted(first, count, now, completes_row=completes_row)
@@ -373,9 +373,9 @@ class UserRecord(Value):
         return self._replace(recovery=left, refused=0).lowered(most, now)
 
     def lowered(self, most: int, now: int, *, own: int = 0) -> UserRecord:
-        """Return the record with at most `most` failures at `now` (Unix seconds), and without `own` of them.
+        """Return the record after `own` failures are subtracted at `now` (Unix seconds), with at most `most` failures.
 
-        The time of the next decrease stays, so an attacker gains no guess by a login of the owner (law 8).
+        The time of the next decrease is unchanged, so an attacker gains no guess by a login of the owner (law 8).
         """
         failures, since = self.failures_now(now)
         return self._replace(failures=min(max(failures - own, 0), most), failures_at=since)
@@ -388,4 +388,4 @@ class UserRecord(Value):
         return f"<record of {self.user!r}: {len(self.tokens)} tokens>"
 
 
-UNKNOWN_USER = UserRecord(user="unknown")  # in place of a missing record
+UNKNOWN_USER = UserRecord(user="unknown")  # replaces a missing record

@@ -2,7 +2,7 @@
 
 Rules:
 1. A record has one encoding. `parse` accepts only this encoding, so `serialize(parse(data)) == data`. The exception is
-   a document from before a key of `_ADDED` existed: it has none of these keys, and otherwise the same encoding.
+   a document that is older than a key of `_ADDED`: it lacks all these keys.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
 3. An error names the field or the line, and the requirement. It never shows a value.
 """
@@ -135,12 +135,12 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 
 
 def _is_older(tokens: list[Any]) -> bool:
-    """Return True if the tokens are from before the keys of `_ADDED` existed."""
+    """Return True if the tokens are older than the keys of `_ADDED`."""
     return len(tokens) > 0 and all(type(t) is dict and t.keys().isdisjoint(_ADDED) for t in tokens)
 
 
 def _without_added(data: bytes) -> bytes:
-    """Return an encoding without the keys of `_ADDED`. JSON strings have no line end, so they remain unchanged."""
+    """Return an encoding without the keys of `_ADDED`. JSON strings contain no line end, so they remain unchanged."""
     for name, value in _ADDED.items():
         data = data.replace(f'   "{name}": {_TEXTS[type(value)](value)},\n'.encode("ascii"), b"")
     return data

@@ -2,7 +2,7 @@
 
 Rules:
 1. Two spellings can name one token: a label shows `UB-123 456`, a vendor's file `ub123456`.
-2. A record, a message and a log keep a serial number as it was given. Only comparisons use `serial_key`.
+2. A record, a message and a log keep the original spelling of a serial number. Only comparisons use `serial_key`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ from __future__ import annotations
 def serial_key(serial: str) -> str:
     """Return the letters and digits of `serial` without case. Two serial numbers with the same result are equal.
 
-    Return a serial number without any letter or digit unchanged.
+    If `serial` has no letter or digit, return it unchanged.
     """
     return "".join(filter(str.isalnum, serial.casefold())) or serial

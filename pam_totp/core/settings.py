@@ -1,11 +1,12 @@
 """The settings of one login: defaults, then the site file, then the module's arguments.
 
 Rules:
-1. A setting that is unknown, malformed, out of bounds, given twice or contradictory is an error. An error denies.
+1. A setting that is unknown, malformed, out of bounds, given twice or contradictory is an error. An error denies the
+   login.
 2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
-3. The user, and the use of an earlier module's answer, are set by module arguments only. `forward_pass` may also be
-   set in `[service.NAME]`, because the arguments of programs that do not run as root are ignored. `[store]` of the site
-   file replaces the default store. `[member]` replaces it by authorities, which have their own policy.
+3. Only module arguments set the user and the use of an earlier module's answer. `[service.NAME]` may also set
+   `forward_pass`, because the service ignores this argument of a program that does not run as root. `[store]` of the
+   site file replaces the default store. `[member]` replaces it by authorities, which have their own policy.
 4. `nullok_until` and `nullok_group` are `nullok` with a limit. If a later source sets `nullok` itself, the limits of an
    earlier source do not apply.
 5. This module reads no file: text in, values out.
@@ -98,8 +99,8 @@ class DatabaseSettings(Value):
 class MemberSettings(Value):
     """`[member]` of the site file: the authorities that decide on the logins of this host.
 
-    `connect`, `patience` and `answer` are in seconds: for a connection, until another authority gets the question, and
-    for the whole question. With `forward_pass`, codes of `forward_digits` digits end an answer.
+    Three limits are in seconds: `connect` for a connection, `patience` until another authority gets the question,
+    `answer` for the whole question. With `forward_pass`, codes of `forward_digits` digits end an answer.
     """
 
     authorities: tuple[str, ...]
@@ -127,15 +128,16 @@ class MemberSettings(Value):
 
     @property
     def allows_break_glass(self) -> bool:
-        """Return True if recovery codes of this host count while no authority can be reached."""
+        """Return True if this host accepts its recovery codes while all authorities are unreachable."""
         return self.centre_down == "break-glass"
 
 
 class AuthoritySettings(Value):
     """`[authority]` of the site file: a host that decides for the members of a fleet.
 
-    `listen` and `addresses` are texts of the form HOST:PORT: where this host listens, and where members connect to.
-    Without the file `ca_key`, no member joins or renews its certificate here. A kept connection may be `idle` seconds.
+    `listen` has the addresses on which this host listens, `addresses` those to which members connect (HOST:PORT).
+    Members can join or renew their certificates here only if the file `ca_key` exists. A connection may be idle for
+    `idle` seconds.
     """
 
     listen: tuple[str, ...] = ("0.0.0.0:8443",)
@@ -256,7 +258,7 @@ _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
     "helper": _path,
 }
-_LISTS = {"authorities", "listen", "addresses"}  # one text stands for a list of one
+_LISTS = {"authorities", "listen", "addresses"}  # a single text means a list with this entry
 _LIMITS = ("nullok_until", "nullok_group")
 _SECOND_PROMPT = ("second_prompt", "no_second_prompt")
 _FLAGS = ("echo", *_SECOND_PROMPT, "nullok", "nodelay", "debug", *FIRST_PASS)
@@ -274,7 +276,7 @@ _SITE: dict[str, Rule] = {
 }
 
 
-@lru_cache(maxsize=1)  # the file is read at every login, and seldom changes
+@lru_cache(maxsize=1)  # every login reads the file, which seldom changes
 def parse_site(text: str) -> Site:
     """Return the settings in `text`, the content of a site file (TOML). Raise SettingsError."""
     import tomllib  # only if a site file exists: the import takes 2 ms

@@ -73,7 +73,7 @@ def slot_size(record: UserRecord, document: bytes | None = None) -> int:
 
 @lru_cache(maxsize=1)
 def _growth() -> tuple[int, int]:
-    """Return upper bounds of the bytes by which logins lengthen a record without tokens, and each of its tokens."""
+    """Return upper bounds of the bytes that logins add to a record: to the fields of the user, and to each token."""
     user = UserRecord(user="u", failures_at=0)
     size, longest = len(serialize(user)), len(serialize(user.longest()))
     of_tokens = [0]
@@ -95,7 +95,7 @@ def encode(sequence: int, document: bytes, size: int) -> bytes:
         raise RecordError(f"the sequence number must have at most {_MAX_DIGITS} digits")
     slot = _slot(sequence, document, size)
     if len(slot) > size:
-        raise RecordError(f"does not fit in a slot of {size} bytes")
+        raise RecordError(f"must fit in a slot of {size} bytes")
     return slot
 
 
@@ -111,7 +111,7 @@ def decode(data: bytes) -> Slots:
     current = numbers.index(max(numbers))
     newer, older = found[current], found[1 - current]
     if newer is None or newer == _EMPTY:
-        raise RecordError("no slot is valid")
+        raise RecordError("one slot must have a valid document")
     if older is not None and older[0] == newer[0] and older != newer:
         raise RecordError("slots with the same sequence number must have the same document")
     return Slots(document=newer[1], sequence=newer[0], size=size, current=current, other=older and older[1])

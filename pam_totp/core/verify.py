@@ -1,14 +1,14 @@
 """Verification: decide whether one answer is accepted, and compute the record after it.
 
 Rules (docs/architecture.md numbers all laws of verification):
-1. A counter or step is accepted at most once, and both only go up.
+1. A counter or step is accepted at most once, and the next must be higher.
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends only on the record, the answer, the time and the policy.
-4. A malformed answer leaves the record unchanged, and so does every answer for a user without a confirmed token.
-5. Every answer to which rule 4 does not apply changes the record. Otherwise a full disk or the response time would show
-   the reason of a refusal.
+4. The record remains unchanged after a malformed answer, and after any answer for a user without a confirmed token.
+5. Every other answer changes the record. Otherwise a full disk or the response time would show the reason of a refusal.
 6. Single codes of one dialogue may be codes in a row together (law 5). If a third code is needed, the first two are
-   used up. A repeated answer is neither verified nor counted. Codes in a row take the dialogue's failures back.
+   used up. A repeated answer is refused at once, and is not a failure. Codes in a row take the dialogue's failures
+   back.
 7. Codes in a row or a recovery code lower the count of failures to a limit. One code never lowers it (law 8).
 """
 
@@ -62,7 +62,7 @@ class Decision(Value):
     """The outcome of one answer, and the record after it.
 
     `token` is the name of the token that shows the codes, None if there is none. `refused_before` counts the answers
-    that were refused between the previous success and this dialogue. `next_code` is not None if the two codes of the
+    that were refused between the previous success and this dialogue. `next_code` is set if the two codes of the
     dialogue are consecutive, and a third is needed.
     """
 
@@ -80,9 +80,9 @@ class Decision(Value):
 class Earlier(Value):
     """The refused answers that precede an answer in its dialogue.
 
-    `answers` are those to the prompts of this dialogue. `failures` is what they added to the record's failures, and
-    `counted` is the number of failures after that. `refused` is what they, and a first pass, added to its refusals.
-    `next_code` completes the row of their codes.
+    `answers` are the answers to the prompts of this dialogue. `failures` is the number of failures that they added, and
+    `counted` the record's number of failures after that. `refused` is the number of refusals that they and a first pass
+    added. `next_code` completes the row of their codes.
     """
 
     answers: tuple[Answer, ...] = ()
@@ -94,7 +94,7 @@ class Earlier(Value):
     NONE: ClassVar[Earlier]
 
     def followed_by(self, answer: Answer, decision: Decision, *, prompted: bool) -> Earlier:
-        """Return the refused answers with one more. `prompted` is False for a first pass: no row begins there."""
+        """Return the refused answers and `answer`. `prompted` is False for a first pass, which cannot begin a row."""
         recorded = decision.outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED)
         failed = prompted and decision.outcome is Outcome.WRONG and answer.recovery_code is None
         return Earlier(
@@ -106,11 +106,11 @@ class Earlier(Value):
         )
 
     def own(self, failures: int) -> int:
-        """Return how many of `failures` a row takes back: none if another login or time has lowered the count since."""
+        """Return how many of `failures` a row takes back: 0 if another login or time has lowered the count since."""
         return self.failures if failures >= self.counted else 0
 
     def code(self, lengths: Set[int]) -> tuple[int, ...]:
-        """Return the code of the only answer; nothing if there are several answers, or several codes in it."""
+        """Return the code of the only answer; empty if there are several answers, or several codes in the answer."""
         found = self.answers[0].numbers(lengths) if len(self.answers) == 1 else None
         return found[1] if found is not None and len(found[1]) == 1 else ()
 
@@ -118,7 +118,7 @@ class Earlier(Value):
 Earlier.NONE = Earlier()
 
 
-TYPING_TIME = 60  # seconds between the prompt and most answers
+TYPING_TIME = 60  # seconds: users answer most prompts within this time
 
 
 def work_out_ahead(tokens: Iterable[Token], now: int, policy: Policy) -> Ahead:
@@ -142,14 +142,14 @@ def verify(
 ) -> Decision:
     """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
 
-    At least `fewest` codes in a row are needed, whatever the count of failures. Codes in `ahead` are not computed
+    At least `fewest` codes in a row are needed, regardless of the count of failures. Codes in `ahead` are not computed
     again. They change no decision: a code depends on its key and counter alone.
 
-    The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is
-    negative or not below `TIME_LIMIT`.
+    The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is outside
+    0 to `TIME_LIMIT` - 1.
     """
     if not 0 <= now < TIME_LIMIT:
-        raise ValueError("the time must be at least 0 and below TIME_LIMIT")
+        raise ValueError("the time must be 0 to TIME_LIMIT - 1")
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
@@ -193,13 +193,14 @@ def verify(
                 outcome = Outcome.CONSECUTIVE_NEEDED
                 if row is codes:
                     return Decision(outcome=outcome, record=record.refused_uncounted(), token=token.name)
-                # Law 5: the third prompt confirms the pair. If it could be tried again, it would halve a row of three.
+                # Law 5: the third prompt confirms the pair. Use the pair up: a second try would let an attacker guess
+                # three codes in parts.
                 after = record.refused_and_used_up(token, first, len(row))
                 following = NextCode(token=token.name, moving_factor=first + len(row))
                 return Decision(outcome=outcome, record=after, token=token.name, next_code=following)
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
-            if outcome is Outcome.CONSECUTIVE:  # law 5: the user who made the row made the dialogue's failures too
+            if outcome is Outcome.CONSECUTIVE:  # law 5: the dialogue's failures are by the user who typed the row
                 after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     for token in candidates:
@@ -221,7 +222,7 @@ def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now
 def acceptable(token: Token, count: int, now: int, policy: Policy, *, used_up: int = 0) -> range:
     """Return the counters or steps at which the first of `count` codes is accepted (laws 4 to 6).
 
-    If the first codes are `used_up`, it is the first of the others.
+    If `used_up` codes at the start are used up, return the range of the first of the others.
     """
     if isinstance(token, HotpToken):
         reach = policy.look_ahead

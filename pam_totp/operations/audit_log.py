@@ -7,7 +7,7 @@ Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
 3. A field has at most 255 characters, so that a log daemon does not cut off the end of a line with a long name.
-4. Lines go to the facility authpriv, under the name pam_totp. The verb sets the priority; a missing answer is info.
+4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority; for a missing answer, it is info.
 """
 
 from __future__ import annotations

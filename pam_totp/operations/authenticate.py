@@ -3,10 +3,10 @@
 Rules (docs/architecture.md numbers all laws of verification):
 1. `decide` makes every decision, for PAM, the command line and the portal.
 2. The decision is durable before `decide` returns. A change that an accepted answer permits is part of the same update.
-3. A well-formed answer holds one lock for every user name, enrolled or unknown. Under the lock, it makes the same
-   search for its codes, and writes one file. A malformed answer writes no file.
-4. The log gets one line for each answer. The user sees the same text for every refusal.
-5. A refusal is delayed by a time that depends on the policy alone.
+3. For a well-formed answer, `decide` holds one lock, searches for the codes and writes one file, for every user name,
+   enrolled or unknown. For a malformed answer, it writes no file.
+4. The caller logs each answer in one line. The user sees the same text for every refusal.
+5. The delay of a refusal depends only on the policy.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REFUSED = "Refused. Try the next code. If that is refused too, enter two codes i
 REFUSAL_DELAY = 0.1  # seconds: longer than one login takes on a healthy disk
 _CANDIDATE_TIME = 1e-5  # seconds: several times the search time for one counter or step of one token
 
-# In place of an unknown user's record, so that the time of an answer does not show that there is none.
+# The record for unknown users, so that the response time does not show which users are unknown.
 DECOY = UserRecord(
     user="decoy",
     tokens=tuple(
@@ -77,7 +77,7 @@ def decide(
     def search_decoy() -> None:
         verify(DECOY, answer, now(), policy, earlier=earlier, ahead=ahead)
 
-    # Law 12: one lock, and under it one search and one write, for every user. Otherwise a crowd that waits for the lock
+    # Law 12: for every user, hold one lock, search once and write once. Otherwise the wait of many logins for the lock
     # of one name would show whether the name is enrolled.
     try:
         return store.update(user, change, decoy=True)
@@ -89,7 +89,7 @@ def decide(
 def refusal_delay(policy: Policy) -> float:
     """Return the time between an answer and its refusal, in seconds.
 
-    It is longer than the search through `MAX_TOKENS` tokens, so it does not show how many tokens a user has.
+    It hides the number of a user's tokens, because it is longer than the search through `MAX_TOKENS` tokens.
     """
     reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
     return max(REFUSAL_DELAY, MAX_TOKENS * reach * _CANDIDATE_TIME)
@@ -105,7 +105,7 @@ def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
     """Return the verb and the fields of the line about `decision`."""
     fields: dict[str, str | int | None] = {"token": decision.token}
     token = None if decision.token is None else decision.record.token(decision.token)
-    if token is not None:  # None also if the answer permitted the token's removal
+    if token is not None:  # it is None after an answer that permitted the token's removal
         fields = audit_log.of_token(token)
     if not decision.outcome.accepted:
         return "refused", {"reason": decision.outcome.value} | fields

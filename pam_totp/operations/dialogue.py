@@ -2,15 +2,15 @@
 
 Rules:
 1. A dialogue has no socket, thread, clock or sleep. It yields each wait to its driver: the service, the helper, a test.
-2. It speaks to the user through a `Conversation`. Its only state is its own, and ends with it.
+2. It speaks to the user through a `Conversation`. Dialogues share no state.
 3. Only the results ACCEPTED and IGNORED let a user pass.
-4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, for any answer and any user
-   (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 replace this rule.
+4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, regardless of the answer and
+   the user (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 replace this rule.
 5. The waits between two prompts do not depend on the user, except for grace and `nullok`.
 6. No lock is held during a prompt.
-7. With `forward_pass`, the next module checks the password after the code. Until then, nothing shows whether the code
-   was right: there is one prompt, no text, and the same delay after every answer.
-8. Answers are wiped when the dialogue ends.
+7. With `forward_pass`, the next module checks the password after the code. Until then, the dialogue hides the verdict:
+   it shows one prompt, no text, and the same delay after every answer.
+8. A dialogue wipes all answers when it ends.
 9. In sshd, the text of a refusal precedes the second prompt, and no text follows the last answer. sshd omits the line
    `PAM: Authentication failure for USER from ADDRESS` if a module shows a text after the last answer.
 """
@@ -37,17 +37,17 @@ Waits: TypeAlias = "Generator[Any, Any, R]"  # yields waits, and returns R
 
 
 class Pause:
-    """Wait until `seconds` have passed since the last answer. There is no reply."""
+    """Wait until `seconds` have passed since the last answer. The reply is None."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
 
 class Conversation(Protocol):
-    """The way to the user."""
+    """The interface to the user."""
 
     def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[Typed | None]:
-        """Show a prompt, and return the answer; None if there is none. Do `meanwhile` while the user types."""
+        """Show a prompt, and return the answer or None. The driver runs `meanwhile` while the user types."""
 
     def first_pass(self) -> Waits[Typed | None]:
         """Return the answer that an earlier module got, or None."""
@@ -138,7 +138,7 @@ class Dialogue:
         try:
             verdict: Verdict = yield self._verifier.decide(answer, prompted=prompted)
         except StoreError:
-            yield Pause(self._verifier.delay)  # it must hide the length of the search, also if the disk is full
+            yield Pause(self._verifier.delay)  # the delay must hide the length of the search, even if the disk is full
             raise
         password = answer.password(verdict.code_lengths)
         if password:

@@ -19,7 +19,7 @@ from pam_totp.core.record import GOOD_SECRET, UNKNOWN_USER, HotpToken, Token, To
 from pam_totp.core.secretfile import base32
 from pam_totp.core.verify import verify
 
-# The limits for a first code are wide: a user may have pressed a key fob many times, and a token's clock may be wrong.
+# The limits for a first code are wide: a key fob may be many presses ahead, and a token's clock may be wrong.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
 _SALT = 16  # bytes
 _GROUP = 4  # characters between two separators, in keys and recovery codes
@@ -59,10 +59,11 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
 
 
 def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:
-    """Return the record with `new` in place of `old`, and the old token as it is in `record`.
+    """Return the record with `new` in place of `old`, and the token that `new` replaced.
 
-    Return None if the record has no token with the name and the key of `old`: another process has changed the record.
-    Logins may have used codes of `old` meanwhile. Raise RecordError for a key that another token has.
+    Logins may have used codes of `old` meanwhile. Return None if the record has no token with the name, key and
+    creation time of `old`, because another process has changed the record. Raise RecordError for a key that another
+    token has.
     """
     last = record.token(old.name)
     if last is None or (last.secret, last.created) != (old.secret, old.created):
@@ -106,7 +107,7 @@ def new_recovery_codes(record: UserRecord, count: int) -> tuple[UserRecord, list
 
 
 def valid_recovery_codes(record: UserRecord, codes: Iterable[str]) -> list[str]:
-    """Return those of the displayed `codes` that are still in `record`."""
+    """Return the displayed `codes` that are still in `record`."""
     salt = record.salt
     return [] if salt is None else [c for c in codes if recovery_digest(salt, c.replace("-", "")) in record.recovery]
 

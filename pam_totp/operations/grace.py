@@ -3,7 +3,7 @@
 Rules:
 1. Only a code grants grace. A login by grace does not extend the grace.
 2. The address must be numeric, and identify a remote host. A local login has no address, a host name depends on a name
-   server, and loopback, link-local and unspecified addresses can be anybody's. Addresses are compared as values.
+   server, and any host can have a loopback, link-local or unspecified address. Addresses are compared as values.
 3. Grace is void after the clock was set back, after the tokens changed (`core.record` removes the grace), and while the
    user is locked.
 """

@@ -4,9 +4,9 @@ Rules:
 - Data flows one way: ParsedFile -> SelectedTokens (tokens with their users) -> `import_tokens` -> Report.
 - Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
   for users.
-- The process rolls back an import that fails. The next command does so if the process was killed.
+- The process rolls back an import that fails. If the process is killed, the next command rolls the import back.
 - Memory holds only a packed result of about a hundred bytes for each token. The import writes each token to the journal
-  as soon as it reads the token. It reads the token again if another process changes the record meanwhile.
+  as soon as it has read the token. It reads the token again if another process changes the record meanwhile.
 - The time, the store and the rule for user names are arguments.
 """
 
@@ -33,7 +33,7 @@ from pam_totp.store.file import JOURNAL, FileStore, file_name
 Progress = Callable[[int, int], None]  # done, total
 AccountName = Callable[[str], str | None]  # a user name -> the account's name in the passwd database, or None
 
-_AHEAD = 100  # tokens to read before the first is written, which saves an eighth of the time
+_AHEAD = 100  # tokens to read before writing the first, which saves an eighth of the time
 _REPORT_EVERY = 500  # tokens between two reports of progress
 NO_USER = "the file names no user (see --user and --map)"
 NOT_IN_MAP = "the serial is not in the map"
@@ -46,7 +46,7 @@ class Status(StrEnum):
     ALREADY_IMPORTED = "already-imported"
     NO_USER = "no-user"
     INVALID_USER = "invalid-user"
-    UNSUPPORTED = "unsupported"  # pam_totp does not support such a token; the format gives the reason
+    UNSUPPORTED = "unsupported"  # pam_totp does not support the kind of token; the format gives the reason
     INVALID = "invalid"  # a field breaks the rules of `core.record`
     TOO_MANY_TOKENS = "too-many-tokens"
     SERIAL_TAKEN = "serial-taken"  # another user has the token with this serial number
@@ -76,7 +76,7 @@ _STATUSES = tuple(Status)
 
 
 class PackedResult(bytes):
-    """A result in compact form: the number of its status, then JSON. A file may have a million tokens."""
+    """A result in compact form, because a file may have a million tokens: the number of its status, then JSON."""
 
     __slots__ = ()
 
@@ -97,7 +97,7 @@ class PackedResult(bytes):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A token that is to be imported for `user`."""
+    """A token to be imported for `user`."""
 
     place: str
     user: str
@@ -293,7 +293,7 @@ def import_tokens(
     dry_run: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Add the tokens to the records of their users: all of them or none. A dry run changes nothing.
+    """Add all the tokens to the records of their users, in one transaction. A dry run leaves the store unchanged.
 
     Add them to `new_record` if its user has no record yet. Raise FormatError, Interrupted or StoreError; then the store
     is unchanged, unless a second Ctrl-C stopped the roll-back.
@@ -319,7 +319,7 @@ def import_tokens(
 
 @dataclass(frozen=True, slots=True)
 class _Addition:
-    """A change that adds a token to a record under a new name. The result has the reason if that fails."""
+    """A change that adds a token to a record, under a free name. The result has the reason if the change fails."""
 
     candidate: Candidate
     new_record: UserRecord | None
@@ -349,7 +349,7 @@ class _Addition:
     def _with_recovery(self, record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
         """Return the record with the recovery codes of the file's record, and remarks.
 
-        If the record has ever had recovery codes, it keeps its own, because logins may have used the codes of the file.
+        A record that has ever had recovery codes keeps its own, because logins may have used the codes of the file.
         """
         new = self.new_record
         if new is None or new.user != record.user:
@@ -407,8 +407,8 @@ def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
 def _simulate(store: Store, additions: _Additions, progress: Progress) -> list[PackedResult]:
     """Return the results that `update_many` would return, and change nothing in the store.
 
-    Memory holds only the records of users with several tokens. If there are such users, a second pass starts over, and
-    applies all additions in their order.
+    Memory holds only the records of users with several tokens. If there are such users, a second pass applies all
+    additions again, in their order.
     """
     seen: set[str] = set()
     several: set[str] = set()
@@ -455,7 +455,7 @@ class _Trial:
             return None
         key = serial_key(serial)
         if any(token.serial is not None and serial_key(token.serial) == key for token in record.tokens):
-            return None  # the user has a claim, as in `update_many`
+            return None  # the user already has this serial number, as in `update_many`
         owner = self._owners.get(key) or self._owner_of(serial) or user
         self._owners[key] = owner
         return None if owner == user else SerialTaken(serial, owner)

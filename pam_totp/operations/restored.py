@@ -1,16 +1,17 @@
-"""A restored backup: bring its records forward from the log of the time since the backup.
+"""A restored backup: roll its records forward from the log of the time since the backup.
 
 Rules:
-1. A token is identified by user, name and time of creation. Renames in the log are followed.
-2. The log can only take rights away: counters and steps go up, a token is disabled or removed, codes in a row are
-   needed. Forged lines of an account that may write to the system log open nothing; `covers` states the one exception.
+1. User, name and time of creation identify a token. `Log` follows the renames in its lines.
+2. The log can only take rights away: it increases counters and steps, disables or removes a token, or requires codes in
+   a row. Lines forged by an account that may write to the system log give no access; `covers` states the exception.
    Therefore removals and disablings are final: lines that add or enable a token never undo them.
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
-   Names that no record can have do not count, so all results can be printed and compared with records.
-4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay.
+   Names that a record cannot have are ignored, so all results can be printed and compared with records.
+4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay, so
+   its line shows no coverage.
 5. A user who was enrolled stays enrolled: the last confirmed token is disabled, not removed. Otherwise a forged removal
-   would let the password alone open this user's account, with `nullok`.
-6. The times and the lines are arguments. Times without a zone are of the zone of this process.
+   would let this user log in with the password alone, with `nullok`.
+6. The times and the lines are arguments. Times without a zone are in the zone of this process.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _LINE = re.compile(rf"{NAME}\((?:{_WORD}|{_QUOTED}):auth\): ([a-z]+)((?: [a-z_]+
 _FIELD = re.compile(rf" ([a-z_]+)=({_WORD}|{_QUOTED})")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_LEAP_YEARS = 8  # years: 29 February exists at least once in so many years
-_FUTURE_STEPS = 2 * 2880  # no clock and no drift make a login accept a step that is later than now by more than this
+_LEAP_YEARS = 8  # years: any eight years in a row have a 29 February
+_FUTURE_STEPS = 2 * 2880  # steps: the largest difference between the current step and an accepted later step
 
 _LATEST = {what: what for what in ("enroll", "remove", "enable-token", "disable-token")} | {"import": "enroll"}
 
@@ -48,7 +49,7 @@ Key = tuple[str, int]  # a token's name and its time of creation
 
 
 def parse(line: str) -> tuple[str, dict[str, str]] | None:
-    """Return the verb and the fields of a line of the log, or None if it is no line of the audit log."""
+    """Return the verb and the fields of a line of the audit log, or None for any other line."""
     header = _HEADER.match(line)
     found = _LINE.fullmatch(line, header.end()) if header is not None else None
     if found is None:
@@ -63,7 +64,7 @@ def parse(line: str) -> tuple[str, dict[str, str]] | None:
 def written_at(line: str, now: int) -> int | None:
     """Return the time at the start of a line of the log (Unix seconds), or None. It is never older than the true time.
 
-    A time without a year is the last one that is not later than `now` and a day.
+    A time without a year means the latest such time up to one day after `now`.
     """
     header = _HEADER.match(line)
     if header is None:
@@ -87,13 +88,13 @@ def _in_zone(local: datetime, zone: str) -> int | None:
 
 
 def _in_last_year(header: re.Match[str], latest: int) -> int | None:
-    """Return the last time with this month, day and time of day that is not later than `latest`, or None."""
+    """Return the latest time with this month, day and time of day up to `latest`, or None."""
     year = datetime.fromtimestamp(latest).astimezone().year
     month = _MONTHS.index(header["month"]) + 1
     for candidate in range(year, year - _LEAP_YEARS, -1):
         try:
             local = _later(datetime.fromisoformat(f"{candidate}-{month:02}-{int(header['day']):02} {header['clock']}"))
-        except ValueError:  # 29 February of another year
+        except ValueError:  # 29 February does not exist in this year
             continue
         if local.timestamp() <= latest:
             return int(local.timestamp())
@@ -107,7 +108,7 @@ def _later(local: datetime) -> datetime:
 
 @dataclass(slots=True)
 class _Group:
-    """The names that renames connect, with the time of creation. `name` is the last one."""
+    """The names of a token, which renames connect, with its time of creation. `name` is the last name."""
 
     keys: set[Key]
     name: str
@@ -115,12 +116,12 @@ class _Group:
 
 @dataclass(slots=True)
 class _User:
-    """What the log says about one user's tokens.
+    """The facts of the log about one user's tokens.
 
     `next_factors` has the highest counters or steps, for each token and each longest period of `_longest_period`.
-    `covering` has those of the lines older than the restore. `confirmed` are the tokens with a line that only a
-    confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` that of each change (Unix
-    seconds).
+    `covering` has the highest from lines older than the restore. `confirmed` are the tokens with a line that only a
+    confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time of each
+    change (Unix seconds).
     """
 
     next_factors: dict[Key, dict[int, int]] = field(default_factory=dict)
@@ -137,7 +138,7 @@ class _User:
     def is_enrolled(self, keys: Iterable[Key]) -> bool:
         """Return True if the last line that adds or removes one of these tokens adds it.
 
-        If both were written in the same second, the token was removed.
+        If the last two lines are of the same second, the token was removed.
         """
         enrolled, removed = self.last("enroll", keys), self.last("remove", keys)
         return enrolled is not None and (removed is None or enrolled > removed)
@@ -153,7 +154,7 @@ class _User:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The number of lines of pam_totp in a file, and the time and host of the first and of the last one."""
+    """The number of lines of pam_totp in a file, and the time and host of the first and the last line."""
 
     lines: int
     first: str
@@ -161,13 +162,13 @@ class Span:
 
 
 class Log:
-    """What the lines of a log say about the tokens of all users."""
+    """The facts in the lines of a log about the tokens of all users."""
 
     def __init__(self, stores: Collection[str] = (), *, restored_at: int | None, now: int) -> None:
         """Create an empty log. The times are Unix seconds.
 
-        Changes in a store count if its name is in `stores` or, as that of the default store, not in the line.
-        `restored_at` is the time of the restore, or earlier. If it is None, no line covers a key fob.
+        A change counts if `stores` contains the store named in the line. A line without a store is about the default
+        store. `restored_at` is the time of the restore, or earlier. If it is None, no line covers a key fob.
         """
         self.lines = 0  # lines of pam_totp
         self.last_restored: int | None = None  # time of the last line of `pam-totp restored` since the restore
@@ -177,7 +178,7 @@ class Log:
         self._users: dict[str, _User] = {}
 
     def read(self, lines: Iterable[str]) -> Span:
-        """Add lines, and return what was found."""
+        """Add lines, and return the span of the lines of pam_totp."""
         before, first, last = self.lines, "", ""
         for line in lines:
             parsed = parse(line)
@@ -213,7 +214,8 @@ class Log:
         to = fields.get("to")
         if what == "rename" and _is_name(to):
             known.renames.append((at or 0, self.lines, key, to))
-        elif what in _LATEST and (at is not None or what in ("remove", "disable-token")):  # without a time, the first
+        # A removal or a disabling without a time counts, as the earliest.
+        elif what in _LATEST and (at is not None or what in ("remove", "disable-token")):
             latest = known.latest[_LATEST[what]]
             latest[key] = max(at or 0, latest.get(key, 0))
 
@@ -227,7 +229,7 @@ class Log:
         return at is not None and at < self._restored_at
 
     def forward(self, record: UserRecord) -> Forwarded:
-        """Return the record of a backup, brought forward."""
+        """Return the record of a backup, rolled forward."""
         known = self._users.get(record.user, _User())
         groups = _groups(known.renames)
         own = [_group(groups, (token.name, token.created)) for token in record.tokens]
@@ -261,9 +263,9 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Forwarded:
-    """The result for one record, which is None if the user was not enrolled and no token is left.
+    """The result for one record. `record` is None if the log removes all its tokens and the user was not enrolled.
 
-    `tokens` has each token of the backup, the token brought forward (None if it was removed), and what was changed.
+    `tokens` has each token of the backup, the token rolled forward (None if it was removed), and notes on the changes.
     `voided` counts the recovery codes of the backup. `missing` are the tokens that were enrolled since the backup.
     `recovery_made` is the time (Unix seconds) of the last new recovery codes in the log. They are void, too.
     """
@@ -278,10 +280,10 @@ class Forwarded:
 def covers(token: HotpToken, covering: int | None) -> bool:
     """Return True if a log with `covering` as the highest counter of this token covers the time since the backup.
 
-    `covering` is of lines older than the restore. The log covers the token if it has a use that is not older than the
-    backup: uses only go up, so all later ones are in the same log. For a token that was not used since the backup, the
-    log must reach back to its last use before the backup. A forged line can claim coverage. Therefore lines must come
-    from a source that names their writer.
+    `covering` is of lines older than the restore. The log covers the token if it has a use at or after the backup:
+    counters only increase, so the same log has all later uses. For a token that was not used since the backup, the log
+    must reach back to its last use before the backup. Lines must come from a source that names their writer, because a
+    forged line can claim coverage.
     """
     return covering is not None and covering >= token.counter
 
@@ -312,7 +314,7 @@ def _longest_period(step: int, now: int) -> int:
 def _groups(renames: Iterable[tuple[int, int, Key, str]]) -> dict[Key, _Group]:
     """Return the group of each token in the renames. Their order decides about the last name only.
 
-    No forged rename can separate a token from the line of its removal: it can only connect more tokens.
+    A forged rename cannot separate a token from the line of its removal: it can only connect more tokens.
     """
     groups: dict[Key, _Group] = {}
     in_order = sorted(renames)
@@ -333,7 +335,7 @@ def _group(groups: dict[Key, _Group], key: Key) -> _Group:
 
 
 def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Token, list[str]]:
-    """Return the token brought forward, which is disabled if it was removed; and what was changed."""
+    """Return the token rolled forward, and notes on the changes. A removed token is disabled."""
     keys = group.keys
     notes = []
     changed = token
@@ -353,7 +355,7 @@ def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Tok
     if next_factor > changed.next_factor:
         what = "counter" if isinstance(changed, HotpToken) else "next step"
         notes.append(f"{what} {changed.next_factor} -> {next_factor}")
-        changed = changed.brought_forward(next_factor)
+        changed = changed.rolled_forward(next_factor)
     notes += _losses(token, known, group)
     if isinstance(token, HotpToken) and not covers(token, _highest(known.covering, keys)):
         return _with_row(changed, notes)
@@ -361,18 +363,18 @@ def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Tok
 
 
 def _ambiguous(token: Token) -> tuple[Token, list[str]]:
-    """Return the token disabled. Tokens that were enrolled in the same second had the same name in turn."""
-    return _with_row(token.switched(False), ["disabled: the log names it ambiguously"])
+    """Return the token, disabled, because tokens enrolled in the same second had the same name in turn."""
+    return _with_row(token.switched(False), ["disabled: the log cannot distinguish it from another token"])
 
 
 def _last_confirmed(record: UserRecord, removed: set[int]) -> int | None:
-    """Return the index of the last confirmed token if no confirmed token is left without `removed`, or None."""
+    """Return the index of the last confirmed token if `removed` contains all confirmed tokens, otherwise None."""
     confirmed = [i for i, token in enumerate(record.tokens) if token.confirmed]
     return confirmed[-1] if confirmed and removed.issuperset(confirmed) else None
 
 
 def _next_factor(token: Token, known: _User, keys: Iterable[Key]) -> tuple[int, bool]:
-    """Return the highest counter or possible step in the log, or 0, and True if an impossible step is higher."""
+    """Return the highest counter or possible step in the log, or 0, and True if the log has an impossible step."""
     highest = [item for key in keys for item in known.next_factors.get(key, {}).items()]
     shortest = token.period if isinstance(token, TotpToken) else 0
     possible = max((factor for period, factor in highest if period >= shortest), default=0)
@@ -384,7 +386,7 @@ def _highest(found: Mapping[Key, int], keys: Iterable[Key]) -> int | None:
 
 
 def _losses(token: Token, known: _User, group: _Group) -> list[str]:
-    """Return the changes since the backup that the log cannot make again, because lines can be forged."""
+    """Return notes on the changes since the backup that are lost, because forged lines could cause such changes."""
     losses = []
     enabled, disabled = known.last("enable-token", group.keys), known.last("disable-token", group.keys)
     if not token.enabled and enabled is not None and (disabled is None or enabled > disabled):

@@ -1,10 +1,10 @@
 """Resynchronisation: find codes in a row far from the expected counter or step (RFC 4226 §7.4, RFC 6238 §6).
 
 Rules:
-1. Two or more codes in a row are required. They are used up, and they confirm the token.
+1. Two or more codes in a row are required. A success uses them up, and confirms the token.
 2. No lock is held during the search.
 3. The token is updated only if it still exists with the same key, and if the codes are still unused.
-4. Counters and steps only increase: a used code is never found.
+4. The search excludes used codes, because counters and steps only increase.
 5. The count of failures is lowered as after codes in a row at a login (law 8).
 """
 
@@ -18,7 +18,7 @@ from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import steps_around
 from pam_totp.store import Store
 
-_SLICE = 1_000_000  # moving factors between two reports of progress: less than a second of work
+_SLICE = 1_000_000  # moving factors between two reports of progress, which take less than a second
 
 Progress = Callable[[int, int], None]  # done, total
 
@@ -46,7 +46,7 @@ def resynchronise(
 
     `reach` is in counters or steps, and replaces the limits of `policy`. `now` returns Unix seconds. `progress(token)`
     returns the callback for the search through that token. Raise NotConsecutive, TokenChanged, NotThere or StoreError;
-    then nothing was changed.
+    then the record is unchanged.
     """
     for token in tokens:
         if token.digits == len(codes[0]):

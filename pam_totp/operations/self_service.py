@@ -4,8 +4,8 @@ Rules:
 - An enrolled user needs a code to add or remove a token, or to replace the recovery codes. One update of the record
   uses up the code and makes the change.
 - The first code from a new token confirms the token, and is used up.
-- A user without a token adds the first token only if the site says so (`first_token`). A token that an administrator
-  assigned is the exception: two codes in a row confirm it, and prove that the user has the token.
+- A user without a token can add the first token only if the site allows it (`first_token`). The exception is a token
+  that an administrator assigned: the user confirms it by two codes in a row.
 - Users cannot remove their last active token, because they would lock themselves out.
 - The audit log names the user, the address and the token of every change.
 - A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
@@ -30,8 +30,8 @@ from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_acc
 from pam_totp.store import NotThere, SerialTaken, Store, clock_of
 
 RECOVERY_CODES = 10
-# Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and such a match does
-# not sign a user in.
+# Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and a match gives no
+# access.
 RESYNC_REACH = 20_000
 
 Change = Callable[[UserRecord], UserRecord]
@@ -187,7 +187,7 @@ class Factors:
         return self._change(asking, in_use, "confirm", [confirmed], assigned=True)
 
     def _refuse_claim(self, asking: Asking, token: Token, answer: Answer) -> None:
-        """Log a refused claim. Count it as a failure if its codes were verified."""
+        """Log a refused claim. Count it as a failure if the answer has codes in a row."""
         is_row = len(answer.codes({token.digits}) or ()) > 1
 
         def refused(record: UserRecord) -> tuple[UserRecord, str]:

@@ -1,10 +1,10 @@
 """The verifier of one login: it decides on the answers of one user, over a store of this process.
 
 Rules:
-1. The dialogue asks a `Verifier`, and knows neither stores nor authorities. So the dialogue is the same on every host.
+1. The dialogue asks a `Verifier` instead of a store or an authority, so the dialogue is the same on every host.
 2. A verifier remembers the refused answers of its login, because single codes of one login may be codes in a row (law
-   5). It wipes what it remembers when the login ends.
-3. Everything that may wait, compute long or fail is in the job of a `UseStore`. The driver of the dialogue calls it.
+   5). It wipes these answers when the login ends.
+3. All work that may wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
 4. A verdict has all that the dialogue and the log may know about an answer. It contains no code and no key.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Set
     from typing import TypeAlias
 
-OpenStore: TypeAlias = "Callable[[float], Store]"  # the seconds that it waits for a lock
+OpenStore: TypeAlias = "Callable[[float], Store]"  # the argument is the longest wait for a lock, in seconds
 UNKNOWN_ACCOUNT = "unknown account: nullok requires a passwd entry"
 
 
@@ -42,9 +42,9 @@ class Result(Enum):
 class Verdict(Value):
     """The verdict on an answer, or on a user who needs no code.
 
-    `fields` are those of the log, and `messages` are for the user after an accepted answer. `asks_again` is True if the
-    two codes of the login are consecutive, and a third is needed. With `forward_pass`, codes of `code_lengths` digits
-    end the answer.
+    `fields` are for the line of the log, and `messages` for the user after an accepted answer. `asks_again` is True if
+    the two codes of the login are consecutive, and a third is needed. With `forward_pass`, codes of `code_lengths`
+    digits end the answer.
     """
 
     result: Result
@@ -63,7 +63,7 @@ class UseStore:
 
     A job that raises LockBusy can be called again. `is_slow` is True if the job may compute for long without a lock
     too, and `is_remote` if it waits for a database. `record` is the store and the user of the record that it changes.
-    Jobs of one record are done in their order.
+    The driver calls jobs of one record in their order.
     """
 
     def __init__(
@@ -78,12 +78,12 @@ class UseStore:
 
 
 class Verifier(Protocol):
-    """Decides on the answers of one login."""
+    """The part of a login that decides on its answers."""
 
     delay: float  # seconds from an answer to its refusal
 
     def before_prompt(self) -> UseStore | None:
-        """Return the question whether the user needs no code, or None if every user needs one.
+        """Return the question whether the user may pass without a code, or None if every user needs a code.
 
         The reply is the verdict that lets the user pass, or None.
         """
@@ -98,15 +98,15 @@ class Verifier(Protocol):
         """
 
     def wipe(self) -> None:
-        """Overwrite what can be overwritten of codes and answers. The login has ended."""
+        """Overwrite all codes and answers that can be overwritten, after the login."""
 
 
 class LocalVerifier:
-    """Decides on the answers of `user`, the name in the passwd entry, over a store. `now` returns Unix seconds.
+    """The verifier for the answers of `user`, the name in the passwd entry, over a store. `now` returns Unix seconds.
 
     `origin` is the login's key of grace (`grace.origin`), or None if there is no grace. `search` verifies answers that
     need a long search. With `nullok`, `check_account` gets the seconds that it may wait for a lock. It returns True if
-    the user may pass without being enrolled, and raises StoreError if that is not known.
+    the user may pass without a token, and raises StoreError if the lookup fails.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class LocalVerifier:
             return _verdict(decision)
 
         searches_far = len(answer.digits) > MAX_DIGITS or bool(self._earlier.answers)  # for codes in a row
-        is_slow = searches_far or self._is_in_home or self.delay > REFUSAL_DELAY  # the delay covers any search
+        is_slow = searches_far or self._is_in_home or self.delay > REFUSAL_DELAY  # a longer delay means a longer search
         record = (self._settings.store, self._user)
         return UseStore(job, is_slow=is_slow, is_remote=self._is_remote, record=record)
 
@@ -183,7 +183,7 @@ class LocalVerifier:
         """Compute the next codes while the user types. For a user without a record, compute those of a decoy."""
         try:
             record = self._open_store(lock_wait).read(self._user)
-        except (NotThere, StoreError):  # `decide` meets the error again
+        except (NotThere, StoreError):  # `decide` will report the error
             record = UNKNOWN_USER
         tokens = [token for token in record.tokens if token.active] or DECOY.tokens[:1]
         self._ahead = work_out_ahead(tokens, self._now(), self._settings.policy)

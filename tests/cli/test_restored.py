@@ -31,7 +31,7 @@ def write_log(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_records_are_brought_forward_and_listed(site: Site, tmp_path: Path) -> None:
+def test_records_are_rolled_forward_and_listed(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(5), phone(), salt=SALT, recovery=(DIGEST,))
     site.enrol(fob(7), user="bob")
     log = write_log(tmp_path / "auth.log", use(fob(9), user=ME), change("remove", phone(), 100, user=ME))
@@ -217,7 +217,7 @@ sys.exit(cli.main(["restored", "--yes", "--store", {str(site.store)!r}]))
 
 @as_root
 def test_the_lines_of_a_login_are_enough(site: Site) -> None:
-    """Write the log of the real service to a file, and bring a backup forward from it."""
+    """Write the log of the real service to a file, and roll a backup forward from it."""
     site.start()
     site.configure("demo", way="socket")
     site.enrol(fob(created=7), phone())

@@ -128,10 +128,10 @@ def test_a_counter_never_goes_back(token: HotpToken, back: int, count: int) -> N
 
 
 @given(token=tokens, ahead=st.integers(-5, 1000))
-def test_a_token_is_brought_forward_and_never_back(token: Token, ahead: int) -> None:
+def test_a_token_is_rolled_forward_and_never_back(token: Token, ahead: int) -> None:
     next_factor = token.next_factor + ahead
     assume(0 <= next_factor <= LIMIT)
-    after = token.brought_forward(next_factor)
+    after = token.rolled_forward(next_factor)
     assert after.next_factor == max(token.next_factor, next_factor)
     assert (
         after._replace(**{name: getattr(token, name) for name in ("counter", "last_step") if name in token._fields})
@@ -183,7 +183,7 @@ def test_a_token_that_is_neither_has_no_transition() -> None:
     with pytest.raises(NotImplementedError):
         _ = Token(name="x", secret=KEY, created=0).next_factor
     with pytest.raises(NotImplementedError):
-        Token(name="x", secret=KEY, created=0).brought_forward(1)
+        Token(name="x", secret=KEY, created=0).rolled_forward(1)
 
 
 # ---- changes by the administrator

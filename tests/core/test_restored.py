@@ -1,4 +1,4 @@
-"""Tests of a backup that is brought forward from the log: the lines that count, and what they change."""
+"""Tests of a backup that is rolled forward from the log: the lines that count, and their changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def change(what: str, token: Token, at: int, user: str = "alice", **more: Any) -
 
 
 def forward(record: UserRecord, *lines: str, restored_at: int | None = NOW) -> Forwarded:
-    """Bring a record forward from lines of a log daemon, which are older than the restore unless they have a header."""
+    """Roll a record forward from lines of a log daemon. Lines without a header are older than the restore."""
     log = Log(restored_at=restored_at, now=NOW)
     log.read(f"{BEFORE}{line}" if line.startswith("pam_totp(") else line for line in lines)
     return log.forward(record)
@@ -202,13 +202,13 @@ def test_the_time_of_a_line_is_never_taken_for_an_older_one(
 # ---- what they change
 
 
-def test_a_counter_is_brought_forward_by_accepted_and_refused_codes() -> None:
+def test_a_counter_is_rolled_forward_by_accepted_and_refused_codes() -> None:
     result = forward(alice(fob(5)), use(fob(9)), use(fob(12), verb="refused"), use(fob(7)))
     assert result.record == alice(fob(12))
     assert notes(result) == ["counter 5 -> 12"]
 
 
-def test_a_step_is_brought_forward() -> None:
+def test_a_step_is_rolled_forward() -> None:
     last = NOW // 30 - 5
     result = forward(alice(phone(last_step=last - 9), phone(name="b", secret=KEY)), use(phone(last_step=last)))
     assert result.record == alice(phone(last_step=last), phone(name="b", secret=KEY)), "a clock needs no log"
@@ -233,7 +233,7 @@ def test_a_forged_step_hides_no_used_step(period: int, forged: int) -> None:
         ]
 
 
-def test_a_step_of_a_fast_token_is_brought_forward() -> None:
+def test_a_step_of_a_fast_token_is_rolled_forward() -> None:
     used = phone(last_step=NOW // 30 + 5758)
     assert forward(alice(phone(last_step=5)), use(used)).record == alice(used)
 
@@ -394,7 +394,7 @@ def test_tokens_that_the_log_does_not_tell_apart_are_disabled() -> None:
     ]
     result = forward(alice(one, two), *lines, use(fob(950)))
     assert result.record == alice(*(t.switched(False).with_row_needed() for t in (one, two)))
-    assert notes(result) == 2 * ["disabled: the log names it ambiguously, codes in a row needed"]
+    assert notes(result) == 2 * ["disabled: the log cannot distinguish it from another token, codes in a row needed"]
 
 
 def test_a_token_of_a_name_that_two_tokens_had_is_disabled() -> None:

@@ -116,7 +116,7 @@ def test_a_file_of_an_invalid_size_is_refused(data: bytes) -> None:
 )
 def test_a_file_without_a_valid_slot_is_refused(slot: bytes) -> None:
     slot = slot[:BLOCK].ljust(BLOCK)
-    with pytest.raises(RecordError, match="no slot is valid"):
+    with pytest.raises(RecordError, match="one slot must have a valid document"):
         decode(slot + slot)
     good = encode(5, NEW, BLOCK)
     for data in (slot + good, good + slot):
@@ -151,7 +151,7 @@ def test_a_file_of_version_1_is_one_document() -> None:
 def test_a_document_that_is_too_long_for_its_slot_is_refused() -> None:
     assert len(encode(1, b"x" * (BLOCK - 28), BLOCK)) == BLOCK
     for length in (BLOCK - 27, BLOCK, 2 * BLOCK):
-        with pytest.raises(RecordError, match="does not fit in a slot of 4096 bytes"):
+        with pytest.raises(RecordError, match="must fit in a slot of 4096 bytes"):
             encode(1, b"x" * length, BLOCK)
 
 

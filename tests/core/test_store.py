@@ -702,7 +702,7 @@ INVALID_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_truncate, "must be two slots"),
     "empty": (lambda path: path.write_bytes(b""), "empty"),
     "one byte": (lambda path: path.write_bytes(b"{"), "must be JSON"),
-    "NULs": (lambda path: path.write_bytes(bytes(8192)), "no slot is valid"),
+    "NULs": (lambda path: path.write_bytes(bytes(8192)), "one slot must have a valid document"),
     "just too large": (lambda path: path.write_bytes(b"{" + b" " * MAX_FILE), "must be at most"),
     "much too large": (lambda path: os.truncate(path, 1 << 40), "must be two slots"),
     "another user's": (_other_user, "the field 'user' must match the file name"),

@@ -147,7 +147,7 @@ def test_a_repair_is_logged(machine: Machine) -> None:
     assert logged(machine) == [("changed", repaired)]
 
 
-def test_a_backup_is_brought_forward_from_the_log_of_the_machine(machine: Machine) -> None:
+def test_a_backup_is_rolled_forward_from_the_log_of_the_machine(machine: Machine) -> None:
     """The lines of commands and of real logins, as the log daemon gets them, are enough."""
     machine.stack("su", machine.module_line())
     as_alice(
