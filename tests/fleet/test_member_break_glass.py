@@ -128,3 +128,16 @@ def test_other_commands_name_the_authority(
 def test_a_portal_with_a_store_names_the_authority(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["portal", "--config", str(host.config)]) == 3
     assert "this host is a member: its users are enrolled at an authority" in capsys.readouterr().err
+
+
+def test_the_command_member_break_glass_makes_the_codes(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(host.config), "--store", host.store.folder, "--output", "-", "--count", "1"]
+    assert main(["member", "break-glass", ME, *words]) == 0
+    name, code = capsys.readouterr().out.split()
+    assert (name, valid_recovery_codes(host.store.read(ME), [code])) == (ME, [code])
+    assert main(["member", "break-glass", *words]) == 2
+    assert "missing USER argument" in capsys.readouterr().err
+    assert main(["member", "revoke", "web1", "--count", "1"]) == 2
+    assert "--count is no option of 'pam-totp member revoke'" in capsys.readouterr().err
+    assert main(["member", "revoke", "web1", "web2"]) == 2
+    assert "takes one name" in capsys.readouterr().err
