@@ -26,7 +26,7 @@ from pam_totp.formats.format import Format
 from pam_totp.formats.parsing import FormatError
 from pam_totp.formats.registry import EXPORT_FORMATS
 from pam_totp.operations.audit_log import of_token
-from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store import Store, StoreError, read_each
 from pam_totp.store.file import file_name
 from pam_totp.system.audit import MAX_LINES
 
@@ -83,14 +83,12 @@ def export_all(args: argparse.Namespace, chosen: Format) -> int:
 
 def _read(store: Store, chosen: Format) -> _Export:
     export = _Export()
-    for user in sorted(store.users()):
-        try:
-            _add(export, store.read(user), chosen)
-        except NotThere:  # another process has removed the user
-            continue
-        except StoreError as e:
+    for user, record in read_each(store, sorted(store.users())):
+        if isinstance(record, StoreError):
             export.is_damaged = True
-            export.left_out.append((user, None, str(e)))
+            export.left_out.append((user, None, str(record)))
+        else:
+            _add(export, record, chosen)
     if not export.parts:
         _print_left_out(export)
         status = OUT_OF_REACH if export.is_damaged else REFUSED

@@ -13,7 +13,7 @@ from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.store_access import now, open_store, read, token_facts, user_of
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.serials import serial_key
-from pam_totp.store import NotThere, Store, StoreError
+from pam_totp.store import SharedStore, Store, StoreError, read_each
 
 HEADS = ("USER", "TOKEN", "TYPE", "SERIAL", "CODES", "STATE", "LAST USED")
 STATES = ("active", "disabled", "unconfirmed")
@@ -119,21 +119,25 @@ def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
 
 
 def _records(store: Store, args: argparse.Namespace, statuses: set[int]) -> Iterator[UserRecord]:
-    """Yield the records, sorted by user name. Hold only the names and one record in memory.
+    """Yield the records, sorted by user name. Hold only the names and some records in memory.
 
     With --serial, yield only the record of the owner. The store finds it without reading other records.
 
     Print an error for a record that cannot be read, and add the exit status to `statuses`.
     """
     owner = None if args.serial is None else store.owner_of_serial(args.serial)
-    for user in sorted(store.users()) if owner is None else [owner]:
-        try:
-            yield store.read(user)
-        except NotThere:  # another process has removed the user
-            continue
-        except StoreError as e:
-            print(f"pam-totp: {e}", file=sys.stderr)
+    if owner is not None:
+        users = [owner]
+    elif args.serial is not None and isinstance(store, SharedStore):
+        users = []  # a database knows the owner of every serial number
+    else:
+        users = sorted(store.users())
+    for _, record in read_each(store, users):
+        if isinstance(record, StoreError):
+            print(f"pam-totp: {record}", file=sys.stderr)
             statuses.add(OUT_OF_REACH)
+        else:
+            yield record
 
 
 def _cells(record: UserRecord, token: Token) -> tuple[str, ...]:

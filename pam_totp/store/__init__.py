@@ -15,7 +15,7 @@ from pam_totp.core.lean import TYPE_CHECKING, Protocol
 from pam_totp.core.record import UNKNOWN_USER, UserRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     from pam_totp.store.batch import Change, Changes, Progress
@@ -96,6 +96,10 @@ class SharedStore:
         """Return the time in Unix seconds, by the clock that was read with the last record."""
         raise NotImplementedError
 
+    def read_many(self, users: Sequence[str]) -> Iterator[tuple[str, UserRecord | StoreError]]:
+        """Yield the users with a record, in the given order, each with the record or the error of its reading."""
+        raise NotImplementedError
+
     def update_many(
         self, changes: Changes[R], progress: Progress, taken: Callable[[Change[R], SerialTaken], R] | None = None
     ) -> list[R]:
@@ -106,6 +110,20 @@ class SharedStore:
 def clock_of(store: Store | SharedStore, now: Callable[[], int]) -> Callable[[], int]:
     """Return the clock for decisions on records of `store`: its own clock, or `now` if it has none."""
     return store.now if isinstance(store, SharedStore) else now
+
+
+def read_each(store: Store, users: Sequence[str]) -> Iterator[tuple[str, UserRecord | StoreError]]:
+    """Yield the users with a record, in the given order, each with the record or the error of its reading."""
+    if isinstance(store, SharedStore):
+        yield from store.read_many(users)
+        return
+    for user in users:
+        try:
+            yield user, store.read(user)
+        except NotThere:  # the user was removed meanwhile
+            continue
+        except StoreError as e:
+            yield user, e
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:

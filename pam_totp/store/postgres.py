@@ -20,7 +20,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -359,6 +359,18 @@ class PostgresStore(SharedStore):
                 return
             last = (rows[-1][0] or b"").decode()
 
+    def read_many(self, users: Sequence[str]) -> Iterator[tuple[str, UserRecord | StoreError]]:
+        for first in range(0, len(users), _PAGE):
+            names = {user: file_name(user) for user in users[first : first + _PAGE]}
+            rows = self._attempts(partial(_bodies, json.dumps([*names.values()])))
+            bodies = {(name or b"").decode(): body or b"" for name, body in rows}
+            for user, name in names.items():
+                if name in bodies:
+                    try:
+                        yield user, parse_record(bodies[name], user, name)
+                    except StoreError as e:
+                        yield user, e
+
     def update_many(
         self,
         changes: Changes[R],
@@ -413,6 +425,10 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
 
 def _page(sql: str, last: str, work: Work) -> list[Row]:
     return work.run(sql, last, _PAGE)
+
+
+def _bodies(names: str, work: Work) -> list[Row]:
+    return work.run(schema.BODIES, names)
 
 
 def _decoy() -> bytes:

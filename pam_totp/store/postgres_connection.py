@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import select
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pam_totp.store import StoreError
+from pam_totp.store.fair_semaphore import FairSemaphore
 from pam_totp.store.postgres_schema import Statements
 
 _BYTEA = 17  # the type's object identifier
@@ -75,6 +75,11 @@ class Connection:
         pgconn = self._pgconn
         is_idle = pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE
         return is_idle and not _wait(pgconn.socket, select.POLLIN, 0.0)
+
+    @property
+    def server_process(self) -> int:
+        """The process id of the server, as the program at the other end of the connection reports it."""
+        return self._pgconn.backend_pid
 
     def run(self, sql: str, *parameters: Parameter, deadline: float) -> list[Row]:
         """Run one statement, and return its rows in PostgreSQL's binary format. Raise a StoreError."""
@@ -152,13 +157,21 @@ def connect(url: str, deadline: float) -> Connection:
     raise OutOfReach(f"the database is out of reach: {'; '.join(reasons)}")
 
 
+def has_password(url: str) -> bool:
+    """Return True if the URL contains a password. The store refuses it."""
+    try:
+        return bool(conninfo_to_dict(url).get("password"))
+    except psycopg.Error:
+        return False
+
+
 def _servers(url: str) -> list[bytes]:
     """Return the connection string of each server in `url`, because libpq has no time limit for a single server."""
     try:
         settings = conninfo_to_dict(url)
     except psycopg.Error as e:
         raise OutOfReach(f"the URL of the database is not valid: {_line(str(e))}") from None
-    if settings.get("password"):
+    if has_password(url):
         raise OutOfReach("the URL of the database must contain no password (use a password file or a certificate)")
     lists = {name: str(settings[name]).split(",") for name in _HOST_SETTINGS if settings.get(name)}
     number = max((len(values) for values in lists.values()), default=1)
@@ -202,11 +215,11 @@ def _line(text: str) -> str:
 
 
 class Pool:
-    """At most `size` connections to `url`, for all threads of this process."""
+    """At most `size` connections to `url`, for all threads of this process, in the order of their requests."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url = url
-        self._free = threading.BoundedSemaphore(size)
+        self._free = FairSemaphore(size)
         self._idle: list[Connection] = []  # the last used connection is the last
         self._process = os.getpid()
 
@@ -231,6 +244,11 @@ class Pool:
     def is_inherited(self) -> bool:
         """Return True if the parent process made this pool."""
         return self._process != os.getpid()
+
+    @property
+    def waiting(self) -> int:
+        """The number of threads that wait for a connection."""
+        return self._free.waiting
 
     def _idle_connection(self) -> Connection | None:
         while self._idle:

@@ -99,6 +99,8 @@ SET_STORE = """INSERT INTO pam_totp.store (version, replication) VALUES ($1::int
 STORE = "SELECT version, replication FROM pam_totp.store"
 
 USERS = "SELECT name FROM pam_totp.record WHERE name > $1 ORDER BY name LIMIT $2::bigint"
+BODIES = """SELECT r.name, r.body FROM jsonb_array_elements_text($1::jsonb) AS n(name)
+ JOIN pam_totp.record AS r ON r.name = n.name"""
 HAS_RECORDS = "SELECT 1 FROM pam_totp.record LIMIT 1"
 CLAIM = """INSERT INTO pam_totp.serial (serial, name) VALUES ($1, $2)
  ON CONFLICT (serial) DO UPDATE SET name = EXCLUDED.name

@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 
 from pam_totp.operations import audit_log
+from pam_totp.store.fair_semaphore import FairSemaphore
 from pam_totp.system.extras import how_to_get
-from pam_totp.system.fair_semaphore import FairSemaphore
 
 PAM_FOLDER = "/etc/pam.d"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

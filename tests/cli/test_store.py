@@ -99,6 +99,18 @@ def test_a_database_out_of_reach_is_reported_in_one_line(tmp_path: Path) -> None
     assert done.stderr.count("\n") == 1
 
 
+def test_a_serial_number_is_found_in_a_database_without_other_records(postgresql: Server, database: str) -> None:
+    put(database)
+    record = UserRecord(user="bob", tokens=(fob(serial="SN1"),))
+    PostgresStore(database, wait=PATIENCE).update("bob", lambda _: (record, None), create=True)
+    postgresql.sql("UPDATE pam_totp.record SET version = version + 1, body = '{}' WHERE name <> 'bob'")
+    found = run("list", "--serial", "SN1", "--store", database)
+    assert found.returncode == 0, found.stderr
+    assert "bob" in found.stdout
+    missing = run("list", "--serial", "SN2", "--store", database)
+    assert missing.returncode in (0, 1), missing.stderr
+
+
 def test_doctor_finds_the_enrolled_users_in_a_database(database: str, tmp_path: Path) -> None:
     put(database)
     put(database, "zoe")

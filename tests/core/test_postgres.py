@@ -20,9 +20,9 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.verify import Outcome
 from pam_totp.operations.authenticate import decide
-from pam_totp.store import NotThere, SerialTaken, StoreError, clock_of
+from pam_totp.store import NotThere, SerialTaken, StoreError, clock_of, read_each
 from pam_totp.store.postgres import ASKED, AlreadyAnswered, PostgresStore, Question, initialise
-from pam_totp.store.postgres_connection import Connection, Noticed, OutOfReach, Unanswered, connect
+from pam_totp.store.postgres_connection import Connection, Noticed, OutOfReach, Pool, Unanswered, connect
 from pam_totp.store.postgres_schema import NONE, SYNCHRONOUS
 from tests.core.racing import in_processes, in_threads
 from tests.core.stores import NOW, code
@@ -456,6 +456,50 @@ def test_a_url_with_a_password_is_refused_without_showing_it(store: PostgresStor
     with pytest.raises(StoreError, match="must contain no password") as caught:
         PostgresStore(url).read("alice")
     assert "geheim" not in str(caught.value)
+
+
+def test_many_records_are_read_in_order_with_their_errors(server: Server, store: PostgresStore) -> None:
+    for user in ("bob", "a%b", "zoë"):
+        put(store, user)
+    server.sql("UPDATE pam_totp.record SET version = version + 1, body = '{}' WHERE name = 'bob'")
+    asked = ["zoë", "removed", "bob", "a%b", "alice"]
+    found = dict(read_each(store, asked))
+    assert list(found) == ["zoë", "bob", "a%b", "alice"]
+    assert isinstance(found.pop("bob"), StoreError)
+    assert found == {user: store.read(user) for user in ("zoë", "a%b", "alice")}
+    assert list(read_each(store, [])) == []
+
+
+def test_many_records_are_read_with_few_statements(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    statements: list[str] = []
+    run = Connection.run
+
+    def counted(self: Connection, sql: str, *parameters: Any, deadline: float) -> Any:
+        statements.append(sql)
+        return run(self, sql, *parameters, deadline=deadline)
+
+    monkeypatch.setattr(Connection, "run", counted)
+    assert len(dict(read_each(store, [*(f"user{n}" for n in range(2500)), "alice"]))) == 1
+    assert len(statements) == 3
+
+
+def test_connections_are_given_in_the_order_of_the_requests(server: Server, store: PostgresStore) -> None:
+    pool = Pool(store.url, 1)
+    deadline = time.monotonic() + PATIENCE
+    order = []
+
+    def use() -> None:
+        with pool.connection(deadline):
+            order.append("first")
+
+    with pool.connection(deadline):
+        other, _ = in_background(use)
+        until(lambda: pool.waiting == 1, "the other thread waits")
+    with pool.connection(deadline):
+        order.append("second")
+    other.join()
+    pool.close()
+    assert order == ["first", "second"]
 
 
 def test_the_version_of_a_record_only_goes_up(server: Server, store: PostgresStore) -> None:

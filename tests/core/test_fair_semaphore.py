@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from pam_totp.system.fair_semaphore import FairSemaphore
+from pam_totp.store.fair_semaphore import FairSemaphore
 from tests.support.site import until
 
 LONG = 60.0  # seconds: a time limit that no wait reaches
