@@ -12,6 +12,7 @@ from pam_totp.core.settings import DEFAULT_STORE, SettingsError, is_database, se
 from pam_totp.pam.login_session import read_site
 from pam_totp.system import probe
 from pam_totp.system.doctor import store_use
+from pam_totp.system.doctor.checks_database import database
 from pam_totp.system.doctor.context import ACCOUNT, Context
 from pam_totp.system.machine import architecture
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
@@ -88,10 +89,7 @@ def store(context: Context) -> Iterator[Finding]:
     """Check that each store is private to its owner, has free space, and that every record can be read."""
     for folder in context.stores():
         if is_database(folder):
-            for problem in context.enrolled(folder).broken:
-                what = f"{problem}; no user can log in with a code while the database is out of reach"
-                remedy = "check [store] of the site file, and run 'pam-totp list' for the details"
-                yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
+            yield from database(context, folder)
             continue
         try:
             status = os.stat(folder)

@@ -90,9 +90,12 @@ class Context:
                 continue
 
     def stores(self) -> list[str]:
-        """Return the folders of the stores that the lines use, or the default store if there is no line."""
+        """Return the folders or URLs of the stores that the lines use, or that of this host if there is no line."""
         used = [None if s.secret is not None else s.store for _, s in self.settings()]
-        return sorted({folder for folder in used if folder is not None}) if used else [DEFAULT_STORE]
+        if used:
+            return sorted({location for location in used if location is not None})
+        database = self.site().database
+        return [DEFAULT_STORE if database is None else database.url]
 
     def modules(self) -> list[str]:
         """Return the module files that the lines name, or the installed module if there is no line."""

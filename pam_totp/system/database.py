@@ -1,0 +1,52 @@
+"""The state of a store's database, read in a process that runs as the account of the service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pam_totp.core.settings import DatabaseSettings
+from pam_totp.store import Store, StoreError
+from pam_totp.store.locations import postgres
+from pam_totp.store.postgres_schema import NONE, REPLICATION, SYNCHRONOUS, VERSION
+from pam_totp.system.store_owner import BROKEN, Report, as_owner
+
+__all__ = ["NONE", "REPLICATION", "SYNCHRONOUS", "VERSION", "State", "has_password", "missing_library", "state_of"]
+
+State = Mapping[str, Any]  # the fields of `store.postgres_state.State`
+_STATE = "state"  # the kind of the report with the state
+
+
+def missing_library() -> str | None:
+    """Return the reason if psycopg or libpq is missing, or None."""
+    try:
+        postgres()
+    except StoreError as e:
+        return str(e)
+    return None
+
+
+def has_password(url: str) -> bool:
+    """Return True if the URL contains a password. The library must be there."""
+    from pam_totp.store.postgres_connection import has_password as has
+
+    return has(url)
+
+
+def state_of(url: str, how: DatabaseSettings | None) -> tuple[State | None, str]:
+    """Return the state of the database at `url`; or None, with the reason. The library must be there."""
+    from pam_totp.store.postgres_state import state_of as state
+
+    wait = (how or DatabaseSettings(url=url)).wait
+
+    def read(store: Store) -> Iterator[Report]:
+        yield _STATE, json.dumps(state(url, wait).as_json())
+
+    found, reason = None, ""
+    for kind, text in as_owner(url, read):
+        if kind == BROKEN:
+            found, reason = None, text
+        else:
+            found = json.loads(text)
+    return found, reason
