@@ -61,6 +61,11 @@ class Server:
     def url(self) -> str:
         return f"postgresql://{OWNER}@/postgres?host={self.folder}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def initialise(self) -> None:
         self.program("initdb", "-D", self.data, "-U", OWNER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         with (self.data / "postgresql.conf").open("a") as file:
@@ -70,7 +75,7 @@ class Server:
     def standby(self, folder: Path, name: str = "standby") -> Server:
         """Return a new standby of this running server, in the empty folder `folder`."""
         standby = Server(folder, name)
-        os.chown(folder, *_owner())
+        owned(folder)
         standby.program(
             "pg_basebackup",
             "-D",
@@ -97,7 +102,7 @@ class Server:
         assert PROGRAMS is not None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_as_account(), PROGRAMS / "postgres", "-D", self.data],
+                [*as_account(), PROGRAMS / "postgres", "-D", self.data],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -115,7 +120,7 @@ class Server:
         """Run a program of PostgreSQL as the server's account, and return its output."""
         assert PROGRAMS is not None
         done = subprocess.run(
-            [*_as_account(), PROGRAMS / name, *arguments],
+            [*as_account(), PROGRAMS / name, *arguments],
             cwd=self.folder,
             text=True,
             capture_output=True,
@@ -172,11 +177,16 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def owned(folder: Path) -> None:
+    """Give a folder to the servers' account."""
+    os.chown(folder, *_owner())
+
+
 def _owner() -> tuple[int, int]:
     return (UNPRIVILEGED_UID, UNPRIVILEGED_UID) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
 
 
-def _as_account() -> list[str]:
+def as_account() -> list[str]:
     """Return the beginning of a command that runs under the servers' account."""
     if os.geteuid() != 0:
         return []
@@ -190,7 +200,7 @@ def servers() -> Iterator[Server]:
     folder.chmod(0o755)
     server = Server(folder / "primary")
     server.folder.mkdir()
-    os.chown(server.folder, *_owner())
+    owned(server.folder)
     try:
         server.initialise()
         server.start()
@@ -207,7 +217,7 @@ def emptied(server: Server, replication: str = NONE) -> str:
 
     deadline = time.monotonic() + PATIENCE
     connection = connect(server.url, deadline)
-    connection.run("SET client_min_messages = warning", deadline=deadline)
+    connection.run("SET client_min_messages = error", deadline=deadline)  # a process to terminate may have ended
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND client_port = -1"
     connection.run(others, deadline=deadline)
     connection.run("DROP SCHEMA IF EXISTS pam_totp CASCADE", deadline=deadline)

@@ -189,6 +189,9 @@ def left_out() -> list[str]:
         "real sshd, sudo and su, installations and full disks (requires permission to mount)": root and not MAY_MOUNT,
         f"the portal in a browser (requires {BROWSERS[0]})": installed_browser() is None,
         "a store in PostgreSQL (requires the package postgresql)": not any(Path("/usr/lib/postgresql").glob("*/bin")),
+        "a failover by Patroni (requires the packages patroni, etcd-server and etcd-client)": not all(
+            map(shutil.which, ("patroni", "etcd", "etcdctl"))
+        ),
         "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (requires clang)": shutil.which("clang") is None,
         **{what: variable not in os.environ for variable, what in OWN_SYSTEMS.items()},

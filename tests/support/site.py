@@ -41,12 +41,12 @@ OTHER_UID = 54321  # a uid without an account
 UNPRIVILEGED_UID = 65534  # an account without privileges
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` is true. Fail with `what` if it is still false after PATIENCE."""
-    give_up = time.monotonic() + PATIENCE
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until `condition` is true. Fail with `what` if it is still false after `seconds`."""
+    give_up = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up:
-            raise AssertionError(f"not true after {PATIENCE:g} s: {what}")
+            raise AssertionError(f"not true after {seconds:g} s: {what}")
         time.sleep(0.002)
 
 
