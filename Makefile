@@ -16,6 +16,8 @@ NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modul
 # A browser, fail2ban, the proxy and certificates in front of the portal, and a database. The tests that need them are skipped
 # if they are missing. The tests make their own database clusters, and do not use the cluster that Debian's package makes.
 WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core nginx-light openssl postgresql
+# Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
+# installed here, because etcd-server starts a server.
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
@@ -31,7 +33,7 @@ DATA = pam_totp/system/data
 DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo portal test bench bench-portal cover cover-all fuzz torture requirements audit lint build venv install
+.PHONY: demo portal test bench bench-database bench-portal cover cover-all fuzz torture requirements audit lint build venv install
 .PHONY: uninstall clean help want-test booted systems test-roots test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
@@ -82,6 +84,10 @@ cover-all: need-test want-test build venv  ## run all tests, and measure the cov
 # ARGS=--help lists the options of the benchmark. Example: ARGS="--rounds 50".
 bench: need-bench build venv  ## measure logins by pam_totp and by other modules, as root
 	$(BIN)/python -m tools.bench $(ARGS)
+
+# ARGS=--help lists the options. The database takes 4 GB of /var/tmp.
+bench-database: need-test want-test build venv  ## measure a million users in PostgreSQL, as root
+	$(BIN)/python -m tools.bench.database $(ARGS)
 
 # ARGS=50 sets the number of users.
 bench-portal: need-test want-test build venv  ## measure many users who sign in to the portal at once, as root
