@@ -1,4 +1,7 @@
-"""member: on an authority, add hosts to the fleet, list them, revoke them, and set for which users they may ask."""
+"""member: on an authority, add hosts to the fleet, list them, revoke them, and set for which users they may ask.
+
+On a member, `break-glass` makes recovery codes of that host (`member_break_glass`).
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from pam_totp.cli.command_line import (
     add_config,
     site_file,
 )
+from pam_totp.cli.member_break_glass import add_arguments, break_glass
 from pam_totp.cli.printing import format_time, print_json, print_table
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location
@@ -32,12 +36,13 @@ from pam_totp.pam.privileges import become_account
 if TYPE_CHECKING:
     from pam_totp.store.postgres_members import Member, Members
 
-ADD, LIST, REVOKE, GROUPS = "add", "list", "revoke", "groups"
+ADD, LIST, REVOKE, GROUPS, BREAK_GLASS = "add", "list", "revoke", "groups", "break-glass"
 OPTIONS = {  # of each subcommand
     ADD: ("group", "service"),
     LIST: (),
     REVOKE: ("yes",),
     GROUPS: ("allow", "deny", "put", "take"),
+    BREAK_GLASS: ("count", "output", "yes"),
 }
 GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 NO_DATABASE = 'the members of a fleet are in a database: set [store] url = "{0}..." in {1}'
@@ -48,16 +53,24 @@ def add_to(commands: Commands) -> None:
         commands,
         "member",
         run,
-        "on an authority: add hosts to the fleet, list or revoke them, and set for which users they may ask",
+        "on an authority: add hosts to the fleet, list or revoke them, and set for which users they may ask; "
+        "on a member: make recovery codes for break-glass",
         "pam-totp member add web1.example.org --group web",
         "pam-totp member groups web --allow all",
         "pam-totp member groups staff --put alice",
         "pam-totp member groups db --allow staff",
         "pam-totp member revoke web1.example.org",
+        "pam-totp member break-glass root            on a member: codes for the time without authorities",
         data=True,
     )
-    parser.add_argument("what", choices=OPTIONS, help="add HOST, list, revoke HOST, or groups [GROUP]")
-    parser.add_argument("name", nargs="?", help="name of the host, in lower case; for groups: the group to change")
+    parser.add_argument(
+        "what", choices=OPTIONS, help="add HOST, list, revoke HOST, groups [GROUP]; on a member: break-glass USER ..."
+    )
+    parser.add_argument(
+        "name",
+        nargs="*",
+        help="name of the host, in lower case; for groups: the group to change; for break-glass: the users",
+    )
     parser.add_argument("--group", metavar="GROUP", action="append", help="add: group of the member; may be repeated")
     parser.add_argument(
         "--service",
@@ -71,7 +84,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--deny", metavar="GROUP", action="append", help="groups: the opposite of --allow")
     parser.add_argument("--put", metavar="USER", action="append", help="groups: put a user into this user group")
     parser.add_argument("--take", metavar="USER", action="append", help="groups: take a user out of this user group")
-    parser.add_argument("--yes", action="store_true", help="revoke: do not ask for a confirmation")
+    add_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="revoke, break-glass: do not ask for a confirmation")
     add_config(parser)
 
 
@@ -79,8 +93,13 @@ def run(args: argparse.Namespace) -> int:
     allowed = OPTIONS[args.what]
     for options in OPTIONS.values():
         for option in options:
-            if option not in allowed and getattr(args, option):
+            if option not in allowed and getattr(args, option) not in (None, False):
                 raise CommandError(f"--{option} is no option of 'pam-totp member {args.what}'", WRONG_USAGE)
+    if args.what == BREAK_GLASS:
+        return break_glass(args, args.name)
+    if len(args.name) > 1:
+        raise CommandError(f"pam-totp member {args.what} takes one name", WRONG_USAGE)
+    args.name = args.name[0] if args.name else None
     if (args.name is None) != (args.what == LIST) and not (args.what == GROUPS and not _changes(args)):
         needs = "takes no name" if args.what == LIST else "needs a name"
         raise CommandError(f"pam-totp member {args.what} {needs}", WRONG_USAGE)

@@ -104,6 +104,7 @@ def test_a_second_authority_needs_the_key_of_the_ca_for_its_certificate(place: P
         (AUTHORITY, ["member", "list"], 1, "the members of a fleet are in a database: set [store] url"),
         (AUTHORITY, ["member", "add"], 2, "pam-totp member add needs a name"),
         (AUTHORITY, ["member", "list", "web1"], 2, "pam-totp member list takes no name"),
+        (AUTHORITY, ["member", "revoke", "web1", "web2"], 2, "pam-totp member revoke takes one name"),
         (
             AUTHORITY,
             ["member", "revoke", "web1", "--allow", "all"],

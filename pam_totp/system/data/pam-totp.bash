@@ -85,7 +85,7 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
     store:1) printf '%s\n' init copy ;;
     store:*) compgen -f -- "$current" ;;
     authority:1) printf '%s\n' init serve ;;
-    member:1) printf '%s\n' add list revoke groups ;;
+    member:1) printf '%s\n' add list revoke groups break-glass ;;
     enable:1) _pam_totp_services enabled ;;
     disable:1) _pam_totp_services disabled ;;
     doctor:* | policy:1 | rehearse:1) _pam_totp_services all ;;
