@@ -60,7 +60,7 @@ def add_to(commands: Commands) -> None:
         "pam-totp member groups staff --put alice",
         "pam-totp member groups db --allow staff",
         "pam-totp member revoke web1.example.org",
-        "pam-totp member break-glass root            on a member: codes for the time without authorities",
+        "pam-totp member break-glass root",
         data=True,
     )
     parser.add_argument(
