@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import grp
 import os
+import stat
 import sys
 
 from pam_totp.cli.command_line import (
@@ -29,6 +30,7 @@ from pam_totp.pam.privileges import become_account
 from pam_totp.system.extras import how_to_get
 
 INIT, SERVE = "init", "serve"
+KEY_MODE = 0o640  # the service runs in the group of its account
 CA_NAME = "pam_totp"  # the name in the CA's certificate
 MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
 
@@ -72,19 +74,20 @@ def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
 
     args.audit.look_up()
     made: list[str] = []
-    paths = (settings.ca_key, settings.ca, settings.key, settings.certificate)
-    kept = [path for path in paths if os.path.exists(path)]
+    modes = {settings.ca_key: KEY_MODE, settings.ca: 0o644, settings.key: KEY_MODE, settings.certificate: 0o644}
+    kept = [path for path in modes if os.path.exists(path)]
 
-    def put(path: str, text: str, mode: int) -> None:
-        _put(path, text, mode)
+    def put(path: str, text: str) -> None:
+        _put(path, text, modes[path])
         made.append(path)
 
+    permitted = {path for path in kept if _permit(path, modes[path])}
     try:
         if settings.ca not in kept:
             key = certificates.read(settings.ca_key) if settings.ca_key in kept else certificates.make_key()
             if settings.ca_key not in kept:
-                put(settings.ca_key, key, 0o640)
-            put(settings.ca, certificates.make_ca(key, CA_NAME), 0o644)
+                put(settings.ca_key, key)
+            put(settings.ca, certificates.make_ca(key, CA_NAME))
         if settings.certificate not in kept:
             if not os.path.exists(settings.ca_key):
                 raise CommandError(
@@ -92,10 +95,10 @@ def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
                 )
             key = certificates.read(settings.key) if settings.key in kept else certificates.make_key()
             if settings.key not in kept:
-                put(settings.key, key, 0o640)
+                put(settings.key, key)
             hosts = [found[0] for address in settings.addresses if (found := host_and_port(address)) is not None]
             signed = Issuer(settings.ca, settings.ca_key).sign_authority(certificates.make_request(key), hosts)
-            put(settings.certificate, signed, 0o644)
+            put(settings.certificate, signed)
         pin = certificates.fingerprint(certificates.read(settings.ca)).hex()
     except CertificateError as e:
         raise CommandError(str(e), OUT_OF_REACH) from None
@@ -107,7 +110,7 @@ def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
     for path in made:
         print(f"made: {path}")
     for path in kept:
-        print(f"kept: {path}")
+        print(f"kept: {path}{', which the service may read now' if path in permitted else ''}")
     print(f"fingerprint of the CA: {pin}")
     print("next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on each")
     print("authority, and 'pam-totp member add HOST --group GROUP' for each member")
@@ -133,6 +136,16 @@ def _put(path: str, text: str, mode: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)
+
+
+def _permit(path: str, mode: int) -> bool:
+    """As root, let the group of the service read a file. Return True if the file was changed."""
+    group, status = _group(), os.stat(path)
+    if group is None or status.st_mode & stat.S_IROTH or (status.st_gid == group and status.st_mode & stat.S_IRGRP):
+        return False
+    os.chown(path, -1, group)
+    os.chmod(path, mode)
+    return True
 
 
 def _group() -> int | None:

@@ -14,6 +14,7 @@ import pytest
 from pam_totp.authority import certificates
 from pam_totp.cli import main
 from pam_totp.member import wire
+from tests.conftest import as_root
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import Fleet
 from tests.support.site import TREE
@@ -93,6 +94,25 @@ def test_a_second_authority_needs_the_key_of_the_ca_for_its_certificate(place: P
     assert subprocess.run(verified, capture_output=True, check=False).returncode == 0
 
 
+@as_root
+def test_init_lets_the_service_read_copied_keys(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of the CA's files by scp belongs to root alone."""
+    words = ["authority", "init", "--config", str(place.config)]
+    assert main(words) == 0
+    monkeypatch.setattr("pam_totp.cli.authority._group", lambda: 33)
+    place.files["ca"].chmod(0o644)
+    capsys.readouterr()
+    assert main(words) == 0
+    assert f"kept: {place.files['ca_key']}, which the service may read now\n" in capsys.readouterr().out
+    for key in (place.files["key"], place.files["ca_key"]):
+        assert (key.stat().st_gid, key.stat().st_mode & 0o777) == (33, 0o640)
+    assert place.files["ca"].stat().st_gid == 0, "every account may read it"
+    assert main(words) == 0
+    assert f"kept: {place.files['ca_key']}\n" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "words", "status", "said"),
     [
@@ -104,6 +124,7 @@ def test_a_second_authority_needs_the_key_of_the_ca_for_its_certificate(place: P
         (AUTHORITY, ["member", "list"], 1, "the members of a fleet are in a database: set [store] url"),
         (AUTHORITY, ["member", "add"], 2, "pam-totp member add needs a name"),
         (AUTHORITY, ["member", "list", "web1"], 2, "pam-totp member list takes no name"),
+        (AUTHORITY, ["member", "revoke", "web1", "web2"], 2, "pam-totp member revoke takes one name"),
         (
             AUTHORITY,
             ["member", "revoke", "web1", "--allow", "all"],

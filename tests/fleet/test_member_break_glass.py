@@ -61,6 +61,14 @@ def test_several_users_get_codes_in_one_file(host: Host) -> None:
         assert len(valid_recovery_codes(record, [code for name, code in lines if name == user])) == 2
 
 
+def test_the_command_makes_the_codes(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["member", "break-glass", ME, "--config", str(host.config), "--store", host.store.folder]
+    assert main([*words, "--count", "3", "--output", str(host.output)]) == 0
+    assert len(host.codes()) == 3
+    assert main([*words, "--group", "web"]) == 2
+    assert "--group is no option of 'pam-totp member break-glass'" in capsys.readouterr().err
+
+
 def test_new_codes_replace_unused_codes_after_a_question(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.run(ME)
     old = [code for _, code in host.codes()]
