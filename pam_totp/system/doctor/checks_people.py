@@ -138,7 +138,9 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
 
 def _at_authorities(context: Context, service: str, line: Settings) -> Iterator[Finding]:
     """Say what this host cannot know: the users of a member are enrolled at its authorities."""
-    what = f"{service}: the authorities know which users have a token, so this host cannot find users that are locked out"
+    what = (
+        f"{service}: the authorities know which users have a token, so this host cannot find users that are locked out"
+    )
     yield Finding(NOTE, CHECK, Code.ENROLMENT_UNKNOWN, what, "run 'pam-totp list' on an authority")
     if not _is_open(line):
         return
