@@ -26,7 +26,9 @@ PACKAGES = {
     "pam_totp.pam": {"pam_totp.core", "pam_totp.store", "pam_totp.operations", "pam_totp.member"},
     "pam_totp.client": {"pam_totp.core", "pam_totp.pam"},
     "pam_totp.system.pamd": set(),
-    "pam_totp.system": {f"pam_totp.{package}" for package in ("core", "store", "operations", "pam", "system.pamd")},
+    "pam_totp.system": {
+        f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "pam", "system.pamd")
+    },
     "pam_totp.system.enable": {"pam_totp.core", "pam_totp.system", "pam_totp.system.pamd"},
     "pam_totp.system.doctor": {
         f"pam_totp.{package}" for package in ("core", "pam", "system", "system.pamd", "system.enable")

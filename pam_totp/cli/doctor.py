@@ -45,9 +45,11 @@ def run(args: argparse.Namespace) -> int:
             args.audit.changed_many("repair", ({"repaired": text} for text in done))
             repaired += [f"{folder}: {text}" for text in done]
             failed += [f"{folder}: not repaired: {text}" for text in errors_of_repair]
-    findings = checks.examine(Context(machine, services))
+    context = Context(machine, services)
+    findings = checks.examine(context)
     if args.json:
         facts = {"services": services, "checked": list(checks.CHECKS), "repaired": repaired}
+        facts["facts"] = {fact.name: fact.value for fact in context.facts}
         print_json(facts | {"findings": [asdict(finding) for finding in findings]})
     else:
         for text in repaired:
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         for finding in findings:
             severity = styled(f"{finding.severity}:", finding.severity)
             print(f"{severity} {finding.what}\n    {finding.remedy}")
+        for fact in context.facts:
+            print(fact.text)
         print(f"checked: {', '.join(checks.CHECKS)}")
         what = f"services: {', '.join(services)}" if services else "no service asks for a code yet"
         print(f"{count(len(findings), 'finding') if findings else 'no findings'}; {what}")

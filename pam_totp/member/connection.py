@@ -42,6 +42,7 @@ class Connection:
         self.sock = _connect(authority, context, deadline)
         self.is_usable = True
         self.last_used = time.monotonic()
+        self.date: str | None = None  # the field Date of the last reply: the clock of the authority
         self._http = http.client.HTTPConnection(authority)
 
     def ask(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, bytes]:
@@ -60,6 +61,7 @@ class Connection:
         except http.client.HTTPException:
             raise Failed("the reply is not valid HTTP") from None
         self.is_usable = not reply.will_close
+        self.date = reply.headers.get("Date")
         self.last_used = time.monotonic()
         return reply.status, content
 

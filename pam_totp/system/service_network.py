@@ -3,6 +3,7 @@
 Rules:
 1. The drop-in is a file of this package. It sorts before override.conf, so that 'systemctl edit' can change its lines.
 2. A service that runs is started again, so that the drop-in is in force. A stopped service stays stopped.
+3. systemd says what is in force: an administrator may permit the network in a drop-in of another name.
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 IPAddressDeny=
 """
 _TIMEOUT = 30.0  # seconds
+_ASKED = (
+    "LoadState",
+    "NeedDaemonReload",
+    "PrivateNetwork",
+    "RestrictAddressFamilies",
+    "IPAddressDeny",
+    "IPAddressAllow",
+)
+_EVERY_ADDRESS = {"0.0.0.0/0", "::/0", "any"}
 
 
 def permit() -> bool:
@@ -53,3 +63,25 @@ def restart() -> bool:
         except (OSError, subprocess.SubprocessError):
             return False
     return True
+
+
+def obstacle() -> str | None:
+    """Return why the unit of the service has no network. Return None if it has, or if systemd does not run it."""
+    if not os.path.isdir(SYSTEMD):
+        return None
+    command = ["/usr/bin/systemctl", "show", UNIT, *(f"--property={name}" for name in _ASKED)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = dict(line.partition("=")[::2] for line in done.stdout.splitlines())
+    if found.get("LoadState") != "loaded":
+        return None
+    families = found.get("RestrictAddressFamilies", "")
+    if found.get("PrivateNetwork") == "yes":
+        return "PrivateNetwork=yes"
+    if families and families.startswith("~") == ("AF_INET" in families.lstrip("~").split()):
+        return f"RestrictAddressFamilies={families}"
+    if _EVERY_ADDRESS & set(found.get("IPAddressDeny", "").split()) and not found.get("IPAddressAllow"):
+        return f"IPAddressDeny={found['IPAddressDeny']}"
+    return "systemd has not read its files again" if found.get("NeedDaemonReload") == "yes" else None

@@ -1,4 +1,4 @@
-"""A child process that works on a store as the store's owner.
+"""A child process that works on files as their owner, such as those of a store.
 
 Rules:
 - Root reads no key. The child drops its privileges first, and sends names and errors, never a key.
@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from pam_totp.core.settings import is_database
 from pam_totp.pam.privileges import become_account, become_owner_of
@@ -28,6 +29,31 @@ def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterat
 
     Yield its reports, and a report BROKEN for an error.
     """
+    return _from_child(lambda: _reports(location, work))
+
+
+def as_owner_of(folder: str, work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
+    """Run `work` in a child process as the owner of `folder`. Import its modules before: the owner may lack access.
+
+    Yield its reports, and a report BROKEN for an error.
+    """
+    return _from_child(lambda: _reports_of(partial(become_owner_of, folder), work))
+
+
+def as_account(account: str, work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
+    """Do the same as an account of the system, or as this account if there is none of that name."""
+    return _from_child(lambda: _reports_of(partial(become_account, account), work))
+
+
+def _reports_of(become: Callable[[], None], work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
+    try:
+        become()
+        yield from work()
+    except (StoreError, OSError) as e:
+        yield BROKEN, str(e)
+
+
+def _from_child(reports: Callable[[], Iterator[Report]]) -> Iterator[Report]:
     sys.stdout.flush()
     reading, writing = os.pipe()
     child = os.fork()
@@ -36,7 +62,7 @@ def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterat
         status = 1
         try:
             with open(writing, "w", encoding="ascii") as pipe:
-                for report in _reports(location, work):
+                for report in reports():
                     pipe.write(json.dumps(report) + "\n")
             status = 0
         finally:

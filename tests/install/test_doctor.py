@@ -66,6 +66,8 @@ def test_the_output_lists_what_was_checked(machine: Fresh) -> None:
         "sshd",
         "users",
         "changes of 'enable'",
+        "member",
+        "authority",
     ]
     assert list(checks.CHECKS) == names
     assert f"\nchecked: {', '.join(names)}\n" in f"\n{machine.installed('doctor').stdout}"

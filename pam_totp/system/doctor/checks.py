@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from pam_totp.system.doctor import checks_login, checks_machine, checks_people
+from pam_totp.system.doctor import (
+    checks_authority,
+    checks_login,
+    checks_machine,
+    checks_member,
+    checks_people,
+)
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.pamd.findings import Finding, Severity
 
@@ -21,6 +27,8 @@ CHECKS: Mapping[str, Check] = {  # by their name in the output of the command
     "sshd": checks_login.ssh,
     "users": checks_people.users,
     "changes of 'enable'": checks_login.changes,
+    "member": checks_member.member,
+    "authority": checks_authority.authority,
 }
 _BY_SEVERITY = list(Severity)  # errors first
 

@@ -149,9 +149,11 @@ def site(context: Context) -> Iterator[Finding]:
 
 
 def clock(context: Context) -> Iterator[Finding]:
-    """Check that the clock is synchronised: TOTP codes depend on it."""
+    """Check that the clock is synchronised: TOTP codes depend on it, or the certificates of a member."""
     if _clock_state() == _TIME_ERROR:
         what = "the clock is not synchronised; TOTP codes are refused if its error is more than a step"
+        if context.site().member is not None:
+            what = "the clock is not synchronised; certificates are refused if its error is more than a day"
         remedy = "install chrony, or run 'systemctl enable --now systemd-timesyncd'"
         yield Finding(WARNING, "clock", Code.CLOCK_NOT_SYNCHRONISED, what, remedy)
 

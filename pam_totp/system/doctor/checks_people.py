@@ -3,6 +3,7 @@
 Rules:
 - A check considers only accounts that can log in to the service now.
 - A finding about the user of a rehearsal is an error: that login would fail.
+- On a member of a fleet, the authorities know the enrolled users. They are not asked: a member may not list users.
 """
 
 from __future__ import annotations
@@ -52,6 +53,9 @@ def users(context: Context) -> Iterator[Finding]:
                 yield from _ssh(context, line, [name for name in people if can_log_in(name)])
                 if "root" in people and _is_root_refused(context):
                     people.remove("root")
+        if line.member is not None:
+            yield from _at_authorities(context, service, line)
+            continue
         owner_of = _owner_of(context, service)
         yield from _other_owner(service, [name for name in people if owner_of(name) != name and can_log_in(name)])
         yield from _without_token(context, service, line, _Logins(people, can_log_in, owner_of))
@@ -130,6 +134,24 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
         what = f"{service}: these users have no token and are locked out: {names(locked_out)}"
         remedy += ", or add nullok until all users are enrolled"
         yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
+
+
+def _at_authorities(context: Context, service: str, line: Settings) -> Iterator[Finding]:
+    """Say what this host cannot know: the users of a member are enrolled at its authorities."""
+    what = (
+        f"{service}: the authorities know which users have a token, so this host cannot find users that are locked out"
+    )
+    yield Finding(NOTE, CHECK, Code.ENROLMENT_UNKNOWN, what, "run 'pam-totp list' on an authority")
+    if not _is_open(line):
+        return
+    is_alone = service != "sshd" or any(not _needs_other_method(context, name) for name in context.people)
+    if is_alone and analysis.accepts_without_token(context.machine.stack(service), any_first_factor=False):
+        what = f"{service}: nullok lets users without a token in without any factor, if the authorities permit it"
+        yield Finding(ERROR, CHECK, Code.USERS_WITHOUT_CODE, what, "remove nullok from the line")
+        return
+    what = f"{service}: nullok lets users without a token in without a code, if the authorities permit it"
+    remedy = f"see [service.{service}] of the authorities' site files, and remove nullok when all users are enrolled"
+    yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
 
 
 def _without_code(context: Context, service: str, passing: Sequence[str], first: str) -> Finding:

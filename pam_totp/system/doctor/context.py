@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from pam_totp.core.settings import DEFAULT_STORE, Settings, SettingsError, Site, parse_arguments, settings
 from pam_totp.pam.login_session import read_site
@@ -24,17 +25,27 @@ _HELPER = re.compile(rb"(/[ -~]+/pam/helper\.py)\0")
 _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 
+class Fact(NamedTuple):
+    """A measurement that is no finding: its name and value for programs, and a line for users."""
+
+    name: str
+    value: Any
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """A machine and the services to check.
 
-    `user` is the user who rehearses a change, or None. `first` is the first factor after that change.
+    `user` is the user who rehearses a change, or None. `first` is the first factor after that change. Checks
+    add `facts`.
     """
 
     machine: Machine
     services: Sequence[str]
     user: str | None = None
     first: FirstFactor = "password"
+    facts: list[Fact] = field(default_factory=list, compare=False)
     _enrolled: dict[str, Enrolled] = field(default_factory=dict, compare=False, repr=False)
     _sshd: dict[tuple[str, Place], sshd.Settings] = field(default_factory=dict, compare=False, repr=False)
     _people: list[str] = field(default_factory=list, compare=False, repr=False)
@@ -91,9 +102,9 @@ class Context:
 
     def stores(self) -> list[str]:
         """Return the folders or URLs of the stores that the lines use, or that of this host if there is no line."""
-        used = [None if s.secret is not None else s.store for _, s in self.settings()]
+        used = [None if s.secret is not None or _is_without_store(s) else s.store for _, s in self.settings()]
         if used:
-            return sorted({location for location in used if location is not None})
+            return sorted({store for store in used if store is not None})
         database = self.site().database
         return [DEFAULT_STORE if database is None else database.url]
 
@@ -133,3 +144,8 @@ class Context:
                 continue
             if name in parsed:
                 yield service, parsed[name]
+
+
+def _is_without_store(line: Settings) -> bool:
+    """Return True if a line asks authorities, and this host has no store: it needs one for break-glass only."""
+    return line.member is not None and not os.path.exists(line.store)
