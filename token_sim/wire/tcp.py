@@ -134,7 +134,7 @@ class Tcp:
             return True
 
     def _refuse(self, client: socket.socket) -> None:
-        """Send IN_USE. `_close_refused` sends IN_USE again, because pyserial's `open` drops input that arrives meanwhile."""
+        """Send IN_USE. `_close_refused` sends it again, because pyserial drops input that arrives during `open`."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
         self._refused_clients.append((client, time.monotonic() + LINGER_S))
