@@ -1,14 +1,16 @@
 """Limits on requests, counted in memory.
 
 Rules:
-- A request is counted in all of its budgets, or refused and counted in none. A refused request changes nothing.
-- The budgets of networks are counted at three sizes (core.address), so that a large network is not many clients.
-- An account has a budget over all networks together. Networks of the smallest size that have signed this account in do
-  not share it, so guesses from elsewhere cannot lock the owner out. The budget is larger than that of any one network.
-- Two keys are equal if their texts are equal. The caller finds the account of a name.
+- A request counts against all of its budgets. If one budget is used up, the request is refused, and does not count.
+- The budgets of networks have three sizes of networks (core.address), so that a large network cannot act as many
+  clients.
+- An account has a budget over all networks together. This budget excludes networks of the smallest size that have
+  signed the account in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of any
+  single network.
+- Two keys are equal if their texts are equal. The caller looks up the account of a name.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
-  these the oldest. Keys with one request therefore displace no key with more.
-- A key is stored as a digest under a random key of the process. Its length is fixed, and no client can choose it.
+  these the oldest. Therefore, keys with one request cannot displace keys with more.
+- A table stores a key as a digest under a random key of the process, so clients cannot choose its length or value.
 """
 
 from __future__ import annotations
