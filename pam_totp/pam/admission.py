@@ -4,7 +4,7 @@
 Rules:
 1. Root may ask about every user.
 2. An account listed under `[clients]` may ask about every user, under its one service name.
-3. Every other account may ask about itself only.
+3. Every other account may ask only about its own user.
 4. An account that is not root chooses only prompt, echo and the second prompt. The site file applies, with
    `forward_pass`, and every login needs a code. A second prompt must be requested, because most programs expect one
    prompt.

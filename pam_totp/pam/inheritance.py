@@ -5,7 +5,7 @@ Rules:
    slow down a helper that holds a lock, and other logins of the same user would wait.
 2. The relay resets signals, environment, descriptors, folder, session, I/O priority and cgroup (`spawn` and `release`
    in relay.c). Timers and the parent-death signal are not inherited.
-3. If a part cannot be reset, for example in a container, the login continues without that reset.
+3. If one reset fails, for example in a container, the login continues.
 """
 
 from __future__ import annotations

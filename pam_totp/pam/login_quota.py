@@ -6,8 +6,8 @@ Rules:
 2. Uids that are not in /etc/passwd have a separate total until they are looked up, so they cannot block local accounts.
 3. Logins from root programs have a separate total. When this total is used up, the relay starts helpers, so no other
    account can prevent a login by sudo.
-4. A login from a root program for another account also counts for that account, because su and sudo run as root for the
-   user that calls them. Remote users can claim any name, so their logins count for name and remote host together.
+4. A login from a root program for a caller also counts for the caller, because su and sudo run as root. Remote users
+   can claim any name, so their logins count for name and remote host together.
 """
 
 from __future__ import annotations

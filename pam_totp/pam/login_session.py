@@ -3,7 +3,8 @@
 Rules:
 1. A session never waits. It yields its waits, and its driver does them.
 2. Every error ends the login without a result, and the relay then denies.
-3. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
+3. An unexpected exception is a bug. The log shows only its type, file and line, because its text could contain a
+   secret.
 4. A session wipes its answers when it ends.
 5. A session uses a site file only if root and this process's account alone can write it.
 6. If the program ends or the time limit passes during a prompt, the log has a missing answer, as after Ctrl-C.
@@ -64,7 +65,7 @@ RESULTS = {
 
 
 def read_site(path: str = SITE_FILE) -> Site:
-    """Return the content of the site file; `Site.NONE` if there is no file.
+    """Return the content of the site file; `Site.NONE` if the file does not exist.
 
     Raise SettingsError unless the file is valid, readable, and writable by trusted accounts only.
     """
@@ -138,7 +139,7 @@ class Session:
         except ProtocolError as e:
             if not (self._is_unanswered and isinstance(e, Gone)):  # the log has the missing answer (rule 6)
                 self._log_error(str(e))
-        except Exception as e:  # a bug (rule 3): deny, and log its place
+        except Exception as e:  # a bug (rule 3): deny, and log its file and line
             self._log_error(place_of_bug(e))
         finally:
             for answer in self._answers:

@@ -137,7 +137,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 def asks_files_first(path: str) -> bool:
     """Return True if the line `passwd` of nsswitch.conf(5) begins with `files`, and no action changes its success.
 
-    Without a file, or without that line, glibc uses `files`.
+    If the file or the line is missing, glibc uses `files`.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

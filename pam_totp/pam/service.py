@@ -3,7 +3,7 @@
 Rules:
 1. One thread serves all logins (`loop`). Other threads do work that may take long: lookups of names outside
    /etc/passwd, searches for codes in a row, waits for locks and busy disks.
-2. A client that sends nothing is disconnected at a time limit of `protocol`.
+2. The service disconnects a client that is silent until a time limit of `protocol`.
 3. `login_quota` limits the logins of an account, before any other work.
 4. A slow name service and a held lock delay their own logins only. `store_queue` gives the order of the decisions.
 """
@@ -76,9 +76,9 @@ class Service:
         self._site_file = site_file
         self._log = log
         self._log_quota = LogQuota(log)
-        self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
+        self._trusted = {0, os.geteuid()}  # uids without a limit for log lines
         self.local_accounts = LocalAccounts()
-        self._checks_limits = False  # while there are connections
+        self._checks_limits = False  # True while the service has connections
         self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
         self._stop.setblocking(False)
@@ -215,7 +215,7 @@ class Service:
         uid, log = connection.uid, connection.log
         client = uid != ROOT and listed(uid, hello, site)
         if client:
-            log = connection.log = self._log  # there is no limit for lines about listed clients
+            log = connection.log = self._log  # lines about listed clients have no limit
         admitted = admit(uid, hello, client=client)
         if admitted is None:
             audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
@@ -301,8 +301,8 @@ class _Connection:
             wait.meanwhile.job(0.0)
 
     def _receive(self, poll_time: float | None = None) -> None:
-        """Continue with the packet, if there is one. `poll_time` is the time of the poll that found it. The delay of a
-        refusal begins then. Otherwise, among many logins, the delay would show the time that other answers took.
+        """Continue with the packet, if one has arrived. `poll_time` is the time of the poll that found it. The delay of
+        a refusal begins then. Otherwise, among many logins, the delay would show the processing time of other answers.
         """
         if self._packet_wait is None:
             return  # the time limit has passed
@@ -319,7 +319,7 @@ class _Connection:
             self.resume(packet)
 
     def check_limit(self, now: float) -> None:
-        """End the login if its client has sent nothing in time."""
+        """End the login if its client has exceeded the time limit."""
         if self._packet_wait is not None and self._limit <= now:
             self.resume(error=NoMessage(self._packet_wait.seconds))
 

@@ -45,7 +45,7 @@ class _Uses:
         self._waiting.setdefault(asker, deque()).append(use)
 
     def advance(self) -> bool:
-        """Make the next use the current use. Return False if there is no next use."""
+        """Make the next use the current use. Return True if there was a next use."""
         if not self._waiting:
             return False
         asker = next(iter(self._waiting))
@@ -136,7 +136,7 @@ class StoreQueue:
         on_result(result, error)
 
     def _advance(self, record: object) -> None:
-        """Begin the next use of a record whose deadline has not passed. The uses before it fail."""
+        """Begin the next use of a record before its deadline. Let uses after their deadline fail."""
         uses = self._records[record]
         while uses.advance():
             if time.monotonic() < uses.current.deadline:

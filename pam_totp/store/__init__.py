@@ -58,7 +58,7 @@ class Store(Protocol):
     """A store with at most one record for each user. Every method may raise StoreError."""
 
     def read(self, user: str) -> UserRecord:
-        """Return the record of `user`. Raise NotThere if there is none."""
+        """Return the record of `user`. Raise NotThere if it is missing."""
 
     def update(
         self,
@@ -70,10 +70,10 @@ class Store(Protocol):
     ) -> R:
         """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
-        `change` gets the old record. Do not write an unchanged record; with `decoy`, write a decoy instead, under the
-        same lock. If `change` returns None, delete the record. If `user` has no record, `change` gets an empty record
-        if `create` is True; otherwise raise NotThere. A SharedStore may call `change` more than once; the last call
-        counts.
+        The argument of `change` is the old record. Do not write an unchanged record; with `decoy`, write a decoy
+        instead, under the same lock. If `change` returns None, delete the record. If `user` has no record, call
+        `change` with an empty record if `create` is True; otherwise raise NotThere. A SharedStore may call `change`
+        more than once; the last call counts.
         """
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
@@ -108,7 +108,7 @@ def clock_of(store: Store | SharedStore, now: Callable[[], int]) -> Callable[[],
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:
-    """Return the record of `user`, or UNKNOWN_USER if there is none. Raise StoreError."""
+    """Return the record of `user`, or UNKNOWN_USER if it is missing. Raise StoreError."""
     try:
         return store.read(user)
     except NotThere:

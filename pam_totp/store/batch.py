@@ -53,7 +53,8 @@ def update_many(
     progress: Progress = lambda done, total: None,
     taken: Callable[[Change[R], SerialTaken], R] | None = None,
 ) -> list[R]:
-    """Apply all changes to the users' records durably and atomically. A user without a record gets an empty record.
+    """Apply all changes to the users' records durably and atomically. For a user without a record, change an empty
+    record.
 
     Return the results in the order of `changes`. If another process changed a record meanwhile, call its changes again;
     the last result counts. Omit a change that adds a serial number of another user, and return the result of `taken`

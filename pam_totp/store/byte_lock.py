@@ -35,7 +35,7 @@ def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
 
 
 class KeptLock:
-    """The lock file of one thread that locks many names, one after the other. The file stays open in between."""
+    """The lock file of one thread that locks many names, one after the other. The file remains open."""
 
     def __init__(self, folder: int, lock_file: str, wait: float) -> None:
         self._folder, self._lock_file, self._wait = folder, lock_file, wait

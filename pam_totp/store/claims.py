@@ -6,8 +6,8 @@ Rules:
 2. A record gets a serial number only after its user has the claim, and after the claim is durable.
 3. A process that changes a claim holds the claim's lock: a byte of `.lock`, like the lock of a record. An update holds
    it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
-4. A claim without a token is stale: its owner's record lacks the serial number. A killed process leaves such a claim.
-   The next process that needs the serial number replaces it.
+4. A claim without a token is stale: its owner's record lacks the serial number. A killed process can leave a stale
+   claim. The next process that needs the serial number replaces it.
 5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
    record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
    that looked for `.import` before could still delete the claim.
@@ -128,8 +128,8 @@ def bring_in(store: FileStore, user: str) -> None:
 
 
 def make(store: FileStore, folder: int) -> None:
-    """Create the folder with the claims of all records, unless it exists. If two users have a token, the first gets
-    the claim."""
+    """Create the folder with the claims of all records, unless it exists. Claim a token of two users for the first
+    user."""
     if exists(folder, FOLDER):
         return
     lock = store.lock_of(folder, FOLDER, _MAKE_WAIT)
@@ -176,7 +176,7 @@ def sweep(store: FileStore, folder: int) -> None:
 
 
 class Owners:
-    """The owners of serial numbers, for a dry run: a lookup creates no claim, and acquires no lock."""
+    """The owners of serial numbers, for a dry run: a lookup only reads the store."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
@@ -219,7 +219,7 @@ def _link(folder: int, claim: str, name: str) -> None:
 
 
 def _read(folder: int, claim: str) -> str | None:
-    """Return the file name of the record to which a claim points, or None if there is no claim."""
+    """Return the file name of the record to which a claim points, or None if the claim is missing."""
     try:
         return os.readlink(f"{FOLDER}/{claim}", dir_fd=folder).removeprefix(_BEFORE)
     except OSError:  # EINVAL: another program has created a file here

@@ -1,4 +1,4 @@
-"""A store without records, for a dry run on a store that does not exist yet."""
+"""A store without records, for a dry run on a missing store."""
 
 from __future__ import annotations
 

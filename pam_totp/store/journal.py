@@ -2,8 +2,8 @@
 
 Rules:
 1. The file `committing` exists while records may be changed. In this state, `undo` rolls back each changed record.
-2. `manifest` has a line of JSON for each record: its file name, the old document (null if there was no record), and the
-   new document. For each name, the last line counts.
+2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
+   document. For each name, the last line counts.
 3. A roll-back overwrites or deletes files, so it succeeds on a full disk.
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
@@ -38,7 +38,7 @@ _BUFFER = 64 * 1024  # bytes of the manifest in one write
 
 
 class Entry(NamedTuple):
-    """The change of one record: the file name, the old document (None if there was no record), and the new document.
+    """The change of one record: the file name, the old document (None for a new record), and the new document.
 
     If `linked` is a bool, version 1 wrote the entry. Then `name` is the file name of version 1, and `old` is None.
     """

@@ -104,7 +104,7 @@ def rewrite(store: FileStore, user: str) -> None:
 def created_at(path: str) -> int | None:
     """Return the time at which a folder was created (Unix seconds), or None if it is unknown.
 
-    A restore cannot set this time, and a repair of the files in the folder does not change it. Raise OSError.
+    Restores and repairs of the files in the folder cannot change this time. Raise OSError.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -210,7 +210,7 @@ class _ClaimsInUse:
 
 
 def _record_of(folder: int, name: str) -> str | None:
-    """Return the file name of the record to which the leftover `name` belongs, or None if `name` is not a leftover."""
+    """Return the file name of the record to which the leftover `name` belongs, or None for any other file."""
     stem, _, suffix = name.rpartition(".")
     if name.startswith("."):
         if suffix == "record":

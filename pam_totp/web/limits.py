@@ -2,8 +2,7 @@
 
 Rules:
 - A request counts against all of its budgets. If one budget is used up, the request is refused, and does not count.
-- The budgets of networks have three sizes of networks (core.address), so that a large network cannot act as many
-  clients.
+- The budgets of networks are for three sizes (core.address), so that a large network cannot act as many clients.
 - An account has a budget over all networks together. This budget excludes networks of the smallest size that have
   signed the account in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of any
   single network.
@@ -35,7 +34,7 @@ _DIGEST = 16  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most `count` requests in `seconds`, for each pair of `rates`. `table` keeps equal keys apart."""
+    """At most `count` requests in `seconds`, for each pair of `rates`. Equal keys in another `table` are different."""
 
     table: str
     rates: tuple[tuple[int, float], ...]
@@ -60,7 +59,7 @@ class _Table:
         return len(self._times)
 
     def recent(self, key: bytes, ended: float) -> array[float]:
-        """Forget the key's requests until `ended`. Return the times of the others."""
+        """Drop the key's requests up to the time `ended`. Return the times of the others."""
         times = self._times.get(key, array("d"))
         count = bisect_right(times, ended)
         del times[:count]
@@ -70,7 +69,7 @@ class _Table:
         return times
 
     def add(self, key: bytes, now: float, ended: float) -> None:
-        """Add a request. Drop old keys whose requests were all until `ended`, and make room if the table is full."""
+        """Add a request. Drop some keys without requests after `ended`, and shrink a full table."""
         if len(self._times) >= MAX_KEYS or self._total >= MAX_TIMES:
             self._make_room(ended)
         self._times.setdefault(key, array("d")).append(now)

@@ -3,8 +3,8 @@
 Rules:
 - The cookie has the prefix `__Host-` with TLS: browsers send it to this host only, over https only. Scripts cannot read
   the cookie.
-- A session starts only when there is a value to store. Therefore, the error page for an expired cookie cannot replace a
-  newer session's cookie.
+- A session starts only when the application stores a value. Therefore, the error page for an expired cookie cannot
+  replace a newer session's cookie.
 """
 
 from __future__ import annotations

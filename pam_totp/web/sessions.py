@@ -8,7 +8,7 @@ Rules:
   planted before a step is invalid after the step.
 - A session expires after its idle limit or its total limit. All other sessions of a user end when that user adds
   or removes a token, or makes recovery codes.
-- The number of sessions on the server is limited. Only users who gave a correct password have one.
+- The number of sessions on the server is limited. A user has such a session only after a correct password.
 
 Sessions are in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the whole
 portal, and every user must sign in again after a restart.

@@ -78,7 +78,7 @@ class Chip:
         return True
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None if no time-based code is shown."""
+        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
         slot = self.slot
         if slot is None or slot.kind != "totp" or self.text != self._code:
             return None

@@ -136,7 +136,7 @@ def load(image: bytes) -> Contents:
 def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
     """Return the offset and the data of the write that stores `counter` as the next counter.
 
-    The write replaces the corrupt page if there is one, otherwise the older page.
+    The write replaces a corrupt page, otherwise the older page.
     """
     pages = [_counter(image, slot, page) for page in (0, 1)]
     page = min((0, 1), key=lambda n: -1 if (value := pages[n]) is None else value)

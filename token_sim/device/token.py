@@ -207,7 +207,7 @@ class Device:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None if no time-based code is shown."""
+        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button

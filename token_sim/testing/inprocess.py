@@ -2,7 +2,7 @@
 virtual.
 
 Rules:
-- Time passes only during a read. The read advances the token's time until there is output or the timeout is reached.
+- Time passes only during a read. The read advances the token's time until the token has output, or until the timeout.
 - A read returns at once in real time.
 """
 
@@ -26,7 +26,7 @@ class PublishedToken:
         self.inbox = bytearray()  # output for the client's next reads
 
     def advance(self, ms: int) -> None:
-        """Let time pass until there is output, at most `ms` milliseconds."""
+        """Let time pass until the token has output, at most `ms` milliseconds."""
         device = self.simulation.device
         end = device.hardware.age + ms
         self.inbox += self.simulation.take_output(self.line)
