@@ -156,7 +156,7 @@ def test_a_host_without_a_user_name_is_prompted_for_it(bench: Bench) -> None:
 def test_a_missing_user_name_is_a_conversation_error(bench: Bench, log: Log) -> None:
     with bench.service(play(b"r0")) as service:
         assert bench.login(service.argument, user=None).result == Result.CONV_ERR
-        assert log()[-1] == "denied: the user's name is not known"
+        assert log()[-1] == "denied: libpam gave no user name"
         assert service.logins == 0
 
 
@@ -359,11 +359,11 @@ def test_a_service_is_full_only_before_it_asks_and_in_one_spelling(bench: Bench,
 # ---- every unexpected event denies the login
 
 
-NOT_IN_PROTOCOL = "denied: the service sent a message that is not in the protocol"
+NOT_IN_PROTOCOL = "denied: the service sent a message outside the protocol"
 FAULTS = {
     "an empty packet": (b"", "denied: the service closed the connection"),
-    "4097 bytes": (b"i" + b"x" * 4096, "denied: the service sent too long a message"),
-    "60000 bytes": (b"p" + b"x" * 60000, "denied: the service sent too long a message"),
+    "4097 bytes": (b"i" + b"x" * 4096, "denied: the service sent a message above the size limit"),
+    "60000 bytes": (b"p" + b"x" * 60000, "denied: the service sent a message above the size limit"),
     "a NUL in a prompt": (b"pCode\0: ", NOT_IN_PROTOCOL),
     "a NUL in a prompt with echo": (b"PCode: \0", NOT_IN_PROTOCOL),
     "a NUL in an information message": (b"i\0", NOT_IN_PROTOCOL),

@@ -170,7 +170,7 @@ def test_a_link_that_makes_the_path_too_long_is_refused(bench: Bench, log: Log, 
 
 def test_a_missing_helper_is_refused(bench: Bench, log: Log, folder: Path) -> None:
     assert result(bench, folder / "other.py") == Result.SERVICE_ERR
-    assert log() == [f"refusing {folder}/other.py: {folder}/other.py cannot be found"]
+    assert log() == [f"refusing {folder}/other.py: {folder}/other.py not found"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to a folder", "link to the root folder", "link to itself"])
@@ -348,7 +348,7 @@ def test_with_a_regular_file_as_socket_a_helper_is_started(
     asked: Callable[..., str], log: Log, folder: Path, helper: Path
 ) -> None:
     assert asked(helper) == "helper"
-    assert log() == [f"refusing {helper}: {helper} is the wrong kind of file, or not executable"]
+    assert log() == [f"refusing {helper}: {helper} has the wrong file type, or is not executable"]
 
 
 # A service of another account: root binds the socket, then another account listens on it.

@@ -21,7 +21,7 @@ __all__ = ["Client", "ClientError", "PortError", "Refused", "Timeout"]
 CODE = re.compile(r"(?:\+OTP )?([0-9]{6,8})", re.ASCII)
 IN_USE = re.compile(rb"ERR [0-9]+ IN-USE")  # the answer of a TCP port to a second client
 POLL_S = 0.05  # the maximum wait of one read from the port
-RETRY_S = 0.02  # the pause before a press is repeated, after the token answered BUSY
+RETRY_S = 0.02  # the pause before the client repeats a press, after the reply BUSY
 NETWORK_URL = re.compile(
     r"(?:socket|rfc2217)://(?P<host>\[[^]]*\]|[^:/?]*)(?::(?P<port>[^/?]*))?(?:[/?].*)?", re.IGNORECASE
 )
@@ -42,7 +42,7 @@ class Timeout(ClientError):
 
 
 class Refused(ClientError):
-    """The token answered with an error. `name` is the error's name in the protocol, such as BUSY."""
+    """The reply of the token is an error. `name` is the error's name in the protocol, such as BUSY."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """Messages for missing optional packages, with the command to install them.
 
 Rules:
-- The command works for the running Python. Debian does not let pip change the system's Python.
+- The command works for the running Python. On Debian, pip must not change the system's Python.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ FOREVER = 10 * 365 * 86_400_000  # ms: the maximum wait of a read without a time
 
 
 class Serial(SerialBase):
-    """A port to a token that was published with `inprocess.publish`."""
+    """A port to a token that `inprocess.publish` has published."""
 
     def open(self) -> None:
         name = str(self.portstr).partition("://")[2].strip("/")

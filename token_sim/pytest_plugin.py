@@ -2,8 +2,8 @@
 
 Rules:
 - This module imports only pytest. The fixtures import the simulator.
-- A token is closed at the end of its test, or at the end of the session if its fixture has the session's scope.
-- An option that does not exist is an error of the test, in one line.
+- A fixture closes its tokens at the end of the test or, with the session's scope, at the end of the session.
+- An unknown option fails the test, with an error of one line.
 - The tokens are on the real file system, and so is pyserial, while a test uses the fake file system of pyfakefs.
 """
 
@@ -67,9 +67,9 @@ def token_sim_session_factory(tmp_path_factory: pytest.TempPathFactory) -> Itera
 def token_sim(request: pytest.FixtureRequest, token_sim_factory: Callable[..., LiveToken]) -> LiveToken:
     """Return a LiveToken on a new port. Its attributes include `port`, `key` and `serial`."""
     options: dict[str, Any] = {}
-    for marker in reversed(list(request.node.iter_markers("token_sim"))):  # a test's own mark is the last
+    for marker in reversed(list(request.node.iter_markers("token_sim"))):  # the test's mark is last
         options |= _named(*marker.args, **marker.kwargs)
-    if hasattr(request, "param"):  # of an indirect parametrisation
+    if hasattr(request, "param"):  # the parameter of an indirect parametrisation
         options |= _named(**request.param) if isinstance(request.param, dict) else _named(request.param)
     return token_sim_factory(**options)
 
@@ -96,7 +96,7 @@ def _factory(folders: pytest.TempPathFactory, tokens: ExitStack) -> Callable[...
 
 
 def _named(*profile: Any, **options: Any) -> dict[str, Any]:
-    """Return the options by their names. The only option without a name is the profile."""
+    """Return the options by their names. Only the profile may have no name."""
     if len(profile) > 1 or (profile and "profile" in options):
         pytest.fail("token_sim: one profile is required at most, as the first argument or as profile=", pytrace=False)
     if "type" in options and "kind" not in options:  # so that a test's `kind` replaces its class's `type`

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Address = IPv4Address | IPv6Address
 
-# The prefixes of the networks that one person can own, from the smallest to the largest, by IP version. For IPv6: one
+# The prefixes of networks that can belong to one person, from the smallest to the largest, by IP version. For IPv6: one
 # link, a home, a site (RFC 6177). For IPv4: one host, and two sizes of rented networks.
 PREFIXES = {4: (32, 28, 24), 6: (64, 56, 48)}
 _MAX_HOST = 253  # characters of a DNS name (RFC 1035 2.3.4, as text)

@@ -3,8 +3,7 @@
 Rules:
 1. An answer is parsed once, into an `Answer`. Later steps use that value and never the text.
 2. An answer is valid UTF-8 of at most 512 bytes. White space, hyphens, dashes and invisible characters are ignored.
-3. Codes are at most 24 decimal digits, in any script: one, two or three codes of one length (RFC 4226 §7.4 asks for
-   "a sequence" of codes to resynchronise).
+3. Codes are one, two or three codes of the same length, in decimal digits of any script (RFC 4226 §7.4: "a sequence").
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
 5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. An answer with a password
    keeps every character and has no recovery code, because a password may end in any character.
@@ -120,7 +119,7 @@ class Answer(Value):
                 wipe(part)
 
     def _shape(self, lengths: Set[int]) -> tuple[int, int] | None:
-        """Return the index in `digits` at which the codes begin, and their length; None if there are no codes."""
+        """Return the index in `digits` at which the codes begin, and the length of a code, or None."""
         start = self._codes_start(lengths)
         for count in range(1, MAX_CODES + 1):
             length, rest = divmod(len(self.digits) - start, count)
@@ -129,7 +128,7 @@ class Answer(Value):
         return None
 
     def _codes_start(self, lengths: Set[int]) -> int:
-        """Return the index in `digits` at which the codes begin; `len(digits)` if there are no codes."""
+        """Return the index in `digits` at which the codes begin; `len(digits)` if codes are missing."""
         if self.typed is None:
             return 0
         sizes = (count * length for length in lengths for count in range(1, MAX_CODES + 1))
@@ -156,8 +155,8 @@ def recovery_digest(salt: str, code: str | memoryview) -> str:
 def _normalised(typed: bytes | bytearray) -> bytearray:
     """Return `typed` without ignored characters and with ASCII digits.
 
-    Return an empty buffer if `typed` is too long or not UTF-8, or if the result would be too long or not ASCII. Copy
-    `typed` only into buffers that can be wiped, because a user may type a password here.
+    If `typed` is not UTF-8 of at most MAX_ANSWER bytes, or the result not ASCII of at most _MAX_TEXT, return an empty
+    buffer. Copy `typed` only into buffers that can be wiped, because a user may type a password here.
     """
     if len(typed) <= _MAX_TEXT and typed.isdigit():
         return bytearray(typed)
@@ -197,7 +196,7 @@ def _number(digits: memoryview) -> int:
 
 
 def _recovery_code(text: bytearray) -> memoryview | None:
-    """Return the normalised `text` in the spelling of recovery codes; None if it is not a recovery code."""
+    """Return the recovery code in the normalised `text`, or None."""
     if len(text) != RECOVERY_LENGTH:
         return None
     code = text.translate(_CANONICAL)

@@ -101,7 +101,7 @@ def find(
     *,
     ahead: Ahead | None = None,
 ) -> int | None:
-    """Return the first moving factor in `within` from which the token shows `codes` in a row; None if there is none.
+    """Return the first moving factor in `within` from which the token shows `codes` in a row, or None.
 
     `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. Its step
     must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes in `ahead`
@@ -189,5 +189,5 @@ def _check(digits: int, algorithm: str) -> None:
 
 
 def _is_digits(text: str) -> bool:
-    """Return True if `text` is ASCII digits. str.isdigit alone accepts Arabic-Indic and superscript digits too."""
+    """Return True if `text` is ASCII digits. str.isdigit also accepts Arabic-Indic and superscript digits."""
     return text.isascii() and text.isdigit()

@@ -3,8 +3,8 @@
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
 2. Counters and steps only go up. Only `accepted` changes them.
-3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). Any sequence of clock settings
-   removes at most one failure for each day between the first failure and the latest time that the clock ever showed.
+3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). At most one failure is removed
+   for each day from the first failure to the latest time of the clock, however the clock is set.
 4. An error names the place and the requirement there, and never shows a value.
 5. `repr` never shows a secret.
 """
@@ -39,9 +39,9 @@ MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 11
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
 DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # token type -> the name of a token if none is given
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
-TIME_LIMIT = 1 << 62  # seconds: no clock reaches it, and sums with it do not overflow 64 bits
+TIME_LIMIT = 1 << 62  # seconds: above the time of any clock, and sums fit in 64 bits
 MAX_COUNT = 1 << 62  # answers: counts stop at this number
-MAX_DRIFT = 1 << 31  # steps, in either direction
+MAX_DRIFT = 1 << 31  # steps, ahead or behind
 DAY = 86_400  # seconds
 
 
@@ -381,7 +381,7 @@ class UserRecord(Value):
         return self._replace(failures=min(max(failures - own, 0), most), failures_at=since)
 
     def unlocked(self) -> UserRecord:
-        """Return the record without failures, and without the time of their decrease."""
+        """Return the record with 0 failures."""
         return self._replace(failures=0, failures_at=None)
 
     def __repr__(self) -> str:

@@ -81,7 +81,7 @@ class Settings(Value):
 class DatabaseSettings(Value):
     """`[store]` of the site file: the database with the records, and how each process of this host uses it.
 
-    `pool` is the number of connections. `wait` is the time that one use of the database may take, in seconds.
+    `pool` is the number of connections. `wait` is the time limit of one use of the database, in seconds.
     """
 
     url: str
@@ -391,7 +391,7 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
 
 
 def _number(text: str) -> int | None:
-    """Return the number in `text`; None unless it consists of 1 to 9 ASCII digits."""
+    """Return the number in `text`, which must be 1 to 9 ASCII digits, or None."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
@@ -402,7 +402,7 @@ def _table(value: object, place: str) -> dict[str, Any]:
 
 
 def _one_of(document: Mapping[str, Any], kind: type[V], name: str, required: str | None = None) -> V | None:
-    """Return the table `name` of the site file as a value of `kind`; None if the file has no such table."""
+    """Return the table `name` of the site file as a value of `kind`, or None if the file lacks the table."""
     if name not in document:
         return None
     table = _table(document[name], name)

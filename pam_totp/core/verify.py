@@ -61,9 +61,9 @@ class NextCode(Value):
 class Decision(Value):
     """The outcome of one answer, and the record after it.
 
-    `token` is the name of the token that shows the codes, None if there is none. `refused_before` counts the answers
-    that were refused between the previous success and this dialogue. `next_code` is set if the two codes of the
-    dialogue are consecutive, and a third is needed.
+    `token` is the name of the token that shows the codes, or None. `refused_before` counts the answers that were
+    refused between the previous success and this dialogue. `next_code` is set if the two codes of the dialogue are
+    consecutive, and a third is needed.
     """
 
     outcome: Outcome
@@ -110,7 +110,7 @@ class Earlier(Value):
         return self.failures if failures >= self.counted else 0
 
     def code(self, lengths: Set[int]) -> tuple[int, ...]:
-        """Return the code of the only answer; empty if there are several answers, or several codes in the answer."""
+        """Return the code of the only answer; empty after several answers, or an answer of several codes."""
         found = self.answers[0].numbers(lengths) if len(self.answers) == 1 else None
         return found[1] if found is not None and len(found[1]) == 1 else ()
 
@@ -143,7 +143,7 @@ def verify(
     """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
 
     At least `fewest` codes in a row are needed, regardless of the count of failures. Codes in `ahead` are not computed
-    again. They change no decision: a code depends on its key and counter alone.
+    again. They cannot change the decision, because a code depends only on its key and counter.
 
     The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is outside
     0 to `TIME_LIMIT` - 1.
@@ -169,7 +169,7 @@ def verify(
         return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to be guessed
     digits, codes = found
 
-    # Law 8: failures decrease with time, but a lock stays, because it depends on the stored count.
+    # Law 8: failures decrease with time, but a lock remains, because it depends on the stored count.
     if policy.locks(record.failures):
         return Decision(outcome=Outcome.LOCKED, record=record.refused_uncounted())
 

@@ -6,7 +6,7 @@
 Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
-3. A field has at most 255 characters, so that a log daemon does not cut off the end of a line with a long name.
+3. A field has at most 255 characters, because a log daemon truncates long lines.
 4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority; for a missing answer, it is info.
 """
 
@@ -54,7 +54,7 @@ def to_stderr(priority: int, line: str) -> None:
 
 
 def fault() -> OSError | None:
-    """Return the error if no log daemon receives the lines of `to_syslog`, or None. syslog(3) reports no error."""
+    """Return the error that keeps `to_syslog` from the log daemon, or None. syslog(3) hides this error."""
     import socket  # imported here because logins do not need it
 
     error = None
@@ -72,7 +72,7 @@ def fault() -> OSError | None:
 def of_token(token: Token) -> dict[str, str | int | None]:
     """Return the fields that identify a token, and `next`: its lowest counter or step that is not used up.
 
-    `created` distinguishes tokens that had the same name. `pam-totp restored` reads these fields.
+    `created` distinguishes successive tokens of the same name. `pam-totp restored` reads these fields.
     """
     return {"token": token.name, "created": token.created, "next": token.next_factor}
 

@@ -61,7 +61,7 @@ def decide(
     computed again. `follow` computes the record to store after an accepted answer. If it raises an exception, the
     record is unchanged and the code is not used up. Raise StoreError if the store cannot be reached.
     """
-    if not answer.is_well_formed:  # no record is written here, so no code can be accepted (law 2)
+    if not answer.is_well_formed:  # law 2: the code must be refused, because no record is written
         record = read_or_unknown(store, user)
         return Decision(outcome=Outcome.MALFORMED if record.enrolled else Outcome.NOT_ENROLLED, record=record)
 

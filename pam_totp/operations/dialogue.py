@@ -50,13 +50,13 @@ class Conversation(Protocol):
         """Show a prompt, and return the answer or None. The driver runs `meanwhile` while the user types."""
 
     def first_pass(self) -> Waits[Typed | None]:
-        """Return the answer that an earlier module got, or None."""
+        """Return the answer to the prompt of an earlier module, or None."""
 
     def show(self, text: str, *, error: bool) -> None:
         """Show a text, as an error or as information."""
 
     def hand_on(self, password: memoryview) -> None:
-        """Make `password` the answer that later modules get."""
+        """Pass `password` to later modules, as the user's answer."""
 
 
 class Dialogue:
@@ -129,8 +129,8 @@ class Dialogue:
     def _decide(self, typed: Typed, conversation: Conversation, *, prompted: bool = True) -> Waits[Verdict]:
         """Decide on an answer, and delay a refusal. `prompted` is False for the answer of an earlier module.
 
-        With `forward_pass`, the next module gets the password after a refusal too. Otherwise its behaviour would show
-        whether the codes were right.
+        With `forward_pass`, pass the password to the next module after a refusal too. Otherwise its behaviour would
+        show whether the codes were right.
         """
         forwards = self._settings.first_pass == "forward_pass"
         answer = Answer.parse_behind_password(typed) if forwards else Answer.parse(typed)

@@ -17,7 +17,7 @@ from pam_totp.core.settings import MAX_GRACE_PERIOD
 
 
 def origin(service: str, rhost: str | None) -> tuple[str, str] | None:
-    """Return the service and the canonical address of a login, or None if the login cannot have grace."""
+    """Return the service and the canonical address of a login, or None if grace is impossible."""
     if rhost is None or not 0 < len(service) <= MAX_GRACE_SERVICE:
         return None
     if not (service.isascii() and service.isprintable() and service == service.strip()) or set(service) & set('"\\'):

@@ -130,9 +130,9 @@ class Selected(Protocol):
 class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
-    `serial` selects one token. `users_by_serial` assigns tokens to users. Without it, the user is `user` or, if `user`
-    is None, the user named in the file. With `user_selects`, only tokens that the file assigns to `user` are selected.
-    Serial numbers are compared by `serial_key`.
+    `serial` selects one token. `users_by_serial` assigns tokens to users. If `users_by_serial` is None, the user is
+    `user` or, if that is None too, the user named in the file. With `user_selects`, only tokens that the file assigns
+    to `user` are selected. Serial numbers are compared by `serial_key`.
     """
 
     account: AccountName
@@ -349,7 +349,7 @@ class _Addition:
     def _with_recovery(self, record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
         """Return the record with the recovery codes of the file's record, and remarks.
 
-        A record that has ever had recovery codes keeps its own, because logins may have used the codes of the file.
+        A record with a salt keeps its own codes, used or unused, because logins may have used the codes of the file.
         """
         new = self.new_record
         if new is None or new.user != record.user:
@@ -405,10 +405,10 @@ def _read_ahead(selected: Selected) -> Iterator[Candidate | Result]:
 
 
 def _simulate(store: Store, additions: _Additions, progress: Progress) -> list[PackedResult]:
-    """Return the results that `update_many` would return, and change nothing in the store.
+    """Return the results that `update_many` would return, and leave the store unchanged.
 
-    Memory holds only the records of users with several tokens. If there are such users, a second pass applies all
-    additions again, in their order.
+    Memory holds only the records of users with several tokens. For such users, a second pass applies all additions
+    again, in their order.
     """
     seen: set[str] = set()
     several: set[str] = set()

@@ -9,8 +9,8 @@ Rules:
    Names that a record cannot have are ignored, so all results can be printed and compared with records.
 4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay, so
    its line shows no coverage.
-5. A user who was enrolled stays enrolled: the last confirmed token is disabled, not removed. Otherwise a forged removal
-   would let this user log in with the password alone, with `nullok`.
+5. An enrolled user remains enrolled: the last confirmed token is disabled instead of removed. Otherwise a forged
+   removal would let this user log in with only the password, if `nullok` is set.
 6. The times and the lines are arguments. Times without a zone are in the zone of this process.
 """
 

@@ -38,7 +38,7 @@ Change = Callable[[UserRecord], UserRecord]
 
 
 class Reason(StrEnum):
-    """The reason why a change was not made."""
+    """The reason of a change that failed."""
 
     REFUSED = "refused"
     INVALID_CODE = "invalid-code"
@@ -80,7 +80,7 @@ TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The reason why a change was not made, and the form field that it concerns. The text contains `detail`."""
+    """The reason of a change that failed, and the form field that it concerns. The text contains `detail`."""
 
     field: str
     reason: Reason
@@ -341,7 +341,7 @@ def is_last(record: UserRecord, token: Token) -> bool:
 
 
 def conflict(record: UserRecord, token: Token) -> Reason | None:
-    """Return the reason why the token cannot be added to the record, or None."""
+    """Return the reason that prevents the addition of the token to the record, or None."""
     if len(record.tokens) >= MAX_TOKENS:
         return Reason.TOO_MANY_TOKENS
     if record.token(token.name) is not None:

@@ -5,7 +5,7 @@ Rules:
 2. A verifier remembers the refused answers of its login, because single codes of one login may be codes in a row (law
    5). It wipes these answers when the login ends.
 3. All work that may wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
-4. A verdict has all that the dialogue and the log may know about an answer. It contains no code and no key.
+4. A verdict has all that the dialogue and the log may know about an answer. It never contains a code or a key.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Verifier(Protocol):
         """
 
     def while_typing(self) -> UseStore | None:
-        """Return work that shortens the next decision, or None. It has no reply, and raises no StoreError."""
+        """Return work that shortens the next decision, or None. The work handles StoreError, and its reply is None."""
 
     def decide(self, answer: Answer, *, prompted: bool) -> UseStore:
         """Return the question whether `answer` is right. The reply is a verdict.
@@ -104,9 +104,9 @@ class Verifier(Protocol):
 class LocalVerifier:
     """The verifier for the answers of `user`, the name in the passwd entry, over a store. `now` returns Unix seconds.
 
-    `origin` is the login's key of grace (`grace.origin`), or None if there is no grace. `search` verifies answers that
-    need a long search. With `nullok`, `check_account` gets the seconds that it may wait for a lock. It returns True if
-    the user may pass without a token, and raises StoreError if the lookup fails.
+    `origin` is the login's key of grace (`grace.origin`), or None if the login cannot have grace. `search` verifies
+    answers that need a long search. With `nullok`, the argument of `check_account` is the longest wait for a lock, in
+    seconds. It returns True if the user may pass without a token, and raises StoreError if the lookup fails.
     """
 
     def __init__(

@@ -1,14 +1,15 @@
-"""Admission: which account may ask the service about which user. The kernel names the account (SO_PEERCRED).
+"""Admission: the decision whether an account may ask the service about a user. The kernel names the account
+(SO_PEERCRED).
 
 Rules:
 1. Root may ask about every user.
 2. An account listed under `[clients]` may ask about every user, under its one service name.
-3. Every other account may ask about itself only.
-4. An account that is not root chooses prompt, echo and the second prompt only. The site file applies, with
-   `forward_pass`, and every login needs a code. There is no second prompt unless it is asked for, because such programs
-   expect one prompt.
-5. Only root and listed accounts may name the remote host. Otherwise another account could make a program that reads the
-   log ban any address.
+3. Every other account may ask only about its own user.
+4. An account that is not root chooses only prompt, echo and the second prompt. The site file applies, with
+   `forward_pass`, and every login needs a code. A second prompt must be requested, because most programs expect one
+   prompt.
+5. Only root and listed accounts may name the remote host. Otherwise another account could cause a program that reads
+   the log to ban any address.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _UCRED = Struct("iII")  # pid, uid, gid: unix(7)
 
 
 def peer_uid(sock: socket) -> int:
-    """Return the effective uid that the peer process had when it connected."""
+    """Return the effective uid of the peer process at the time of its connection."""
     _, uid, _ = _UCRED.unpack(sock.getsockopt(SOL_SOCKET, SO_PEERCRED, _UCRED.size))
     return int(uid)
 
 
 def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
-    """Return the part of `hello` that `uid` may choose; None if it may not ask.
+    """Return the part of `hello` that `uid` may choose; None if `uid` may not ask about the user.
 
     `client` is True for a listed account (see `listed`).
     """
@@ -59,7 +60,7 @@ def arguments_of_others(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def only_with_second_prompt(hello: Hello) -> Hello:
-    """Return the hello of an account that is not root: without a second prompt unless it has that argument."""
+    """Return the hello of an account that is not root. It has a second prompt only if it requests one."""
     return hello.with_arguments(_with_one_prompt(hello.arguments))
 
 

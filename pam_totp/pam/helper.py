@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 
-gc.disable()  # one login makes little garbage, and the user would wait for its collection
+gc.disable()  # one login creates little garbage, and the user would wait for the collection
 sys.dont_write_bytecode = True  # the caller's limit on file sizes could truncate bytecode files
 os.umask(0o077)
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
@@ -14,7 +14,7 @@ try:
 
     reset_inherited_state()
     from pam_totp.pam.helper_main import main
-except (ImportError, OSError):  # an upgrade may have replaced the package between two imports: start again
+except (ImportError, OSError):  # restart, because an upgrade may have replaced the package between two imports
     if sys.argv[1:]:
         raise
     os.execv(sys.executable, [sys.executable, "-I", "-S", os.path.abspath(__file__), "again"])  # noqa: S606

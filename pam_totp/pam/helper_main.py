@@ -3,9 +3,9 @@
 Rules:
 1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
    On a member, it becomes the owner of the credentials before it reads them.
-2. Every module of this package is imported before that, because the new account may not be able to read this package.
-3. The user waits for every import, so a module of the standard library that takes long is imported only if it is used.
-4. Only a child process opens a file in a home folder. The host can therefore reap this process at any time.
+2. It imports all modules of this package before that, because the new account may not be able to read them.
+3. It imports slow modules of the standard library only if it uses them, because the user waits for every import.
+4. Only a child process opens a file in a home folder, so that the host can reap this process at any time.
 5. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 def _begin(hello: Hello) -> Dialogue:
     """Drop root's rights, and return the dialogue. Raise SettingsError or StoreError."""
-    if os.geteuid() != 0:  # there are no rights to drop, so this import may be late
+    if os.geteuid() != 0:  # this import may be late, because this process has no rights to drop
         from pam_totp.pam.admission import only_with_second_prompt
 
         hello = only_with_second_prompt(hello)
@@ -67,9 +67,8 @@ def _begin(hello: Hello) -> Dialogue:
 
 
 def _become_owner() -> None:
-    """Become the owner of the default store or, on a member, of the credentials. The site file decides.
-
-    It is read with the rights of the owner of the default store. Raise OSError or SettingsError.
+    """Become the owner of the default store or, on a member (see the site file), of the credentials. Read the site file
+    with the rights of the owner of the default store. Raise OSError or SettingsError.
     """
     act_as_owner_of(DEFAULT_STORE)
     member = read_site().member
@@ -85,8 +84,8 @@ def _become_owner() -> None:
 def _continue_in_child() -> None:
     """Continue the login in a child process. This process waits until the child has ended, and exits.
 
-    A process that waits for a home folder on a file system that does not answer cannot be killed until the answer
-    arrives. The host must not wait for such a process, and init reaps it.
+    The child cannot be killed while it waits for a file system that does not answer. Init reaps it, so that the host
+    need not wait.
     """
     child = os.fork()
     if child == 0:

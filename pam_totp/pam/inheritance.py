@@ -2,10 +2,10 @@
 
 Rules:
 1. As root, the helper resets this state before it imports the rest of the package. Otherwise the caller could stop or
-   slow a helper that holds a lock, and other logins of the same user would wait.
+   slow down a helper that holds a lock, and other logins of the same user would wait.
 2. The relay resets signals, environment, descriptors, folder, session, I/O priority and cgroup (`spawn` and `release`
    in relay.c). Timers and the parent-death signal are not inherited.
-3. If a part cannot be reset, for example in a container, the login continues without that reset.
+3. If one reset fails, for example in a container, the login continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LIMITS = {**dict.fromkeys(_UNLIMITED, resource.RLIM_INFINITY), "NOFILE": MIN_DE
 _RESETS: tuple[Callable[[], object], ...] = (
     lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)),
     lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),
-    lambda: os.sched_setaffinity(0, os.sched_getaffinity(1)),  # as the administrator has set it for all processes
+    lambda: os.sched_setaffinity(0, os.sched_getaffinity(1)),  # the administrator's value for all processes
     lambda: _write("/proc/self/oom_score_adj", 0),
     lambda: _write("/proc/self/timerslack_ns", TIMER_SLACK),
 )
@@ -64,7 +64,8 @@ def _write(path: str, value: int) -> None:
 
 
 def callers_cgroup() -> str | None:
-    """Return the path of this process's cgroup, or None if the relay has moved this process to a cgroup of root's."""
+    """Return the path of this process's cgroup, or None if the relay has moved this process to the cgroup for
+    helpers."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         path = next((line.removeprefix("0::").strip() for line in file if line.startswith("0::")), "unknown")
     return None if path.endswith(CGROUP) else path

@@ -20,7 +20,7 @@ LISTEN_FDS_START = 3  # sd_listen_fds(3)
 
 
 class ServiceError(Exception):
-    """The error of a service that cannot start or continue. The text gives the reason."""
+    """The error of a service that cannot start or continue. The text states the reason."""
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with _locked(path):
             _bind(listener, path)
-        # While this descriptor is open, the kernel gives the socket's inode number to no other file.
+        # While this descriptor is open, the kernel does not reuse the socket's inode number.
         made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield listener

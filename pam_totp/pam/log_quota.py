@@ -2,9 +2,9 @@
 
 Rules:
 1. The service logs every line for root and for listed clients.
-2. Each other account has a limit, and all other accounts together have a limit. The service drops lines above a limit.
-3. One line in the log reports each limit that is reached.
-4. Without a limit, one account could flood the log daemon, which would then drop lines about wrong codes.
+2. Every other account has a limit, and these accounts have a limit together. The service drops lines above a limit.
+3. The service logs one line for each limit that is reached.
+4. The limits protect the log daemon: in a flood of lines, it could drop lines about wrong codes.
 """
 
 from __future__ import annotations
@@ -49,5 +49,5 @@ class LogQuota:
         if over <= 0:
             self._log(priority, line)
         elif over == 1:
-            problem = f"log quota of {who} reached: further lines in this minute are dropped"
+            problem = f"further log lines of {who} dropped: limit for this minute reached"
             self._log(syslog.LOG_ERR, audit_log.line("serve", "error", problem=problem))

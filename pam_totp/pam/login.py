@@ -21,7 +21,7 @@ from pam_totp.store.secret_file import LastRead
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, under any name of the PAM service
+SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, for all names of the PAM service
 
 
 class Host(Value):
@@ -123,9 +123,9 @@ def _store_of(chosen: Settings, user: str, site: Site) -> OpenStore:
 def _check_of(login: _Login, is_enrolled: Callable[[str, float], bool]) -> Callable[[float], bool]:
     """Return the check that `nullok` needs before it lets a user in (law 10). With `nullok`, look up the names now.
 
-    The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled.
-    It returns False if the account that logs in is not a member of `nullok_group`. `is_enrolled` gets a name, and the
-    seconds that it may wait for a lock.
+    The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled. It
+    returns False if `nullok_group` does not contain the account that logs in. The arguments of `is_enrolled` are a
+    name, and the longest wait for a lock in seconds.
     """
     chosen, user, hello, host = login.chosen, login.user, login.hello, login.host
     name = host.name_of_uid(user) if chosen.nullok else None

@@ -1,13 +1,13 @@
-"""Login quota: the limit on logins that an account may have at once.
+"""The login quota: the limit on logins that an account may have at once.
 
 Rules:
-1. Each account other than root has a quota of connections, and their total has a quota too. All uids without a passwd
+1. Each account other than root has a quota of connections. Their total has a limit, too. All uids without a passwd
    entry share a small quota, because a user may own thousands of them (subuid(5)).
-2. Uids that are not in /etc/passwd have a separate total until they are looked up. So they keep no local account out.
-3. Logins from root programs have a separate total. When it is used up, the relay starts helpers, so no other account
-   can prevent a login by sudo.
-4. A login from a root program for another account also counts for that account, because su and sudo run as root for the
-   user that calls them. Remote users can claim any name, so their logins count for name and remote host together.
+2. Uids that are not in /etc/passwd have a separate total until they are looked up, so they cannot block local accounts.
+3. Logins from root programs have a separate total. When this total is used up, the relay starts helpers, so no other
+   account can prevent a login by sudo.
+4. A login from a root program for a caller also counts for the caller, because su and sudo run as root. Remote users
+   can claim any name, so their logins count for name and remote host together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class NotLookedUp(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """The account for which a program of root's logs in, as that program names it."""
+    """The account for which a root program logs in, as named by that program."""
 
     uid: int
     ruser: str | None
@@ -44,7 +44,7 @@ class LoginQuota:
     """The quotas of one process, one of the service's `workers` processes.
 
     Each process has an equal share of the totals. The kernel does not share the connections equally, so an account may
-    use up to half of that total. Each total is at most a quarter of the `descriptors` that the process may have.
+    use up to half of the share. Each total is at most a quarter of the `descriptors` that the process may have.
     """
 
     def __init__(self, workers: int, descriptors: int) -> None:
@@ -57,11 +57,11 @@ class LoginQuota:
 
     @property
     def is_full(self) -> bool:
-        """True if root's programs have more logins than they may."""
+        """True if root programs have more logins than their total."""
         return self._logins[ROOT] > self._carried
 
     def acquire(self, account: Account) -> bool:
-        """Count a login for `account`. Return False, and count nothing, if its quota or the total is used up."""
+        """Count a login for `account`, and return True. If its quota or the total is used up, return False."""
         if account != ROOT:
             limit = self._without_entry if account == WITHOUT_ENTRY else self._limit
             is_full = not isinstance(account, Caller) and self._totals[type(account)] >= self._total
@@ -72,7 +72,7 @@ class LoginQuota:
         return True
 
     def release(self, account: Account) -> None:
-        """Release a login that was acquired."""
+        """Release a login that `acquire` has counted."""
         if account != ROOT:
             self._totals[type(account)] -= 1
         self._logins[account] -= 1

@@ -3,10 +3,11 @@
 Rules:
 1. A session never waits. It yields its waits, and its driver does them.
 2. Every error ends the login without a result, and the relay then denies.
-3. An unexpected exception is a bug. The log names its type and place only, because its text could contain a secret.
-4. Answers are wiped when the session ends.
-5. A site file is used only if root and this process's account alone can write it.
-6. If the program ends or the time is over during a prompt, the user gave no answer. That is logged like Ctrl-C.
+3. An unexpected exception is a bug. The log shows only its type, file and line, because its text could contain a
+   secret.
+4. A session wipes its answers when it ends.
+5. A session uses a site file only if root and this process's account alone can write it.
+6. If the program ends or the time limit passes during a prompt, the log has a missing answer, as after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import TypeAlias
 
-MEANWHILE = 0.01  # seconds: longer than the work that is done while the user types
+MEANWHILE = 0.01  # seconds: longer than the work while the user types
 MAX_SITE_FILE = 256 * 1024  # bytes
 RESULTS = {
     Result.ACCEPTED: PAM_SUCCESS,
@@ -64,9 +65,9 @@ RESULTS = {
 
 
 def read_site(path: str = SITE_FILE) -> Site:
-    """Return the content of the site file; `Site.NONE` if there is no file.
+    """Return the content of the site file; `Site.NONE` if the file does not exist.
 
-    Raise SettingsError if the file is not valid, cannot be read, or could have been written by an untrusted account.
+    Raise SettingsError unless the file is valid, readable, and writable by trusted accounts only.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -93,7 +94,7 @@ def read_site(path: str = SITE_FILE) -> Site:
 
 
 class Receive:
-    """Wait for a packet, at most `seconds`, and do `meanwhile`. The reply is the packet, in a separate buffer."""
+    """Wait for a packet, at most `seconds`, and run `meanwhile`. The reply is the packet, in a separate buffer."""
 
     def __init__(self, seconds: float, meanwhile: UseStore | None = None) -> None:
         self.seconds, self.meanwhile = seconds, meanwhile
@@ -102,7 +103,7 @@ class Receive:
 class LookUp:
     """Call `job`, which looks up `accounts`: names and uids.
 
-    The reply is its result. Its exceptions are raised here.
+    The reply is the result. The driver raises exceptions of `job` in the session.
     """
 
     def __init__(self, job: Callable[[], object], accounts: Sequence[str | int]) -> None:
@@ -110,7 +111,7 @@ class LookUp:
 
 
 Send: TypeAlias = "Callable[..., None]"  # a message's type and body
-# Returns a PAM result if there is no dialogue, None if the service is full, or a LookUp that returns one of these.
+# The result without a dialogue is a PAM result, or None if the service is full. The result of a LookUp is one of these.
 Begin: TypeAlias = "Callable[[Hello], Dialogue | LookUp | int | None]"
 
 
@@ -138,7 +139,7 @@ class Session:
         except ProtocolError as e:
             if not (self._is_unanswered and isinstance(e, Gone)):  # the log has the missing answer (rule 6)
                 self._log_error(str(e))
-        except Exception as e:  # a bug (rule 3): deny, and log its place
+        except Exception as e:  # a bug (rule 3): deny, and log its file and line
             self._log_error(place_of_bug(e))
         finally:
             for answer in self._answers:
@@ -198,7 +199,7 @@ def _encoded(text: str) -> bytes:
 
 
 def place_of_bug(bug: BaseException) -> str:
-    """Return the type of an exception, and the place where it was raised."""
+    """Return the type of an exception, and the file and line that raised it."""
     place = bug.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
@@ -222,7 +223,7 @@ def drive(session: Session, receive: Callable[[float], bytearray]) -> None:
                         wait.meanwhile.job(0.0)
                     reply = receive(wait.seconds)
                     received = time.monotonic()
-                    if wait.meanwhile is not None:  # the delay of a refusal must not show how long that took
+                    if wait.meanwhile is not None:  # the delay of a refusal must hide the duration of this work
                         received = max(received, begun + MEANWHILE)
                 elif isinstance(wait, Pause):
                     time.sleep(max(0.0, received + wait.seconds - time.monotonic()))

@@ -1,8 +1,9 @@
-"""Lookups of accounts for logins: at once in /etc/passwd, otherwise in threads, as a name service may be slow.
+"""Lookups of accounts for logins: at once in /etc/passwd, otherwise in threads, because a name service may be slow.
 
 Rules:
-1. Lookups for root have threads of their own, so no other account delays them.
-2. The other accounts share a pool. Each has only a few of its threads at once, and its other lookups wait in order.
+1. Lookups for root have separate threads, so other accounts cannot delay them.
+2. The other accounts share a pool. Each account has at most MAX_FOR_ONE threads of the pool at once, and its other
+   lookups wait in order.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pam_totp.pam.names import LocalAccounts
 
 MAX_FOR_ROOT = 256  # threads
 MAX_FOR_OTHERS = 32  # threads for all other accounts
-MAX_FOR_ONE = 4  # of these, for one account
+MAX_FOR_ONE = 4  # threads of these, for one account
 
 
 class Lookups:
-    """Looks up accounts for `loop`. Raise RuntimeError if no thread can be started."""
+    """The lookups of the logins in `loop`. Raise RuntimeError if no thread can be started."""
 
     def __init__(self, loop: Loop, local: LocalAccounts) -> None:
         self._loop, self._local = loop, local
@@ -31,7 +32,7 @@ class Lookups:
         self._waiting: dict[int, deque[Callable[[], None]]] = {}  # by uid
 
     def look_up(self, uid: int, wait: LookUp, on_result: ResultHandler) -> None:
-        """Do `wait` for `uid`, and pass the result to `on_result`."""
+        """Carry out `wait` for `uid`, and pass the result to `on_result`."""
         if self._local.have(*wait.accounts):
             on_result(*outcome(wait.job))
         elif uid == ROOT:

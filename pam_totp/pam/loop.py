@@ -1,9 +1,9 @@
 """An event loop in one thread, and pools of threads for jobs that may block.
 
 Rules:
-1. One thread calls all handlers, one after the other. So they need no lock, and must not block.
+1. One thread calls all handlers, one after the other. Therefore, handlers need no lock, but must return quickly.
 2. A job runs in a thread of a pool. The loop's thread then handles its result.
-3. The threads of a pool are daemon threads. A job that never returns does not hold up the end of the process.
+3. The threads of a pool are daemon threads, so a job that never returns cannot delay the end of the process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MANY = select.EPOLLIN | select.EPOLLEXCLUSIVE  # a connection wakes one worker 
 _ONCE = select.EPOLLIN | select.EPOLLONESHOT
 
 Handler = Callable[[], object]
-ResultHandler = Callable[[object, Exception | None], None]  # gets the result of a job, or its exception
+ResultHandler = Callable[[object, Exception | None], None]  # arguments: the result of a job, its exception
 
 
 class Pool:
@@ -35,7 +35,7 @@ class Pool:
         """Start the first thread. Raise RuntimeError if that fails."""
         self._limit = limit
         self._jobs: queue.SimpleQueue[Handler] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # protects the next two
+        self._lock = threading.Lock()  # protects `_threads` and `_idle`
         self._threads = 0
         self._idle = 0  # threads without a job; negative if jobs wait for a thread
         self._start()
@@ -44,7 +44,7 @@ class Pool:
         with self._lock:
             self._idle -= 1
             if self._idle < 0 and self._threads < self._limit:
-                with suppress(RuntimeError):  # the system allows no more threads, so the job waits for one of these
+                with suppress(RuntimeError):  # the thread limit is reached: the job waits for an existing thread
                     self._start()
         self._jobs.put(job)
 
@@ -64,16 +64,16 @@ class Pool:
 
 
 class Loop:
-    """Calls handlers of descriptors, timers and results until `stop`."""
+    """An event loop that calls handlers of descriptors, timers and results until `stop`."""
 
     def __init__(self, log_bug: Callable[[Exception], None]) -> None:
         """`log_bug` gets each exception of a handler."""
         self._log_bug = log_bug
-        self.poll_time = 0.0  # monotonic seconds: when the loop last learned which descriptors are readable
+        self.poll_time = 0.0  # monotonic seconds: the end of the last poll for readable descriptors
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}  # by descriptor
         self._due: deque[Handler] = deque()
-        self._timers: list[tuple[float, int, Handler]] = []  # a heap; the number keeps the order of equal times
+        self._timers: list[tuple[float, int, Handler]] = []  # a heap; the number keeps timers of the same time in order
         self._number = itertools.count()
         self._is_stopped = False
         self._wake = open(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC), "r+b", buffering=0)  # noqa: SIM115
@@ -93,7 +93,7 @@ class Loop:
         self._handlers[descriptor] = handler
 
     def unwatch(self, descriptor: int) -> None:
-        """Stop watching `descriptor`. Call this before it is closed."""
+        """Stop watching `descriptor`. The caller must do this before it closes the descriptor."""
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
@@ -105,7 +105,7 @@ class Loop:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), handler))
 
     def call_from_thread(self, handler: Handler) -> None:
-        """Do the same as `call_next`. Only this method may be called by any thread."""
+        """Do the same as `call_next`, from any thread. All other methods are for the loop's thread only."""
         self._due.append(handler)
         os.eventfd_write(self._wake.fileno(), 1)
 
@@ -138,20 +138,20 @@ class Loop:
             self._due.append(heapq.heappop(self._timers)[2])
 
     def _seconds(self) -> float | None:
-        """Return how long to wait: whole milliseconds, rounded down. In the last millisecond, the loop does not wait.
-
-        epoll rounds up to milliseconds, so the end of a delay would show the time of the work before it.
+        """Return the time to wait: whole milliseconds, rounded down, so that the loop polls during the last
+        millisecond. epoll rounds up to milliseconds. With that, the end of a delay would show the time of the work
+        before the delay.
         """
         if self._due:
             return 0.0
         if not self._timers:
             return None
         milliseconds = int(1000 * (self._timers[0][0] - time.monotonic()))
-        return max(0.0, milliseconds - 0.5) / 1000  # rounded up to `milliseconds`
+        return max(0.0, milliseconds - 0.5) / 1000  # epoll rounds this up to `milliseconds`
 
 
 def outcome(job: Callable[[], object]) -> tuple[object, Exception | None]:
-    """Return the result of `job` and None, or None and its exception."""
+    """Return the result of `job` and None, or None and the exception that `job` raised."""
     try:
         return job(), None
     except Exception as e:

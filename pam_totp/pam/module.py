@@ -36,7 +36,7 @@ def pam_sm_setcred(pamh: Any, flags: int, argv: Sequence[str]) -> int:
 
 
 class _Relay:
-    """The relay in Python. `pamh` takes the place of libpam's handle."""
+    """The relay in Python. `pamh` replaces libpam's handle."""
 
     def __init__(self, pamh: Any, flags: int, argv: Sequence[str]) -> None:
         items = {name: getattr(pamh, name) for name in ("service", "rhost", "ruser", "tty")}

@@ -1,4 +1,4 @@
-"""Names of accounts, and which of them are found without asking a server."""
+"""Names of accounts, and the accounts that a lookup finds without a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def account_name(user: str) -> str | None:
 def similar_account(user: str) -> str | None:
     """Return the account whose name differs from `user` only in case, or by @host or DOMAIN\\, or None.
 
-    Search the accounts that the name service lists, without regard to case. Look up the likely names of other accounts.
+    Look up the likely names. Then search the accounts that the name service lists, regardless of case.
     """
     plain = user.rpartition("\\")[2].partition("@")[0]
     for name in (plain, user.lower(), plain.lower()):
@@ -70,9 +70,8 @@ def has_passwd_entry(uid: int) -> bool:
 
 
 class LocalAccounts:
-    """The accounts in the file `passwd`, if the C library looks there first. Their lookup asks no server.
-
-    There are none while the socket of nscd(8) exists, because the C library then asks nscd.
+    """The accounts in the file `passwd`, if the C library reads this file first. Their lookup needs no server. `have`
+    returns False while the socket of nscd(8) exists, because the C library then asks nscd.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class LocalAccounts:
         self._known: tuple[tuple[int, ...], dict[str, int], dict[int, str]] = (), {}, {}
 
     def have(self, *accounts: str | int) -> bool:
-        """Return True if the file has all these names and uids. It is read again if it has changed."""
+        """Return True if the file has all these names and uids. If the file has changed, read it again."""
         try:
             if _version(os.stat(self._path)) != self._known[0]:
                 self._read()
@@ -95,11 +94,11 @@ class LocalAccounts:
         return known and not os.path.exists(self._nscd)
 
     def passwd_name(self, user: str) -> str:
-        """Return the name in the user's passwd entry, or `user` if there is no entry. /etc/passwd has such names."""
+        """Return the name in the user's passwd entry, or `user` if there is no entry. Read /etc/passwd first."""
         return user if self.have(user) else passwd_name(user)
 
     def account_name(self, user: str) -> str | None:
-        """Return the name in the user's passwd entry, or None if there is no entry. /etc/passwd has such names."""
+        """Return the name in the user's passwd entry, or None if there is no entry. Read /etc/passwd first."""
         return user if self.have(user) else account_name(user)
 
     def name_of_uid(self, user: str) -> str | None:
@@ -119,11 +118,11 @@ class LocalAccounts:
                     name, uid = fields[0].decode("utf-8", "surrogateescape"), int(fields[2])
                     uids.setdefault(name, uid)
                     names.setdefault(uid, name)
-        self._known = version, uids, names  # at once, because other threads may read it
+        self._known = version, uids, names  # one assignment, because other threads may read the value
 
 
 def _is_name(text: bytes) -> bool:
-    """Return False for a line that glibc ignores: it asks the next service for the name."""
+    """Return False for a line that glibc ignores: then glibc asks the next service for the name."""
     return text[:1].strip() not in (b"", b"#", b"+", b"-")
 
 
@@ -138,7 +137,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 def asks_files_first(path: str) -> bool:
     """Return True if the line `passwd` of nsswitch.conf(5) begins with `files`, and no action changes its success.
 
-    Without a file, or without that line, glibc uses `files`.
+    If the file or the line is missing, glibc uses `files`.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

@@ -32,7 +32,7 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 def become_account(name: str, also: tuple[int, ...] = ()) -> None:
     """As root, become the account `name`, with its primary group and the groups `also`.
 
-    Do nothing for another account than root, or if the account `name` is not found.
+    If not root, or if the account `name` is not found, do nothing.
     """
     entry = _entry(name)
     if os.geteuid() == 0 and entry is not None:
@@ -40,7 +40,7 @@ def become_account(name: str, also: tuple[int, ...] = ()) -> None:
 
 
 def act_as_account(name: str) -> None:
-    """Do the same with the effective ids only. `acting_as_root` restores root's ids."""
+    """Do the same as `become_account`, with the effective ids only. `acting_as_root` restores root's ids."""
     entry = _entry(name)
     if os.geteuid() == 0 and entry is not None:
         _act_as(entry.pw_uid, entry.pw_gid)
@@ -59,7 +59,8 @@ def act_as_owner_of(folder: str | int) -> None:
 
 
 def act_as_root() -> None:
-    """End `act_as_owner_of` for a process that then changes to another account. If it never was root, do nothing."""
+    """End `act_as_owner_of` for a process that then changes to another account. If the process never was root, do
+    nothing."""
     if os.getresuid()[2] == 0:
         os.seteuid(0)
         os.setegid(0)
@@ -84,7 +85,7 @@ def acting_as_root() -> Iterator[None]:
 def become_user(name: str) -> None:
     """As root, become the user `name`, with only the user's primary group. If not root, do nothing.
 
-    If no account has this name, use the kernel's overflow ids, which own no file.
+    If the account does not exist, use the kernel's overflow ids, which own no file.
     """
     if os.geteuid() != 0:
         return

@@ -3,13 +3,13 @@
 Rules:
 1. A packet is one message of at most 4096 bytes. Its first byte is the type.
 2. Every prompt gets exactly one answer.
-3. Any message outside the protocol raises ProtocolError, which denies.
+3. Any message outside the protocol raises ProtocolError, which denies the login.
 4. A received packet is in a buffer that can be wiped.
 """
 
 from __future__ import annotations
 
-from _socket import MSG_DONTWAIT, MSG_NOSIGNAL  # without enum and selectors
+from _socket import MSG_DONTWAIT, MSG_NOSIGNAL  # imported instead of `socket`, which loads enum and selectors
 
 from pam_totp.core.answer import MAX_ANSWER, wipe
 from pam_totp.core.fields import Value
@@ -62,7 +62,7 @@ def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
 def receive(channel: socket, buffer: bytearray) -> bytearray | None:
     """Return the packet that has arrived, or None. Raise Gone if the relay has exited, or another ProtocolError.
 
-    `buffer` has space for more than the longest packet, and is wiped. The caller wipes the packet.
+    `buffer` must be longer than the longest packet, and is wiped. The caller wipes the packet.
     """
     try:
         size = channel.recv_into(buffer, 0, MSG_DONTWAIT)
@@ -85,7 +85,7 @@ def parse_answer(packet: bytearray) -> bytearray | None:
         if packet == b"N":
             return None
         if packet[:1] != b"A" or len(packet) > 1 + MAX_ANSWER or 0 in packet:
-            raise ProtocolError("expected an answer from the relay")
+            raise ProtocolError("the relay must send an answer")
         return packet[1:]
     finally:
         wipe(packet)
@@ -120,7 +120,7 @@ class Hello(Value):
 
 
 def parse_hello(packet: bytes | bytearray) -> Hello:
-    """Return the hello in an `H` message. Raise ProtocolError if it is malformed. The caller checks the version."""
+    """Return the hello in an `H` message. Raise ProtocolError for any other message. The caller checks the version."""
     if packet[:1] != b"H":
         raise ProtocolError("the first message must be a hello")
     items: dict[str, str] = {}
@@ -132,11 +132,11 @@ def parse_hello(packet: bytes | bytearray) -> Hello:
         elif key in Hello.ITEMS and key not in items and equals:
             items[key] = value
         else:
-            raise ProtocolError("malformed hello: unknown or repeated field")
+            raise ProtocolError("the hello has an unknown or repeated field")
     flags = items.pop("flags", "0")
     if not (flags.isascii() and flags.isdigit() and len(flags) <= 10):
-        raise ProtocolError("malformed hello: flags must be a number of at most 10 digits")
+        raise ProtocolError("the flags of the hello must be a number of at most 10 digits")
     if not {"version", "service", "user"} <= items.keys():
-        raise ProtocolError("malformed hello: version, service or user is missing")
+        raise ProtocolError("the hello must have version, service and user")
     given: dict[str, str | None] = {**items}
     return Hello(**given, flags=int(flags), arguments=tuple(arguments))  # type: ignore[arg-type]

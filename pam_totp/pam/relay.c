@@ -1,14 +1,14 @@
 /* pam_totp.so: carries one PAM login to the Python service, and the decision back.
  *
  * Rules:
- * - The relay holds no policy. It reads message types and four module arguments.
+ * - The relay does not decide on answers. It reads message types and four module arguments.
  * - It returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
  * - It connects to a service, or starts a program, only if no untrusted account could have replaced it.
  * - The host is the program that loaded the relay. The relay leaves its signal dispositions, environment, descriptors,
  *   children and static state unchanged. The host may be setuid, multi-threaded, or have descriptors 0-2 closed.
  *   The exception is a helper that has not ended after END_LIMIT (`leave_behind`).
  * - Every wait for another process has a limit.
- * - An answer is wiped as soon as it has been sent, and never logged.
+ * - The relay wipes an answer as soon as it has sent it, and never logs it.
  *
  * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
  *   to the service     H hello: NUL-separated key=value   A answer   N no answer
@@ -54,13 +54,13 @@
 #define ACCOUNT "pam_totp" /* the account that `pam-totp serve` runs under */
 #endif
 #ifndef CONNECT_LIMIT
-#define CONNECT_LIMIT 1000 /* ms: if the queue of the service stays full for longer, a helper is started */
+#define CONNECT_LIMIT 1000 /* ms: if the queue of the service stays full for longer, the relay starts a helper */
 #endif
 #ifndef TURN_LIMIT
 #define TURN_LIMIT 10000 /* ms: the service waits up to 5 s for the store's lock, and a helper takes time to start */
 #endif
 #ifndef END_LIMIT
-#define END_LIMIT 1000 /* ms: a killed helper ends later if it waits for a file system that does not answer */
+#define END_LIMIT 1000 /* ms: the relay waits this long for the end of a killed helper */
 #endif
 
 enum {
@@ -69,17 +69,17 @@ enum {
     TURNS_MAX = 64,       /* messages from the service in one login: a few prompts and notices, with slack */
     LINKS_MAX = 40,       /* symbolic links in one path, as in the kernel */
     WITH_CHILDREN = 4,    /* PIDFD_SIGNAL_PROCESS_GROUP: a helper has a process group of its own */
-    NO_PIDFD_PAUSE = 1,   /* ms between two looks at a helper if the kernel has no pidfd */
+    NO_PIDFD_PAUSE = 1,   /* ms between two checks of a helper if the kernel has no pidfd */
     FAIL_DELAY = 2000000, /* microseconds */
     UNDECIDED = -1,       /* not a PAM code */
-    FULL = -2,            /* not a PAM code: the service carries as many logins of root's as it can */
+    FULL = -2,            /* not a PAM code: the service has reached its limit for logins of root programs */
 };
 
 #define HELPERS "pam_totp.helpers" /* the cgroup of helpers that root starts, below the root cgroup */
 
 static const char DEFAULT_SOCKET[] = "/run/pam_totp/socket";
 
-/* The only results that a service may give, spelled exactly like this. */
+/* The only valid results of a service, in their exact spelling. */
 #define DECIMAL(number) #number
 #define RESULT(code) {DECIMAL(code), code}
 static const struct {
@@ -105,7 +105,7 @@ struct packet {
 struct service {
     int channel;
     pid_t pid; /* of the helper that was started for this login, or 0 */
-    int pidfd; /* refers to that helper even if the host ignores SIGCHLD and the pid is reused; or -1 */
+    int pidfd; /* identifies that helper even if the host ignores SIGCHLD and the pid is reused; or -1 */
 };
 
 /* ---- utilities --------------------------------------------------------------------------------------------- */
@@ -132,8 +132,8 @@ static long long milliseconds(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Moves a descriptor to a number above 3. A host with 0-2 closed may still write to them, and a helper uses 0-3.
- * Returns -1 if `descriptor` is -1, or if no descriptor is free. */
+/* Move a descriptor to a number above 3. A host with 0-2 closed may still write to them, and a helper uses 0-3. Return
+ * -1 if `descriptor` is -1, or if no descriptor is free. */
 static int aside(int descriptor)
 {
     if (descriptor < 0 || descriptor > 3)
@@ -145,14 +145,14 @@ static int aside(int descriptor)
 
 /* ---- module arguments -------------------------------------------------------------------------------------- */
 
-/* Returns the value in `argument` if it begins with `key`, which ends with "="; otherwise NULL. */
+/* Return the value in `argument` if it begins with `key`, which ends with "="; otherwise NULL. */
 static const char *value_of(const char *argument, const char *key)
 {
     size_t length = strlen(key);
     return strncmp(argument, key, length) == 0 ? argument + length : NULL;
 }
 
-/* Reads all arguments, so that `nodelay` works if another one is malformed. The service checks the other arguments. */
+/* Read all arguments, so that `nodelay` works even if another one is malformed. The service checks the others. */
 static struct settings parse(int argc, const char **argv)
 {
     struct settings settings = {.socket = DEFAULT_SOCKET, .helper = HELPER};
@@ -185,11 +185,11 @@ static struct settings parse(int argc, const char **argv)
 enum trust { TRUSTED, MISSING, FOREIGN, WRITABLE, WINDING, UNFIT };
 
 static const char *const DISTRUST[] = {
-    [MISSING] = "cannot be found",
+    [MISSING] = "not found",
     [FOREIGN] = "belongs to an untrusted user",
     [WRITABLE] = "must not be writable by other users",
     [WINDING] = "has too many links, or is too long",
-    [UNFIT] = "is the wrong kind of file, or not executable",
+    [UNFIT] = "has the wrong file type, or is not executable",
 };
 
 static bool trusted_owner(uid_t uid, bool of_service)
@@ -203,8 +203,8 @@ static bool trusted_owner(uid_t uid, bool of_service)
     return getpwnam_r(ACCOUNT, &entry, room, sizeof room, &found) == 0 && found != NULL && found->pw_uid == uid;
 }
 
-/* In a sticky folder other users can add files, but cannot replace those of a trusted owner. The mode of a link has no
- * effect, and writing to a socket means connecting. */
+/* Other users can add files to a sticky folder, but cannot replace files of a trusted owner. The mode of a link has no
+ * effect. On a socket, write permission only allows a connection. */
 static bool writable_by_others(mode_t mode)
 {
     if (S_ISLNK(mode) || S_ISSOCK(mode) || (S_ISDIR(mode) && (mode & S_ISVTX)))
@@ -218,9 +218,9 @@ struct place {
     int links; /* symbolic links followed so far */
 };
 
-/* Visits every folder and link on an absolute path, and the file at its end. If all of them belong to trusted owners,
- * and only they can write there, no other user can change where the path leads: it is safe to open by name.
- * `at` is the place where the visit ended. */
+/* Check every folder and link on an absolute path, and the file at its end. Return TRUSTED if all belong to trusted
+ * owners, and only these can write there: then no other user can replace the file. `at` is the last path that was
+ * checked. */
 static enum trust visit(const char *path, bool of_service, struct place *at)
 {
     for (size_t end = 1;; end += strcspn(path + end, "/")) { /* path[0 … end-1] is "/", then "/usr", "/usr/bin" … */
@@ -252,8 +252,8 @@ static enum trust visit(const char *path, bool of_service, struct place *at)
     }
 }
 
-/* Returns true if a path is trusted, and leads to the `wanted` type of file with the `wanted` mode bits. Otherwise logs
- * the reason. A missing socket is not logged: most hosts run no service. */
+/* Return true if a path is trusted, and leads to the `wanted` type of file with the `wanted` mode bits. Otherwise log
+ * the reason, except for a missing socket, because most hosts run no service. */
 static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
 {
     struct place at = {.links = 0};
@@ -267,7 +267,7 @@ static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
 
 /* ---- reaching a service ------------------------------------------------------------------------------------ */
 
-/* Returns true if a trusted user called listen() on the socket at the other end. */
+/* Return true if a trusted user called listen() on the socket at the other end. */
 static bool trusted_peer(int channel)
 {
     struct ucred peer;
@@ -275,7 +275,7 @@ static bool trusted_peer(int channel)
     return getsockopt(channel, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && trusted_owner(peer.uid, true);
 }
 
-/* Returns a channel to the service at `path`, or -1. */
+/* Return a channel to the service at `path`, or -1. */
 static int connect_to(pam_handle_t *pamh, const char *path)
 {
     const struct timeval limit = {.tv_sec = CONNECT_LIMIT / 1000, .tv_usec = CONNECT_LIMIT % 1000 * 1000};
@@ -296,9 +296,9 @@ static int connect_to(pam_handle_t *pamh, const char *path)
     return -1;
 }
 
-/* Starts a helper that inherits no state of the host. The helper has /dev/null on 0-2, the channel on 3, and no other
+/* Start a helper without the state of the host. The helper has /dev/null on 0-2, the channel on 3, and no other
  * descriptor; an empty environment, default signals and the folder "/". It has a new session, so the terminal's Ctrl-C
- * does not reach it. The helper sets its umask. Returns 0 or an errno value. */
+ * does not reach it. The helper sets its umask. Return 0 or an errno value. */
 static int spawn(const char *helper, int channel, pid_t *pid)
 {
     char *const argv[] = {INTERPRETER, "-I", "-S", (char *)helper, NULL};
@@ -326,8 +326,8 @@ static int spawn(const char *helper, int channel, pid_t *pid)
     return error;
 }
 
-/* Moves a process to a cgroup of root's below the root cgroup of a cgroup2 at `mount`, which has the usual weight. The
- * root cgroup is unsuitable: each thread there weighs as much as a group. Returns 0 or an errno value. */
+/* Move a process to root's cgroup HELPERS, which has the default weight, below the root cgroup of the cgroup2 at
+ * `mount`. In the root cgroup itself, each thread would weigh as much as a group. Return 0 or an errno value. */
 static int enter_cgroup(const char *mount, pid_t pid)
 {
     char path[PATH_MAX];
@@ -346,10 +346,10 @@ static int enter_cgroup(const char *mount, pid_t pid)
     return error;
 }
 
-/* Moves a helper out of its caller's reach, as far as Python's standard library cannot, or is too late. The caller of a
- * setuid host may have set an I/O priority, and may freeze or throttle the cgroup of the host. The helper gets the hello
+/* Reset the I/O priority and the cgroup of a helper. The caller of a setuid host may have set the priority, and may
+ * freeze or throttle the cgroup of the host. The helper itself cannot do this early enough. The helper gets the hello
  * afterwards, and takes no lock before that. If no cgroup2 can be written, the helper stays in the cgroup of the host.
- * Returns an errno value if the caller may have caused the failure, otherwise 0. */
+ * Return an errno value if the caller may have caused the failure, otherwise 0. */
 static int release(pid_t pid)
 {
     const int one_process = 1, no_class = 0; /* IOPRIO_WHO_PROCESS, IOPRIO_CLASS_NONE: ioprio_set(2) */
@@ -370,7 +370,7 @@ static int wait_for(const struct service *service, siginfo_t *info, int options)
     return waitid(P_PIDFD, service->pidfd, info, options);
 }
 
-/* Reaps a helper. Returns false if it has not ended within `limit` ms. */
+/* Reap a helper. Return false if it has not ended within `limit` ms. */
 static bool reap(const struct service *service, int limit)
 {
     siginfo_t info;
@@ -384,7 +384,7 @@ static bool reap(const struct service *service, int limit)
     }
 }
 
-/* Reaps a helper that was left behind, if it has ended. libpam calls this function when the host ends its handle. */
+/* Reap a helper of `leave_behind`, if it has ended. libpam calls this function when the host ends its handle. */
 static void reap_late(pam_handle_t *pamh, void *data, int status)
 {
     struct service *service = data;
@@ -394,11 +394,11 @@ static void reap_late(pam_handle_t *pamh, void *data, int status)
     free(service);
 }
 
-/* Leaves a helper to `reap_late`. A helper that has not ended by then is reaped by init when the host has ended. So is a
- * helper without a pidfd. Returns false if `reap_late` does not get the helper. */
+/* Leave a helper to `reap_late`. If the helper has no pidfd, or has not ended by then, init reaps it when the host has
+ * ended. Return false if `reap_late` does not get the helper. */
 static bool leave_behind(pam_handle_t *pamh, const struct service *service)
 {
-    char name[32]; /* one for each helper, because libpam would call `reap_late` for an older one of that name */
+    char name[32]; /* a name for each helper, because libpam would call `reap_late` for older data with the same name */
     struct service *copy = service->pidfd < 0 ? NULL : malloc(sizeof *copy);
     snprintf(name, sizeof name, "pam_totp_%d", (int)service->pid);
     pam_syslog(pamh, LOG_WARNING, "the helper %d has not ended yet", (int)service->pid);
@@ -411,8 +411,8 @@ static bool leave_behind(pam_handle_t *pamh, const struct service *service)
     return false;
 }
 
-/* Closes the channel and kills a helper, which stored the record before it sent a result. The signal goes to the pidfd.
- * Before the signal, `wait_for` checks that it is still a child of the host. */
+/* Close the channel and kill a helper, which stored the record before it sent a result. Send the signal to the pidfd,
+ * after `wait_for` has checked that the process is still a child of the host. */
 static void hang_up(pam_handle_t *pamh, const struct service *service)
 {
     siginfo_t unused;
@@ -428,7 +428,7 @@ static void hang_up(pam_handle_t *pamh, const struct service *service)
         close(service->pidfd);
 }
 
-/* Starts a helper and a channel to it. Returns 0 or an errno value. */
+/* Start a helper and a channel to it. Return 0 or an errno value. */
 static int start(pam_handle_t *pamh, const char *helper, struct service *service)
 {
     int ends[2];
@@ -444,7 +444,7 @@ static int start(pam_handle_t *pamh, const char *helper, struct service *service
         return error;
     }
     if (geteuid() == 0)
-        error = release(service->pid); /* before pidfd_open, because the caller may leave one descriptor only */
+        error = release(service->pid); /* before pidfd_open: the caller may allow only one more descriptor */
     service->channel = near;
     service->pidfd = aside(pidfd_open(service->pid, 0));
     if (error != 0)
@@ -459,7 +459,7 @@ static bool send_packet(int channel, const char *bytes, size_t size)
     return send(channel, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size;
 }
 
-/* Waits for one message. Returns the fault of the service, or NULL and a packet with a terminating NUL. */
+/* Wait for one message. Return the fault of the service, or NULL and a packet with a terminating NUL. */
 static const char *receive(int channel, struct packet *packet)
 {
     long long now = milliseconds(), deadline = now + TURN_LIMIT;
@@ -469,7 +469,7 @@ static const char *receive(int channel, struct packet *packet)
             continue; /* the deadline has passed, or the host got a signal */
         ssize_t size = recv(channel, packet->bytes, PACKET_MAX, MSG_TRUNC | MSG_DONTWAIT);
         if (size > PACKET_MAX)
-            return "sent too long a message";
+            return "sent a message above the size limit";
         if (size > 0) {
             packet->size = size;
             packet->bytes[size] = '\0';
@@ -488,7 +488,7 @@ static void forget(char *text)
     free(text);
 }
 
-/* Shows one message to the user. Returns the answer, which the caller must wipe and free, or NULL. */
+/* Show one message to the user. Return the answer, which the caller must wipe and free, or NULL. */
 static char *converse(pam_handle_t *pamh, int style, const char *text)
 {
     const struct pam_conv *conversation = item(pamh, PAM_CONV);
@@ -502,7 +502,8 @@ static char *converse(pam_handle_t *pamh, int style, const char *text)
     return answer;
 }
 
-/* Sends an answer, or N if there is none. If the answer is longer than ANSWER_MAX, an empty answer is sent. */
+/* Send an answer, or N if `answer` is NULL. If the answer is longer than ANSWER_MAX, send an empty answer. Return the
+ * fault of the service, or NULL. */
 static const char *reply(int channel, const char *answer)
 {
     char bytes[1 + ANSWER_MAX];
@@ -533,10 +534,10 @@ static int result_named(const char *text)
     return UNDECIDED;
 }
 
-/* Carries out one message. Returns the fault of the service, or NULL. */
+/* Carry out one message. Return the fault of the service, or NULL. */
 static const char *obey(pam_handle_t *pamh, int channel, const struct packet *packet, int *result)
 {
-    static const char STRANGE[] = "sent a message that is not in the protocol";
+    static const char STRANGE[] = "sent a message outside the protocol";
     const char *text = packet->bytes + 1;
     if (strlen(packet->bytes) != packet->size)
         return STRANGE;
@@ -563,8 +564,8 @@ static const char *obey(pam_handle_t *pamh, int channel, const struct packet *pa
     }
 }
 
-/* Carries messages between the user and the service until the service has decided. Returns a PAM result, or FULL if the
- * service says so instead of its first prompt. */
+/* Carry messages between the user and the service until the service has decided. Return a PAM result, or FULL if the
+ * first message of the service is `f`. */
 static int dialogue(pam_handle_t *pamh, int channel)
 {
     struct packet packet;
@@ -585,7 +586,7 @@ static int dialogue(pam_handle_t *pamh, int channel)
 
 /* ---- one login --------------------------------------------------------------------------------------------- */
 
-/* Adds "key=value" and a NUL that separates it from the next item. Adds nothing if `value` is NULL. */
+/* Add "key=value" and a NUL that separates it from the next item. If `value` is NULL, do nothing. */
 static void put(struct packet *hello, const char *key, const char *value)
 {
     size_t end = hello->size < sizeof hello->bytes ? hello->size : sizeof hello->bytes;
@@ -593,7 +594,7 @@ static void put(struct packet *hello, const char *key, const char *value)
         hello->size += snprintf(hello->bytes + end, sizeof hello->bytes - end, "%s=%s", key, value) + 1;
 }
 
-/* Composes the hello message. If the message does not fit, `hello->size` is above PACKET_MAX. */
+/* Compose the hello message. If the message is too long, `hello->size` is above PACKET_MAX. */
 static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, int flags, int argc, const char **argv)
 {
     char number[16];
@@ -609,10 +610,10 @@ static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, 
     put(hello, "flags", number);
     for (int i = 0; i < argc; i++)
         put(hello, "arg", argv[i]);
-    hello->size--; /* no NUL after the last one */
+    hello->size--; /* remove the NUL after the last item */
 }
 
-/* Carries one login to the service at `socket` or, if it is NULL or no service is reached there, to a helper. */
+/* Carry one login to the service at `socket`. If `socket` is NULL or the service cannot be reached, use a helper. */
 static int carry(pam_handle_t *pamh, const struct packet *hello, const char *socket, const char *helper)
 {
     struct service service = {.channel = -1, .pidfd = -1};
@@ -642,7 +643,7 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
     if (settings->malformed != NULL)
         return deny(pamh, PAM_SERVICE_ERR, "denied: malformed argument %s", settings->malformed);
     if (pam_get_user(pamh, &user, NULL) != PAM_SUCCESS || user == NULL)
-        return deny(pamh, PAM_CONV_ERR, "denied: the user's name is not known");
+        return deny(pamh, PAM_CONV_ERR, "denied: libpam gave no user name");
     compose(&hello, pamh, user, flags, argc, argv);
     if (hello.size > PACKET_MAX)
         return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments exceed %d bytes", PACKET_MAX);

@@ -1,16 +1,16 @@
 """The service: `pam-totp serve`, a permanent process that accepts logins from a Unix socket.
 
 Rules:
-1. One thread serves all logins (`loop`). Work that may take long goes to threads: names that are not in /etc/passwd,
-   searches for codes in a row, held locks, busy disks.
-2. A client that sends nothing is disconnected at a time limit of `protocol`.
-3. `login_quota` limits how many logins an account may have. It applies before any other work.
+1. One thread serves all logins (`loop`). Other threads do work that may take long: lookups of names outside
+   /etc/passwd, searches for codes in a row, waits for locks and busy disks.
+2. The service disconnects a client that is silent until a time limit of `protocol`.
+3. `login_quota` limits the logins of an account, before any other work.
 4. A slow name service and a held lock delay their own logins only. `store_queue` gives the order of the decisions.
 """
 
 from __future__ import annotations
 
-import hashlib  # noqa: F401  with json, because logins import them late, and an upgrade can remove their version
+import hashlib  # noqa: F401  with json, because logins import these late, and an upgrade can remove their version
 import json  # noqa: F401
 import os
 import resource
@@ -53,17 +53,17 @@ from pam_totp.store import StoreError
 from pam_totp.store.locations import opened
 
 MAX_FILES = 16_384  # descriptors: one for each login, a few for each thread, with slack
-MAX_ACCEPTED = 16  # connections that are accepted before other logins continue
+MAX_ACCEPTED = 16  # connections to accept before other logins continue
 NO_DESCRIPTOR_PAUSE = 0.05  # seconds before the next attempt if no descriptor is free
 LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
-MAX_STORE_USES = 256  # threads that wait for a lock or a disk; if some never return, the others must suffice
+MAX_STORE_USES = 256  # threads that wait for a lock or a disk; many, because a wait may never end
 THREAD_STACK = 256 * 1024  # bytes
-STOP_WAIT = 5.0  # seconds for the unfinished logins when the service stops
+STOP_WAIT = 5.0  # seconds until the service, once stopped, ends unfinished logins
 
 
 class Service:
-    """Accepts logins from `listener` until `stop`. Logins without an argument `store=` use `store`.
+    """A server for logins from `listener`, until `stop`. Logins without an argument `store=` use `store`.
 
     Each of `workers` processes that share the socket allows an equal part of the quota of logins.
     """
@@ -76,9 +76,9 @@ class Service:
         self._site_file = site_file
         self._log = log
         self._log_quota = LogQuota(log)
-        self._trusted = {0, os.geteuid()}  # uids whose lines are always logged
+        self._trusted = {0, os.geteuid()}  # uids without a limit for log lines
         self.local_accounts = LocalAccounts()
-        self._checks_limits = False  # while there are connections
+        self._checks_limits = False  # True while the service has connections
         self.quota = LoginQuota(workers, _descriptor_limit())
         self.stopping, self._stop = socket.socketpair()  # `stopping` becomes readable when the service has to stop
         self._stop.setblocking(False)
@@ -92,7 +92,7 @@ class Service:
             self.lookups = Lookups(self.loop, self.local_accounts)
             self.store_queue = StoreQueue(self.loop, Pool(MAX_STORE_USES))
         except RuntimeError as e:
-            raise ServiceError(f"no login can be served: {e}") from e
+            raise ServiceError(f"cannot serve logins: {e}") from e
         self._listener.setblocking(False)
         self._listen()
         self.loop.watch(self.stopping.fileno(), self._end)
@@ -113,14 +113,15 @@ class Service:
             signal.signal(number, lambda *_: None)
 
     def stop_with(self) -> None:
-        """Stop when the parent process stops. Signals are ignored, because the parent handles them."""
+        """Stop when the parent process stops. Ignore signals, because the parent handles them."""
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         self._stop.close()
 
     def leave_listening_to_workers(self) -> None:
-        """Close the listener in this process. Otherwise clients would wait here when the workers have ended."""
+        """Close the listener in this process. Otherwise clients would wait for this process when the workers have
+        ended."""
         self._listener.close()
 
     def _log_bug(self, bug: Exception) -> None:
@@ -179,19 +180,20 @@ class Service:
         self._stop_if_unused()
 
     def _search(self, *arguments: Any, **options: Any) -> Decision:
-        """Verify an answer that needs a long search. Then another search may begin, while this login writes."""
+        """Verify an answer that needs a long search. Then end the turn, so that another search can begin while this
+        login writes."""
         try:
             return verify(*arguments, **options)
         finally:
             self.store_queue.search_turns.end()
 
     def begin(self, connection: _Connection, hello: Hello) -> LookUp | int | None:
-        """Return the lookup that begins a login, its PAM result, or None if root carries too many logins.
+        """Return the lookup that begins a login, its PAM result, or None if root programs have too many logins.
 
         Raise SettingsError.
         """
         uid, log = connection.uid, connection.log
-        if uid == ROOT:  # other accounts could choose a new asker for each login
+        if uid == ROOT:  # only for root, because other accounts could choose a new asker for each login
             connection.asker = uid, hello.ruser, hello.rhost
         if uid == ROOT and hello.ruser not in (None, "", "root") and not connection.acquire(Caller(*connection.asker)):
             audit_log.write(
@@ -213,7 +215,7 @@ class Service:
         uid, log = connection.uid, connection.log
         client = uid != ROOT and listed(uid, hello, site)
         if client:
-            log = connection.log = self._log  # lines about listed clients are never dropped
+            log = connection.log = self._log  # lines about listed clients have no limit
         admitted = admit(uid, hello, client=client)
         if admitted is None:
             audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
@@ -242,11 +244,11 @@ class _Connection:
         self._accounts: list[Account] = []
         self._waits = self._run()
         self._packet_wait: Receive | None = None  # the current wait, if it is for a packet
-        self._limit = 0.0  # of that wait, in monotonic seconds
+        self._limit = 0.0  # the end of this wait, in monotonic seconds
         self._packet_time = 0.0  # when the last packet arrived, in monotonic seconds
 
     def acquire(self, account: Account) -> bool:
-        """Count the login for `account`, until it ends. Return False if a quota is used up."""
+        """Count the login for `account`, until the login ends. Return False if a quota is used up."""
         acquired = self._service.quota.acquire(account)
         if acquired:
             self._accounts.append(account)
@@ -278,7 +280,7 @@ class _Connection:
         self._packet_wait = None
         try:
             wait = self._waits.send(reply) if error is None else self._waits.throw(error)
-        except Exception:  # its end; or the log failed, and the login is denied
+        except Exception:  # the session has ended; or the log failed, which denies the login
             self._close()
             return
         if isinstance(wait, Receive):
@@ -294,14 +296,13 @@ class _Connection:
             self._service.lookups.look_up(self.uid, wait, self.resume)
 
     def _do_meanwhile(self, wait: Receive) -> None:
-        """Use the time until a packet arrives, unless it has arrived."""
+        """Run `meanwhile` of `wait`, unless the packet has arrived."""
         if self._packet_wait is wait and wait.meanwhile is not None:
             wait.meanwhile.job(0.0)
 
     def _receive(self, poll_time: float | None = None) -> None:
-        """Continue with the packet, if there is one. `poll_time` is when the loop learned of it.
-
-        A refusal is delayed from then on. Otherwise, in a crowd, its time would show how long other answers took.
+        """Continue with the packet, if one has arrived. `poll_time` is the time of the poll that found it. The delay of
+        a refusal begins then. Otherwise, among many logins, the delay would show the processing time of other answers.
         """
         if self._packet_wait is None:
             return  # the time limit has passed
@@ -318,7 +319,7 @@ class _Connection:
             self.resume(packet)
 
     def check_limit(self, now: float) -> None:
-        """End the login if its client has sent nothing in time."""
+        """End the login if its client has exceeded the time limit."""
         if self._packet_wait is not None and self._limit <= now:
             self.resume(error=NoMessage(self._packet_wait.seconds))
 
@@ -335,7 +336,7 @@ def _descriptor_limit() -> int:
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the soft limit of descriptors: the default is far below the number of simultaneous logins."""
+    """Raise the soft limit of descriptors, because the default is far below the number of simultaneous logins."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
     with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitNOFILE= instead
@@ -351,7 +352,7 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
         threading.stack_size(THREAD_STACK)
         try:
             next(opened(store).users(), None)
-        except StoreError as e:  # start all the same: logins work again once the store is repaired
+        except StoreError as e:  # start nevertheless: logins will work when the store is repaired
             audit_log.write(log, "serve", "error", problem=str(e))
         renew = _renewal(site_file, log)
         if workers == 1:
@@ -362,18 +363,19 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
 
 
 def _renewal(site_file: str, log: audit_log.Sink) -> Callable[[], None]:
-    """Return a function that starts the renewal of a member's certificate. On other hosts, it does nothing."""
+    """Return a function that starts the renewal of a member's certificate. On other hosts, this function does
+    nothing."""
 
     def member() -> MemberSettings | None:
         return read_site(site_file).member
 
     try:
         is_member = member() is not None
-    except SettingsError:  # the logins report it
+    except SettingsError:  # logins will report this error
         is_member = False
     if not is_member:
         return lambda: None
-    # The modules are loaded now, because an upgrade can remove their version.
+    # Import the modules now, because an upgrade can remove their version.
     from pam_totp.member import decisions, joining, renewal  # noqa: F401
 
     return partial(renewal.watch, member, partial(audit_log.write, log, renewal.SERVICE))

@@ -1,9 +1,9 @@
 """The order in which logins use the store, and the thread in which each use runs.
 
 Rules:
-1. The uses of one record are made one after the other. Its askers take turns, so that one asker cannot delay another
-   by many answers. The uses of one asker keep their order.
-2. A use that cannot begin within `LOCK_WAIT` fails. It has made no decision, so it reveals nothing about a code.
+1. The uses of one record run one after the other. Its askers take turns, so that one asker cannot delay another by many
+   answers. The uses of one asker keep their order.
+2. A use that cannot begin within `LOCK_WAIT` fails. The failure reveals no verdict, because it precedes the decision.
 3. A use runs in the loop's thread only if no delay is expected. A long search, a held lock and a database run in a
    thread of the pool. The use of a disk does too if other logins wait, or if the last use was slow.
 """
@@ -21,13 +21,13 @@ from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
 from pam_totp.store import LockBusy
 from pam_totp.store.file import LOCK_WAIT
 
-MAX_SEARCHES = 2  # long searches at once: they compute, so more would only delay the loop
+MAX_SEARCHES = 2  # long searches at once; more would delay the loop, because a search uses the processor
 MEMORY = 5e-5  # seconds: a use that waits longer waits for a disk
 SLOW_DISK = 0.005  # seconds: after a use that waited longer, uses run in threads even if no other login waits
 
 
 class Use(NamedTuple):
-    """One use of the store. `deadline` is the monotonic time until which it may wait."""
+    """One use of the store. It may wait until `deadline` (monotonic seconds)."""
 
     wait: UseStore
     on_result: ResultHandler
@@ -35,7 +35,7 @@ class Use(NamedTuple):
 
 
 class _Uses:
-    """The uses of one record: the current use, and by asker those that wait. The next asker is first."""
+    """The uses of one record: the current use, and the waiting uses of each asker. The next asker is first."""
 
     def __init__(self, first: Use) -> None:
         self.current = first
@@ -45,7 +45,7 @@ class _Uses:
         self._waiting.setdefault(asker, deque()).append(use)
 
     def advance(self) -> bool:
-        """Make the next use the current one. Return False if none waits."""
+        """Make the next use the current use. Return True if there was a next use."""
         if not self._waiting:
             return False
         asker = next(iter(self._waiting))
@@ -57,14 +57,15 @@ class _Uses:
 
 
 class SearchTurns:
-    """The turns of long searches, `limit` at once. A thread gets its turn before a lock, and ends it before a write."""
+    """The turns of long searches, `limit` at once. A thread begins its turn before it acquires a lock, and ends it
+    before a write."""
 
     def __init__(self, limit: int) -> None:
         self._free = threading.BoundedSemaphore(limit)
         self._own = threading.local()
 
     def begin(self, seconds: float) -> bool:
-        """Wait for a turn, at most `seconds`. Return False if there was none."""
+        """Wait for a turn, at most `seconds`. Return True if the turn has begun."""
         self._own.has_turn = self._free.acquire(timeout=max(seconds, 0.0))
         return bool(self._own.has_turn)
 
@@ -76,13 +77,13 @@ class SearchTurns:
 
 
 class StoreQueue:
-    """Lets logins use the store from `loop`, with threads of `pool`. A search calls `search_turns.end` at its end."""
+    """The uses of the store by logins in `loop`, with threads of `pool`. A search must call `search_turns.end`."""
 
     def __init__(self, loop: Loop, pool: Pool) -> None:
         self._loop, self._pool = loop, pool
         self.search_turns = SearchTurns(MAX_SEARCHES)
         self._records: dict[object, _Uses] = {}
-        self._waited = 0.0  # seconds that the last use waited, usually for the disk
+        self._waited = 0.0  # seconds: the wait of the last use, usually for the disk
 
     def use(self, asker: object, wait: UseStore, on_result: ResultHandler) -> None:
         """Use the store for `asker`, and pass the result to `on_result`."""
@@ -109,7 +110,7 @@ class StoreQueue:
 
     def _searched(self, use: Use) -> object:
         if not self.search_turns.begin(use.deadline - time.monotonic()):
-            raise LockBusy(f"{LOCK_WAIT:g} s passed while codes of other answers were searched")
+            raise LockBusy(f"no search within {LOCK_WAIT:g} s: searches for other answers are running")
         try:
             return use.wait.job(0.0)
         finally:
@@ -135,12 +136,12 @@ class StoreQueue:
         on_result(result, error)
 
     def _advance(self, record: object) -> None:
-        """Begin the next use of a record that is still in time. Those that are late fail."""
+        """Begin the next use of a record before its deadline. Let uses after their deadline fail."""
         uses = self._records[record]
         while uses.advance():
             if time.monotonic() < uses.current.deadline:
                 self._loop.call_next(partial(self._begin, record))
                 return
-            busy = LockBusy(f"{LOCK_WAIT:g} s passed while other answers for this user were checked")
+            busy = LockBusy(f"no decision within {LOCK_WAIT:g} s: other answers for this user were checked first")
             self._loop.call_next(partial(uses.current.on_result, None, busy))
         del self._records[record]

@@ -3,9 +3,9 @@
 Rules:
 1. `update` applies a function to one user's record. Two updates of the same record never overlap.
 2. The new record is durable before `update` returns.
-3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, and the
-   login is denied.
-4. Two users never have tokens with the same serial number (`core.serials`): `update` raises SerialTaken.
+3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, which denies
+   the login.
+4. A serial number belongs to the token of one user only (`core.serials`). Otherwise `update` raises SerialTaken.
 5. Except in `HomeStore`, `update_decoy` does the same work for an unknown user as `update` for an enrolled user.
 """
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """The store cannot be used, for example because the disk is full or a file is not valid."""
+    """The error of a failed use of the store, for example because the disk is full or a file is damaged."""
 
 
 class DamagedFile(StoreError):
-    """A file has an invalid content or mode. Without its lock, a reader may find content that is being written."""
+    """A file has an invalid content or mode. A reader without the lock may get this error during a write."""
 
 
 class LockBusy(StoreError):
-    """The lock was not acquired in time. Nothing has changed, so the call can be repeated."""
+    """The lock was not acquired in time. The caller can repeat the call, because the store is unchanged."""
 
 
 class SerialTaken(StoreError):
-    """Another user, `owner`, has a token with this serial number. Nothing has changed."""
+    """Another user, `owner`, has a token with this serial number. The store is unchanged."""
 
     def __init__(self, serial: str, owner: str) -> None:
         super().__init__(f"{owner} has the token with the serial number {serial}")
@@ -44,13 +44,13 @@ class SerialTaken(StoreError):
 
 
 class NotThere(Exception):
-    """The store was read, and has no record of that user."""
+    """The store has no record of this user."""
 
 
 class NoAccount(NotThere):
     """No account was found for the user name, so the path of the user's file is unknown.
 
-    The user may still be enrolled: if the name service cannot be reached, no account is found either.
+    The user may still be enrolled, because this error also occurs if the name service cannot be reached.
     """
 
 
@@ -58,7 +58,7 @@ class Store(Protocol):
     """A store with at most one record for each user. Every method may raise StoreError."""
 
     def read(self, user: str) -> UserRecord:
-        """Return the record of `user`. Raise NotThere if there is none."""
+        """Return the record of `user`. Raise NotThere if it is missing."""
 
     def update(
         self,
@@ -70,30 +70,29 @@ class Store(Protocol):
     ) -> R:
         """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
-        `change` gets the old record. An unchanged record is not written; with `decoy`, a decoy is written instead,
-        under the same lock. If `change` returns None, the record is deleted. If `user` has no record, `change` gets an
-        empty record if `create` is True; otherwise raise NotThere. A SharedStore may call `change` more than once; the
-        last call counts.
+        The argument of `change` is the old record. Do not write an unchanged record; with `decoy`, write a decoy
+        instead, under the same lock. If `change` returns None, delete the record. If `user` has no record, call
+        `change` with an empty record if `create` is True; otherwise raise NotThere. A SharedStore may call `change`
+        more than once; the last call counts.
         """
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
-        """Do the work of an `update` with `search` in place of `change`, but change no record.
-
-        Callers use it if a record is missing: the time of an answer and a full disk must not reveal this.
+        """Do the work of an `update` with `search` in place of `change`, but leave all records unchanged. Callers use
+        this for a missing record, which the response time and a full disk must not reveal.
         """
 
     def users(self) -> Iterator[str]:
         """Yield the names of all users with a record, in any order."""
 
     def owner_of_serial(self, serial: str) -> str | None:
-        """Return the owner of the token with this serial number, or None. It takes less than 50 ms."""
+        """Return the owner of the token with this serial number, or None, within 50 ms."""
 
 
 class SharedStore:
     """A store that several hosts use. Decisions use its clock, because the clocks of the hosts may differ."""
 
     def now(self) -> int:
-        """Return the time in Unix seconds, by the clock that was read with the last record."""
+        """Return the time (Unix seconds) of the store's clock, which was read with the last record."""
         raise NotImplementedError
 
     def read_many(self, users: Sequence[str]) -> Iterator[tuple[str, UserRecord | StoreError]]:
@@ -127,7 +126,7 @@ def read_each(store: Store, users: Sequence[str]) -> Iterator[tuple[str, UserRec
 
 
 def read_or_unknown(store: Store, user: str) -> UserRecord:
-    """Return the record of `user`, or UNKNOWN_USER if there is none. Raise StoreError."""
+    """Return the record of `user`, or UNKNOWN_USER if it is missing. Raise StoreError."""
     try:
         return store.read(user)
     except NotThere:

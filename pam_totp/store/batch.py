@@ -1,4 +1,4 @@
-"""An atomic change of many records: complete or rolled back, even after a kill of the process.
+"""An atomic change of many records. After a kill of the process, the change is complete or rolled back, too.
 
 Rules:
 1. First the process computes all new records, writes them to the journal beside the old records, and flushes the
@@ -7,7 +7,7 @@ Rules:
    the old record meanwhile.
 3. `journal` can roll back all records from the first change to the last. After an error, this process rolls back;
    after a kill, the next command on the store rolls back.
-4. A roll-back never makes a used code valid again.
+4. After a roll-back, used codes remain used up.
 5. The process claims the serial numbers of new tokens while it computes the records, and flushes the claims before the
    first change. A roll-back releases them.
 6. Logins continue during the change. Each login reads the old record or the new record.
@@ -53,12 +53,13 @@ def update_many(
     progress: Progress = lambda done, total: None,
     taken: Callable[[Change[R], SerialTaken], R] | None = None,
 ) -> list[R]:
-    """Apply all changes to the users' records durably and atomically. A user without a record gets an empty record.
+    """Apply all changes to the users' records durably and atomically. For a user without a record, change an empty
+    record.
 
     Return the results in the order of `changes`. If another process changed a record meanwhile, call its changes again;
-    the last result counts. Omit a change that adds a serial number of another user: its result is that of `taken`.
-    After an error, roll back all records, then raise StoreError or the exception of a change. Without `taken`,
-    SerialTaken is such an error.
+    the last result counts. Omit a change that adds a serial number of another user, and return the result of `taken`
+    for it. After an error, roll back all records, then raise StoreError or the exception of a change. Without `taken`,
+    SerialTaken is also an error.
     """
     journal.recover(store)
     total = 2 * len(changes)
@@ -96,7 +97,7 @@ def update_many(
                 journal.release_claims(store, folder, opened)
                 journal.empty(folder, opened)
                 raise
-        with suppress(KeyboardInterrupt):  # no interruption is reported: the change is complete
+        with suppress(KeyboardInterrupt):  # ignore an interruption, because the change is complete
             progress(total, total)
             journal.empty(folder, opened)
     return results
@@ -162,7 +163,7 @@ class _Batch:
         return name in self._staged and claim in claims.serials(self._manifest.read(self._staged[name]).new)
 
     def entries(self) -> Iterator[journal.Entry]:
-        """Yield the last entry of each record. Unlike `journal.entries`, keep no second copy of the names in memory."""
+        """Yield the last entry of each record. Unlike `journal.entries`, use the names that are already in memory."""
         for offset, entry in self._manifest:
             if self._staged[entry.name] == offset:
                 yield entry

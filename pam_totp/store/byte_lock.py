@@ -1,9 +1,10 @@
 """The lock of a file name: one byte of an empty file. Version 1 locked a whole file for each name.
 
 Rules:
-1. The offset of the byte is the first 62 bits of the SHA-256 of the name. So a lock of a name leaves no file.
-2. The lock belongs to the open file (F_OFD_SETLK). It works between threads, and the kernel releases it at exit.
-3. After it is locked, the lock file must still have its name. Otherwise, other processes lock a newer file.
+1. The offset of the byte is the first 62 bits of the SHA-256 of the name. So a lock needs no file for each name.
+2. The lock belongs to the open file (F_OFD_SETLK). It excludes other threads too, and the kernel releases it at exit.
+3. After a process has the lock, it checks that the lock file still has its name. Otherwise, other processes lock a
+   newer file.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
 
 
 class KeptLock:
-    """The lock file of one thread that locks many names, one after the other. The file stays open in between."""
+    """The lock file of one thread that locks many names, one after the other. The file remains open."""
 
     def __init__(self, folder: int, lock_file: str, wait: float) -> None:
         self._folder, self._lock_file, self._wait = folder, lock_file, wait
@@ -70,7 +71,7 @@ def acquire_all(folder: int, lock_file: str, wait: float) -> int:
 
 
 def acquire_as_version_1(folder: int, lock_file: str, name: str, wait: float) -> int:
-    """Do the same with the lock of version 1, which flock(2) takes. Processes of version 1 know no other lock."""
+    """Do the same with the lock of flock(2), because processes of version 1 use only this lock."""
     return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
@@ -90,7 +91,7 @@ def _acquire(folder: int, lock_file: str, name: str, wait: float, take: Callable
 def _is_locked(folder: int, lock: int, lock_file: str, take: Callable[[int], object]) -> bool:
     status = os.fstat(lock)
     check_type_and_owner(status, lock_file)
-    if stat.S_IMODE(status.st_mode) != 0o600:  # the umask was 0200 or stricter
+    if stat.S_IMODE(status.st_mode) != 0o600:  # the umask of the creator cleared a bit
         os.fchmod(lock, 0o600)
     with suppress(BlockingIOError, FileNotFoundError):  # another process holds the lock, or deleted the file
         take(lock)

@@ -6,8 +6,8 @@ Rules:
 2. A record gets a serial number only after its user has the claim, and after the claim is durable.
 3. A process that changes a claim holds the claim's lock: a byte of `.lock`, like the lock of a record. An update holds
    it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
-4. A claim without a token is stale: its owner's record lacks the serial number. A killed process leaves such a claim.
-   The next process that needs the serial number replaces it.
+4. A claim without a token is stale: its owner's record lacks the serial number. A killed process can leave a stale
+   claim. The next process that needs the serial number replaces it.
 5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
    record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
    that looked for `.import` before could still delete the claim.
@@ -30,18 +30,19 @@ from pam_totp.store.secret_file import exists, unlink
 
 FOLDER = ".serial"
 _NEW = ".serial.new"
-_BEFORE = "../"  # from the folder of the claims to the record
+_BEFORE = "../"  # the path from the folder of the claims to the record
 _MAX_PLAIN = 128  # characters
 _MAKE_WAIT = 60.0  # seconds: another process may read all records meanwhile
-_LINE = b'\n   "serial": "'  # of a token in a document; a JSON string has no line end
+_LINE = b'\n   "serial": "'  # the start of the line with a serial number; a JSON string has no line end
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-IsStaged = Callable[[str, str], bool]  # a record's file name, the name of a claim -> an import will write it
+# (a record's file name, the name of a claim) -> True if an import will write the serial number
+IsStaged = Callable[[str, str], bool]
 
 
 def file_of(serial: str) -> str:
-    """Return the name of the claim of a serial number. Serial numbers that `serial_key` compares as equal share it."""
+    """Return the name of the claim of a serial number. Serial numbers with the same `serial_key` share the claim."""
     key = serial_key(serial)
     if key.isascii() and key.isalnum() and len(key) <= _MAX_PLAIN:
         return key
@@ -70,7 +71,8 @@ def owner(store: FileStore, folder: int, serial: str) -> str | None:
 
 @contextmanager
 def moved(store: FileStore, folder: int, name: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[None]:
-    """Claim the serial numbers that only `new` has, for the write of a record in the block. Then release the others.
+    """Claim the serial numbers that only `new` has. In the block, the caller writes the record. Then release the stale
+    claims.
 
     `old` and `new` are results of `serials`. The caller holds the lock of the record. Raise SerialTaken.
     """
@@ -109,7 +111,7 @@ def flush(folder: int) -> None:
 
 
 def release(store: FileStore, folder: int, name: str, claims: Collection[str], *, own_import: bool = False) -> None:
-    """Delete those claims of a record that are stale. `own_import` is True if the caller has the journal."""
+    """Delete the stale claims of a record. `own_import` is True if the caller has the journal."""
     for claim in claims:
         with _locked(store, folder, claim):
             _release(store, folder, claim, name, own_import=own_import)
@@ -126,7 +128,8 @@ def bring_in(store: FileStore, user: str) -> None:
 
 
 def make(store: FileStore, folder: int) -> None:
-    """Create the folder with the claims of all records, unless it exists. A token of two users is claimed for one."""
+    """Create the folder with the claims of all records, unless it exists. Claim a token of two users for the first
+    user."""
     if exists(folder, FOLDER):
         return
     lock = store.lock_of(folder, FOLDER, _MAKE_WAIT)
@@ -152,13 +155,14 @@ def names(folder: int) -> list[str]:
 
 
 def holder(store: FileStore, folder: int, claim: str) -> str | None:
-    """Return the file name of the record that has the claim, or None if there is no claim, or it is stale."""
+    """Return the file name of the record that has the claim, or None if the claim is missing or stale."""
     name = _read(folder, claim)
     return None if name is None or _is_stale(store, folder, claim, name) else name
 
 
 def is_held_by(folder: int, claim: str, name: str) -> bool:
-    """Return True if the claim belongs to the record `name`, which is known to have the serial number."""
+    """Return True if the claim belongs to the record `name`. The caller knows that this record has the serial
+    number."""
     return _read(folder, claim) == name
 
 
@@ -172,11 +176,11 @@ def sweep(store: FileStore, folder: int) -> None:
 
 
 class Owners:
-    """The owners of serial numbers, for a dry run: a lookup creates no claim, and acquires no lock."""
+    """The owners of serial numbers, for a dry run: a lookup only reads the store."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
-        self._found: dict[str, str] | None = None  # claim -> user, of a store without claims
+        self._found: dict[str, str] | None = None  # claim -> user, if the store has no folder of claims
 
     def of(self, serial: str) -> str | None:
         """Return the owner of the token with this serial number, or None."""
@@ -215,10 +219,10 @@ def _link(folder: int, claim: str, name: str) -> None:
 
 
 def _read(folder: int, claim: str) -> str | None:
-    """Return the file name of the record to which a claim points, or None if there is no claim."""
+    """Return the file name of the record to which a claim points, or None if the claim is missing."""
     try:
         return os.readlink(f"{FOLDER}/{claim}", dir_fd=folder).removeprefix(_BEFORE)
-    except OSError:  # EINVAL: not a symbolic link
+    except OSError:  # EINVAL: another program has created a file here
         return None
 
 
@@ -235,7 +239,7 @@ def _take(
             return
         if other is not None and not _is_stale(store, folder, claim, other, is_staged):
             raise SerialTaken(serial, user_of_file(other))
-        _delete(folder, claim)  # an import may claim it before the next attempt
+        _delete(folder, claim)  # an import may create the claim again before the next attempt
 
 
 def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import: bool = False) -> None:
@@ -253,13 +257,14 @@ def _delete(folder: int, claim: str) -> None:
 
 
 def _is_stale(store: FileStore, folder: int, claim: str, name: str, is_staged: IsStaged | None = None) -> bool:
-    """Return True if no token has the claim of the record `name`, and no process is about to write such a token.
+    """Return True if the record `name` lacks a token for its claim, and no process is about to write this token.
 
-    `is_staged` is for the process that has the journal. An unlocked reader may find a claim whose record follows.
+    `is_staged` is for the process that has the journal. A reader without the lock may find a claim before its record is
+    written.
     """
     if exists(folder, JOURNAL) if is_staged is None else is_staged(name, claim):
         return False
-    try:  # after the look for an import: a completed import has written the record
+    try:  # after the check for an import: a completed import has written the record
         stored = store.find(folder, name)
         return stored is None or claim not in serials(stored.document)
     except (StoreError, ValueError):  # a damaged record keeps its serial numbers
@@ -284,7 +289,7 @@ def _copy_claims(store: FileStore, folder: int, name: str) -> None:
 
 
 def _claims_of(store: FileStore, folder: int, name: str) -> Collection[str]:
-    """Return the claims of a record, or nothing if it cannot be read: `pam-totp list` reports it."""
+    """Return the claims of a record; empty for a damaged record, which `pam-totp list` reports."""
     with suppress(NotThere, StoreError, ValueError):
         stored = store.find(folder, name)
         return serials(None if stored is None else stored.document)
@@ -292,7 +297,7 @@ def _claims_of(store: FileStore, folder: int, name: str) -> Collection[str]:
 
 
 def _remove(folder: int, name: str) -> None:
-    """Delete the folder `name` that a killed `make` left, with its files."""
+    """Delete the folder `name` of a killed `make`, with its files."""
     for claim in _content(folder, name):
         unlink(folder, f"{name}/{claim}")
     with suppress(FileNotFoundError):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = ".decoy"
 COUNT = 64
-_ATTEMPTS = 4  # more than one: a decoy that another process is writing can look damaged
+_ATTEMPTS = 4  # more than 1, because a decoy appears damaged while another process writes it
 
 
 def use(folder: int) -> bool:

@@ -1,4 +1,4 @@
-"""A store without records, for a dry run on a store that does not exist yet."""
+"""A store without records, for a dry run on a missing store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pam_totp.store.file import file_name
 
 
 class EmptyStore:
-    """A store that has no record, and that cannot be changed."""
+    """A store without records, which refuses every change."""
 
     def read(self, user: str) -> NoReturn:
         file_name(user)  # raises StoreError for a name that no store accepts

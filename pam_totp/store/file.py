@@ -2,17 +2,18 @@
 
 Rules:
 1. An update acquires the lock, reads, decides, writes durably and returns, in this order.
-2. A login overwrites existing blocks, for every user name and every outcome. So users can log in on a full disk. Its
-   errors do not reveal enrolled names or right codes.
+2. A login overwrites existing blocks, for every user name and every outcome. So users can log in on a full disk, and
+   the errors of a full disk do not reveal enrolled names or right codes.
 3. The lock of a user is a byte of the file `.lock`. The process releases the lock before a prompt.
-4. An unknown user has a lock, too, and the update overwrites a decoy.
+4. For an unknown user, the update acquires a lock, too, and overwrites a decoy.
 5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.
-6. Every user name has one file name. Two user names never have the same file name.
-7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service of
-   version 1 that still runs finds the empty file damaged, and denies the login. If the file did not exist, `nullok`
-   would let the user in. While the file has content, an update also acquires the lock of version 1.
+6. Every user name has one file name, and every file name belongs to one user name.
+7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. The empty
+   file is damaged for a service of version 1 that still runs, which then denies the login. If the file did not exist,
+   `nullok` would let the user in. While the file has content, an update also acquires the lock of version 1.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
-9. Two users never have tokens with the same serial number: the folder `.serial` has a claim for each (`claims`).
+9. The token with a serial number belongs to one user only: the folder `.serial` has a claim for each serial number
+   (`claims`).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def file_name(user: str) -> str:
 
 
 def user_of_file(name: str) -> str:
-    """Return the user whose record has the file name `name`, of either version."""
+    """Return the user with the record in the file `name`, of either version."""
     from urllib.parse import unquote_to_bytes  # imported here because logins do not need it
 
     return unquote_to_bytes(name.rpartition(".")[0]).decode("utf-8", "surrogateescape")
@@ -191,7 +192,7 @@ class FileStore:
         try:
             stored = self.find(folder, name)
         except DamagedFile:
-            if not unlink(folder, self.temporary(name)):  # after a kill, it can be a hard link of `name`
+            if not unlink(folder, self.temporary(name)):  # a killed process can leave a hard link of `name`
                 raise
             stored = self.find(folder, name)
         if stored is not None and stored.other is None:
@@ -236,7 +237,7 @@ class FileStore:
         return True
 
     def require_decoys(self, folder: int) -> None:
-        """Create the decoys, unless they are there. Ignore errors: the first login of an unknown user logs them."""
+        """Create the decoys, unless they exist. Ignore errors, because the first login of an unknown user logs them."""
         if not decoys.are_made(folder):
             with suppress(OSError, StoreError):
                 self._prepare(folder)
@@ -266,7 +267,7 @@ class FileStore:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
 
     def lock_of(self, folder: int, name: str, wait: float | None = None) -> int:
-        """Lock a name that is not that of a record. Return a descriptor; closing it releases the lock."""
+        """Lock the name of a claim or of a folder. Return a descriptor; closing it releases the lock."""
         return acquire(folder, self._lock_name(), name, self._lock_wait if wait is None else wait)
 
     @contextmanager
@@ -292,7 +293,8 @@ class FileStore:
             raise StoreError(f"{self.folder}: its mode must be 0700")
 
     def find(self, folder: int, name: str) -> Slots | None:
-        """Return the slots of the file, or None, without its lock. Raise DamagedFile for a file that is being written.
+        """Read the file without its lock, and return the slots, or None if it does not exist. Raise DamagedFile during
+        a write.
 
         Try `name` twice, because another process may convert version 1.
         """

@@ -1,7 +1,7 @@
 """The store of one user: a file that the user owns, usually in the home folder (module argument `secret=`).
 
 Rules:
-1. The process that opens the file runs as that user and has no other privilege.
+1. The process that opens the file runs as that user, without further privileges.
 2. The file is a regular file with mode 0600, owned by the user. It must not be a symbolic link.
 3. The user or root owns the folder, and no other account may write to it.
 4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file.
@@ -58,7 +58,7 @@ class HomeStore(FileStore):
         self.user = user
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
-        """Do `search`, but write nothing: pam_totp writes only to the home folders of enrolled users."""
+        """Call `search` only, because pam_totp writes only to the home folders of enrolled users."""
         search()
 
     def users(self) -> Iterator[str]:
@@ -69,12 +69,12 @@ class HomeStore(FileStore):
         yield self.user
 
     def owner_of_serial(self, serial: str) -> str | None:
-        """Return None: the store cannot read the files of other users."""
+        """Return None, because the store cannot read the files of other users."""
         return None
 
     def file_of(self, user: str) -> str:
         if user != self.user:
-            raise StoreError(f"{self.folder}/{self._name}: holds only the record of {self.user}")
+            raise StoreError(f"{self.folder}/{self._name}: has only the record of {self.user}")
         return self._name
 
     def _lock_name(self) -> str:
@@ -93,13 +93,13 @@ class HomeStore(FileStore):
         return [self.temporary(name)]
 
     def _prepare(self, folder: int) -> None:
-        """Do nothing: this store has no decoys."""
+        """Do nothing, because this store has no decoys."""
 
     def _use_decoy(self, folder: int) -> None:
-        """Do nothing, for the same reason."""
+        """Do nothing, like `_prepare`."""
 
     def _claims(self, folder: int, name: str, old: UserRecord, new: UserRecord) -> AbstractContextManager[None]:
-        """Claim nothing, for the same reason."""
+        """Claim nothing, because this store has a single record."""
         return suppress()
 
     def _check_folder(self, status: os.stat_result) -> None:

@@ -2,16 +2,16 @@
 
 Rules:
 1. The file `committing` exists while records may be changed. In this state, `undo` rolls back each changed record.
-2. `manifest` has a line of JSON for each record: its file name, the old document (null if there was no record), and the
-   new document. For each name, the last line counts.
+2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
+   document. For each name, the last line counts.
 3. A roll-back overwrites or deletes files, so it succeeds on a full disk.
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
 5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
-   denied: after a deletion, the user would count as not enrolled.
-6. In version 1, a line has a name, the new document, and True if an old record existed. NAME.json.old is a hard link
-   of the old record. While NAME.json.new exists, the record is unchanged. A roll-back converts a
-   changed record to version 2.
+   denied. After a deletion, the user would not be enrolled.
+6. In version 1, a line has a name, the new document, and true or false: whether an old record existed. NAME.json.old is
+   a hard link of the old record. While NAME.json.new exists, the record is unchanged. A roll-back converts a changed
+   record to version 2.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from pam_totp.store.secret_file import exists, read, unlink
 _COMMITTING, _MANIFEST = "committing", "manifest"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _AT_ONCE = 10_000  # names
-_BUFFER = 64 * 1024  # bytes of the manifest that are written at once
+_BUFFER = 64 * 1024  # bytes of the manifest in one write
 
 
 class Entry(NamedTuple):
-    """The change of one record: the file name, the old document (None if there was no record), and the new document.
+    """The change of one record: the file name, the old document (None for a new record), and the new document.
 
     If `linked` is a bool, version 1 wrote the entry. Then `name` is the file name of version 1, and `old` is None.
     """
@@ -89,7 +89,7 @@ def is_left(folder: int) -> bool:
 
 @contextmanager
 def opened(folder: int) -> Iterator[int]:
-    """Create and lock the folder `.import`, and yield its descriptor. Raise StoreError if the folder exists."""
+    """Create and lock the folder `.import`, and yield the descriptor. Raise StoreError if the folder exists."""
     try:
         os.mkdir(JOURNAL, 0o700, dir_fd=folder)
     except FileExistsError:
@@ -148,7 +148,7 @@ class Manifest:
 def undo(store: FileStore, folder: int, journal: int) -> int:
     """Roll back every record, and unmark the journal. Return the number of records that were changed.
 
-    If a record that has an old document is damaged, roll back the other records, then raise DamagedFile. The journal
+    If a record with an old document is damaged, roll back the other records, then raise DamagedFile. The journal
     remains marked, because it contains the old document.
     """
     if not marked(journal):
@@ -172,10 +172,11 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
 
 
 def release_claims(store: FileStore, folder: int, journal: int) -> None:
-    """Release the claims of all serial numbers that the batch was about to add, except those of records with them."""
+    """Release the claims of all serial numbers that the batch was about to add, unless a record has the serial
+    number."""
     from pam_totp.store import claims  # imported here because `claims` needs `FileStore`, and the roll-back is rare
 
-    with suppress(StoreError, ValueError, OSError):  # a stale claim prevents nothing after the end of the import
+    with suppress(StoreError, ValueError, OSError):  # after the end of the import, other processes replace stale claims
         for entry in _all_entries(journal):
             if entry.linked is None:
                 added = claims.serials(entry.new).keys() - claims.serials(entry.old).keys()
@@ -194,7 +195,7 @@ def entries(journal: int) -> Iterator[Entry]:
 
 
 def _of_version_1(journal: int, entry: Entry, *, was_there: bool) -> Iterator[Entry]:
-    """Yield the entry in the format of version 2, unless the record is unchanged or was rolled back by version 1."""
+    """Yield the entry in the format of version 2, unless the record is unchanged or version 1 has rolled it back."""
     if exists(journal, f"{entry.name}.new"):
         return
     with suppress(NotThere, DamagedFile):
@@ -237,7 +238,7 @@ def _is_unchanged(store: FileStore, folder: int, entry: Entry) -> bool:
 
 def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
     """Roll back one record. The caller holds its lock. Return True if the record was changed."""
-    unlink(folder, store.temporary(entry.name))  # of a file that a killed process was creating
+    unlink(folder, store.temporary(entry.name))  # the temporary file of a killed process
     try:
         stored = store.load(folder, entry.name)
     except DamagedFile:
@@ -275,10 +276,10 @@ def _lost_its_content(folder: int, name: str) -> bool:
 
 
 def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: UserRecord) -> UserRecord:
-    """Return `current` without its unused new tokens. A login, for example, has changed this record since the import.
+    """Return `current`, which a login, for example, has changed since the import, without its unused new tokens.
 
     Used tokens remain: otherwise a second import of the same file would restore their old counters. Used recovery codes
-    and counted failures remain too. So a roll-back never deletes such a record.
+    and counted failures remain too, so a roll-back never deletes such a record.
     """
     for token in new.tokens:
         if (old is None or old.token(token.name) is None) and current.token(token.name) == token:

@@ -1,7 +1,7 @@
-"""Where a store is: a folder on this host, or a database.
+"""The location of a store: a folder on this host, or a database.
 
 Rules:
-1. A login on a host with a folder imports only the standard library. So the code for databases is imported late.
+1. The code for databases is imported late, so that a login on a host with a folder imports only the standard library.
 2. A database has a URL (RFC 3986) of the scheme `postgresql`. Every other text is the path of a folder.
 """
 
@@ -51,7 +51,7 @@ def postgres() -> ModuleType:
 
 
 def notice(path: str) -> str | None:
-    """Return the text of the file that takes the place of a folder whose records were copied, or None."""
+    """Return the text of the file that replaces a folder after the copy of its records, or None."""
     with suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
         text = file.readline(_MAX_NOTICE).strip()
         if text.startswith(NOTICE):

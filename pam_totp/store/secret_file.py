@@ -27,9 +27,8 @@ _UNKNOWN_FLAG = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 class LastRead:
-    """What was read last: a file's content, its slots, and their record, if it was parsed.
-
-    A login reads the file again under the lock. If the content is the same, it is not decoded and parsed again.
+    """The results of the last read: a file's content, its slots, and the record if it was parsed. A login reads the
+    file again under the lock. If the content is the same, the login uses these slots and this record.
     """
 
     content: bytes | None = None
@@ -63,7 +62,7 @@ def read(folder: int, name: str, *, may_have_links: bool = False, last: LastRead
             raise DamagedFile(f"{name}: {e}") from None
         last.content, last.record = data, None
     slots = last.slots
-    if status.st_nlink > 1 and slots.size and not may_have_links:  # an import of version 1 links its files to copies
+    if status.st_nlink > 1 and slots.size and not may_have_links:  # an import of version 1 creates hard links
         raise DamagedFile(f"{name}: must not have hard links")
     return slots
 
@@ -98,7 +97,7 @@ def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS
     try:
         file = os.open(temporary, flags, 0o600, dir_fd=folder)
-    except FileExistsError:  # left by a killed process
+    except FileExistsError:  # a killed process has left the file
         unlink(folder, temporary)
         file = os.open(temporary, flags, 0o600, dir_fd=folder)
     try:

@@ -4,15 +4,15 @@ Rules:
 1. Logins continue during a repair. A repair that writes a record holds the record's lock, and reads the record again.
 2. Only an administrator can restore a record that has no valid slot.
 3. On a full disk, a login needs blocks that it can overwrite. So every block of a secret file must be allocated and
-   written, and must not be shared with a copy. The file system must overwrite blocks in place. The same holds for
+   written, and must not be shared with a copy. The file system must overwrite blocks in place. The same applies to
    decoys, so that an attacker cannot distinguish unknown users.
 4. A repair that deletes files of version 1 also holds the lock of version 1, because a process of version 1 may still
    run.
-5. A secret file is written in place after it was created. So a file whose content is older than the file itself comes
-   from another program: tar, rsync or cp restored it, or the clock was set back.
+5. A process writes to a secret file after its creation. So if the content is older than the file, another program has
+   restored the file (tar, rsync, cp), or the clock was set back.
 6. After a failed repair, the other repairs continue.
-7. Records that another program restored, or that are older than the claims, have serial numbers without a claim. If two
-   users have the same token, only an administrator can decide.
+7. Records can have serial numbers without a claim if another program restored them, or if they are older than the
+   claims. If two users have the same token, only an administrator can decide.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def put_back(store: FileStore) -> Iterator[str]:
 
 
 def rewrite(store: FileStore, user: str) -> None:
-    """Write the record of a user again, unchanged, so that `put_back` does not yield it. Raise StoreError."""
+    """Write the record of a user again, unchanged. After this, `put_back` omits the user. Raise StoreError."""
     name = store.file_of(user)
     with store.opened() as folder:
         _rewrite(store, folder, name)
@@ -104,7 +104,7 @@ def rewrite(store: FileStore, user: str) -> None:
 def created_at(path: str) -> int | None:
     """Return the time at which a folder was created (Unix seconds), or None if it is unknown.
 
-    A restore cannot set this time, and a repair of the files in the folder does not change it. Raise OSError.
+    Restores and repairs of the files in the folder cannot change this time. Raise OSError.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -121,7 +121,8 @@ def _is_older_than_file(file: int) -> bool:
 
 
 def _times(file: int) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Return the times of creation and of modification (seconds, nanoseconds), or None if the first is unknown."""
+    """Return the times of creation and of modification (seconds, nanoseconds), or None if the time of creation is
+    unknown."""
     import ctypes  # imported here because the import is slow, and the store is also a part of logins
 
     buffer = ctypes.create_string_buffer(_STATX.size)
@@ -164,7 +165,7 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
 
 
 class _ClaimsInUse:
-    """The claims that belong to a token. Memory has only their number."""
+    """The check of the claims. Memory has only the number of claims with a token."""
 
     def __init__(self, store: FileStore, folder: int) -> None:
         self._store, self._folder = store, folder
@@ -175,7 +176,7 @@ class _ClaimsInUse:
 
     def of(self, name: str, document: bytes) -> Iterator[Defect]:
         """Yield the defects of the claims of a record."""
-        with suppress(ValueError):  # `pam-totp list` reports the record
+        with suppress(ValueError):  # `pam-totp list` reports the damaged record
             found = claims.serials(document)
             self._records += 1
             for claim, serial in found.items():
@@ -184,7 +185,7 @@ class _ClaimsInUse:
                     self._count += 1
                     continue
                 other = claims.holder(self._store, self._folder, claim)
-                if other == name:  # a change in the meantime
+                if other == name:  # another process has changed the claim meanwhile
                     self._count += 1
                 elif other is None:
                     text = f"{name}: the serial number {serial} has no claim, so another user can get this token too"
@@ -201,7 +202,7 @@ class _ClaimsInUse:
             if self._are_needed:
                 text = f"{claims.FOLDER}: not found, so two users can get the same token"
                 yield Defect(text, partial(claims.make, self._store, self._folder))
-        elif self._records == records and not exists(self._folder, JOURNAL):  # an import writes the records later
+        elif self._records == records and not exists(self._folder, JOURNAL):  # an import writes records after claims
             dead = len(claims.names(self._folder)) - self._count
             if dead > 0:
                 text = f"{claims.FOLDER}: {dead} {'claim' if dead == 1 else 'claims'} without a token"
@@ -209,7 +210,7 @@ class _ClaimsInUse:
 
 
 def _record_of(folder: int, name: str) -> str | None:
-    """Return the file name of the record to which the leftover `name` belongs, or None if `name` is not a leftover."""
+    """Return the file name of the record to which the leftover `name` belongs, or None for any other file."""
     stem, _, suffix = name.rpartition(".")
     if name.startswith("."):
         if suffix == "record":
@@ -374,7 +375,7 @@ def _replace_file(store: FileStore, folder: int, name: str) -> None:
 
 
 def _convert(store: FileStore, user: str) -> None:
-    """Convert the file of version 1 of a user. Every update does that, even without a change."""
+    """Convert the file of version 1 of a user, by an update without a change."""
     with suppress(NotThere):
         store.update(user, lambda record: (record, None))
 

@@ -2,10 +2,10 @@
 
 Rules:
 - A GET changes nothing. Every POST must carry the CSRF token of its own session.
-- A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page.
-  A page loads scripts and styles from the portal's files only.
-- Every request but those for files counts against the limits of `request_limits`.
-- Every redirect goes to a page that this code names. A request cannot choose the target.
+- A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page. A
+  page loads scripts and styles only from the portal.
+- Every request counts against the limits of `request_limits`, except for requests for files.
+- The code chooses the target of every redirect; a request cannot choose it.
 - Every error page names the next step for the user, and hides internal details.
 """
 
@@ -37,10 +37,10 @@ HSTS = "max-age=31536000"  # one year, in seconds
 
 
 def create_app(config: Config) -> Flask:
-    """Return the application. Serve it by one process only, because the sessions are in that process's memory."""
+    """Return the application. Only one process may serve it, because the sessions are in that process's memory."""
     app = Flask("pam_totp.web", static_url_path="/static")
     app.wsgi_app = host_header.checking(app.wsgi_app)  # type: ignore[method-assign, assignment]
-    app.url_map.merge_slashes = False  # werkzeug merges them by a redirect to the host name of the request
+    app.url_map.merge_slashes = False  # werkzeug would redirect to the host name of the request
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_REQUEST,
         PREFERRED_URL_SCHEME="https" if config.tls else "http",
@@ -57,7 +57,7 @@ def create_app(config: Config) -> Flask:
         app.before_request(request_limits.refuse_too_many_requests)
     app.before_request(_refuse_other_bodies)
     CSRFProtect(app)
-    if config.rate_limits:  # after the check of the form, so that another site's form uses up no attempt
+    if config.rate_limits:  # after the check of the form, so that another site's form cannot use up attempts
         app.before_request(request_limits.refuse_too_many_attempts)
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
@@ -86,7 +86,7 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
 def _refuse_foreign_requests() -> tuple[str, int] | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site.
 
-    They are counted in no limit, so that no page of another site uses up the limits of its visitor.
+    Do not count them, so that a page of another site cannot use up the limits of its visitor.
     """
     config = current_portal().config
     if config.hosts and not host_header.is_listed(request.host, config.hosts):  # prevents DNS rebinding
@@ -105,13 +105,13 @@ def _is_from_another_site() -> bool:
 
 
 def _is_embedded_elsewhere() -> bool:
-    """Return True if a page of another site loads this address as a part of itself, and not by a link."""
+    """Return True if a page of another site embeds this address, instead of linking to it."""
     link = request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")
     return _is_from_another_site() and link != ("navigate", "document")
 
 
 def _refuse_other_bodies() -> None:
-    """Abort with status 415 if a POST has no form as the pages send it. Flask-WTF would also read JSON and files."""
+    """Abort with status 415 if the content type of a POST is not FORM. Flask-WTF would also read JSON and files."""
     if request.method == "POST" and request.mimetype != FORM:
         abort(415)
 

@@ -1,15 +1,14 @@
-"""The connections of the portal's server, and responses that are sent later, without a thread that waits.
+"""The connections of the portal's server, and held responses, which wait without a thread.
 
 Rules:
-- The application computes a response at once, and calls `delays.hold` to have it sent later. The server's thread is
-  free in between. One thread wakes all held responses.
-- A held response occupies its connection only. The client cannot shorten the delay, and a disconnected client changes
-  nothing.
+- The application computes a response at once, and calls `delays.hold` to delay the response. During the delay, the
+  server's thread is free. One thread wakes all held responses.
+- A held response occupies only its connection. The client cannot shorten the delay, even by a disconnection.
 - A connection has `REQUEST_TIMEOUT` seconds from its start to its first complete request, and from each response to the
-  next one. If many connections wait for a request, the server closes the connection that has waited longest. Slow
-  clients therefore cannot keep other clients out.
-- A client that reads no response holds one descriptor, and little memory: a connection has few requests at once, and a
-  response holds no file.
+  next request. If many connections wait for a request, the server closes the connection that has waited longest.
+  Therefore, slow clients cannot block other clients.
+- A client that does not read its responses occupies one descriptor, and little memory: a connection has few requests at
+  once, and a response keeps no file open.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ MAX_AT_ONCE = 4  # requests of one connection that the client sent before it rea
 
 
 class Timer:
-    """Calls functions at given times (monotonic seconds), in one thread."""
+    """A timer that calls functions at given times (monotonic seconds), in one thread."""
 
     def __init__(self) -> None:
         self._ready = threading.Condition()
-        self._order = itertools.count()  # equal times are served in order
+        self._order = itertools.count()  # the order of calls with equal times
         self._calls: list[tuple[float, int, Callable[[], None]]] = []
         threading.Thread(target=self._run, daemon=True, name="held responses").start()
 
@@ -64,7 +63,7 @@ class Timer:
 
 
 class _Held(BaseException):
-    """The response is complete, and is sent later. waitress passes on any exception that is not an Exception."""
+    """The signal to hold a complete response. It is a BaseException, because waitress handles every Exception."""
 
 
 class _Task(WSGITask):  # type: ignore[misc]
@@ -140,10 +139,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             min(waiting, key=lambda each: each.waits_since).will_close = True
 
     def parser_class(self, adjustments: Any) -> Any:
-        """Return the parser for the next request. waitress calls this method, and holds the lock of the requests."""
+        """Return the parser for the next request. waitress calls this method under the lock of the requests."""
         if len(self.requests) < MAX_AT_ONCE:
             return HTTPRequestParser(adjustments)
-        self.requests[-1].headers["CONNECTION"] = "close"  # no thread serves it yet: another request is before it
+        self.requests[-1].headers["CONNECTION"] = "close"  # not served yet: another request precedes it
         return _IgnoredRequest(adjustments)
 
     def write_soon(self, data: Any) -> int:
@@ -184,7 +183,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         try:
             super().service()
         except _Held:
-            # Only now, because another thread may serve this connection as soon as it is in the queue.
+            # Not earlier, because another thread may serve this connection as soon as it is in the queue.
             assert self._held is not None
             assert self._held.send_at is not None
             self.timer.call_at(self._held.send_at, partial(self.server.add_task, self))

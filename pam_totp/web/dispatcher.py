@@ -1,9 +1,9 @@
-"""The threads of the portal's server: a few of them check passwords, and all others serve pages.
+"""The threads of the portal's server: a few check passwords, and all others serve pages.
 
 Rules:
-- A check of a password may wait for others. Requests for pages never wait for it.
-- The large networks of clients (core.address) take turns. A crowd from one network therefore delays a sign-in from
-  another by one turn.
+- A check of a password may wait for other checks. Requests for pages never wait for checks.
+- The large networks of clients (core.address) take turns. Therefore, many requests from one network delay a sign-in
+  from another network by one turn.
 - A request waits in a queue, without a thread. The number of connections limits the queue.
 """
 
@@ -16,7 +16,7 @@ from waitress.task import ThreadedTaskDispatcher  # needs the extra `web`
 
 from pam_totp.system.passwords import SLOTS
 
-PASSWORD_THREADS = 2 * SLOTS  # as many as check passwords at once, and as many that read the request or the store
+PASSWORD_THREADS = 2 * SLOTS  # SLOTS threads that check passwords, and as many that read a request or the store
 
 
 class Task(Protocol):
@@ -44,7 +44,7 @@ class Turns(Generic[T]):
         self._length += 1
 
     def popleft(self) -> T:
-        """Remove and return the first task of the network whose turn it is."""
+        """Remove and return the first task of the next network."""
         network, line = self._lines.popitem(last=False)
         task = line.popleft()
         if line:

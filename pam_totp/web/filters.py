@@ -32,7 +32,7 @@ def token_kind(token: Token) -> str:
 
 
 def token_state(token: Token) -> str:
-    """Return a description of the token's state in its record."""
+    """Return a description of the token's state."""
     if not token.confirmed:
         return "not active yet: enter two codes to activate it"
     if not token.enabled:

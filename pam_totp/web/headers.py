@@ -1,4 +1,4 @@
-"""The headers of every response, also of those that the application does not answer."""
+"""The headers of every response, including responses of the server itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-NO_STORE = "no-store"  # Cache-Control of everything but files
+NO_STORE = "no-store"  # Cache-Control of all responses except files
 
 
 def refuse(start_response: Any, text: str) -> Iterable[bytes]:

@@ -26,7 +26,7 @@ _PORT = re.compile(r"(?::[0-9]{0,5})?", re.ASCII)
 
 
 def checking(app: App) -> App:
-    """Return `app`, which gets only requests with a valid Host header (or none), and with a path."""
+    """Return `app` behind a check, which refuses requests with an invalid Host header and completes an empty path."""
 
     def respond(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if not _is_valid(environ.get("HTTP_HOST", "")):

@@ -1,14 +1,15 @@
 """Limits on requests, counted in memory.
 
 Rules:
-- A request is counted in all of its budgets, or refused and counted in none. A refused request changes nothing.
-- The budgets of networks are counted at three sizes (core.address), so that a large network is not many clients.
-- An account has a budget over all networks together. Networks of the smallest size that have signed this account in do
-  not share it, so guesses from elsewhere cannot lock the owner out. The budget is larger than that of any one network.
-- Two keys are equal if their texts are equal. The caller finds the account of a name.
+- A request counts against all of its budgets. If one budget is used up, the request is refused, and does not count.
+- The budgets of networks are for three sizes (core.address), so that a large network cannot act as many clients.
+- An account has a budget over all networks together. This budget excludes networks of the smallest size that have
+  signed the account in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of any
+  single network.
+- Two keys are equal if their texts are equal. The caller looks up the account of a name.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
-  these the oldest. Keys with one request therefore displace no key with more.
-- A key is stored as a digest under a random key of the process. Its length is fixed, and no client can choose it.
+  these the oldest. Therefore, keys with one request cannot displace keys with more.
+- A table stores a key as a digest under a random key of the process, so clients cannot choose its length or value.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _DIGEST = 16  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most `count` requests in `seconds`, for each pair of `rates`. `table` keeps equal keys apart."""
+    """At most `count` requests in `seconds`, for each pair of `rates`. Equal keys in another `table` are different."""
 
     table: str
     rates: tuple[tuple[int, float], ...]
@@ -58,7 +59,7 @@ class _Table:
         return len(self._times)
 
     def recent(self, key: bytes, ended: float) -> array[float]:
-        """Forget the key's requests until `ended`. Return the times of the others."""
+        """Drop the key's requests up to the time `ended`. Return the times of the others."""
         times = self._times.get(key, array("d"))
         count = bisect_right(times, ended)
         del times[:count]
@@ -68,7 +69,7 @@ class _Table:
         return times
 
     def add(self, key: bytes, now: float, ended: float) -> None:
-        """Add a request. Drop old keys whose requests were all until `ended`, and make room if the table is full."""
+        """Add a request. Drop some keys without requests after `ended`, and shrink a full table."""
         if len(self._times) >= MAX_KEYS or self._total >= MAX_TIMES:
             self._make_room(ended)
         self._times.setdefault(key, array("d")).append(now)

@@ -127,7 +127,7 @@ def add_phone() -> Page:
         except ValueError as e:
             form.name.errors = [Problem("name", Reason.INVALID_VALUE, str(e)).text]
         else:
-            reason = conflict(_user_record(), token)  # report a conflict before the user scans the QR code
+            reason = conflict(_user_record(), token)  # so that a conflict is reported before the user scans the QR code
             if reason is None:
                 current_session().set_pending(token)
                 return redirect_to("tokens.scan_form")
@@ -332,7 +332,8 @@ def recovery() -> Page:
 @pages.get("/recovery/codes")
 @requires_sign_in
 def recovery_codes() -> Page:
-    codes = valid_recovery_codes(_user_record(), current_session().recovery_codes)  # others may have replaced them
+    # Another request may have replaced the codes.
+    codes = valid_recovery_codes(_user_record(), current_session().recovery_codes)
     if not codes:
         flash("Recovery codes are shown only once. If you did not save them, create new codes.")
         return redirect_to("tokens.overview")

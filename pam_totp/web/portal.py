@@ -23,7 +23,7 @@ from pam_totp.web.sessions import Sessions
 
 SERVICE = "pam_totp-portal"  # the name of the PAM service for passwords, and of the portal in the site file and the log
 
-UNKNOWN = "?"  # in the log, where it has quotes
+UNKNOWN = "?"  # the log shows this text in quotes
 
 
 class FirstToken(StrEnum):
@@ -45,7 +45,7 @@ class Config:
     """The configuration of a portal.
 
     store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
-    hosts: the host names that the portal answers to; an empty tuple means any name.
+    hosts: the valid host names of the portal; an empty tuple means any name.
     tls: True if a proxy in front of the portal terminates TLS.
     first_token: the proof with which users add their first token.
     rate_limits: False turns the limits off, for tests.
@@ -98,7 +98,8 @@ def current_portal() -> Portal:
 
 
 def name_for_log(user: str) -> str:
-    """Return `user`, or `UNKNOWN` if there is no such account: the text may be a password in the wrong field."""
+    """Return `user`, or `UNKNOWN` if the account does not exist, because the text may be a password in the wrong
+    field."""
     return user if current_portal().config.is_account(user) else UNKNOWN
 
 

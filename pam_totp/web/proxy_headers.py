@@ -1,8 +1,9 @@
 """The address and the scheme of a request behind a proxy.
 
 Rules:
-- Only the proxy may name them, in X-Forwarded-For and X-Forwarded-Proto. Proxy headers of other peers are removed.
-- The last address of X-Forwarded-For counts: the proxy appended it. The client may have sent the others.
+- Only the proxy may name address and scheme, in X-Forwarded-For and X-Forwarded-Proto. Proxy headers of other peers are
+  removed.
+- The last address of X-Forwarded-For counts, because the proxy appended it. The client may have sent the others.
 - REMOTE_ADDR is one address in its usual spelling, without a port, or the request is refused. Therefore the limits and
   the log show one client under one address.
 

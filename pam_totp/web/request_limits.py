@@ -1,16 +1,16 @@
-"""The limits on the portal's requests: how many, from which networks, for which account.
+"""The limits on the portal's requests, by network and by account.
 
 Rules:
 - Guesses of a password are limited for each network, for each account and network, and for each account.
-- An attempt is counted in all of its limits at once. A refused attempt is counted in none.
+- An attempt counts against all of its limits at once. A refused attempt does not count.
 - The store counts wrong codes of each user, from any address. The limits on codes protect the server. They count each
-  user apart, and only requests after the password, so that no other user can use them up.
-- Right answers count too, because a limit is applied before the answer is checked.
+  user separately, and only requests after the password, so that other users cannot use them up.
+- Right answers count too, because the portal applies a limit before it checks the answer.
 - A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
-- A smallest network that has signed the account in shares no limit with its neighbours.
-- An account counts under exactly the name in its passwd entry. A made-up name counts under exactly its own text: a
-  count shared with another spelling would show the spelling of an account.
-- Names without an account have the limits of an account, in separate tables. Made-up names therefore displace no
+- A network of the smallest size that has signed the account in has separate limits.
+- An account counts under exactly the name in its passwd entry. A name without an account counts under exactly its own
+  text, because a count shared with another spelling would show the spelling of an account.
+- Names without an account have the limits of an account, in separate tables, so that these names cannot displace the
   count of an account.
 """
 
@@ -33,8 +33,8 @@ from pam_totp.web.sessions import Step
 Charge = tuple[Budget, str]
 
 SIGN_IN = "signin.sign_in"
-LARGER = (1, 2, 4)  # times the limit of one address, for the networks of core.address.PREFIXES
-PAGES = 10  # times `per_address`: requests of pages
+LARGER = (1, 2, 4)  # factors of the limit of one address, for the networks of core.address.PREFIXES
+PAGES = 10  # factor of `per_address`: requests for pages
 CHANGES = 20  # a minute from one address
 # The POST requests that take a password or a code, the step of the session that they need (None: any), and their limit
 # in a minute from one address (None: `per_address`).
@@ -61,7 +61,7 @@ OF_UNKNOWN_NETWORKS = Budget(_ACCOUNT, ((100, HOUR), (300, DAY)))
 
 
 def refuse_too_many_requests() -> None:
-    """Abort with status 429 if the client's networks request too many pages. Files are not counted."""
+    """Abort with status 429 if the client's networks request too many pages. Requests for files do not count."""
     if request.endpoint != "static":
         _refuse_unless(_of_networks(PAGE, "", PAGES * current_portal().config.per_address))
 
@@ -74,9 +74,10 @@ def refuse_too_many_attempts() -> None:
     step, limit = LIMITS[endpoint]
     limit = limit or current_portal().config.per_address
     if endpoint == SIGN_IN:
-        if (form := SignInForm()).validate():  # otherwise, the page reports the errors, and checks no password
+        if (form := SignInForm()).validate():  # otherwise, the page reports the errors, and the password is not checked
             _refuse_password(current_portal().config.passwd_name(form.user.data), limit)
-    elif (state := current_session().state).step is step and state.user is not None:  # otherwise, no code is checked
+    # At another step, the page does not check the code.
+    elif (state := current_session().state).step is step and state.user is not None:
         _refuse_unless(_of_networks(ATTEMPT, f"{endpoint} {state.user}", limit, sizes=_sizes(state.user)))
 
 
@@ -88,12 +89,13 @@ def _refuse_password(user: str, limit: int) -> None:
 
 
 def _sizes(user: str) -> int:
-    """Return the number of the client's networks that are limited: 1 if the smallest has signed `user` in."""
+    """Return the number of the client's networks with a limit: 1 if the smallest has signed `user` in."""
     return 1 if current_portal().limits.has_signed_in(user, _networks()[0]) else len(LARGER)
 
 
 def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
-    """Count the request, or abort. Log a refusal for `user`; requests without a user are too many for the log."""
+    """Count the request, or abort. Log a refusal for `user`. Do not log requests without a user, which could flood the
+    log."""
     if current_portal().limits.admit(charges):
         return
     if user is not None:

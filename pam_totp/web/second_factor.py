@@ -43,7 +43,8 @@ class StoreFactor:
 
 
 class ServiceFactor:
-    """The check of codes through the service. Every user needs a code: the portal cannot list the enrolled users.
+    """The check of codes through the service. Every user needs a code, because the portal cannot list the enrolled
+    users.
 
     `verify` raises client.ClientError if the service cannot check the code.
     """

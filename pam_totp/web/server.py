@@ -29,7 +29,7 @@ OTHER_FILES = 200  # descriptors: a few for each thread, with slack
 
 
 class ListenError(ValueError):
-    """The address is invalid, or the portal must not listen there."""
+    """The error of an address that is invalid, or on which the portal must not listen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,6 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
 
 def exit_on_signal(*_: object) -> NoReturn:
     """Exit on a signal, and block later signals, for example from timeout(1), which would interrupt the exit."""
-    # The signals are blocked, not ignored: Python prints an error for an ignored signal that has already arrived.
+    # Block the signals instead of ignoring them: Python prints an error for an ignored signal that has already arrived.
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     raise SystemExit(0)

@@ -3,8 +3,8 @@
 Rules:
 - The cookie has the prefix `__Host-` with TLS: browsers send it to this host only, over https only. Scripts cannot read
   the cookie.
-- A session starts only when there is a value to store. The error page for an expired cookie therefore cannot replace
-  a newer session's cookie.
+- A session starts only when the application stores a value. Therefore, the error page for an expired cookie cannot
+  replace a newer session's cookie.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser
 class RequestSession(CallbackDict[str, Any], SessionMixin):
     """The session of one request: values of Flask and its extensions, and the server's session that stores them.
 
-    `state` is the session as it was when the request started. `session_id` is None while there is no session.
-    `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser
-    needs a new cookie.
+    `state` is the state of the session at the start of the request. `session_id` is None while there is no session.
+    `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser needs
+    a new cookie.
     """
 
     def __init__(self, sessions: Sessions, session_id: str | None) -> None:
@@ -77,7 +77,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     @property
     def recovery_codes(self) -> tuple[str, ...]:
-        """The new recovery codes that the user must still save. Another request may have created them meanwhile."""
+        """The new recovery codes that the user must still save, including codes from another request."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
         return () if stored is None else stored.recovery_codes
 

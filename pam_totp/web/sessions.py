@@ -1,14 +1,14 @@
 """The sessions: the state of each browser.
 
 Rules:
-- Before sign-in, the browser keeps its session itself, signed: the CSRF token of its forms, and the time of the start.
-  The server keeps nothing, so no number of requests can displace a form.
+- Before sign-in, only the browser stores its session, signed: the CSRF token of its forms, and the time of the start.
+  Therefore, requests of other clients cannot displace a form.
 - From the password on, a browser holds only a random session id. The server stores a digest of the id.
-- Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen
-  or planted before a step is invalid after it.
-- A session expires when it is idle or old. All other sessions of a user end when that user adds or removes
-  a token, or makes recovery codes.
-- The number of sessions on the server is limited. Only users who gave a correct password have one.
+- Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen or
+  planted before a step is invalid after the step.
+- A session expires after its idle limit or its total limit. All other sessions of a user end when that user adds
+  or removes a token, or makes recovery codes.
+- The number of sessions on the server is limited. A user has such a session only after a correct password.
 
 Sessions are in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the whole
 portal, and every user must sign in again after a restart.
@@ -30,7 +30,7 @@ from pam_totp.core.record import Token
 ID_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
 MAX_SESSIONS = 5_000
-CSRF_TOKEN = "csrf_token"  # the name of the one value of a session before sign-in; Flask-WTF reads it
+CSRF_TOKEN = "csrf_token"  # the name of the only value of a session before sign-in; Flask-WTF reads it
 
 
 class Step(enum.Enum):
@@ -51,10 +51,10 @@ class PendingToken:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session as it was when a request started. Times are in seconds of the sessions' clock.
+    """The state of one session at the start of a request. Times are in seconds of the sessions' clock.
 
-    `by_code` is True if the user gave a code. Otherwise the session is valid only until the user has a token.
-    `values` belong to the web framework (the CSRF token, notices).
+    `by_code` is True if the user gave a code. If False, the session is valid only until the user has a token. `values`
+    belong to the web framework (the CSRF token, notices).
     """
 
     step: Step = Step.ANONYMOUS
@@ -117,7 +117,8 @@ class Sessions:
         return None if session.is_expired(self._clock()) else session
 
     def change(self, session_id: str, change: Callable[[Session], Session]) -> Session | None:
-        """Replace a session on the server by the result of `change`, atomically. The step and the user stay the same.
+        """Replace a session on the server by the result of `change`, atomically. The step and the user remain
+        unchanged.
 
         Return the session before the change. Change nothing and return None if the session has ended.
         """
@@ -158,7 +159,7 @@ class Sessions:
         return None if pending is None or pending.expires_at < self._clock() else pending.token
 
     def _touch(self, digest: bytes) -> Session | None:
-        """Mark the session as seen, move it to the end, and return it. The caller holds the lock."""
+        """Set `last_seen`, move the session to the end, and return it. The caller holds the lock."""
         now = self._clock()
         session = self._sessions.pop(digest, None)
         if session is None or session.is_expired(now):

@@ -57,7 +57,7 @@ def test_no_path_depends_on_the_working_directory(monkeypatch: pytest.MonkeyPatc
 def test_the_store_contains_only_the_record_of_one_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     account(monkeypatch, str(tmp_path))
     store = home_store("~/.codes", "alice")
-    with pytest.raises(StoreError, match=r"\.codes: holds only the record of alice"):
+    with pytest.raises(StoreError, match=r"\.codes: has only the record of alice"):
         store.read("bob")
 
 

@@ -160,7 +160,7 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     for _ in range(50):
         log.of(7)(3, "seven")
     log.of(8)(3, "eight")
-    said = 'pam_totp(serve:auth): error problem="log quota of uid 7 reached: further lines in this minute are dropped"'
+    said = 'pam_totp(serve:auth): error problem="further log lines of uid 7 dropped: limit for this minute reached"'
     assert lines == ["seven"] * 5 + [said, "eight"]
     a_minute_on = time.monotonic() + 61
     monkeypatch.setattr(time, "monotonic", lambda: a_minute_on)
@@ -168,7 +168,7 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     for uid in range(20):
         log.of(uid)(3, "one")
     assert lines[:8] == ["one"] * 8
-    problem = "log quota of all accounts that ask about themselves reached: further lines in this minute are dropped"
+    problem = "further log lines of all accounts that ask about themselves dropped: limit for this minute reached"
     assert lines[8:] == [f'pam_totp(serve:auth): error problem="{problem}"']
 
 
@@ -189,7 +189,7 @@ def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    until(lambda: site.log.has("log quota", f"uid {UNPRIVILEGED_UID}"), "the log reports that the quota is reached")
+    until(lambda: site.log.has("log lines", f"uid {UNPRIVILEGED_UID}"), "the log reports that the limit is reached")
     assert sum("must be a hello" in line for line in site.log.lines()) == log_quota.MAX_LINES
     as_nobody(site, hello("root"), codes(0))
     assert not site.log.has("not-yours-to-ask"), "the lines of the flooding account are still dropped"
@@ -971,7 +971,7 @@ def test_a_failure_to_start_a_thread_is_reported_in_one_line(site: Site, monkeyp
         listener.bind(str(site.socket))
         listener.listen()
         serving = service.Service(listener, str(site.store), str(site.config), lambda *_: None)
-        with pytest.raises(ServiceError, match="no login can be served: can't start new thread"):
+        with pytest.raises(ServiceError, match="cannot serve logins: can't start new thread"):
             serving.run()
 
 

@@ -55,7 +55,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _listed(present: Iterable[str]) -> str:
-    """Return the list of faults, in which * marks those of this token. A terminal gets lines of its width."""
+    """Return the list of faults, in which * marks the faults of this token. Wrap the lines to the width of a
+    terminal."""
     lines = [f"{'*' if name in present else ' '} {name:<20} " for name in DESCRIPTIONS]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     indent = " " * len(lines[0])

@@ -71,7 +71,7 @@ class Signals:
         self.end: int | None = None
         self._runner = runner
         for ending in ENDING_SIGNALS:
-            if signal.getsignal(ending) is not signal.SIG_IGN:  # one that nohup or a script's `&` ignores stays ignored
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # keep signals ignored that nohup or `&` ignores
                 signal.signal(ending, self._end)
         signal.signal(signal.SIGUSR1, self._press)
 

@@ -3,7 +3,7 @@
 Rules:
 - A character that the terminal's encoding lacks becomes one ASCII character, so that drawings keep their shape.
 - A path that is not valid in the terminal's encoding is written as its own bytes.
-- After the terminal has disappeared, output is dropped. The interface ends instead of waiting for the terminal.
+- After the terminal has disappeared, `Terminal` drops the output, and the interface ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ASCII = str.maketrans(
 def use_plain_characters() -> None:
     """Let standard output and standard error replace characters that their encodings lack."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # otherwise a test has replaced it
+        if isinstance(stream, io.TextIOWrapper):  # a test can replace the streams
             plain_characters(stream)
 
 
@@ -68,13 +68,14 @@ class Terminal:
         self._try(self._stream.flush)
 
     def _try(self, action: Any) -> None:
-        """Drop the output if the terminal has disappeared. An error would end textual's thread, and block the app."""
+        """If the terminal has disappeared, drop the output, because an error would end textual's thread and block the
+        app."""
         try:
             action()
         except OSError:
             self.is_gone = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # the stream's buffer can be flushed
+            os.dup2(nowhere, self._stream.fileno())  # so that a flush of the stream succeeds
             os.close(nowhere)
 
 

@@ -1,8 +1,8 @@
 """The token's chip: the conditions and actions that the table in firmware.py uses.
 
 Rules:
-- The chip writes the next counter durably before it computes a HOTP code. A power failure therefore cannot make the
-  token compute the same code again.
+- The chip writes the next counter durably before it computes a HOTP code. Therefore, after a power failure, the token
+  cannot compute the same code again.
 - The chip reads the memory again at every press. After a failed checksum, the display shows an error instead of a code.
 - Deadlines are ages of the hardware in milliseconds. This module reads no clock.
 """
@@ -46,7 +46,7 @@ class Chip:
         self.deadlines: dict[Signal, int] = {}
         self.state = State.BOOT
         self.last_code = ""
-        self.codes_shown = 0  # since the chip was created; `LiveToken.press` waits for an increase
+        self.codes_shown = 0  # since the creation of the chip; `LiveToken.press` waits for an increase
         self.ready_at = 0  # the age from which the next press counts
         self._pressed_at = 0
         self._slot = 0
@@ -78,7 +78,7 @@ class Chip:
         return True
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None if no time-based code is shown."""
+        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
         slot = self.slot
         if slot is None or slot.kind != "totp" or self.text != self._code:
             return None

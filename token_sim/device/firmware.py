@@ -77,7 +77,7 @@ TABLE = (
     Transition(_S.ERROR, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Transition(_S.MENU, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Transition(None, _G.OFF, Chip.always, None, Chip.darken),
-    # A press does not change these states.
+    # In these states, a press has no effect.
     Transition(_S.FAILED, _G.CLOSE, Chip.is_ready, None, Chip.show_failure),
     Transition(_S.EXHAUSTED, _G.CLOSE, Chip.is_ready, None, Chip.show_exhausted),
     # The power fails or is restored, or the case is opened.

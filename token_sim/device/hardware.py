@@ -15,7 +15,7 @@ DAY = 86_400_000  # ms
 YEAR = 365 * DAY
 PPB = 1_000_000_000
 
-TURNOVER = 25  # °C: the temperature at which a tuning-fork crystal is fastest
+TURNOVER = 25  # °C: the turnover, the temperature at which a tuning-fork crystal is fastest
 CURVATURE = 30  # ppb per °C² of distance from the turnover (0.03 ppm): the crystal is slower on both sides
 AGEING = 1_000  # ppb a year: 1 ppm, approximate, for the first years of a tuning fork
 
@@ -95,7 +95,7 @@ def new_hardware(profile: Profile, now: int, crystal: int = 0) -> Hardware:
 def _ageing_drift(age: int) -> int:
     """Return the drift by ageing, in ms·ppb.
 
-    The drift grows with the square of the age, because its rate grows linearly. A closed formula does not depend on the
-    time steps.
+    The drift grows with the square of the age, because its rate grows linearly. The formula depends only on the age,
+    and is independent of the time steps.
     """
     return AGEING * age * age // (2 * YEAR)

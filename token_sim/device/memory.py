@@ -1,11 +1,11 @@
 """The token's memory: a small EEPROM, which is read completely and written by pages.
 
 Rules:
-- A page is used only if its CRC-32 is correct.
+- The token uses a page only if the page's CRC-32 is correct.
 - A slot stores the counter of its *next* code in two pages, and a write replaces the older page. The newer page
   therefore remains intact after an interrupted write.
 - The counter is the valid page's counter *plus one* if the other page is corrupt, because that page may have been the
-  newer page. The token may therefore skip a code, but never shows a code twice.
+  newer page. Therefore, the token may skip a code, but never shows a code twice.
 - `repr` never shows a key.
 """
 
@@ -38,7 +38,7 @@ class Corrupt(Exception):
 
 
 class Nvram(Protocol):
-    """The storage of a device's memory. `write` is durable when it returns, and raises OSError if it fails."""
+    """The storage of a device's memory. `write` is durable when it returns. If `write` fails, it raises OSError."""
 
     def read(self) -> bytes: ...
 
@@ -136,7 +136,7 @@ def load(image: bytes) -> Contents:
 def counter_write(image: bytes, slot: int, counter: int) -> tuple[int, bytes]:
     """Return the offset and the data of the write that stores `counter` as the next counter.
 
-    The write replaces the corrupt page if there is one, otherwise the older page.
+    The write replaces a corrupt page, otherwise the older page.
     """
     pages = [_counter(image, slot, page) for page in (0, 1)]
     page = min((0, 1), key=lambda n: -1 if (value := pages[n]) is None else value)

@@ -1,7 +1,7 @@
 """The models of tokens as one table: behaviour, times and power.
 
-Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A figure without a source in a maker's
-document is called approximate. The value of a code does not depend on these figures.
+Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A comment marks each figure without a
+source in a maker's document as approximate. The value of a code does not depend on these figures.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Profile:
     quartz_ppm: int = 20  # ±: the maximum initial error of a crystal at 25 °C
 
 
-# The effects of holding the button for this time:
+# The time for which a user holds the button, and the effect:
 MENU_COUNTER_MS = 2_000  # show the counter
 MENU_SERIAL_MS = 6_000  # show the serial number
 MENU_BATTERY_MS = 8_000  # show the battery
 HELD_TOO_LONG_MS = 30_000  # turn the display off; the release then has no effect
 
-# This model does not imitate a product. Its times are short, so that scripts need not wait.
+# A model without a real product. Its times are short, so that scripts need not wait.
 GENERIC = Profile(name="generic", title="OATH token", serial_type="GN", kind="hotp")
 
 # Source: RCDevs' page "Feitian c100 - c200 Tokens with OpenOTP" (event-based, 6 digits, shipped with PSKC). The other

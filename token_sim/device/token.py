@@ -3,7 +3,7 @@
 Rules:
 - Time is an argument, in whole milliseconds. This module reads no clock.
 - Random choices use a seeded generator. Only the memory does input and output.
-- The length of the time steps changes no result: the same calls at the same times give the same events.
+- The same calls at the same times give the same events, regardless of the length of the time steps.
 - The device records events in order, and the caller fetches them with `take_events`.
 """
 
@@ -21,7 +21,7 @@ from token_sim.device.models import Profile
 from token_sim.device.states import Signal, State
 
 BOUNCE_MS = 3  # the length of a bounce of a worn contact
-_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # the order of signals that are due at the same moment
+_TIMED = (Signal.TIMER, Signal.ROLL, Signal.OFF)  # the order of signals that are due at the same time
 _BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.COMPUTE, State.TYPING))
 
 
@@ -63,7 +63,7 @@ class Device:
         events, self.chip.events = self.chip.events, []
         return events
 
-    # --- time. Events are scheduled by age, because the true time may jump, or stop while the token ages.
+    # --- time. The device schedules events by age, because the true time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
         """Let `ms` milliseconds pass. The true time changes only if `world` is true.
@@ -154,7 +154,7 @@ class Device:
             self.open()
 
     def permanent_faults(self) -> list[Fault]:
-        """Return the permanent faults that the token has now, whatever caused them."""
+        """Return the permanent faults that the token has now, regardless of their cause."""
         hardware = self.hardware
         try:
             contents = memory.load(self.memory.read())
@@ -207,14 +207,14 @@ class Device:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None if no time-based code is shown."""
+        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button
 
     @property
     def is_busy(self) -> bool:
-        """Return True if a press now would be lost."""
+        """Return True if the token would ignore a press now."""
         return bool(self._contact_changes) or not self.chip.is_ready() or self.state in _BUSY
 
     def press(self, ms: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """The factory: tokens with serial numbers and seeds, and a CSV file of seeds like that of a vendor.
 
 Rules:
-- A seed is stored only in the token file and in the seed file.
+- Only the token file and the seed file contain a seed.
 - Only the owner can read these files.
 """
 
@@ -113,7 +113,7 @@ def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToke
 def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
     """Write `SERIAL.token` for each token into `folder`, and return the paths. Raise FileExistsError if a path exists.
 
-    The files are not synced: after a crash, the user must make the batch again.
+    After a crash, the user must make the batch again, because the files are not synced.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     paths = [os.path.join(folder, f"{token.serial}.token") for token in tokens]

@@ -1,7 +1,7 @@
 """Seed files of RFC 6030 (PSKC), like those of vendors: without encryption, or with AES under a transport key.
 
 Rules:
-- The transport key is never stored in the file that it decrypts.
+- The file with the encrypted seeds never contains the transport key.
 """
 
 from __future__ import annotations

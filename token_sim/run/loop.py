@@ -3,8 +3,8 @@
 Rules:
 - The loop uses one thread. The handler of SIGUSR1 only increments a counter of presses, which `step` reads.
 - Each step advances the token's time before it processes input.
-- The loop survives a lack of descriptors: a port that cannot be opened stays unplugged, and a client waits.
-- The loop's clock is the kernel's. Neither a suspended host nor a test that replaces Python's clocks stops it.
+- If no descriptor is free, the loop continues: a port that cannot be opened stays unplugged, and a client waits.
+- The loop uses the kernel's clock, which continues while the host is suspended or a test replaces Python's clocks.
 - `close` removes links and sockets.
 """
 
@@ -37,7 +37,7 @@ def loop_clock() -> float:
 
 
 class Runner:
-    """The loop. `speed` is the number of token seconds per real second."""
+    """The loop. `speed` is in token seconds per real second."""
 
     def __init__(
         self, simulation: Simulation, transports: list[Transport], control: Control | None = None, speed: float = 1.0
@@ -49,7 +49,7 @@ class Runner:
         self.requested_presses = 0  # presses that a signal requested
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last = loop_clock()
-        self._lag_ms = 0.0  # the token's delay behind real time, in ms: less than 1 after each step
+        self._lag_ms = 0.0  # ms: the delay of the token behind real time, less than 1 after each step
 
     def step(self, timeout: float = POLL_S) -> None:
         """Wait for at most `timeout` seconds, and process all input."""
@@ -108,13 +108,13 @@ class Runner:
         def run() -> None:
             try:
                 outcome.put((function(), None))
-            except Exception as error:  # `call` raises the error again, in the caller's thread
+            except Exception as error:  # `call` raises the error in the caller's thread
                 outcome.put((None, error))
 
         self._calls.put(run)
         end = loop_clock() + timeout
         while True:
-            ran = is_running()  # before `get`: a thread that has ended leaves no later outcome
+            ran = is_running()  # before `get`, because a thread that has ended adds no later outcome
             try:
                 result, error = outcome.get(timeout=CALL_POLL_S if ran else 0)
                 break
@@ -129,7 +129,7 @@ class Runner:
 
     @staticmethod
     def _wait(readable: list[int], seconds: float) -> None:
-        """Wait for input. `poll` has no highest descriptor, unlike `select`."""
+        """Wait for input, with `poll` because `select` has a highest descriptor."""
         poll = select.poll()
         for descriptor in readable:
             poll.register(descriptor, select.POLLIN)

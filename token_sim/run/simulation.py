@@ -2,7 +2,7 @@
 
 Rules:
 - Time is an argument, and every function returns at once. Results are the same for all kinds of ports.
-- Only `command` executes the owner's commands (faults, time, snapshots, the oracle). The lines refuse them.
+- Only `command` executes the owner's commands (faults, time, snapshots, the oracle). The lines refuse these commands.
 - No reply contains a seed.
 - The same token, seed and calls give the same log, byte for byte.
 """
@@ -27,7 +27,7 @@ from token_sim.wire.bad_line import Line
 from token_sim.wire.protocol import LONGEST_PRESS, Session
 
 LOG_LINES = 2_000
-COLDEST, HOTTEST = -40, 85  # °C: the range for which crystals are specified
+COLDEST, HOTTEST = -40, 85  # °C: the usual range in the data sheets of crystals
 
 Request = dict[str, Any]
 

@@ -4,7 +4,7 @@ Rules:
 - A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
 - A reader sees the old token or the new token. After a failed write, the file and this object hold the old token.
 - The token's memory has its own checksums. A flipped bit in the memory makes the token's self-test fail.
-- A lock on `FILE.lock` ensures that only one process uses a token.
+- A process that uses a token holds the lock on `FILE.lock`, which excludes other processes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ class TokenFile:
         return json.dumps(doc, indent=1) + "\n"
 
     def save(self) -> None:
-        """Write the token file durably. Raise FileNotFoundError if it was removed, because `rm` removes the seed."""
+        """Write the token file durably. Raise FileNotFoundError if the file was removed, because `rm` must remove the
+        seed for good."""
         write_durably(self.path, self.text().encode(), is_new=False)
 
     def close(self) -> None:
@@ -98,7 +99,7 @@ class TokenFile:
 def write_durably(path: str, data: bytes, *, is_new: bool = True) -> None:
     """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new file.
 
-    Raise FileNotFoundError if there is no old file, unless `is_new` is true.
+    Raise FileNotFoundError if the old file is missing, unless `is_new` is true.
     """
     folder = os.path.dirname(path) or "."
     temporary = f"{path}.new"

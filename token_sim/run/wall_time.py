@@ -12,7 +12,7 @@ _PART = r"([0-9]{1,15})(ms|[smhdw])"
 
 
 def now_ms() -> int:
-    """Return the host's time in Unix milliseconds. No other function of this package reads that time."""
+    """Return the host's time in Unix milliseconds. Only this function of the package reads that time."""
     return time.time_ns() // 1_000_000
 
 

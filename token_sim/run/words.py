@@ -1,7 +1,7 @@
-"""Words that a user gives: names from a list, and seeds as text.
+"""Conversions of a user's input: names from a list, and seeds as text.
 
 Rules:
-- Case, dashes, underscores and spaces do not count in a name: `eToken PASS` is `etoken-pass`.
+- Names are compared without case, dashes, underscores and spaces: `eToken PASS` is `etoken-pass`.
 - The error for an unknown name suggests the most similar name, or lists the known names.
 - No error message contains a seed.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 
 def choose(word: object, known: Iterable[str], what: str) -> str:
-    """Return the name in `known` that `word` means. Raise ValueError; `what` says what the name is of."""
+    """Return the name in `known` that `word` matches. Raise ValueError; `what` is the kind of name for the message."""
     names = {_plain(name): str(name) for name in known}
     if _plain(word) not in names:
         raise ValueError(unknown(word, names.values(), what))
@@ -42,7 +42,7 @@ def seed(text: str) -> bytes:
     try:
         plain = plain.upper().rstrip("=")
         return base64.b32decode(plain + "=" * (-len(plain) % 8))
-    except (binascii.Error, ValueError):  # ValueError: the text is not ASCII
+    except (binascii.Error, ValueError):  # ValueError if the text is not ASCII
         raise ValueError("must be hex or base32") from None
 
 

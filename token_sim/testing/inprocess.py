@@ -1,7 +1,8 @@
-"""Tokens inside this process, which a client opens as `token://NAME`. They need no thread, and their time is virtual.
+"""Tokens inside this process, which a client opens as `token://NAME`. These tokens need no thread, and their time is
+virtual.
 
 Rules:
-- Time passes only during a read. The read advances the token's time until there is output or the timeout is reached.
+- Time passes only during a read. The read advances the token's time until the token has output, or until the timeout.
 - A read returns at once in real time.
 """
 
@@ -22,10 +23,10 @@ class PublishedToken:
         self.simulation = simulation
         self.line: Line = simulation.attach()
         self.is_open = False
-        self.inbox = bytearray()  # output that the client has not read yet
+        self.inbox = bytearray()  # output for the client's next reads
 
     def advance(self, ms: int) -> None:
-        """Let time pass until there is output, at most `ms` milliseconds."""
+        """Let time pass until the token has output, at most `ms` milliseconds."""
         device = self.simulation.device
         end = device.hardware.age + ms
         self.inbox += self.simulation.take_output(self.line)

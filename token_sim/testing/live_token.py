@@ -5,8 +5,7 @@ Rules:
 - A call never sleeps: it advances the token's time instead. The true time of the simulation is therefore ahead of
   the host's clock.
 - The true time follows the host's clock if a test moves or stops that clock, unless `now` is given.
-- If the thread dies, its port disappears, and the next call raises its error at once. `close` raises it only if no call
-  has raised it.
+- If the thread dies, the port disappears, and the next call or `close` raises the error of the thread.
 - `close` ends the thread and removes the port.
 """
 
@@ -30,7 +29,7 @@ from token_sim.wire.pty import Pty
 __all__ = ["LiveToken", "NoCode", "Stopped"]
 
 PATIENCE_MS = 120_000  # the maximum wait for a code, in the token's time: more than three times any display time
-JUMP_MS = 1_000  # a smaller difference to the host's clock is the simulation's own
+JUMP_MS = 1_000  # ms: a smaller difference to the host's clock comes from the simulation
 DARK_MS = 60_000  # after this time, every display is off
 SLOT = ("kind", "digits", "algorithm", "period", "key")
 _STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
@@ -79,7 +78,7 @@ class LiveToken:
         host = now_ms()
         self._simulation = Simulation.in_memory(image, model, host if now is None else now, seed)
         self._follows = now is None
-        self._host_ms, self._loop_s = host, loop_clock()  # the same moment on both clocks
+        self._host_ms, self._loop_s = host, loop_clock()  # the start, on both clocks
         self._runner = Runner(self._simulation, [Pty(link)], speed=speed)
         self._simulation.elapse(BOOT_MS)
         self.port = self._runner.ports[0][0].url()
@@ -153,7 +152,7 @@ class LiveToken:
                 self._runner.step()
         except BaseException as error:  # the next call, or `close`, raises it
             self._error = error
-            self._runner.close()  # a client learns of the end at once
+            self._runner.close()  # so that a client gets an error at once
 
     def _call(self, function: Callable[[], Any]) -> Any:
         host = now_ms()  # in this thread, because a test may freeze the time of its own thread only
@@ -172,12 +171,13 @@ class LiveToken:
             raise Stopped(f"token {self.serial}: its thread has died: {_text(error)}") from error
 
     def _follow(self, host: int) -> None:
-        """Move the true time as the host's clock was moved. The display is dark after a jump of more than DARK_MS."""
+        """If the host's clock has jumped, move the true time by the same span. After a jump of more than DARK_MS, the
+        display is dark."""
         jump = host - self._host_ms - int((loop_clock() - self._loop_s) * 1000)
         if not self._follows or abs(jump) < JUMP_MS:
             return
         self._host_ms, self._loop_s = host, loop_clock()
-        passed = DARK_MS if abs(jump) > DARK_MS else max(0, jump)  # the rest does not age the token
+        passed = DARK_MS if abs(jump) > DARK_MS else max(0, jump)  # the token ages by this part of the jump only
         self._simulation.elapse(passed)
         self._simulation.device.hardware.now += jump - passed
 

@@ -5,7 +5,7 @@ Rules:
 - A reply is `key=value` lines, then exactly one `OK` or `ERR n NAME`. An event is a line that starts with `+`.
 - Invalid input, in chunks of any size, does not affect the next line.
 - Typed characters never appear inside a reply: the session holds replies until the typing ends.
-- No request reads a seed. A request changes only state that a user with the token in hand can change.
+- No request reads a seed. A request can change only the state that the token's user can change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ERRORS = {"UNKNOWN": 1, "ARGUMENT": 2, "TOO-LONG": 3, "NOT-TEXT": 4, "BUSY": 5, 
 
 
 class Refusal(Exception):
-    """The request is refused. The argument is the name of an error in ERRORS."""
+    """The refusal of a request. The argument is the name of an error in ERRORS."""
 
 
 class Session:

@@ -97,7 +97,7 @@ class Pty:
     close = unplug
 
     def abandon(self) -> None:
-        """Close this process's copy of the port, without which the parent can disconnect clients. Keep the link."""
+        """Close this process's copy of the port, so that the parent can disconnect clients. Keep the link."""
         if self._master is not None:
             os.close(self._master)
             self._master = None
@@ -137,7 +137,7 @@ class Pty:
             return 0
 
     def drop_ended_client(self) -> None:
-        """Do nothing: a client of a pseudo-terminal cannot end its input alone."""
+        """Do nothing, because a client of a pseudo-terminal cannot end only its input."""
 
     def _poll_client(self) -> bool:
         """Return True if the port has a client.
@@ -164,7 +164,7 @@ class Pty:
         self._has_client = has_client
 
     def _make_raw(self) -> None:
-        """Set the terminal to raw mode again, if the last client changed the mode."""
+        """If the last client changed the mode, set the terminal to raw mode again."""
         assert self._master is not None
         if termios.tcgetattr(self._master) != self._raw_settings:
             termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
@@ -177,7 +177,7 @@ class Pty:
     def _end_exclusive_access(self) -> None:
         """End the exclusive access of the last client. Only the slave end can end it.
 
-        The access also excludes this process, unless it runs as root. If so, make a new pseudo-terminal.
+        If the access also excludes this process, make a new pseudo-terminal. It never excludes a process of root.
         """
         try:
             with self._slave() as slave:
@@ -195,11 +195,12 @@ class Pty:
             os.close(slave)
 
     def _renew(self) -> None:
-        """Replace the pseudo-terminal. Without a link, the new one usually gets the same path from the kernel."""
+        """Replace the pseudo-terminal. Without a link, the kernel usually gives the new pseudo-terminal the same
+        path."""
         assert self._master is not None
         os.close(self._master)
         self._master = None
-        with contextlib.suppress(OSError):  # without descriptors, or with another file at the link, it stays unplugged
+        with contextlib.suppress(OSError):  # no free descriptor, or another file at the link: it stays unplugged
             self.plug()
 
 
@@ -224,5 +225,5 @@ def _publish(target: str, link: str) -> None:
             os.unlink(temporary)
         os.symlink(target, temporary)
         os.rename(temporary, link)
-    except OSError as error:  # name the link, which the user gave, instead of the pseudo-terminal
+    except OSError as error:  # the error names the user's link instead of the pseudo-terminal
         raise OSError(error.errno, error.strerror, link) from error

@@ -3,7 +3,7 @@
 Rules:
 - The port listens on loopback only.
 - It has one client at a time. A second client receives `ERR 8 IN-USE`, and its connection is closed.
-- A client that ends its input (a half close) receives the output of its requests. It gives way to a new client.
+- A client that ends its input (a half close) still receives the output of its requests, until a new client connects.
 - Invalid telnet closes only the connection of the client that sent it.
 """
 
@@ -26,7 +26,7 @@ MAX_REFUSED = 8  # open connections of refused clients
 
 
 class Tcp:
-    """A TCP port (0: any free port). It uses RFC 2217 if `modem` is given. `plug` uses the same number again."""
+    """A TCP port (0: any free port). It uses RFC 2217 if `modem` is given. `plug` uses the same port again."""
 
     def __init__(self, port: int = 0, modem: Device | None = None) -> None:
         self._port, self._modem = port, modem
@@ -36,7 +36,7 @@ class Tcp:
         self._refused_clients: list[tuple[socket.socket, float]] = []
         self._is_client_new = False
         self._has_ended = False  # the client has ended its input
-        self._is_accepting = True  # False after a failed `accept`, such as without descriptors
+        self._is_accepting = True  # False after a failed `accept`, for example if no descriptor is free
         self.plug()
 
     def url(self) -> str:
@@ -59,7 +59,7 @@ class Tcp:
     close = unplug
 
     def descriptors(self) -> list[int]:
-        """Return the sockets to wait for, without those for which `poll` would return at once again."""
+        """Return the sockets to wait for. Omit sockets for which `poll` would return at once again."""
         listener = self._listener if self._is_accepting else None
         client = None if self._has_ended else self._client
         return [s.fileno() for s in (listener, client) if s is not None]
@@ -108,7 +108,7 @@ class Tcp:
         try:
             client, _ = self._listener.accept()
             self._is_accepting = True
-        except OSError as error:  # no client, a client that has disconnected, or no descriptor left
+        except OSError as error:  # no client is waiting, a client has disconnected, or no descriptor is free
             self._is_accepting = isinstance(error, BlockingIOError)
             return
         client.setblocking(False)
@@ -123,7 +123,7 @@ class Tcp:
         self._telnet = None if self._modem is None else Telnet(self._modem)
 
     def _is_client_over(self) -> bool:
-        """Return True if the client has ended its input, also if `read` has not noticed the end yet."""
+        """Return True if the client has ended its input, even if `read` has not reached the end yet."""
         if self._client is None or self._has_ended:
             return self._has_ended
         try:
@@ -134,7 +134,7 @@ class Tcp:
             return True
 
     def _refuse(self, client: socket.socket) -> None:
-        """Send IN_USE. `_close_refused` repeats it, because pyserial drops input that arrives during its `open`."""
+        """Send IN_USE. `_close_refused` sends it again, because pyserial drops input that arrives during `open`."""
         with contextlib.suppress(OSError):
             client.send(IN_USE)
         self._refused_clients.append((client, time.monotonic() + LINGER_S))
@@ -142,7 +142,8 @@ class Tcp:
             self._refused_clients.pop(0)[0].close()
 
     def _close_refused(self) -> None:
-        """Answer refused clients that send input. Close connections that ended or are older than LINGER_S."""
+        """Answer refused clients that send input. Close connections that have ended, or that are older than
+        LINGER_S."""
         for refused in list(self._refused_clients):
             client, until = refused
             try:
