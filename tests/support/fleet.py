@@ -18,7 +18,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from hashlib import sha256
@@ -110,16 +110,25 @@ class Member:
 
 
 class AuthorityProcess:
-    """A process of `pam-totp authority serve`."""
+    """A process of `pam-totp authority serve`. `before` are the words before that command, such as nsenter's."""
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, port: int, before: Sequence[str] = ()) -> None:
+        self.folder, self.port, self._before = folder, port, before
         self.config, self.log = folder / "site.toml", folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         begin = self.log.stat().st_size if self.log.exists() else 0
-        words = [sys.executable, "-m", "pam_totp.cli", "authority", "serve", "--config", str(self.config)]
+        words = [
+            *self._before,
+            sys.executable,
+            "-m",
+            "pam_totp.cli",
+            "authority",
+            "serve",
+            "--config",
+            str(self.config),
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*words, "--log", "stderr"], cwd=TREE, stdin=subprocess.DEVNULL, stdout=log, stderr=log
