@@ -4,7 +4,7 @@ Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
 2. Counters and steps only go up. Only `accepted` changes them.
 3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). At most one failure is removed
-   for each day from the first failure to the latest time of the clock, however the clock is set.
+   for each day from the first failure to the latest time of the clock, regardless of clock changes.
 4. An error names the place and the requirement there, and never shows a value.
 5. `repr` never shows a secret.
 """
@@ -115,7 +115,7 @@ class Token(Value):
         return self._replace(enabled=enabled)
 
     def with_row_needed(self) -> Self:
-        """Return the token with `row_needed`."""
+        """Return the token with `row_needed` set."""
         return self._replace(row_needed=True)
 
     def rolled_forward(self, next_factor: int) -> Self:

@@ -140,7 +140,7 @@ class Service:
                 return
             except ConnectionError:  # the client left
                 continue
-            except OSError:  # closed: the service is stopping; otherwise no descriptor is free: pause
+            except OSError:  # either the service has closed the listener, or no descriptor is free
                 if self._listener.fileno() >= 0:
                     self.loop.unwatch(self._listener.fileno())
                     self.loop.call_later(NO_DESCRIPTOR_PAUSE, self._listen)
