@@ -181,7 +181,7 @@ class SelectedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFile:
-    """A file of one user: its content, or the reason why it was not read."""
+    """A file of one user: its content, or the reason of a failed read."""
 
     path: str
     user: str | None

@@ -110,7 +110,7 @@ class LookUp:
         self.job, self.accounts = job, accounts
 
 
-Send: TypeAlias = "Callable[..., None]"  # a message's type and body
+Send: TypeAlias = "Callable[..., None]"  # arguments: a message's type and body
 # The result without a dialogue is a PAM result, or None if the service is full. The result of a LookUp is one of these.
 Begin: TypeAlias = "Callable[[Hello], Dialogue | LookUp | int | None]"
 

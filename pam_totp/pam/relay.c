@@ -664,8 +664,8 @@ EXPORTED int pam_sm_authenticate(pam_handle_t *pamh, int flags, int argc, const 
 {
     struct settings settings = parse(argc, argv);
     int result = authenticate(pamh, &settings, flags, argc, argv);
-    /* libpam uses the delay only if the login fails. After a success it hides, with `forward_pass`, that the code was
-     * right and that a later module refused the password. */
+    /* Request the delay after a right code too. libpam uses the delay only if the login fails, for example because a
+     * later module refuses the password. With `forward_pass`, the delay then hides that the code was right. */
     if (result != PAM_IGNORE && !settings.nodelay)
         pam_fail_delay(pamh, FAIL_DELAY);
     return result;
