@@ -176,7 +176,7 @@ class Client:
         for line in lines:
             if IN_USE.fullmatch(line):
                 self.close()
-                raise PortError(f"{self.url} cannot be used: another client has it open")
+                raise PortError(f"{self.url} cannot be used: another client uses the port")
             if text := line.decode("ascii", "replace").strip():
                 self._lines.append(text)
 
@@ -233,8 +233,8 @@ def _open(url: str) -> Any:
 
 _REASONS = {
     errno.ENOENT: "port not found (start the token with 'token-sim run')",
-    errno.EAGAIN: "another client has it open",
-    errno.EBUSY: "another client has it open",
+    errno.EAGAIN: "another client uses the port",
+    errno.EBUSY: "another client uses the port",
     errno.EACCES: "permission denied",
     errno.ENOTTY: "the path must be a serial port",
     errno.ECONNREFUSED: "connection refused (start the token with 'token-sim run')",

@@ -27,7 +27,7 @@ class Serial(SerialBase):
         if token is None or not token.simulation.is_plugged:
             raise SerialException(2, f"could not open port token://{name}: token not found in this process")
         if token.is_open:
-            raise SerialException(16, f"could not open port token://{name}: another client has it open")
+            raise SerialException(16, f"could not open port token://{name}: another client uses the port")
         token.is_open = True
         token.inbox.clear()
         token.line.reset()

@@ -32,7 +32,7 @@ _MAX_TEXT = MAX_CODES * MAX_DIGITS  # characters that are not ignored; a recover
 _CANONICAL = bytes(
     ord(c) if (c := chr(byte).upper().translate(str.maketrans("OIL", "011"))) in CROCKFORD else 0 for byte in range(128)
 ) + bytes(128)
-_IGNORED = dict.fromkeys(  # characters that are ignored besides white space
+_IGNORED = dict.fromkeys(  # ignored characters, in addition to white space
     (
         ord("-"),
         0x00AD,  # soft hyphen

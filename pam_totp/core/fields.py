@@ -138,7 +138,7 @@ def hexadecimal(low: int, high: int) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """Return the rule for None and for values that pass `rule`."""
+    """Return a rule that accepts None, and values that pass `rule`."""
     return lambda v: None if v is None else rule(v)
 
 

@@ -148,7 +148,7 @@ def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorith
     """Yield the codes of moving factors start to stop-1, computed by one call of PBKDF2.
 
     With one iteration, block i of PBKDF2 is HMAC(key, salt ‖ i), where i is a 32-bit number from 1 (RFC 8018 §5.2).
-    With four zero bytes as salt, that is the HMAC of moving factor i (RFC 4226 §5.2).
+    With four zero bytes as salt, the block is the HMAC of moving factor i (RFC 4226 §5.2).
     """
     from hashlib import pbkdf2_hmac  # imported here because it loads OpenSSL, and few logins need it
 

@@ -27,8 +27,8 @@ class Policy(Value):
     """The limits that `verify` applies.
 
     `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
-    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the limit for one code. From `lock_after` failures
-    on, only a recovery code is accepted; 0 means never.
+    to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the limit for one code. From `lock_after` failures on, only
+    a recovery code is accepted; 0 turns the lock off.
     """
 
     look_ahead: int = 10

@@ -2,9 +2,9 @@
 
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
-2. Counters and steps only go up. Only `accepted` changes them.
+2. Counters and steps only increase. Only `accepted` changes them.
 3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). At most one failure is removed
-   for each day from the first failure to the latest time of the clock, however the clock is set.
+   for each day from the first failure to the latest time of the clock, regardless of clock changes.
 4. An error names the place and the requirement there, and never shows a value.
 5. `repr` never shows a secret.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
-MAX_GRACE = 64  # in a file; a login keeps KEPT_GRACE
+MAX_GRACE = 64  # entries in a file; a login keeps at most KEPT_GRACE
 KEPT_GRACE = 16
 MAX_GRACE_SERVICE, MAX_GRACE_RHOST = 32, 39  # characters: a service file's name, and the longest address of IPv6
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
@@ -40,7 +40,7 @@ GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
 DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # token type -> the name of a token if none is given
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
 TIME_LIMIT = 1 << 62  # seconds: above the time of any clock, and sums fit in 64 bits
-MAX_COUNT = 1 << 62  # answers: counts stop at this number
+MAX_COUNT = 1 << 62  # the maximum of each count of answers
 MAX_DRIFT = 1 << 31  # steps, ahead or behind
 DAY = 86_400  # seconds
 
@@ -115,7 +115,7 @@ class Token(Value):
         return self._replace(enabled=enabled)
 
     def with_row_needed(self) -> Self:
-        """Return the token with `row_needed`."""
+        """Return the token with `row_needed` set."""
         return self._replace(row_needed=True)
 
     def rolled_forward(self, next_factor: int) -> Self:
@@ -162,7 +162,7 @@ class HotpToken(Token):
 
     def used_up(self, first: int, count: int) -> Self:
         if first < self.counter:
-            raise ValueError("a counter must not go down")
+            raise ValueError("a counter must not decrease")
         return self._replace(counter=first + count)
 
     def longest(self) -> HotpToken:
@@ -193,7 +193,7 @@ class TotpToken(Token):
 
     def used_up(self, first: int, count: int) -> Self:
         if first < self.next_factor:
-            raise ValueError("a step must not go down")
+            raise ValueError("a step must not decrease")
         return self._replace(last_step=first + count - 1)
 
     def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:

@@ -41,7 +41,7 @@ FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
 
 class SettingsError(ValueError):
-    """An argument or the site file is not valid. The text names the place and the reason."""
+    """The error for an invalid argument or site file. The text names the place and the reason."""
 
 
 class Settings(Value):
@@ -236,7 +236,7 @@ def _is_leap(year: int) -> bool:
 
 
 def _end_of(date: str) -> int:
-    """Return the end of a day in UTC (Unix seconds). A year is counted from March, so that its leap day is the last."""
+    """Return the end of a day in UTC (Unix seconds). Count a year from March, so that the leap day is the last day."""
     year, month, day = map(int, date.split("-"))
     years, months = (year, month - 3) if month > 2 else (year - 1, month + 9)
     days = day + (153 * months + 2) // 5 + 365 * years + years // 4 - years // 100 + years // 400 - _DAYS_TO_1970

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Set
     from typing import ClassVar
 
-REPLAYS = 10  # counters or steps: how far back a used code is recognised as a replay
+REPLAYS = 10  # counters or steps: the number of used codes that are recognised as replays
 
 
 class Outcome(Enum):
@@ -200,7 +200,7 @@ def verify(
                 return Decision(outcome=outcome, record=after, token=token.name, next_code=following)
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
-            if outcome is Outcome.CONSECUTIVE:  # law 5: the dialogue's failures are by the user who typed the row
+            if outcome is Outcome.CONSECUTIVE:  # law 5: the row and the dialogue's failures have the same user
                 after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
     for token in candidates:

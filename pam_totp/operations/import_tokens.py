@@ -181,7 +181,7 @@ class SelectedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserFile:
-    """A file of one user: its content, or the reason why it was not read."""
+    """A file of one user: its content, or the reason of a failed read."""
 
     path: str
     user: str | None
@@ -436,7 +436,8 @@ class _Trial:
         self._owners: dict[str, str] = {}  # of the tokens in this pass, by the result of `serial_key`
 
     def results(self, additions: Iterable[tuple[str, _Addition]], several: Collection[str]) -> list[PackedResult]:
-        """Return the results of all additions. Keep the records of the users `several`."""
+        """Return the results of all additions. Keep the changed records of the users in `several` for their next
+        additions."""
         results: list[PackedResult] = []
         records: dict[str, UserRecord] = {}
         for user, change in additions:

@@ -289,12 +289,12 @@ def covers(token: HotpToken, covering: int | None) -> bool:
 
 
 def _is_user(text: str | None) -> TypeGuard[str]:
-    """Return True if a record can have this user. A name longer than a field is truncated in the log."""
+    """Return True if `text` is a valid user name. A name longer than a field is truncated in the log."""
     return UserRecord.RULES["user"](text) is None
 
 
 def _is_name(text: str | None) -> TypeGuard[str]:
-    """Return True if a token can have this name. A name longer than a field is truncated in the log."""
+    """Return True if `text` is a valid name of a token. A name longer than a field is truncated in the log."""
     return Token.RULES["name"](text) is None
 
 

@@ -286,7 +286,7 @@ class Factors:
     def _change(
         self, asking: Asking, change: Change, what: str, tokens: list[Token], *, assigned: bool = False
     ) -> Problem | None:
-        """Apply `change`. Require a code if the user is enrolled when the record is updated.
+        """Apply `change`. Require a code if the user is enrolled at the time of the update.
 
         `tokens` has the token for the log, at the latest after the call of `change`. `assigned` is True if the change
         confirms a token that an administrator assigned.

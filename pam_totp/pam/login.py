@@ -1,4 +1,4 @@
-"""Begin one login on this host: from the relay's hello to a dialogue."""
+"""The start of a login on this host: from the relay's hello to a dialogue."""
 
 from __future__ import annotations
 

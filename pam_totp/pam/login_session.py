@@ -1,7 +1,7 @@
 """One login over one channel: hello, dialogue, result. The service, the helper and `module` drive it.
 
 Rules:
-1. A session never waits. It yields its waits, and its driver does them.
+1. A session never waits. It yields its waits, and its driver carries them out.
 2. Every error ends the login without a result, and the relay then denies.
 3. An unexpected exception is a bug. The log shows only its type, file and line, because its text could contain a
    secret.
@@ -110,7 +110,7 @@ class LookUp:
         self.job, self.accounts = job, accounts
 
 
-Send: TypeAlias = "Callable[..., None]"  # a message's type and body
+Send: TypeAlias = "Callable[..., None]"  # arguments: a message's type and body
 # The result without a dialogue is a PAM result, or None if the service is full. The result of a LookUp is one of these.
 Begin: TypeAlias = "Callable[[Hello], Dialogue | LookUp | int | None]"
 

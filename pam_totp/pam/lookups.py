@@ -19,7 +19,7 @@ from pam_totp.pam.names import LocalAccounts
 
 MAX_FOR_ROOT = 256  # threads
 MAX_FOR_OTHERS = 32  # threads for all other accounts
-MAX_FOR_ONE = 4  # threads of these, for one account
+MAX_FOR_ONE = 4  # threads of MAX_FOR_OTHERS, for one account
 
 
 class Lookups:

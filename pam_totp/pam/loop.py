@@ -98,7 +98,7 @@ class Loop:
             self._epoll.unregister(descriptor)
 
     def call_next(self, handler: Handler) -> None:
-        """Call `handler` after those that are due."""
+        """Call `handler` after all handlers that are due."""
         self._due.append(handler)
 
     def call_later(self, seconds: float, handler: Handler) -> None:
@@ -130,7 +130,7 @@ class Loop:
                     self._log_bug(e)
 
     def _wait(self) -> None:
-        """Wait for a descriptor or a timer, and add its handler to those that are due."""
+        """Wait for a descriptor or a timer, and append its handler to `_due`."""
         ready = self._epoll.poll(self._seconds())
         self.poll_time = time.monotonic()
         self._due.extend(self._handlers[descriptor] for descriptor, _ in ready)

@@ -1,4 +1,4 @@
-"""Privileges of a process that starts as root: its change to another account.
+"""The change of a process from root to another account.
 
 Rules:
 1. After a permanent change, the real, effective and saved ids are equal, so the process cannot become root again.

@@ -62,7 +62,7 @@ def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
 def receive(channel: socket, buffer: bytearray) -> bytearray | None:
     """Return the packet that has arrived, or None. Raise Gone if the relay has exited, or another ProtocolError.
 
-    `buffer` must be longer than the longest packet, and is wiped. The caller wipes the packet.
+    `buffer` must be longer than the longest packet. Wipe `buffer` after the read; the caller wipes the packet.
     """
     try:
         size = channel.recv_into(buffer, 0, MSG_DONTWAIT)

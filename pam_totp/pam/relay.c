@@ -4,9 +4,9 @@
  * - The relay does not decide on answers. It reads message types and four module arguments.
  * - It returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
  * - It connects to a service, or starts a program, only if no untrusted account could have replaced it.
- * - The host is the program that loaded the relay. The relay leaves its signal dispositions, environment, descriptors,
- *   children and static state unchanged. The host may be setuid, multi-threaded, or have descriptors 0-2 closed.
- *   The exception is a helper that has not ended after END_LIMIT (`leave_behind`).
+ * - The host is the program that loaded the relay. It may be setuid, multi-threaded, or have descriptors 0-2 closed.
+ *   The relay leaves its signal dispositions, environment, descriptors, children and static state unchanged.
+ *   The exception is a helper that still runs after END_LIMIT (`leave_behind`).
  * - Every wait for another process has a limit.
  * - The relay wipes an answer as soon as it has sent it, and never logs it.
  *
@@ -664,8 +664,8 @@ EXPORTED int pam_sm_authenticate(pam_handle_t *pamh, int flags, int argc, const 
 {
     struct settings settings = parse(argc, argv);
     int result = authenticate(pamh, &settings, flags, argc, argv);
-    /* libpam uses the delay only if the login fails. After a success it hides, with `forward_pass`, that the code was
-     * right and that a later module refused the password. */
+    /* Request the delay after a right code too. libpam uses the delay only if the login fails, for example because a
+     * later module refuses the password. With `forward_pass`, the delay then hides that the code was right. */
     if (result != PAM_IGNORE && !settings.nodelay)
         pam_fail_delay(pamh, FAIL_DELAY);
     return result;

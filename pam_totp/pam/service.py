@@ -5,7 +5,8 @@ Rules:
    /etc/passwd, searches for codes in a row, waits for locks and busy disks.
 2. The service disconnects a client that is silent until a time limit of `protocol`.
 3. `login_quota` limits the logins of an account, before any other work.
-4. A slow name service and a held lock delay their own logins only. `store_queue` gives the order of the decisions.
+4. A slow name service and a held lock delay only the logins that need them. `store_queue` gives the order of the
+   decisions.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ LIMITS_EVERY = 1.0  # seconds between two checks of the time limits
 TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users later
 MAX_STORE_USES = 256  # threads that wait for a lock or a disk; many, because a wait may never end
 THREAD_STACK = 256 * 1024  # bytes
-STOP_WAIT = 5.0  # seconds until the service, once stopped, ends unfinished logins
+STOP_WAIT = 5.0  # seconds from a stop to the end of unfinished logins
 
 
 class Service:
@@ -140,7 +141,7 @@ class Service:
                 return
             except ConnectionError:  # the client left
                 continue
-            except OSError:  # closed: the service is stopping; otherwise no descriptor is free: pause
+            except OSError:  # either the service has closed the listener, or no descriptor is free
                 if self._listener.fileno() >= 0:
                     self.loop.unwatch(self._listener.fileno())
                     self.loop.call_later(NO_DESCRIPTOR_PAUSE, self._listen)
@@ -240,7 +241,7 @@ class _Connection:
     def __init__(self, service: Service, client: socket.socket, uid: int, log: audit_log.Sink) -> None:
         self._service, self._client = service, client
         self.uid, self.log = uid, log
-        self.asker: tuple[int, str | None, str | None] = uid, None, None  # with ruser and rhost
+        self.asker: tuple[int, str | None, str | None] = uid, None, None  # uid, ruser and rhost
         self._accounts: list[Account] = []
         self._waits = self._run()
         self._packet_wait: Receive | None = None  # the current wait, if it is for a packet

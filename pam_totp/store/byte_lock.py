@@ -66,7 +66,7 @@ def _set(lock: int, name: str, kind: int) -> None:
 
 def acquire_all(folder: int, lock_file: str, wait: float) -> int:
     """Lock all names at once. Return a descriptor; closing it releases the lock. Raise StoreError."""
-    every = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # to the end of the largest file
+    every = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # the range of the largest file
     return _acquire(folder, lock_file, "all records", wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, every))
 
 

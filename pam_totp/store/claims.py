@@ -10,7 +10,7 @@ Rules:
    claim. The next process that needs the serial number replaces it.
 5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
    record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
-   that looked for `.import` before could still delete the claim.
+   that checked for `.import` before could still delete the claim.
 6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
 """
 

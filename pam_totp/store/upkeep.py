@@ -230,14 +230,14 @@ def _of_record(store: FileStore, folder: int, name: str, in_use: _ClaimsInUse, *
         try:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-                return  # `pam-totp list` reports it
+                return  # `pam-totp list` reports this file
             if stat.S_IMODE(status.st_mode) != 0o600:
                 yield Defect(f"{name}: its mode must be 0600", partial(os.chmod, name, 0o600, dir_fd=folder))
                 return
             text = "must not have hard links" if status.st_nlink > 1 else _of_blocks(file, status, cow=cow)
         finally:
             os.close(file)
-        with suppress(StoreError, RecordError):  # `pam-totp list` reports it
+        with suppress(StoreError, RecordError):  # `pam-totp list` reports this file
             slots = read(folder, name, may_have_links=True)
             if text:
                 _moved(slots)
@@ -248,7 +248,7 @@ def _of_record(store: FileStore, folder: int, name: str, in_use: _ClaimsInUse, *
 
 
 def _of_version_1(store: FileStore, folder: int, name: str, in_use: _ClaimsInUse) -> Iterator[Defect]:
-    with suppress(NotThere, StoreError, RecordError):  # `pam-totp list` reports it
+    with suppress(NotThere, StoreError, RecordError):  # `pam-totp list` reports this file
         document = read(folder, name).document
         user, record = parse(document).user, name.removesuffix(".json") + ".record"
         if store.file_of(user) == record:

@@ -1,7 +1,7 @@
 """The portal as a WSGI application.
 
 Rules:
-- A GET changes nothing. Every POST must carry the CSRF token of its own session.
+- A GET request never changes a token. Every POST request must carry the CSRF token of its own session.
 - A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page. A
   page loads scripts and styles only from the portal.
 - Every request counts against the limits of `request_limits`, except for requests for files.

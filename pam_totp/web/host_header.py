@@ -49,7 +49,7 @@ def _is_valid(host: str) -> bool:
 
 
 def is_listed(host: str, hosts: Iterable[str]) -> bool:
-    """Return True if a Host header names one of `hosts`, which may be empty. The port does not matter."""
+    """Return True if a Host header names one of `hosts`, which may be empty. Ignore the port."""
     return _usual_spelling(urlsplit(f"//{host}").hostname or "") in map(_usual_spelling, hosts)
 
 

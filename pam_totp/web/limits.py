@@ -75,7 +75,7 @@ class _Table:
         self._times.setdefault(key, array("d")).append(now)
         self._times.move_to_end(key)
         self._total += 1
-        for _ in range(2):  # more than are added, so that the table shrinks
+        for _ in range(2):  # two for each added key, so that the table shrinks
             self.recent(next(iter(self._times)), ended)  # not the last key, which has a request now
 
     def _make_room(self, ended: float) -> None:
@@ -99,7 +99,7 @@ class Limits:
         self._known: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()  # by account: networks that signed it in
 
     def admit(self, charges: Iterable[tuple[Budget, str]]) -> bool:
-        """Count one request for each budget and key. Return False and count none if one of them is used up."""
+        """Count one request for each budget and key, and return True. If one budget is used up, return False."""
         now, listed = self._clock(), [(budget, self._digest(key)) for budget, key in charges]
         with self._lock:
             for budget, key in listed:

@@ -37,7 +37,8 @@ def client(peer: Address | None, forwarded: str | None, trusted: Address | None)
 
 
 def trusting(app: App, proxy: str | None) -> App:
-    """Return `app` with the proxy headers applied if `proxy` (an address, or None) sent them, and removed."""
+    """Return `app` behind a filter, which applies the proxy headers of `proxy` (an address, or None), and removes all
+    others."""
     trusted = None if proxy is None else addresses.parse(proxy)
 
     def respond(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -124,7 +124,8 @@ class Cookies(SessionInterface):
         if request_session.modified and (request_session or request_session.session_id is not None):
             request_session.save()
         if request_session.is_new and request_session.session_id is not None:
-            # Lax instead of Strict: a link to the portal must not start a second session. A GET changes nothing.
+            # Lax instead of Strict: a link to the portal must not start a second session. A GET request never changes a
+            # token.
             response.set_cookie(
                 self.cookie, request_session.session_id, secure=self._tls, httponly=True, samesite="Lax", path="/"
             )

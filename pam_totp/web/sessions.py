@@ -81,7 +81,7 @@ class Sessions:
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()  # the least recently used session is first
 
     def get(self, session_id: str) -> Session | None:
-        """Return the session and mark it as seen. Return None if the session is not found or has expired."""
+        """Return the session, and set `last_seen`. Return None for an unknown or expired session."""
         if "." in session_id:
             return self._read_signed(session_id)
         digest = _digest(session_id)

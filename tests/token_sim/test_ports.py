@@ -92,7 +92,7 @@ def test_a_second_client_is_refused_with_a_message(tmp_path: Path) -> None:
                 first.ask("DISP?")
                 done = token_sim("press", "--port", url)
                 assert (done.returncode, done.stdout) == (3, "")
-                assert re.fullmatch(r"token-sim: .* another client has it open\n", done.stderr)
+                assert re.fullmatch(r"token-sim: .* another client uses the port\n", done.stderr)
                 assert first.press()
 
 
@@ -375,7 +375,7 @@ def test_token_urls_run_on_virtual_time() -> None:
     try:
         with Client(url, timeout=3600) as client:
             assert [client.press() for _ in range(5)] == ["755224", "287082", "359152", "969429", "338314"]
-            with pytest.raises(PortError, match="another client has it open"):
+            with pytest.raises(PortError, match="another client uses the port"):
                 Client(url)
             simulation.command({"do": "unplug"})
             with pytest.raises(PortError, match="disappeared"):

@@ -129,7 +129,7 @@ class Runner:
 
     @staticmethod
     def _wait(readable: list[int], seconds: float) -> None:
-        """Wait for input, with `poll` because `select` has a highest descriptor."""
+        """Wait for input, with `poll` because `select` is limited to low descriptors."""
         poll = select.poll()
         for descriptor in readable:
             poll.register(descriptor, select.POLLIN)

@@ -155,7 +155,7 @@ class LiveToken:
             self._runner.close()  # so that a client gets an error at once
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        host = now_ms()  # in this thread, because a test may freeze the time of its own thread only
+        host = now_ms()  # in this thread, because a test may freeze the time of only its own thread
 
         def run() -> Any:
             self._follow(host)
