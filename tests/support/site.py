@@ -19,6 +19,7 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import BLOCK, decode, encode, new_file, slot_size
 from pam_totp.store.decoys import COUNT as DECOY_COUNT
 from pam_totp.store.decoys import FOLDER as DECOYS
+from tests.support import commands
 from tests.support.pamconf import Answer, Login, Result, login, service
 
 TREE = Path(__file__).resolve().parent.parent.parent
@@ -170,16 +171,8 @@ class Site:
 
     def command(self, *words: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run `pam-totp` with the store of this site. Omit the warning about a missing log daemon."""
-        name, *rest = words
-        done = subprocess.run(
-            [sys.executable, "-m", "pam_totp.cli", name, "--store", self.store, *rest],
-            cwd=TREE,
-            input=stdin,
-            text=True,
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE * 3,
-        )
+        name, *rest = map(str, words)
+        done = commands.run([name, "--store", str(self.store), *rest], stdin, PATIENCE * 3)
         done.stderr = without_log_warning(done.stderr)
         return done
 
