@@ -89,8 +89,8 @@ class Answer(Value):
     def numbers(self, lengths: Set[int]) -> tuple[int, tuple[int, ...]] | None:
         """Return the length of the codes, and the codes as numbers, if that length is one of `lengths`; otherwise None.
 
-        The length is in digits. An answer has 1 to 3 codes of 6 to 8 digits, so each total number of digits has one
-        meaning.
+        The length is in digits. Each total number of digits has one meaning, because an answer has 1 to 3 codes of 6 to
+        8 digits.
         """
         shape = self._shape(lengths)
         if shape is None:
@@ -106,7 +106,7 @@ class Answer(Value):
     def password(self, lengths: Set[int]) -> memoryview:
         """Return the password before codes of `lengths` digits; empty if no password is expected.
 
-        A password has at least one character. If codes would leave no password, the whole answer is the password.
+        A password has at least one character. The whole answer is the password if codes would leave no password.
         """
         if self.typed is None:
             return memoryview(b"")
@@ -155,8 +155,8 @@ def recovery_digest(salt: str, code: str | memoryview) -> str:
 def _normalised(typed: bytes | bytearray) -> bytearray:
     """Return `typed` without ignored characters and with ASCII digits.
 
-    If `typed` is not UTF-8 of at most MAX_ANSWER bytes, or the result not ASCII of at most _MAX_TEXT, return an empty
-    buffer. Copy `typed` only into buffers that can be wiped, because a user may type a password here.
+    Return an empty buffer unless `typed` is UTF-8 of at most MAX_ANSWER bytes, and the result ASCII of at most
+    _MAX_TEXT. Copy `typed` only into buffers that can be wiped, because a user may type a password here.
     """
     if len(typed) <= _MAX_TEXT and typed.isdigit():
         return bytearray(typed)

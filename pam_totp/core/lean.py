@@ -1,6 +1,6 @@
 """Parts of the standard library that a login needs, without the import of the modules that define them.
 
-A helper starts an interpreter for one login, so the user waits for every import. The imports of `typing`, `enum`,
+The user waits for every import, because a helper starts an interpreter for one login. The imports of `typing`, `enum`,
 `contextlib`, `functools`, `json` and `hashlib` would take more time than the login.
 
 Rules:

@@ -3,7 +3,7 @@
 Rules:
 1. The moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2). Any other number is an error.
 2. A code is a string of exactly `digits` ASCII digits. Leading zeros are kept.
-3. An unsuccessful search examines its whole range, so its time does not show a near miss.
+3. The time of an unsuccessful search hides a near miss, because the search examines its whole range.
 4. Time is an argument, in whole Unix seconds. This module reads no clock.
 """
 

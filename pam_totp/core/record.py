@@ -375,7 +375,7 @@ class UserRecord(Value):
     def lowered(self, most: int, now: int, *, own: int = 0) -> UserRecord:
         """Return the record after `own` failures are subtracted at `now` (Unix seconds), with at most `most` failures.
 
-        The time of the next decrease is unchanged, so an attacker gains no guess by a login of the owner (law 8).
+        An attacker gains no guess by a login of the owner, because the time of the next decrease is unchanged (law 8).
         """
         failures, since = self.failures_now(now)
         return self._replace(failures=min(max(failures - own, 0), most), failures_at=since)

@@ -140,7 +140,8 @@ def _is_older(tokens: list[Any]) -> bool:
 
 
 def _without_added(data: bytes) -> bytes:
-    """Return an encoding without the keys of `_ADDED`. JSON strings contain no line end, so they remain unchanged."""
+    """Return an encoding without the keys of `_ADDED`. JSON strings remain unchanged, because they contain no line
+    end."""
     for name, value in _ADDED.items():
         data = data.replace(f'   "{name}": {_TEXTS[type(value)](value)},\n'.encode("ascii"), b"")
     return data

@@ -11,6 +11,6 @@ from __future__ import annotations
 def serial_key(serial: str) -> str:
     """Return the letters and digits of `serial` without case. Two serial numbers with the same result are equal.
 
-    If `serial` has no letter or digit, return it unchanged.
+    Return `serial` unchanged if it has no letter or digit.
     """
     return "".join(filter(str.isalnum, serial.casefold())) or serial

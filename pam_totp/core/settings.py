@@ -7,8 +7,8 @@ Rules:
 3. Only module arguments set the user and the use of an earlier module's answer. `[service.NAME]` may also set
    `forward_pass`, because the service ignores this argument of a program that does not run as root. `[store]` of the
    site file replaces the default store. `[member]` replaces it by authorities, which have their own policy.
-4. `nullok_until` and `nullok_group` are `nullok` with a limit. If a later source sets `nullok` itself, the limits of an
-   earlier source do not apply.
+4. `nullok_until` and `nullok_group` are `nullok` with a limit. The limits of an earlier source do not apply if a later
+   source sets `nullok` itself.
 5. This module reads no file: text in, values out.
 """
 

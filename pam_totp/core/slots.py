@@ -1,7 +1,7 @@
 """The secret file of version 2, which has two slots.
 
 Rules:
-1. Both slots have the same size, a multiple of 4096 bytes, so a write to one slot cannot damage the other.
+1. A write to one slot cannot damage the other, because both have the same size, a multiple of 4096 bytes.
 2. A slot is a header line, a document and padding. An empty slot contains only padding. A slot has one encoding.
 3. The header has the version, the sequence number, the length of the document, and the CRC-32 of the rest of the slot.
 4. The current slot is the valid slot with the higher sequence number. Its document encodes the record.

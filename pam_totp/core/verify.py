@@ -6,9 +6,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 3. The decision depends only on the record, the answer, the time and the policy.
 4. The record remains unchanged after a malformed answer, and after any answer for a user without a confirmed token.
 5. Every other answer changes the record. Otherwise a full disk or the response time would show the reason of a refusal.
-6. Single codes of one dialogue may be codes in a row together (law 5). If a third code is needed, the first two are
-   used up. A repeated answer is refused at once, and is not a failure. Codes in a row take the dialogue's failures
-   back.
+6. Single codes of one dialogue may be codes in a row together (law 5). The first two codes are used up if a third is
+   needed. A repeated answer is refused at once, and is not a failure. Codes in a row take the dialogue's failures back.
 7. Codes in a row or a recovery code lower the count of failures to a limit. One code never lowers it (law 8).
 """
 
@@ -222,7 +221,7 @@ def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now
 def acceptable(token: Token, count: int, now: int, policy: Policy, *, used_up: int = 0) -> range:
     """Return the counters or steps at which the first of `count` codes is accepted (laws 4 to 6).
 
-    If `used_up` codes at the start are used up, return the range of the first of the others.
+    Return the range of the first of the other codes if `used_up` codes are used up already.
     """
     if isinstance(token, HotpToken):
         reach = policy.look_ahead

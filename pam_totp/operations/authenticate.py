@@ -58,8 +58,8 @@ def decide(
     """Verify `answer` against the record of `user`, and return the decision once it is durable.
 
     `now` returns Unix seconds. `earlier` are the refused answers of the same dialogue. Codes in `ahead` are not
-    computed again. `follow` computes the record to store after an accepted answer. If it raises an exception, the
-    record is unchanged and the code is not used up. Raise StoreError if the store cannot be reached.
+    computed again. `follow` computes the record to store after an accepted answer. The record is unchanged if `follow`
+    raises an exception. Raise StoreError if the store cannot be reached.
     """
     if not answer.is_well_formed:  # law 2: the code must be refused, because no record is written
         record = read_or_unknown(store, user)

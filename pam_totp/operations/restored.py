@@ -4,11 +4,11 @@ Rules:
 1. User, name and time of creation identify a token. `Log` follows the renames in its lines.
 2. The log can only take rights away: it increases counters and steps, disables or removes a token, or requires codes in
    a row. Lines forged by an account that may write to the system log give no access; `covers` states the exception.
-   Therefore removals and disablings are final: lines that add or enable a token never undo them.
+   Removals and disablings are final: lines that add or enable a token never undo them.
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
-   Names that a record cannot have are ignored, so all results can be printed and compared with records.
-4. Only lines older than the restore show that the log covers a key fob. A login after the restore may be a replay, so
-   its line shows no coverage.
+   Names that a record cannot have are ignored, so that all results can be printed and compared with records.
+4. Only lines older than the restore show that the log covers a key fob. A line of a login after the restore shows no
+   coverage, because the login may be a replay.
 5. An enrolled user remains enrolled: the last confirmed token is disabled instead of removed. Otherwise a forged
    removal would let this user log in with only the password, if `nullok` is set.
 6. The times and the lines are arguments. Times without a zone are in the zone of this process.
@@ -138,7 +138,7 @@ class _User:
     def is_enrolled(self, keys: Iterable[Key]) -> bool:
         """Return True if the last line that adds or removes one of these tokens adds it.
 
-        If the last two lines are of the same second, the token was removed.
+        Return False if the last line of each kind has the same second.
         """
         enrolled, removed = self.last("enroll", keys), self.last("remove", keys)
         return enrolled is not None and (removed is None or enrolled > removed)
@@ -280,8 +280,8 @@ class Forwarded:
 def covers(token: HotpToken, covering: int | None) -> bool:
     """Return True if a log with `covering` as the highest counter of this token covers the time since the backup.
 
-    `covering` is of lines older than the restore. The log covers the token if it has a use at or after the backup:
-    counters only increase, so the same log has all later uses. For a token that was not used since the backup, the log
+    `covering` is of lines older than the restore. The log covers the token if it has a use at or after the backup: the
+    same log has all later uses, because counters only increase. For a token that was not used since the backup, the log
     must reach back to its last use before the backup. Lines must come from a source that names their writer, because a
     forged line can claim coverage.
     """

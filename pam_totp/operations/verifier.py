@@ -1,7 +1,7 @@
 """The verifier of one login: it decides on the answers of one user, over a store of this process.
 
 Rules:
-1. The dialogue asks a `Verifier` instead of a store or an authority, so the dialogue is the same on every host.
+1. The dialogue is the same on every host, because it asks a `Verifier` instead of a store or an authority.
 2. A verifier remembers the refused answers of its login, because single codes of one login may be codes in a row (law
    5). It wipes these answers when the login ends.
 3. All work that may wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.

@@ -5,7 +5,7 @@ Rules:
    slow down a helper that holds a lock, and other logins of the same user would wait.
 2. The relay resets signals, environment, descriptors, folder, session, I/O priority and cgroup (`spawn` and `release`
    in relay.c). Timers and the parent-death signal are not inherited.
-3. If one reset fails, for example in a container, the login continues.
+3. The login continues if one reset fails, for example in a container.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RESETS: tuple[Callable[[], object], ...] = (
 
 
 def reset_inherited_state() -> None:
-    """As root, reset ids, limits, priorities, processors and timer slack. If not root, do nothing."""
+    """As root, reset ids, limits, priorities, processors and timer slack. Do nothing if not root."""
     if os.geteuid() != 0:
         return
     os.setresgid(0, 0, 0)

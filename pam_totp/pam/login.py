@@ -55,8 +55,8 @@ def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
     user = host.passwd_name(chosen.user or hello.user)
-    # If several accounts share one record, the code of one account must not grant grace to another. With
-    # `forward_pass`, a missing prompt would show an attacker without the password that the last code was right.
+    # The code of one account must not grant grace to another account with the same record. With `forward_pass`, a
+    # missing prompt would show an attacker without the password that the last code was right.
     has_grace = chosen.grace_period > 0 and chosen.user is None and chosen.first_pass != "forward_pass"
     origin = grace.origin(hello.service, hello.rhost) if has_grace else None
 

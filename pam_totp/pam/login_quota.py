@@ -3,11 +3,11 @@
 Rules:
 1. Each account other than root has a quota of connections. Their total has a limit, too. All uids without a passwd
    entry share a small quota, because a user may own thousands of them (subuid(5)).
-2. Uids that are not in /etc/passwd have a separate total until they are looked up, so they cannot block local accounts.
-3. Logins from root programs have a separate total. When this total is used up, the relay starts helpers, so no other
-   account can prevent a login by sudo.
-4. A login from a root program for a caller also counts for the caller, because su and sudo run as root. Remote users
-   can claim any name, so their logins count for name and remote host together.
+2. Until their lookup, uids that are not in /etc/passwd have a separate total, so that they cannot block local accounts.
+3. Logins from root programs have a separate total. Other accounts cannot prevent a login by sudo, because the relay
+   starts helpers when this total is used up.
+4. A login from a root program for a caller also counts for the caller, because su and sudo run as root. Logins of
+   remote users count for name and remote host together, because remote users can claim any name.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ Account = int | NotLookedUp | Caller  # int: a uid that was looked up, or WITHOU
 class LoginQuota:
     """The quotas of one process, one of the service's `workers` processes.
 
-    Each process has an equal share of the totals. The kernel does not share the connections equally, so an account may
-    use up to half of the share. Each total is at most a quarter of the `descriptors` that the process may have.
+    Each process has an equal share of the totals. An account may use up to half of the share, because the kernel does
+    not share the connections equally. Each total is at most a quarter of the `descriptors` that the process may have.
     """
 
     def __init__(self, workers: int, descriptors: int) -> None:

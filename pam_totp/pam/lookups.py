@@ -1,7 +1,7 @@
 """Lookups of accounts for logins: at once in /etc/passwd, otherwise in threads, because a name service may be slow.
 
 Rules:
-1. Lookups for root have separate threads, so other accounts cannot delay them.
+1. Other accounts cannot delay lookups for root, which have separate threads.
 2. The other accounts share a pool. Each account has at most MAX_FOR_ONE threads of the pool at once, and its other
    lookups wait in order.
 """

@@ -1,9 +1,9 @@
 """An event loop in one thread, and pools of threads for jobs that may block.
 
 Rules:
-1. One thread calls all handlers, one after the other. Therefore, handlers need no lock, but must return quickly.
+1. One thread calls all handlers, one after the other: handlers need no lock, but must return quickly.
 2. A job runs in a thread of a pool. The loop's thread then handles its result.
-3. The threads of a pool are daemon threads, so a job that never returns cannot delay the end of the process.
+3. A job that never returns cannot delay the end of the process, because the threads of a pool are daemon threads.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def similar_account(user: str) -> str | None:
 def name_of_uid(user: str) -> str | None:
     """Return the name in the passwd entry of the user's uid, or None if the user or the uid has no entry.
 
-    If the name service knows several names of an account, this name can differ from `passwd_name`.
+    This name can differ from `passwd_name` if the name service has several names for an account.
     """
     try:
         return pwd.getpwuid(pwd.getpwnam(user).pw_uid).pw_name
@@ -83,7 +83,7 @@ class LocalAccounts:
         self._known: tuple[tuple[int, ...], dict[str, int], dict[int, str]] = (), {}, {}
 
     def have(self, *accounts: str | int) -> bool:
-        """Return True if the file has all these names and uids. If the file has changed, read it again."""
+        """Return True if the file has all these names and uids. Read the file again if it has changed."""
         try:
             if _version(os.stat(self._path)) != self._known[0]:
                 self._read()
@@ -137,7 +137,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 def asks_files_first(path: str) -> bool:
     """Return True if the line `passwd` of nsswitch.conf(5) begins with `files`, and no action changes its success.
 
-    If the file or the line is missing, glibc uses `files`.
+    Return True if the file or the line is missing, because glibc then uses `files`.
     """
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:

@@ -1,7 +1,7 @@
 """The change of a process from root to another account.
 
 Rules:
-1. After a permanent change, the real, effective and saved ids are equal, so the process cannot become root again.
+1. The process cannot become root again after a permanent change, which sets the real, effective and saved ids.
 2. A process that is not root keeps its ids.
 """
 

@@ -48,7 +48,7 @@ class NotThere(Exception):
 
 
 class NoAccount(NotThere):
-    """No account was found for the user name, so the path of the user's file is unknown.
+    """The path of the user's file is unknown, because no account was found for the user name.
 
     The user may still be enrolled, because this error also occurs if the name service cannot be reached.
     """

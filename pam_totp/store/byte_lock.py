@@ -1,7 +1,7 @@
 """The lock of a file name: one byte of an empty file. Version 1 locked a whole file for each name.
 
 Rules:
-1. The offset of the byte is the first 62 bits of the SHA-256 of the name. So a lock needs no file for each name.
+1. The offset of the byte is the first 62 bits of the SHA-256 of the name. A lock therefore needs no file for each name.
 2. The lock belongs to the open file (F_OFD_SETLK). It excludes other threads too, and the kernel releases it at exit.
 3. After a process has the lock, it checks that the lock file still has its name. Otherwise, other processes lock a
    newer file.

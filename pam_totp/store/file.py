@@ -2,8 +2,8 @@
 
 Rules:
 1. An update acquires the lock, reads, decides, writes durably and returns, in this order.
-2. A login overwrites existing blocks, for every user name and every outcome. So users can log in on a full disk, and
-   the errors of a full disk do not reveal enrolled names or right codes.
+2. A login overwrites existing blocks, for every user name and every outcome. On a full disk, users can log in, and
+   errors do not reveal enrolled names or right codes.
 3. The lock of a user is a byte of the file `.lock`. The process releases the lock before a prompt.
 4. For an unknown user, the update acquires a lock, too, and overwrites a decoy.
 5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.

@@ -4,7 +4,7 @@ Rules:
 1. The file `committing` exists while records may be changed. In this state, `undo` rolls back each changed record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
    document. For each name, the last line counts.
-3. A roll-back overwrites or deletes files, so it succeeds on a full disk.
+3. A roll-back succeeds on a full disk, because it only overwrites or deletes files.
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
 5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
@@ -279,7 +279,7 @@ def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: Use
     """Return `current`, which a login, for example, has changed since the import, without its unused new tokens.
 
     Used tokens remain: otherwise a second import of the same file would restore their old counters. Used recovery codes
-    and counted failures remain too, so a roll-back never deletes such a record.
+    and counted failures remain too. A roll-back never deletes a changed record.
     """
     for token in new.tokens:
         if (old is None or old.token(token.name) is None) and current.token(token.name) == token:

@@ -3,13 +3,13 @@
 Rules:
 1. Logins continue during a repair. A repair that writes a record holds the record's lock, and reads the record again.
 2. Only an administrator can restore a record that has no valid slot.
-3. On a full disk, a login needs blocks that it can overwrite. So every block of a secret file must be allocated and
-   written, and must not be shared with a copy. The file system must overwrite blocks in place. The same applies to
-   decoys, so that an attacker cannot distinguish unknown users.
+3. Every block of a secret file must be allocated, written and unshared, because a login on a full disk overwrites
+   blocks. The file system must overwrite blocks in place. The same applies to decoys, so that an attacker cannot
+   distinguish unknown users.
 4. A repair that deletes files of version 1 also holds the lock of version 1, because a process of version 1 may still
    run.
-5. A process writes to a secret file after its creation. So if the content is older than the file, another program has
-   restored the file (tar, rsync, cp), or the clock was set back.
+5. pam_totp writes to a secret file after its creation. Content older than the file shows that another program has
+   restored the file (tar, rsync, cp), or that the clock was set back.
 6. After a failed repair, the other repairs continue.
 7. Records can have serial numbers without a claim if another program restored them, or if they are older than the
    claims. If two users have the same token, only an administrator can decide.
@@ -136,14 +136,12 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
     system = _file_system(store.folder)
     cow, nocow = system in _COPY_ON_WRITE, _has_flag(folder, _NOCOW)
     if cow and not nocow:
-        yield Defect(f"{system} does not overwrite blocks, so a full disk locks users out")
+        yield Defect(f"a full disk locks users out: {system} does not overwrite blocks")
     if journal.is_left(folder):
         yield Defect(f"{JOURNAL}: left by an interrupted import", partial(journal.recover, store))
     missing = decoys.missing(folder)
     if missing:
-        text = (
-            f"{missing} of {decoys.COUNT} decoys are missing or damaged, so an attacker can distinguish unknown users"
-        )
+        text = f"an attacker can distinguish unknown users: {missing} of {decoys.COUNT} decoys are missing or damaged"
         yield Defect(text, store.prepare)
     for text, count in Counter(_of_decoys(folder, cow=cow and nocow).values()).items():
         what = f"{decoys.FOLDER}: {text}, in {count} of {decoys.COUNT} files"
@@ -188,7 +186,7 @@ class _ClaimsInUse:
                 if other == name:  # another process has changed the claim meanwhile
                     self._count += 1
                 elif other is None:
-                    text = f"{name}: the serial number {serial} has no claim, so another user can get this token too"
+                    text = f"{name}: another user can get this token too: the serial number {serial} has no claim"
                     yield Defect(text, partial(claims.bring_in, self._store, user_of_file(name)))
                 else:
                     user = user_of_file(other)
@@ -200,7 +198,7 @@ class _ClaimsInUse:
         """Yield the defects of all claims together, after the last record. `records` is the number of all records."""
         if not self._exist:
             if self._are_needed:
-                text = f"{claims.FOLDER}: not found, so two users can get the same token"
+                text = f"two users can get the same token: {claims.FOLDER} not found"
                 yield Defect(text, partial(claims.make, self._store, self._folder))
         elif self._records == records and not exists(self._folder, JOURNAL):  # an import writes records after claims
             dead = len(claims.names(self._folder)) - self._count
@@ -252,7 +250,7 @@ def _of_version_1(store: FileStore, folder: int, name: str, in_use: _ClaimsInUse
         document = read(folder, name).document
         user, record = parse(document).user, name.removesuffix(".json") + ".record"
         if store.file_of(user) == record:
-            text = f"{name}: a file of version 1, so the user's next login needs free disk space"
+            text = f"{name}: the user's next login needs free disk space: the file has version 1"
             yield Defect(text, partial(_convert, store, user))
             yield from in_use.of(record, document)
 

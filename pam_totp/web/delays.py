@@ -9,5 +9,5 @@ HOLD = "pam_totp.hold"  # the key of the server's function in the WSGI environme
 
 
 def hold(environ: dict[str, Any], seconds: float) -> None:
-    """Delay the response to the request `environ` by `seconds`. If the server cannot hold a response, sleep."""
+    """Delay the response to the request `environ` by `seconds`. Sleep if the server cannot hold a response."""
     environ.get(HOLD, time.sleep)(seconds)

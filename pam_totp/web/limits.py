@@ -9,7 +9,7 @@ Rules:
 - Two keys are equal if their texts are equal. The caller looks up the account of a name.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
   these the oldest. Therefore, keys with one request cannot displace keys with more.
-- A table stores a key as a digest under a random key of the process, so clients cannot choose its length or value.
+- Clients cannot choose the length or value of a stored key, which is a digest under a random key of the process.
 """
 
 from __future__ import annotations

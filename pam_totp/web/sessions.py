@@ -10,8 +10,8 @@ Rules:
   or removes a token, or makes recovery codes.
 - The number of sessions on the server is limited. A user has such a session only after a correct password.
 
-Sessions are in memory, so an unconfirmed key is never written to a disk. One process must therefore serve the whole
-portal, and every user must sign in again after a restart.
+Sessions are in memory, so that an unconfirmed key is never written to a disk. One process must therefore serve the
+whole portal, and every user must sign in again after a restart.
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ def test_a_repair_claims_the_tokens_of_restored_records(folder: Path, store: Fil
     store.prepare()
     give(store, "alice")
     enrol(folder, "bob", tokens=(token("bob", "SM-02"),))
-    text = "bob.record: the serial number SM-02 has no claim, so another user can get this token too"
+    text = "bob.record: another user can get this token too: the serial number SM-02 has no claim"
     assert texts(store) == [text]
     assert list(upkeep.repair(store)) == [text]
     assert texts(store) == []
@@ -355,7 +355,7 @@ def test_a_token_of_two_users_is_reported_and_left_to_the_administrator(folder: 
 def test_a_repair_claims_the_tokens_of_a_store_from_before(folder: Path, store: FileStore) -> None:
     store.prepare()
     enrol(folder, "alice", tokens=(token("alice"),))
-    text = ".serial: not found, so two users can get the same token"
+    text = "two users can get the same token: .serial not found"
     assert texts(store) == [text]
     assert list(upkeep.repair(store)) == [text]
     assert (texts(store), owners(store)) == ([], {"sm01": "../alice.record"})
@@ -395,7 +395,7 @@ def test_claims_of_unread_and_older_records_are_not_reported(folder: Path, store
     (folder / "alice.record").chmod(0o644)
     assert texts(store) == [
         "alice.record: its mode must be 0600",
-        "carl.json: a file of version 1, so the user's next login needs free disk space",
+        "carl.json: the user's next login needs free disk space: the file has version 1",
     ]
     (folder / "alice.record").chmod(0o600)
     assert len(texts(store)) == 1

@@ -52,7 +52,7 @@ def test_missing_decoys_and_a_missing_lock_file_are_created(folder: Path, store:
     (folder / DECOYS / "09").chmod(0o644)
     (folder / ".lock").unlink()
     expected = [
-        "3 of 64 decoys are missing or damaged, so an attacker can distinguish unknown users",
+        "an attacker can distinguish unknown users: 3 of 64 decoys are missing or damaged",
         ".lock: not found",
     ]
     assert found(store) == [(text, True) for text in expected]
@@ -80,7 +80,7 @@ def test_leftovers_of_killed_processes_and_of_version_1_are_repaired(folder: Pat
 def test_a_file_of_version_1_is_converted_by_a_repair(folder: Path, store: FileStore) -> None:
     enrol_1(folder, "carl", tokens=(fob(7),))
     (folder / "carl.lock").touch(0o600)
-    text = "carl.json: a file of version 1, so the user's next login needs free disk space"
+    text = "carl.json: the user's next login needs free disk space: the file has version 1"
     assert found(store) == [(text, True)]
     assert list(upkeep.repair(store)) == [text]
     assert {path.name: path.stat().st_size for path in folder.glob("carl*")} == {"carl.record": 8192, "carl.json": 0}
@@ -171,7 +171,7 @@ def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
     temporary.touch(0o600)
     repaired = list(upkeep.repair(waiting))
     assert repaired[0] == f"{temporary.name}: left by a killed process"
-    assert repaired[1].startswith("bob.json: a file of version 1")
+    assert repaired[1].startswith("bob.json: the user's next login needs free disk space")
     assert store.read("bob").enrolled
 
 
@@ -194,7 +194,7 @@ def test_after_a_repair_that_fails_the_next_defects_are_repaired(
                 repaired.append(text)
     assert repaired == ["bob.record: its mode must be 0600"]
     assert str(raised.value) == (
-        "1 of 64 decoys are missing or damaged, so an attacker can distinguish unknown users "
+        "an attacker can distinguish unknown users: 1 of 64 decoys are missing or damaged "
         f"({folder}: No space left on device); "
         "alice.record: has holes (No space left on device)"
     )
@@ -334,7 +334,7 @@ def test_a_file_system_that_does_not_overwrite_blocks_is_reported(
 ) -> None:
     monkeypatch.setattr(upkeep, "_file_system", lambda folder: "btrfs")
     monkeypatch.setattr(upkeep, "_has_flag", lambda file, flag: nocow)
-    warning = "btrfs does not overwrite blocks, so a full disk locks users out"
+    warning = "a full disk locks users out: btrfs does not overwrite blocks"
     assert found(store) == ([] if nocow else [(warning, False)])
 
 

@@ -420,7 +420,7 @@ def test_defects_of_a_store_are_found_and_repaired(machine: Fresh) -> None:
     found = [f["what"] for f in json.loads(done.stdout)["findings"] if f["code"] == Code.STORE_DEFECT]
     assert found == [
         f"{STORE}: .import: left by an interrupted import",
-        f"{STORE}: 10 of 64 decoys are missing or damaged, so an attacker can distinguish unknown users",
+        f"{STORE}: an attacker can distinguish unknown users: 10 of 64 decoys are missing or damaged",
         f"{STORE}: .lock: not found",
         f"{STORE}: .alice.record: left by a killed process",
         f"{STORE}: zoe.lock: left by a killed process",
@@ -439,7 +439,7 @@ def test_a_repair_that_fails_is_reported_after_the_others(machine: Fresh, option
     done = machine.installed("doctor", "--repair", *options)
     assert done.returncode == 3
     mode = f"{STORE}: alice.record: its mode must be 0600"
-    missing = "64 of 64 decoys are missing or damaged, so an attacker can distinguish unknown users"
+    missing = "an attacker can distinguish unknown users: 64 of 64 decoys are missing or damaged"
     if options:
         answer = json.loads(done.stdout)
         assert answer["repaired"] == [mode]

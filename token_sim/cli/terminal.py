@@ -68,7 +68,7 @@ class Terminal:
         self._try(self._stream.flush)
 
     def _try(self, action: Any) -> None:
-        """If the terminal has disappeared, drop the output, because an error would end textual's thread and block the
+        """Drop the output if the terminal has disappeared, because an error would end textual's thread and block the
         app."""
         try:
             action()

@@ -171,8 +171,8 @@ class LiveToken:
             raise Stopped(f"token {self.serial}: its thread has died: {_text(error)}") from error
 
     def _follow(self, host: int) -> None:
-        """If the host's clock has jumped, move the true time by the same span. After a jump of more than DARK_MS, the
-        display is dark."""
+        """Move the true time by the jump of the host's clock, if any. The display is dark after a jump of more than
+        DARK_MS."""
         jump = host - self._host_ms - int((loop_clock() - self._loop_s) * 1000)
         if not self._follows or abs(jump) < JUMP_MS:
             return

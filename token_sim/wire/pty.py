@@ -164,7 +164,7 @@ class Pty:
         self._has_client = has_client
 
     def _make_raw(self) -> None:
-        """If the last client changed the mode, set the terminal to raw mode again."""
+        """Set the terminal to raw mode again if the last client changed the mode."""
         assert self._master is not None
         if termios.tcgetattr(self._master) != self._raw_settings:
             termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
@@ -177,7 +177,7 @@ class Pty:
     def _end_exclusive_access(self) -> None:
         """End the exclusive access of the last client. Only the slave end can end it.
 
-        If the access also excludes this process, make a new pseudo-terminal. It never excludes a process of root.
+        Make a new pseudo-terminal if the access also excludes this process. It never excludes root.
         """
         try:
             with self._slave() as slave:
