@@ -14,7 +14,7 @@ import pytest
 from tests.support import isolation, pamlog
 from tests.support.cluster import Server, emptied, servers
 from tests.support.fleet import Fleet, running
-from tests.support.relay_kit import Bench
+from tests.support.relay_kit import Setup
 from tests.support.site import Site
 
 # Background jobs of a shell ignore SIGINT and SIGQUIT, and programs started by nohup ignore SIGHUP. Child processes
@@ -77,14 +77,14 @@ def way(request: pytest.FixtureRequest, site: Site) -> str:
 def obeyed_way(way: str) -> str:
     """Return `way`, or skip the test: the service accepts the module's arguments only from root."""
     if way == "socket" and os.geteuid() != 0:
-        pytest.skip("needs root: the service accepts the module's arguments only from root")
+        pytest.skip("requires root: the service accepts the module's arguments only from root")
     return way
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    """Return a `Bench` for logins with scripted services and helpers."""
-    return Bench(tmp_path)
+def setup(tmp_path: Path) -> Setup:
+    """Return a `Setup` for logins with scripted services and helpers."""
+    return Setup(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -114,5 +114,5 @@ def log() -> Iterator[Callable[[], list[str]]]:
         yield lines
 
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the test uses other accounts")
-with_mounts = pytest.mark.skipif(not isolation.MAY_MOUNT, reason="needs root, and permission to mount")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="requires root: the test uses other accounts")
+with_mounts = pytest.mark.skipif(not isolation.MAY_MOUNT, reason="requires root, and permission to mount")

@@ -23,7 +23,7 @@ SOME = (
     "services/test_sudo_su.py::test_su_to_root_asks_for_a_code",
     "services/test_policy.py::test_policy_reads_the_arguments_in_the_service_file",
     "install/test_install.py::test_installing_again_keeps_secrets_and_replaces_the_whole_folder",
-    "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
+    "install/test_doctor.py::test_a_correct_installation_has_no_findings",
     "install/test_doctor.py::test_without_root_rehearse_asks_for_the_users_own_password",
     "logins/test_login.py::test_a_code_is_accepted_once",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
@@ -35,10 +35,10 @@ SOME = (
 MOUNTS = (
     "services/test_ssh.py::test_password_then_code",
     "services/test_sudo_su.py::test_sudo_asks_for_a_code",
-    "install/test_doctor.py::test_an_installation_in_order_has_no_findings",
+    "install/test_doctor.py::test_a_correct_installation_has_no_findings",
     "logins/test_hosts.py::test_pamtester_logs_in_once_with_a_code",
-    "cli/test_full_disk.py::test_the_old_state_is_intact_and_the_message_says_what_to_do[full]",
-    "torture/test_full.py::test_a_read_only_store_refuses_all_alike_and_loses_no_data[spawn]",
+    "cli/test_full_disk.py::test_the_old_state_is_intact_and_the_message_names_the_remedy[full]",
+    "torture/test_full.py::test_a_read_only_store_refuses_all_users_alike_and_loses_no_data[spawn]",
     "test_relay_process.py::test_without_an_argument_the_socket_is_in_run",
 )
 # Environment variables that change the behaviour of programs, libraries, make and pip.

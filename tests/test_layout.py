@@ -56,7 +56,7 @@ DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
-HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # no version of Python has all of them
+HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # no version of Python has all of these modules
 PURE_LIBRARY |= HASHES | {"_functools", "_json", "_struct"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 
@@ -147,7 +147,7 @@ def test_no_module_of_the_login_path_loads_the_code_for_databases_early() -> Non
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_a_core_module_has_no_clock_no_randomness_and_no_file(name: str) -> None:
+def test_a_core_module_uses_no_clock_randomness_or_files(name: str) -> None:
     for imported in imports(name, EVERYTHING[name]):
         assert imported in {*PURE, "pam_totp"} or imported.split(".")[0] in PURE_LIBRARY, imported
     used = {node.id for node in nodes(EVERYTHING[name]) if isinstance(node, ast.Name)}

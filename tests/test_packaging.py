@@ -98,7 +98,7 @@ def in_sdist(sdist: Path) -> set[str]:
         return {member.name.partition("/")[2] for member in archive if member.isfile()}
 
 
-@pytest.mark.skipif(not (TREE / ".git").exists(), reason="needs a git clone")
+@pytest.mark.skipif(not (TREE / ".git").exists(), reason="requires a git clone")
 def test_the_sdist_has_every_tracked_file() -> None:
     command = ["git", "-c", f"safe.directory={TREE}", "ls-files"]
     tracked = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
@@ -140,7 +140,7 @@ def test_the_sdist_has_the_tests_and_builds_the_same_wheel(built: Built) -> None
     assert content(built.wheel) == content(built.wheel_of_tree)
 
 
-def test_the_wheel_runs_by_itself(built: Built, environment: Environment) -> None:
+def test_the_wheel_runs_without_the_source_tree(built: Built, environment: Environment) -> None:
     environment.pip("install", "--no-index", "--no-deps", built.wheel)
     programs = environment.folder / "bin"
     script = "import pam_totp, token_sim; print(pam_totp.__file__, token_sim.__file__)"
@@ -151,7 +151,7 @@ def test_the_wheel_runs_by_itself(built: Built, environment: Environment) -> Non
 
 
 def test_the_sdist_installs_with_only_the_build_requirements(built: Built, environment: Environment) -> None:
-    """pip builds the wheel in an environment of its own. The wheel is the same, so its dependencies are, too."""
+    """pip builds the wheel in an environment of its own. The wheel and its dependencies are the same."""
     environment.pip("install", "--no-deps", built.sdist)
     assert environment.run(environment.folder / "bin/pam-totp", "--version") == f"pam-totp {VERSION}\n"
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.support import pamconf
 from tests.support.pamconf import Result, Session, Shown, Style, login
-from tests.support.relay_kit import AS_ROOT, RELAY, ROOT, Bench, Log, Service, brisk, in_turn, needs_root, play, told
+from tests.support.relay_kit import AS_ROOT, RELAY, ROOT, Log, Service, Setup, brisk, in_turn, needs_root, play, told
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -29,77 +29,77 @@ pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
     "argument",
     ["socket=", "socket=run/socket", "socket=NONE", f"socket=/{'x' * 107}", "helper=", "helper=helper.py"],
 )
-def test_a_malformed_argument_denies_and_is_named_in_the_log(bench: Bench, log: Log, argument: str) -> None:
-    with bench.service(play(b"r0")) as service:
-        done = bench.login(service.argument, argument, service.argument)
+def test_a_malformed_argument_denies_and_is_named_in_the_log(setup: Setup, log: Log, argument: str) -> None:
+    with setup.service(play(b"r0")) as service:
+        done = setup.login(service.argument, argument, service.argument)
         assert done.result == Result.SERVICE_ERR
         assert log() == [f"denied: malformed argument {argument}"]
         assert service.logins == 0
 
 
-def test_the_longest_socket_path_that_fits_is_used(bench: Bench, tmp_path: Path) -> None:
+def test_the_longest_socket_path_that_fits_is_used(setup: Setup, tmp_path: Path) -> None:
     path = tmp_path / ("s" * (106 - len(str(tmp_path))))
     assert len(str(path)) == 107
-    with bench.service(play(b"r0"), path) as service:
-        assert bench.login(service.argument).result == Result.SUCCESS
+    with setup.service(play(b"r0"), path) as service:
+        assert setup.login(service.argument).result == Result.SUCCESS
 
 
-def test_with_socket_none_a_helper_is_started(bench: Bench) -> None:
-    helper = bench.helper("channel.send(b'r0')")
-    assert bench.login("socket=none", f"helper={helper}").result == Result.SUCCESS
+def test_with_socket_none_a_helper_is_started(setup: Setup) -> None:
+    helper = setup.helper("channel.send(b'r0')")
+    assert setup.login("socket=none", f"helper={helper}").result == Result.SUCCESS
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_with_secret_a_helper_is_started_though_a_service_listens(bench: Bench, order: int) -> None:
-    helper = bench.helper("channel.send(b'r0')")
-    with bench.service(play(b"r7")) as service:
+def test_with_secret_a_helper_is_started_though_a_service_listens(setup: Setup, order: int) -> None:
+    helper = setup.helper("channel.send(b'r0')")
+    with setup.service(play(b"r7")) as service:
         arguments = [service.argument, "secret=${HOME}/.totp"][::order]
-        assert bench.login(*arguments, f"helper={helper}").result == Result.SUCCESS
+        assert setup.login(*arguments, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
 
 
-def test_of_two_socket_arguments_the_last_applies(bench: Bench) -> None:
-    with bench.service(play(b"r0")) as service:
-        assert bench.login("socket=/nonexistent/socket", service.argument).result == Result.SUCCESS
+def test_of_two_socket_arguments_the_last_applies(setup: Setup) -> None:
+    with setup.service(play(b"r0")) as service:
+        assert setup.login("socket=/nonexistent/socket", service.argument).result == Result.SUCCESS
 
 
-def test_a_refusal_requests_a_delay_of_two_seconds(bench: Bench) -> None:
-    with bench.service(play(b"r7")) as service:
-        assert 1 <= bench.login(service.argument).delay <= 3  # libpam randomises the delay by ±50 %
+def test_a_refusal_requests_a_delay_of_two_seconds(setup: Setup) -> None:
+    with setup.service(play(b"r7")) as service:
+        assert 1 <= setup.login(service.argument).delay <= 3  # libpam randomises the delay by ±50 %
 
 
-def test_a_denial_by_the_relay_itself_requests_the_delay_too(bench: Bench) -> None:
-    assert bench.login("socket=").delay >= 1
+def test_a_denial_by_the_relay_itself_requests_the_delay_too(setup: Setup) -> None:
+    assert setup.login("socket=").delay >= 1
 
 
 @pytest.mark.parametrize("result", [b"r0", b"r25"])
-def test_success_and_ignore_request_no_delay(bench: Bench, result: bytes) -> None:
-    with bench.service(play(result)) as service:
-        assert bench.login(service.argument).delay == 0
+def test_success_and_ignore_request_no_delay(setup: Setup, result: bytes) -> None:
+    with setup.service(play(result)) as service:
+        assert setup.login(service.argument).delay == 0
 
 
-def test_the_delay_of_a_login_that_a_later_module_refuses_is_the_same(bench: Bench) -> None:
-    """Otherwise, with `forward_pass`, a missing delay would show a right code before the password is known."""
-    with bench.service(play(b"r0")) as service:
+def test_the_delay_of_a_login_that_a_later_module_refuses_is_the_same(setup: Setup) -> None:
+    """Otherwise, with `forward_pass`, a missing delay would show a right code before the password check."""
+    with setup.service(play(b"r0")) as service:
         for arguments, least in ((service.argument, 1), (f"{service.argument} nodelay", 0)):
-            pamconf.service(bench.folder, "demo", f"auth required {RELAY} {arguments}", "auth required pam_deny.so")
-            done = pamconf.login("demo", "alice", [], bench.folder)
+            pamconf.service(setup.folder, "demo", f"auth required {RELAY} {arguments}", "auth required pam_deny.so")
+            done = pamconf.login("demo", "alice", [], setup.folder)
             assert done.result is Result.AUTH_ERR
             assert done.delay >= least
         assert done.delay == 0, "nodelay applies here too"
 
 
 @pytest.mark.parametrize("arguments", [("nodelay",), ("socket=", "nodelay")])
-def test_nodelay_suppresses_the_delay_after_any_other_error(bench: Bench, arguments: tuple[str, ...]) -> None:
-    with bench.service(play(b"r7")) as service:
-        done = bench.login(service.argument, *arguments)
+def test_nodelay_suppresses_the_delay_after_any_other_error(setup: Setup, arguments: tuple[str, ...]) -> None:
+    with setup.service(play(b"r7")) as service:
+        done = setup.login(service.argument, *arguments)
         assert done.result in (Result.AUTH_ERR, Result.SERVICE_ERR)
         assert done.delay == 0
 
 
-def test_nodelay_applies_only_as_an_exact_word(bench: Bench) -> None:
-    with bench.service(play(b"r7")) as service:
-        assert bench.login(service.argument, "nodelay=1").delay >= 1
+def test_nodelay_applies_only_as_an_exact_word(setup: Setup) -> None:
+    with setup.service(play(b"r7")) as service:
+        assert setup.login(service.argument, "nodelay=1").delay >= 1
 
 
 # ---- hello
@@ -111,11 +111,11 @@ def hello(service: Service) -> list[bytes]:
     return message[1:].split(b"\0")
 
 
-def test_hello_has_the_items_and_every_argument_in_order(bench: Bench) -> None:
+def test_hello_has_the_items_and_every_argument_in_order(setup: Setup) -> None:
     items = {"rhost": "192.0.2.7", "ruser": "bob", "tty": "/dev/pts/3"}
-    with bench.service(play(b"r0")) as service:
-        name = bench.stack("nodelay", service.argument, "[prompt=Type your code: ]", "debug", "arg=x", "user=eve")
-        login(name, "alice", [], bench.folder, items=items, flags=0x8001)
+    with setup.service(play(b"r0")) as service:
+        name = setup.stack("nodelay", service.argument, "[prompt=Type your code: ]", "debug", "arg=x", "user=eve")
+        login(name, "alice", [], setup.folder, items=items, flags=0x8001)
         assert hello(service) == [
             b"version=1",
             b"service=" + name.encode(),
@@ -133,29 +133,29 @@ def test_hello_has_the_items_and_every_argument_in_order(bench: Bench) -> None:
         ]
 
 
-def test_hello_leaves_absent_items_out(bench: Bench) -> None:
-    with bench.service(play(b"r0")) as service:
-        bench.login(service.argument)
+def test_hello_omits_absent_items(setup: Setup) -> None:
+    with setup.service(play(b"r0")) as service:
+        setup.login(service.argument)
         assert [line.split(b"=")[0] for line in hello(service)] == [b"version", b"service", b"user", b"flags", b"arg"]
 
 
 @pytest.mark.parametrize("user", ["", "a=b", "alice\nrhost=x", "zoë", "../root", "\b\n\r\x7fINCORRECT", "%s%n"])
-def test_hello_contains_any_name_unchanged(bench: Bench, user: str) -> None:
-    with bench.service(play(b"r0")) as service:
-        bench.login(service.argument, user=user)
+def test_hello_contains_any_name_unchanged(setup: Setup, user: str) -> None:
+    with setup.service(play(b"r0")) as service:
+        setup.login(service.argument, user=user)
         assert b"user=" + os.fsencode(user) in hello(service)
 
 
-def test_a_host_without_a_user_name_is_prompted_for_it(bench: Bench) -> None:
-    with bench.service(play(b"r0")) as service:
-        done = bench.login(service.argument, user=None, answers=["carol"])
+def test_a_host_without_a_user_name_is_prompted_for_it(setup: Setup) -> None:
+    with setup.service(play(b"r0")) as service:
+        done = setup.login(service.argument, user=None, answers=["carol"])
         assert [shown.style for shown in done.prompts] == [Style.PROMPT_ECHO_ON]
         assert b"user=carol" in hello(service)
 
 
-def test_a_missing_user_name_is_a_conversation_error(bench: Bench, log: Log) -> None:
-    with bench.service(play(b"r0")) as service:
-        assert bench.login(service.argument, user=None).result == Result.CONV_ERR
+def test_a_missing_user_name_is_a_conversation_error(setup: Setup, log: Log) -> None:
+    with setup.service(play(b"r0")) as service:
+        assert setup.login(service.argument, user=None).result == Result.CONV_ERR
         assert log()[-1] == "denied: libpam gave no user name"
         assert service.logins == 0
 
@@ -163,13 +163,13 @@ def test_a_missing_user_name_is_a_conversation_error(bench: Bench, log: Log) -> 
 @pytest.mark.parametrize("last", ["", " debug"])
 @pytest.mark.parametrize(("over", "result"), [(-1, Result.SUCCESS), (0, Result.SUCCESS), (1, Result.SERVICE_ERR)])
 def test_hello_is_4096_bytes_at_most_and_never_cut(
-    bench: Bench, log: Log, over: int, result: Result, last: str
+    setup: Setup, log: Log, over: int, result: Result, last: str
 ) -> None:
-    with bench.service(play(b"r0")) as service:
-        name = bench.stack(service.argument, "nodelay", last)
-        login(name, "", [], bench.folder)
+    with setup.service(play(b"r0")) as service:
+        name = setup.stack(service.argument, "nodelay", last)
+        login(name, "", [], setup.folder)
         user = "u" * (4096 + over - len(service.heard[0]))
-        assert login(name, user, [], bench.folder).result == result
+        assert login(name, user, [], setup.folder).result == result
         if result == Result.SUCCESS:
             assert len(service.heard[0]) == 4096 + over
         else:
@@ -181,39 +181,39 @@ def test_hello_is_4096_bytes_at_most_and_never_cut(
 
 
 @pytest.mark.parametrize("result", ["SUCCESS", "SERVICE_ERR", "AUTH_ERR", "AUTHINFO_UNAVAIL", "CONV_ERR"])
-def test_a_known_result_is_returned_and_not_logged(bench: Bench, log: Log, result: str) -> None:
-    with bench.service(play(b"r%d" % Result[result])) as service:
-        assert bench.login(service.argument).result == Result[result]
+def test_a_known_result_is_returned_and_not_logged(setup: Setup, log: Log, result: str) -> None:
+    with setup.service(play(b"r%d" % Result[result])) as service:
+        assert setup.login(service.argument).result == Result[result]
         assert log() == []
 
 
-def test_after_ignore_libpam_continues_with_the_next_module(bench: Bench, log: Log) -> None:
-    with bench.service(play(b"r25")) as service:
+def test_after_ignore_libpam_continues_with_the_next_module(setup: Setup, log: Log) -> None:
+    with setup.service(play(b"r25")) as service:
         relay = f"auth [ignore=1 default=die] {RELAY} {service.argument}"
-        pamconf.service(bench.folder, "x", relay, "auth requisite pam_deny.so", "auth required pam_permit.so")
-        assert login("x", "alice", [], bench.folder).result == Result.SUCCESS
+        pamconf.service(setup.folder, "x", relay, "auth requisite pam_deny.so", "auth required pam_permit.so")
+        assert login("x", "alice", [], setup.folder).result == Result.SUCCESS
         assert log() == []
 
 
-def test_only_the_exact_spellings_of_known_results_are_results(bench: Bench) -> None:
+def test_only_the_exact_spellings_of_known_results_are_results(setup: Setup) -> None:
     known = [0, 3, 7, 9, 19, 25]
     spellings = [b"%d" % n for n in (*range(-1, 35), 256, 2**32, 2**64) if n not in known]
     spellings += [
         form % n for n in known for form in (b"0%d", b"%d ", b" %d", b"+%d", b"-%d", b"%d\n", b"%d\0", b"0x%x")
     ]
     spellings += [b"", b"\0", b"00", b"o", b"0r0", "٠".encode(), b"7.0"]
-    with bench.service(in_turn(*(play(b"r" + spelling) for spelling in spellings))) as service:
-        name = bench.stack(service.argument, "nodelay")
-        got = {spelling: login(name, "alice", [], bench.folder).result for spelling in spellings}
+    with setup.service(in_turn(*(play(b"r" + spelling) for spelling in spellings))) as service:
+        name = setup.stack(service.argument, "nodelay")
+        got = {spelling: login(name, "alice", [], setup.folder).result for spelling in spellings}
     assert set(got.values()) == {Result.AUTHINFO_UNAVAIL}, got
 
 
 # ---- prompts, messages, PAM_AUTHTOK
 
 
-def test_prompts_are_passed_to_the_user_and_answers_to_the_service(bench: Bench) -> None:
-    with bench.service(play(b"pCode: ", b"PName: ", b"p", b"r0")) as service:
-        done = bench.login(service.argument, answers=["123456", b"\xff\x01", ""])
+def test_prompts_are_passed_to_the_user_and_answers_to_the_service(setup: Setup) -> None:
+    with setup.service(play(b"pCode: ", b"PName: ", b"p", b"r0")) as service:
+        done = setup.login(service.argument, answers=["123456", b"\xff\x01", ""])
         assert done.prompts == (
             Shown(Style.PROMPT_ECHO_OFF, "Code: "),
             Shown(Style.PROMPT_ECHO_ON, "Name: "),
@@ -223,55 +223,55 @@ def test_prompts_are_passed_to_the_user_and_answers_to_the_service(bench: Bench)
         assert done.result == Result.SUCCESS
 
 
-def test_information_and_errors_are_passed_to_the_user(bench: Bench) -> None:
-    with bench.service(play(b"iready", b"eno", b"i", b"r7")) as service:
-        assert bench.login(service.argument).messages == (
+def test_information_and_errors_are_passed_to_the_user(setup: Setup) -> None:
+    with setup.service(play(b"iready", b"eno", b"i", b"r7")) as service:
+        assert setup.login(service.argument).messages == (
             Shown(Style.TEXT_INFO, "ready"),
             Shown(Style.ERROR_MSG, "no"),
             Shown(Style.TEXT_INFO, ""),
         )
 
 
-def test_a_text_is_not_a_format_string_and_may_fill_the_packet(bench: Bench) -> None:
+def test_a_text_is_not_a_format_string_and_may_fill_the_packet(setup: Setup) -> None:
     text = "%s%n%1000d zoë".ljust(4094)
     assert len(text.encode()) == 4095
-    with bench.service(play(b"p" + text.encode(), b"i" + text.encode(), b"r0")) as service:
-        done = bench.login(service.argument, answers=["1"])
+    with setup.service(play(b"p" + text.encode(), b"i" + text.encode(), b"r0")) as service:
+        done = setup.login(service.argument, answers=["1"])
         assert [shown.text for shown in done.prompts + done.messages] == [text, text]
 
 
-def test_a_failed_conversation_is_sent_as_no_answer(bench: Bench) -> None:
-    with bench.service(play(b"pCode: ", b"r19")) as service:
-        assert bench.login(service.argument, answers=[None]).result == Result.CONV_ERR
+def test_a_failed_conversation_is_sent_as_no_answer(setup: Setup) -> None:
+    with setup.service(play(b"pCode: ", b"r19")) as service:
+        assert setup.login(service.argument, answers=[None]).result == Result.CONV_ERR
         assert service.heard[1:] == [b"N"]
 
 
-def test_a_null_response_is_sent_as_no_answer(bench: Bench) -> None:
+def test_a_null_response_is_sent_as_no_answer(setup: Setup) -> None:
     class Silent(Session):
         def _answer(self, shown: Shown) -> bytes | None:
             return None
 
-    with bench.service(play(b"pCode: ", b"r7")) as service:
-        with Silent(bench.stack(service.argument), "alice", [], bench.folder) as session:
+    with setup.service(play(b"pCode: ", b"r7")) as service:
+        with Silent(setup.stack(service.argument), "alice", [], setup.folder) as session:
             assert session.authenticate().result == Result.AUTH_ERR
         assert service.heard[1:] == [b"N"]
 
 
-def test_the_response_of_a_failed_conversation_is_ignored(bench: Bench) -> None:
+def test_the_response_of_a_failed_conversation_is_ignored(setup: Setup) -> None:
     class Failing(Session):
         def _converse(self, *message: Any) -> int:
             super()._converse(*message)
             return Result.CONV_ERR
 
-    with bench.service(play(b"pCode: ", b"r7")) as service:
-        with Failing(bench.stack(service.argument), "alice", ["123456"], bench.folder) as session:
+    with setup.service(play(b"pCode: ", b"r7")) as service:
+        with Failing(setup.stack(service.argument), "alice", ["123456"], setup.folder) as session:
             assert session.authenticate().result == Result.AUTH_ERR
         assert service.heard[1:] == [b"N"]
 
 
-def test_an_answer_over_512_bytes_is_sent_as_blank(bench: Bench) -> None:
-    with bench.service(play(b"pCode: ", b"pCode: ", b"r7")) as service:
-        bench.login(service.argument, answers=["1" * 512, "1" * 513])
+def test_an_answer_over_512_bytes_is_sent_as_blank(setup: Setup) -> None:
+    with setup.service(play(b"pCode: ", b"pCode: ", b"r7")) as service:
+        setup.login(service.argument, answers=["1" * 512, "1" * 513])
         assert service.heard[1:] == [b"A" + b"1" * 512, b"A"]
 
 
@@ -279,23 +279,23 @@ def test_an_answer_over_512_bytes_is_sent_as_blank(bench: Bench) -> None:
     ("authtok", "heard"),
     [("secret", b"Asecret"), (None, b"N"), ("", b"A"), ("1" * 512, b"A" + b"1" * 512), ("1" * 513, b"A")],
 )
-def test_the_authtok_is_read_without_a_prompt(bench: Bench, authtok: str | None, heard: bytes) -> None:
-    with bench.service(play(b"g", b"r0")) as service:
+def test_the_authtok_is_read_without_a_prompt(setup: Setup, authtok: str | None, heard: bytes) -> None:
+    with setup.service(play(b"g", b"r0")) as service:
         items = {} if authtok is None else {"authtok": authtok}
-        done = bench.login(service.argument, items=items, carry_authtok=True)
+        done = setup.login(service.argument, items=items, carry_authtok=True)
         assert (done.result, done.prompts) == (Result.SUCCESS, ())
         assert service.heard[1:] == [heard]
 
 
-def test_the_authtok_is_set_for_the_modules_after(bench: Bench) -> None:
-    with bench.service(play(b"sfirst", b"spassword", b"g", b"r0")) as service:
-        done = bench.login(service.argument, items={"authtok": "old"}, carry_authtok=True)
+def test_the_authtok_is_set_for_later_modules(setup: Setup) -> None:
+    with setup.service(play(b"sfirst", b"spassword", b"g", b"r0")) as service:
+        done = setup.login(service.argument, items={"authtok": "old"}, carry_authtok=True)
         assert done.authtok == "password"
         assert service.heard[1:] == [b"Apassword"]
 
 
-def test_a_helper_uses_the_same_protocol_as_a_service(bench: Bench) -> None:
-    helper = bench.helper("""
+def test_a_helper_uses_the_same_protocol_as_a_service(setup: Setup) -> None:
+    helper = setup.helper("""
 channel.send(b"pCode: ")
 answer = channel.recv(600)
 channel.send(b"g")
@@ -303,16 +303,16 @@ tell((hello, answer, channel.recv(600)))
 channel.send(b"spassword")
 channel.send(b"r0")
 """)
-    done = bench.login("socket=none", f"helper={helper}", answers=["123456"], carry_authtok=True)
+    done = setup.login("socket=none", f"helper={helper}", answers=["123456"], carry_authtok=True)
     said, answer, authtok = told(done)
     assert said.startswith(b"Hversion=1\0service=")
     assert (answer, authtok, done.authtok, done.result) == (b"A123456", b"N", "password", Result.SUCCESS)
 
 
-def test_a_second_login_in_one_process_works_and_sets_credentials(bench: Bench) -> None:
+def test_a_second_login_in_one_process_works_and_sets_credentials(setup: Setup) -> None:
     with (
-        bench.service(in_turn(play(b"pCode: ", b"r7"), play(b"pCode: ", b"r0"))) as service,
-        Session(bench.stack(service.argument), "alice", ["000000", "123456"], bench.folder) as session,
+        setup.service(in_turn(play(b"pCode: ", b"r7"), play(b"pCode: ", b"r0"))) as service,
+        Session(setup.stack(service.argument), "alice", ["000000", "123456"], setup.folder) as session,
     ):
         assert [session.authenticate().result, session.authenticate().result] == [Result.AUTH_ERR, Result.SUCCESS]
         assert session.setcred() == Result.SUCCESS
@@ -325,34 +325,34 @@ HELPER_ANSWERS = 'channel.send(b"pCode: ")\ntell((hello, channel.recv(600)))\nch
 
 
 @needs_root
-def test_if_the_service_is_full_root_starts_a_helper(bench: Bench, log: Log) -> None:
-    with bench.service(play(b"f")) as service:
-        done = bench.login(service.argument, f"helper={bench.helper(HELPER_ANSWERS)}", answers=["123456"])
+def test_if_the_service_is_full_root_starts_a_helper(setup: Setup, log: Log) -> None:
+    with setup.service(play(b"f")) as service:
+        done = setup.login(service.argument, f"helper={setup.helper(HELPER_ANSWERS)}", answers=["123456"])
         hello, answer = told(done)
         assert (done.result, hello, answer) == (Result.SUCCESS, service.heard[0], b"A123456")
     assert log() == []
 
 
 @pytest.mark.skipif(AS_ROOT, reason="root starts a helper")
-def test_if_the_service_is_full_other_hosts_are_denied(bench: Bench, log: Log) -> None:
-    with bench.service(play(b"f")) as service:
-        done = bench.login(service.argument, f"helper={bench.helper(HELPER_ANSWERS)}", answers=["123456"])
+def test_if_the_service_is_full_other_hosts_are_denied(setup: Setup, log: Log) -> None:
+    with setup.service(play(b"f")) as service:
+        done = setup.login(service.argument, f"helper={setup.helper(HELPER_ANSWERS)}", answers=["123456"])
         assert (done.result, done.prompts) == (Result.AUTHINFO_UNAVAIL, ())
     assert FULL in log()[0]
 
 
-def test_a_helper_cannot_be_full(bench: Bench, log: Log) -> None:
-    helper = bench.helper("channel.send(b'f')")
-    done = bench.login("socket=none", f"helper={helper}")
+def test_a_helper_cannot_be_full(setup: Setup, log: Log) -> None:
+    helper = setup.helper("channel.send(b'f')")
+    done = setup.login("socket=none", f"helper={helper}")
     assert done.result == Result.AUTHINFO_UNAVAIL
     assert FULL in log()[0]
 
 
 @pytest.mark.parametrize("message", [b"f", b"full", b"fr0"])
-def test_a_service_is_full_only_before_it_asks_and_in_one_spelling(bench: Bench, log: Log, message: bytes) -> None:
+def test_a_service_is_full_only_before_it_asks_and_in_one_spelling(setup: Setup, log: Log, message: bytes) -> None:
     before = (b"pCode: ",) if message == b"f" else ()
-    with bench.service(play(*before, message, b"r0")) as service:
-        assert bench.login(service.argument, answers=["123456"]).result == Result.AUTHINFO_UNAVAIL
+    with setup.service(play(*before, message, b"r0")) as service:
+        assert setup.login(service.argument, answers=["123456"]).result == Result.AUTHINFO_UNAVAIL
     assert NOT_IN_PROTOCOL in log()[0]
 
 
@@ -385,24 +385,24 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["at once", "after an answer"])
 def test_a_malformed_message_denies_and_logs_one_line_without_the_answer(
-    bench: Bench, log: Log, fault: str, before: tuple[bytes, ...]
+    setup: Setup, log: Log, fault: str, before: tuple[bytes, ...]
 ) -> None:
     message, line = FAULTS[fault]
-    with bench.service(play(*before, message, b"r0")) as service:
-        done = bench.login(service.argument, answers=["271828"])
+    with setup.service(play(*before, message, b"r0")) as service:
+        done = setup.login(service.argument, answers=["271828"])
         assert done.result == Result.AUTHINFO_UNAVAIL
         assert done.messages == ()
         assert log() == [line]
 
 
 @pytest.mark.parametrize("before", [(), (b"pCode: ",), (b"ihello",)])
-def test_a_service_that_hangs_up_before_the_result_denies(bench: Bench, log: Log, before: tuple[bytes, ...]) -> None:
-    with bench.service(play(*before, hang_up=True)) as service:
-        assert bench.login(service.argument, answers=["271828"]).result == Result.AUTHINFO_UNAVAIL
+def test_a_service_that_hangs_up_before_the_result_denies(setup: Setup, log: Log, before: tuple[bytes, ...]) -> None:
+    with setup.service(play(*before, hang_up=True)) as service:
+        assert setup.login(service.argument, answers=["271828"]).result == Result.AUTHINFO_UNAVAIL
         assert log() == ["denied: the service closed the connection"]
 
 
-def test_a_service_that_hangs_up_while_the_user_types_denies(bench: Bench, log: Log) -> None:
+def test_a_service_that_hangs_up_while_the_user_types_denies(setup: Setup, log: Log) -> None:
     prompted, gone = threading.Event(), threading.Event()
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -417,15 +417,15 @@ def test_a_service_that_hangs_up_while_the_user_types_denies(bench: Bench, log: 
         assert gone.wait(20)
         return "271828"
 
-    with bench.service(script) as service:
-        assert bench.login(service.argument, answers=[answer]).result == Result.AUTHINFO_UNAVAIL
+    with setup.service(script) as service:
+        assert setup.login(service.argument, answers=[answer]).result == Result.AUTHINFO_UNAVAIL
     assert log() == ["denied: the service did not receive the answer"]
 
 
-def test_a_service_that_hangs_up_at_once_denies_at_every_point(bench: Bench, log: Log) -> None:
-    with bench.service(lambda channel, heard: None) as service:
-        name = bench.stack(service.argument, "nodelay")
-        assert {login(name, "alice", [], bench.folder).result for _ in range(50)} == {Result.AUTHINFO_UNAVAIL}
+def test_a_service_that_hangs_up_at_once_denies_at_every_point(setup: Setup, log: Log) -> None:
+    with setup.service(lambda channel, heard: None) as service:
+        name = setup.stack(service.argument, "nodelay")
+        assert {login(name, "alice", [], setup.folder).result for _ in range(50)} == {Result.AUTHINFO_UNAVAIL}
     assert len(log()) == 50
     assert set(log()) <= {
         "denied: the service closed the connection",
@@ -434,17 +434,17 @@ def test_a_service_that_hangs_up_at_once_denies_at_every_point(bench: Bench, log
 
 
 @pytest.mark.parametrize(("messages", "result"), [(63, Result.SUCCESS), (64, Result.AUTHINFO_UNAVAIL)])
-def test_a_service_may_send_64_messages_in_a_login(bench: Bench, log: Log, messages: int, result: Result) -> None:
-    with bench.service(play(*[b"imore"] * messages, b"r0")) as service:
-        assert bench.login(service.argument).result == result
+def test_a_service_may_send_64_messages_in_a_login(setup: Setup, log: Log, messages: int, result: Result) -> None:
+    with setup.service(play(*[b"imore"] * messages, b"r0")) as service:
+        assert setup.login(service.argument).result == result
     assert log() == (
         [] if result == Result.SUCCESS else ["denied: the service sent too many messages without a decision"]
     )
 
 
-def test_messages_after_a_result_are_ignored(bench: Bench) -> None:
-    with bench.service(play(b"r7", b"r0", hang_up=True)) as service:
-        assert bench.login(service.argument).result == Result.AUTH_ERR
+def test_messages_after_a_result_are_ignored(setup: Setup) -> None:
+    with setup.service(play(b"r7", b"r0", hang_up=True)) as service:
+        assert setup.login(service.argument).result == Result.AUTH_ERR
 
 
 def decision(messages: list[bytes]) -> int:
@@ -465,15 +465,15 @@ TEXTS = st.one_of(
 MESSAGES = st.builds(lambda kind, text: kind + text, st.sampled_from([b"p", b"i", b"g", b"s", b"r", b"x", b""]), TEXTS)
 
 
-def test_any_bytes_of_a_service_give_the_result_of_the_protocol(bench: Bench) -> None:
-    with bench.service(play()) as service:
-        stack = bench.stack(service.argument, "nodelay")
+def test_any_bytes_of_a_service_give_the_result_of_the_protocol(setup: Setup) -> None:
+    with setup.service(play()) as service:
+        stack = setup.stack(service.argument, "nodelay")
 
         @settings(max_examples=300, deadline=None, database=None)
         @given(st.lists(MESSAGES, max_size=5))
         def check(messages: list[bytes]) -> None:
             service.script = play(*messages, hang_up=True)
-            result = login(stack, "alice", lambda shown: "1", bench.folder).result
+            result = login(stack, "alice", lambda shown: "1", setup.folder).result
             expected = decision(messages)
             assert result == (Result.PERM_DENIED if expected == Result.IGNORE else expected)
 
@@ -484,40 +484,40 @@ def test_any_bytes_of_a_service_give_the_result_of_the_protocol(bench: Bench) ->
 
 
 @pytest.mark.parametrize("before", [(), (b"pCode: ",)], ids=["after the hello", "after an answer"])
-def test_a_silent_service_denies_after_the_limit(bench: Bench, log: Log, before: tuple[bytes, ...]) -> None:
-    with bench.service(play(*before)) as service:
-        done = bench.login(service.argument, relay=brisk(), answers=["1"])
+def test_a_silent_service_denies_after_the_limit(setup: Setup, log: Log, before: tuple[bytes, ...]) -> None:
+    with setup.service(play(*before)) as service:
+        done = setup.login(service.argument, relay=brisk(), answers=["1"])
     assert done.result == Result.AUTHINFO_UNAVAIL
     assert 0.29 <= done.seconds < 9
     assert log() == ["denied: the service sent no message in time"]
 
 
-def test_a_silent_helper_denies_after_the_limit(bench: Bench, log: Log) -> None:
-    helper = bench.helper("channel.send(b'ihere'); channel.recv(1)")
-    done = bench.login("socket=none", f"helper={helper}", relay=brisk())
+def test_a_silent_helper_denies_after_the_limit(setup: Setup, log: Log) -> None:
+    helper = setup.helper("channel.send(b'ihere'); channel.recv(1)")
+    done = setup.login("socket=none", f"helper={helper}", relay=brisk())
     assert (done.result, len(done.messages)) == (Result.AUTHINFO_UNAVAIL, 1)
     assert 0.29 <= done.seconds < 9
     assert log() == ["denied: the service sent no message in time"]
 
 
-def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(bench: Bench) -> None:
+def test_the_time_limit_applies_to_each_service_turn_not_to_the_user(setup: Setup) -> None:
     def answer(shown: Shown) -> str:
         begun = time.monotonic()
         while time.monotonic() < begun + 0.2:  # two pauses exceed the time limit of a turn
             time.sleep(0.01)
         return "1"
 
-    with bench.service(play(b"p", b"p", b"p", b"r0")) as service:
-        done = bench.login(service.argument, relay=brisk(), answers=answer)
+    with setup.service(play(b"p", b"p", b"p", b"r0")) as service:
+        done = setup.login(service.argument, relay=brisk(), answers=answer)
     assert done.result == Result.SUCCESS
     assert done.seconds > 0.6
 
 
-def test_if_the_services_queue_remains_full_a_helper_is_started(bench: Bench) -> None:
-    path = bench.folder / "socket"
-    helper = bench.helper("channel.send(b'r0')")
+def test_if_the_services_queue_remains_full_a_helper_is_started(setup: Setup) -> None:
+    path = setup.folder / "socket"
+    helper = setup.helper("channel.send(b'r0')")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, full(listener, path):
-        done = bench.login(f"socket={path}", f"helper={helper}", relay=brisk())
+        done = setup.login(f"socket={path}", f"helper={helper}", relay=brisk())
     assert done.result == Result.SUCCESS
     assert 0.09 <= done.seconds < 9
 
@@ -531,18 +531,18 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
     return client
 
 
-def test_by_default_a_turn_has_ten_seconds_and_a_connection_a_second(bench: Bench) -> None:
+def test_by_default_a_turn_has_ten_seconds_and_a_connection_a_second(setup: Setup) -> None:
     """Run all cases in parallel, because each case waits in real time."""
-    silent = bench.helper("channel.recv(1)", bench.folder / "silent.py")
-    ready = bench.helper("channel.send(b'r0')", bench.folder / "ready.py")
-    queue = bench.folder / "queue"
+    silent = setup.helper("channel.recv(1)", setup.folder / "silent.py")
+    ready = setup.helper("channel.send(b'r0')", setup.folder / "ready.py")
+    queue = setup.folder / "queue"
     seconds: dict[str, float] = {}
 
     def timed(name: str, *arguments: object) -> None:
-        seconds[name] = bench.login(*arguments, "nodelay").seconds
+        seconds[name] = setup.login(*arguments, "nodelay").seconds
 
     with (
-        bench.service(play()) as service,
+        setup.service(play()) as service,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
         full(listener, queue),
     ):

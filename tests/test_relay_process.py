@@ -19,7 +19,7 @@ import pytest
 from tests.support import pamconf
 from tests.support.isolation import MAY_MOUNT
 from tests.support.pamconf import Result, Shown, login
-from tests.support.relay_kit import ROOT, Bench, Log, brisk, build, in_turn, library, needs_root, play, told
+from tests.support.relay_kit import ROOT, Log, Setup, brisk, build, in_turn, library, needs_root, play, told
 from tests.support.silent_fuse import SilentFuse, needs_fuse
 from tests.support.site import ME, OTHER_UID, PATIENCE
 
@@ -44,29 +44,29 @@ def children() -> set[int]:
     return found
 
 
-def spawned(bench: Bench, source: str) -> str:
+def spawned(setup: Setup, source: str) -> str:
     """Write a stack that starts a helper with this source. Return the stack's name."""
-    return bench.stack("socket=none", f"helper={bench.helper(source)}", "nodelay")
+    return setup.stack("socket=none", f"helper={setup.helper(source)}", "nodelay")
 
 
 # ---- the state that a helper inherits
 
 
-def fact(bench: Bench, source: str) -> Any:
-    return told(login(spawned(bench, source + ACCEPTING), "alice", [], bench.folder))
+def fact(setup: Setup, source: str) -> Any:
+    return told(login(spawned(setup, source + ACCEPTING), "alice", [], setup.folder))
 
 
-def test_a_helpers_environment_is_empty(bench: Bench) -> None:
-    assert fact(bench, "tell(open('/proc/self/environ', 'rb').read())") == b""
+def test_a_helpers_environment_is_empty(setup: Setup) -> None:
+    assert fact(setup, "tell(open('/proc/self/environ', 'rb').read())") == b""
 
 
-def test_a_helper_has_three_null_descriptors_and_the_channel(bench: Bench) -> None:
+def test_a_helper_has_three_null_descriptors_and_the_channel(setup: Setup) -> None:
     held = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
     for descriptor in held:
         os.set_inheritable(descriptor, True)
     try:
         descriptors = fact(
-            bench,
+            setup,
             """
 leads_to = {}
 for n in os.listdir("/proc/self/fd"):
@@ -84,26 +84,26 @@ tell(leads_to)
     assert descriptors == dict.fromkeys(range(3), "/dev/null")
 
 
-def test_a_helper_can_read_and_write_its_null_device(bench: Bench) -> None:
-    assert fact(bench, "tell((os.read(0, 1), os.write(1, b'x'), os.write(2, b'x')))") == (b"", 1, 1)
+def test_a_helper_can_read_and_write_its_null_device(setup: Setup) -> None:
+    assert fact(setup, "tell((os.read(0, 1), os.write(1, b'x'), os.write(2, b'x')))") == (b"", 1, 1)
 
 
-def test_a_helper_runs_in_the_root_folder(bench: Bench) -> None:
-    assert fact(bench, "tell(os.getcwd())") == "/"
+def test_a_helper_runs_in_the_root_folder(setup: Setup) -> None:
+    assert fact(setup, "tell(os.getcwd())") == "/"
 
 
-def test_a_helper_is_python_isolated_without_site(bench: Bench) -> None:
-    command = fact(bench, "tell(open('/proc/self/cmdline').read().split('\\0'))")
-    assert command == ["/usr/bin/python3", "-I", "-S", str(bench.folder / "helper.py"), ""]
+def test_a_helper_is_python_isolated_without_site(setup: Setup) -> None:
+    command = fact(setup, "tell(open('/proc/self/cmdline').read().split('\\0'))")
+    assert command == ["/usr/bin/python3", "-I", "-S", str(setup.folder / "helper.py"), ""]
 
 
-def test_a_helper_runs_in_a_new_session(bench: Bench) -> None:
-    assert fact(bench, "tell(os.getsid(0) == os.getpgrp() == os.getpid())") is True
+def test_a_helper_runs_in_a_new_session(setup: Setup) -> None:
+    assert fact(setup, "tell(os.getsid(0) == os.getpgrp() == os.getpid())") is True
 
 
-def test_a_helpers_signals_are_default_and_unblocked_under_any_host(bench: Bench) -> None:
+def test_a_helpers_signals_are_default_and_unblocked_under_any_host(setup: Setup) -> None:
     stack = spawned(
-        bench,
+        setup,
         """
 with open("/proc/self/status") as file:
     fields = dict(line.split(":", 1) for line in file)
@@ -111,7 +111,7 @@ tell((int(fields["SigBlk"], 16), int(fields["SigIgn"], 16)))
 """
         + ACCEPTING,
     )
-    host = bench.run(f"""
+    host = setup.run(f"""
 every = set(signal.Signals) - {{signal.SIGKILL, signal.SIGSTOP}}
 for number in every:
     signal.signal(number, signal.SIG_IGN)
@@ -125,10 +125,10 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 
 @needs_root
-def test_a_helper_of_a_setuid_host_keeps_both_ids(bench: Bench) -> None:
+def test_a_helper_of_a_setuid_host_keeps_both_ids(setup: Setup) -> None:
     """The host has the caller's real uid and the effective uid 0. The helper itself drops its privileges."""
-    stack = spawned(bench, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
-    host = bench.run(f"""
+    stack = spawned(setup, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
+    host = setup.run(f"""
 os.setresuid({OTHER_UID}, 0, 0)
 print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 """)
@@ -136,10 +136,10 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 
 @needs_root
-def test_the_caller_of_a_setuid_host_is_not_trusted(bench: Bench) -> None:
-    stack = spawned(bench, ACCEPTING)
-    os.chown(bench.folder / "helper.py", OTHER_UID, -1)
-    host = bench.run(f"""
+def test_the_caller_of_a_setuid_host_is_not_trusted(setup: Setup) -> None:
+    stack = spawned(setup, ACCEPTING)
+    os.chown(setup.folder / "helper.py", OTHER_UID, -1)
+    host = setup.run(f"""
 os.setresuid({OTHER_UID}, 0, 0)
 print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 """)
@@ -149,9 +149,9 @@ print(pamconf.login({stack!r}, "alice", [], folder).result.name)
 # ---- the end of a helper
 
 
-def test_a_helper_that_runs_on_after_its_result_is_killed(bench: Bench) -> None:
+def test_a_helper_that_continues_after_its_result_is_killed(setup: Setup) -> None:
     stack = spawned(
-        bench,
+        setup,
         """
 import signal, time
 for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
@@ -161,30 +161,30 @@ channel.send(b"r0")
 time.sleep(20)
 """,
     )
-    done = login(stack, "alice", [], bench.folder)
+    done = login(stack, "alice", [], setup.folder)
     assert done.seconds < 10
     assert not os.path.exists(f"/proc/{told(done)}")
 
 
-def test_a_stopped_helper_is_killed_at_the_time_limit(bench: Bench) -> None:
-    helper = bench.helper("import signal\ntell(os.getpid())\nos.kill(os.getpid(), signal.SIGSTOP)" + ACCEPTING)
-    done = bench.login("socket=none", f"helper={helper}", relay=brisk())
+def test_a_stopped_helper_is_killed_at_the_time_limit(setup: Setup) -> None:
+    helper = setup.helper("import signal\ntell(os.getpid())\nos.kill(os.getpid(), signal.SIGSTOP)" + ACCEPTING)
+    done = setup.login("socket=none", f"helper={helper}", relay=brisk())
     assert done.result == Result.AUTHINFO_UNAVAIL
     assert not os.path.exists(f"/proc/{told(done)}")
 
 
 @pytest.mark.parametrize("source", ["os._exit(0)", "raise SystemExit(1)", "os.kill(os.getpid(), 9)"])
-def test_a_helper_that_dies_before_its_result_denies(bench: Bench, log: Log, source: str) -> None:
-    assert login(spawned(bench, source), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
+def test_a_helper_that_dies_before_its_result_denies(setup: Setup, log: Log, source: str) -> None:
+    assert login(spawned(setup, source), "alice", [], setup.folder).result == Result.AUTHINFO_UNAVAIL
     assert log() == ["denied: the service closed the connection"]
 
 
-def test_a_helper_that_never_reads_the_login_denies(bench: Bench, log: Log) -> None:
-    assert login(spawned(bench, "syntax error"), "alice", [], bench.folder).result == Result.AUTHINFO_UNAVAIL
+def test_a_helper_that_never_reads_the_login_denies(setup: Setup, log: Log) -> None:
+    assert login(spawned(setup, "syntax error"), "alice", [], setup.folder).result == Result.AUTHINFO_UNAVAIL
     assert log() in (["denied: the service did not receive the login"], ["denied: the service closed the connection"])
 
 
-def test_a_helper_that_is_killed_while_the_user_types_denies(bench: Bench, log: Log) -> None:
+def test_a_helper_that_is_killed_while_the_user_types_denies(setup: Setup, log: Log) -> None:
     def kill(shown: Shown) -> str:
         pid = int(shown.text)
         os.kill(pid, signal.SIGKILL)
@@ -192,34 +192,34 @@ def test_a_helper_that_is_killed_while_the_user_types_denies(bench: Bench, log: 
         return "123456"
 
     before = children()
-    assert login(spawned(bench, ASKING), "alice", kill, bench.folder).result == Result.AUTHINFO_UNAVAIL
+    assert login(spawned(setup, ASKING), "alice", kill, setup.folder).result == Result.AUTHINFO_UNAVAIL
     assert log() == ["denied: the service did not receive the answer"]
     assert children() == before
 
 
-def test_a_helper_ends_by_itself_if_the_kernel_has_no_pidfd(bench: Bench) -> None:
+def test_a_helper_ends_by_itself_if_the_kernel_has_no_pidfd(setup: Setup) -> None:
     source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
-    stack = spawned(bench, "tell(os.getpid())" + ASKING + "channel.recv(1)")
-    host = bench.run(
+    stack = spawned(setup, "tell(os.getpid())" + ASKING + "channel.recv(1)")
+    host = setup.run(
         f"""
 done = pamconf.login({stack!r}, "alice", ["123456"], folder)
 print(done.result.name, os.path.exists("/proc/" + done.messages[0].text))
 """,
-        LD_PRELOAD=str(library(bench.folder, source)),
+        LD_PRELOAD=str(library(setup.folder, source)),
     )
     assert host.stdout == "SUCCESS False\n", host.stderr
 
 
-def test_without_a_pidfd_a_helper_that_runs_on_does_not_hold_the_host(bench: Bench) -> None:
+def test_without_a_pidfd_a_helper_that_continues_does_not_block_the_host(setup: Setup) -> None:
     source = "#include <errno.h>\nint pidfd_open(int pid, unsigned flags) { return errno = ENOSYS, -1; }\n"
-    stack = spawned(bench, "import time\ntell(os.getpid())" + ACCEPTING + "time.sleep(600)")
-    host = bench.run(
+    stack = spawned(setup, "import time\ntell(os.getpid())" + ACCEPTING + "time.sleep(600)")
+    host = setup.run(
         f"""
 done = pamconf.login({stack!r}, "alice", [], folder)
 os.kill(int(done.messages[0].text), signal.SIGKILL)
 print(done.result.name)
 """,
-        LD_PRELOAD=str(library(bench.folder, source)),
+        LD_PRELOAD=str(library(setup.folder, source)),
     )
     assert host.stdout == "SUCCESS\n", host.stderr
 
@@ -228,8 +228,8 @@ print(done.result.name)
 
 
 @pytest.fixture
-def silent(bench: Bench) -> Iterator[SilentFuse]:
-    folder = bench.folder / "silent"
+def silent(setup: Setup) -> Iterator[SilentFuse]:
+    folder = setup.folder / "silent"
     folder.mkdir()
     with SilentFuse(folder) as fuse:
         yield fuse
@@ -240,10 +240,10 @@ def has_ended(pid: int) -> bool:
 
 
 @needs_fuse
-def test_a_helper_that_cannot_end_is_reaped_later(bench: Bench, log: Log, silent: SilentFuse) -> None:
+def test_a_helper_that_cannot_end_is_reaped_later(setup: Setup, log: Log, silent: SilentFuse) -> None:
     """The helper waits for a file system that never answers. No signal ends this wait."""
     source = f"channel.send(b'pCode: ')\nchannel.close()\nos.stat({str(silent.folder)!r} + f'/{{os.getpid()}}')"
-    stack = bench.stack("socket=none", f"helper={bench.helper(source)}", relay=build(END_LIMIT=300))
+    stack = setup.stack("socket=none", f"helper={setup.helper(source)}", relay=build(END_LIMIT=300))
 
     def answer(_: Shown) -> str:
         assert silent.asked.acquire(timeout=PATIENCE)
@@ -255,27 +255,27 @@ def test_a_helper_that_cannot_end_is_reaped_later(bench: Bench, log: Log, silent
     try:
         os.waitid(os.P_PID, other, os.WEXITED | os.WNOWAIT)
         before = children()
-        with pamconf.Session(stack, "alice", answer, bench.folder) as session:
+        with pamconf.Session(stack, "alice", answer, setup.folder) as session:
             for _ in range(2):
                 assert session.authenticate().result == Result.AUTHINFO_UNAVAIL
             left = children() - before
-            assert len(left) == 2, "one for each login"
+            assert len(left) == 2, "one helper for each login"
             assert not any(map(has_ended, left))
             assert len([line for line in log() if "has not ended" in line]) == 2
             silent.end()
             for pid in left:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        assert children() == before, "the end of the handle reaps them"
+        assert children() == before, "the end of the handle reaps the helpers"
         assert has_ended(other), "the relay reaps no other child"
     finally:
         os.waitpid(other, 0)
 
 
 @needs_fuse
-def test_a_home_that_never_answers_leaves_the_host_no_child(bench: Bench, silent: SilentFuse) -> None:
+def test_a_home_that_never_answers_leaves_the_host_no_child(setup: Setup, silent: SilentFuse) -> None:
     relay = build(TURN_LIMIT=5000, HELPER=str(ROOT / "pam_totp" / "pam" / "helper.py"))
     before = children()
-    done = bench.login(f"secret={silent.folder}/file", relay=relay, user=ME)
+    done = setup.login(f"secret={silent.folder}/file", relay=relay, user=ME)
     assert done.result == Result.AUTHINFO_UNAVAIL
     assert silent.asked.acquire(blocking=False), "the helper waits for the file system"
     assert children() == before
@@ -284,24 +284,24 @@ def test_a_home_that_never_answers_leaves_the_host_no_child(bench: Bench, silent
 # ---- the host is unchanged
 
 
-def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(bench: Bench) -> None:
+def test_200_logins_of_every_kind_leave_no_descriptor_and_no_process(setup: Setup) -> None:
     before = os.listdir("/proc/self/fd"), children()
-    dying = bench.helper("os._exit(1)", bench.folder / "dying.py")
-    lingering = bench.helper(ACCEPTING + "channel.recv(1)\nos.pipe()", bench.folder / "lingering.py")
-    accepting = bench.helper(ACCEPTING)
+    dying = setup.helper("os._exit(1)", setup.folder / "dying.py")
+    lingering = setup.helper(ACCEPTING + "channel.recv(1)\nos.pipe()", setup.folder / "lingering.py")
+    accepting = setup.helper(ACCEPTING)
     scripts = in_turn(*[play(b"r0"), play(b"x"), play(hang_up=True), play(b"pCode: ", b"r7")] * 25)
-    with bench.service(scripts) as service:
-        stacks = [bench.stack(service.argument, "nodelay")] * 4
+    with setup.service(scripts) as service:
+        stacks = [setup.stack(service.argument, "nodelay")] * 4
         for helper in (accepting, dying, lingering, "/nonexistent/helper.py"):
-            stacks.append(bench.stack("socket=none", f"helper={helper}", "nodelay"))
+            stacks.append(setup.stack("socket=none", f"helper={helper}", "nodelay"))
         for i in range(200):
-            login(stacks[i % 8], "alice", ["1"], bench.folder)
+            login(stacks[i % 8], "alice", ["1"], setup.folder)
         assert service.logins == 100
     assert (os.listdir("/proc/self/fd"), children()) == before
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench: Bench, way: str) -> None:
+def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(setup: Setup, way: str) -> None:
     def inherited() -> set[int]:
         found = set()
         for n in map(int, os.listdir("/proc/self/fd")):
@@ -315,14 +315,14 @@ def test_a_process_that_the_host_starts_meanwhile_inherits_no_descriptor(bench: 
         return "123456"
 
     meanwhile: list[set[int]] = []
-    with bench.service(play(b"pCode: ", b"r0")) as service:
-        stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
+    with setup.service(play(b"pCode: ", b"r0")) as service:
+        stack = setup.stack(service.argument) if way == "service" else spawned(setup, ASKING)
         before = inherited()
-        assert login(stack, "alice", answer, bench.folder).result == Result.SUCCESS
+        assert login(stack, "alice", answer, setup.folder).result == Result.SUCCESS
     assert meanwhile == [before]
 
 
-def test_the_service_gets_the_end_while_a_host_child_holds_the_channel(bench: Bench) -> None:
+def test_the_service_gets_the_end_although_a_host_child_has_the_channel(setup: Setup) -> None:
     ended, child = threading.Event(), 0
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -337,15 +337,15 @@ def test_the_service_gets_the_end_while_a_host_child_holds_the_channel(bench: Be
         return "123456"
 
     try:
-        with bench.service(script) as service:
-            assert bench.login(service.argument, answers=fork).result == Result.SUCCESS
+        with setup.service(script) as service:
+            assert setup.login(service.argument, answers=fork).result == Result.SUCCESS
             assert ended.wait(5)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
 
 
-def test_answers_and_passwords_are_wiped(bench: Bench) -> None:
+def test_answers_and_passwords_are_wiped(setup: Setup) -> None:
     """A preloaded library prints the memory that the relay wipes."""
     source = r"""
 #include <ctype.h>
@@ -358,17 +358,17 @@ void explicit_bzero(volatile unsigned char *bytes, size_t size)
 }
 void __explicit_bzero_chk(void *bytes, size_t size, size_t room) { explicit_bzero(bytes, room < size ? room : size); }
 """
-    with bench.service(play(b"pCode: ", b"g", b"shunter2", hang_up=True)) as service:
-        stack = bench.stack(service.argument, carry_authtok=True)
-        host = bench.run(
+    with setup.service(play(b"pCode: ", b"g", b"shunter2", hang_up=True)) as service:
+        stack = setup.stack(service.argument, carry_authtok=True)
+        host = setup.run(
             f'pamconf.login({stack!r}, "alice", ["271828"], folder, items={{"authtok": "swordfish"}})',
-            LD_PRELOAD=str(library(bench.folder, source)),
+            LD_PRELOAD=str(library(setup.folder, source)),
         )
     assert {"271828", "A271828", "Aswordfish", "shunter2"} <= set(host.stderr.split("\n"))
 
 
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(bench: Bench, way: str) -> None:
+def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(setup: Setup, way: str) -> None:
     all_prompted = threading.Barrier(20)
     results: dict[str, Result] = {}
 
@@ -382,7 +382,7 @@ def test_twenty_threads_log_in_at_once_and_each_gets_its_own_decision(bench: Ben
             all_prompted.wait(PATIENCE)
             return user if right else "wrong"
 
-        results[user] = login(stack, user, answer, bench.folder).result
+        results[user] = login(stack, user, answer, setup.folder).result
 
     helper = """
 user = hello.split(b"user=")[1].split(b"\\0")[0]
@@ -390,8 +390,8 @@ channel.send(b"pCode: ")
 channel.send(b"r0" if channel.recv(600) == b"A" + user else b"r7")
 """
     before = children()
-    with bench.service(script) as service:
-        stack = bench.stack(service.argument) if way == "service" else spawned(bench, helper)
+    with setup.service(script) as service:
+        stack = setup.stack(service.argument) if way == "service" else spawned(setup, helper)
         threads = [threading.Thread(target=enter, args=(stack, f"user{i}", i % 3 > 0)) for i in range(20)]
         for thread in threads:
             thread.start()
@@ -404,11 +404,11 @@ channel.send(b"r0" if channel.recv(600) == b"A" + user else b"r7")
 @pytest.mark.parametrize("closed", [(0,), (2,), (0, 1, 2)])
 @pytest.mark.parametrize("way", ["service", "helper"])
 def test_a_host_with_closed_standard_descriptors_can_still_use_them(
-    bench: Bench, closed: tuple[int, ...], way: str
+    setup: Setup, closed: tuple[int, ...], way: str
 ) -> None:
-    with bench.service(play(b"pCode: ", b"r0")) as service:
-        stack = bench.stack(service.argument) if way == "service" else spawned(bench, ASKING)
-        host = bench.run(f"""
+    with setup.service(play(b"pCode: ", b"r0")) as service:
+        stack = setup.stack(service.argument) if way == "service" else spawned(setup, ASKING)
+        host = setup.run(f"""
 report = os.dup2(1, 100, inheritable=False)
 for descriptor in {closed}:
     os.close(descriptor)
@@ -431,11 +431,11 @@ os.write(report, f"{{done.result.name}} {{meanwhile}} {{write()}} {{inherited}}"
     assert host.stdout == "SUCCESS closed closed []", host.stderr
 
 
-def test_a_host_that_ignores_sigchld_still_does_and_has_no_zombie(bench: Bench) -> None:
-    host = bench.run(f"""
+def test_a_host_that_ignores_sigchld_still_ignores_it_and_has_no_zombie(setup: Setup) -> None:
+    host = setup.run(f"""
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for _ in range(3):
-    print(pamconf.login({spawned(bench, ASKING)!r}, "alice", ["123456"], folder).result.name)
+    print(pamconf.login({spawned(setup, ASKING)!r}, "alice", ["123456"], folder).result.name)
 print(signal.getsignal(signal.SIGCHLD).name)
 try:
     os.waitpid(-1, os.WNOHANG)
@@ -445,9 +445,9 @@ except ChildProcessError:
     assert host.stdout.split("\n") == ["SUCCESS", "SUCCESS", "SUCCESS", "SIG_IGN", "no child", ""], host.stderr
 
 
-def test_a_host_that_reaps_every_child_itself_may_do_so(bench: Bench) -> None:
+def test_a_host_that_reaps_every_child_itself_may_do_so(setup: Setup) -> None:
     """A thread of the host waits for any child, as daemons do, and may reap the helper before the relay does."""
-    host = bench.run(f"""
+    host = setup.run(f"""
 signals = []
 handler = lambda *_: signals.append(1)
 signal.signal(signal.SIGCHLD, handler)
@@ -460,7 +460,7 @@ def reap():
 reaper = threading.Thread(target=reap)
 reaper.start()
 for _ in range(20):
-    assert pamconf.login({spawned(bench, ASKING)!r}, "alice", ["123456"], folder).result == pamconf.Result.SUCCESS
+    assert pamconf.login({spawned(setup, ASKING)!r}, "alice", ["123456"], folder).result == pamconf.Result.SUCCESS
 os.kill(child, signal.SIGKILL)
 reaper.join()
 print(signal.getsignal(signal.SIGCHLD) is handler, len(signals) > 0)
@@ -468,7 +468,7 @@ print(signal.getsignal(signal.SIGCHLD) is handler, len(signals) > 0)
     assert host.stdout == "True True\n", host.stderr
 
 
-def test_signals_to_the_host_do_not_end_a_turn(bench: Bench) -> None:
+def test_signals_to_the_host_do_not_end_a_turn(setup: Setup) -> None:
     def script(channel: socket.socket, heard: list[bytes]) -> None:
         channel.recv(8192)
         for _ in range(200):
@@ -478,19 +478,19 @@ def test_signals_to_the_host_do_not_end_a_turn(bench: Bench) -> None:
 
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
-        with bench.service(script) as service:
-            assert bench.login(service.argument).result == Result.SUCCESS
+        with setup.service(script) as service:
+            assert setup.login(service.argument).result == Result.SUCCESS
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_signals_to_the_host_do_not_prolong_a_turn(bench: Bench) -> None:
+def test_signals_to_the_host_do_not_prolong_a_turn(setup: Setup) -> None:
     alarms: list[int] = []
     before = signal.signal(signal.SIGALRM, lambda *_: alarms.append(1))
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     try:
-        with bench.service(play()) as service:
-            done = bench.login(service.argument, relay=brisk())
+        with setup.service(play()) as service:
+            done = setup.login(service.argument, relay=brisk())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -499,23 +499,23 @@ def test_signals_to_the_host_do_not_prolong_a_turn(bench: Bench) -> None:
     assert alarms
 
 
-def test_a_service_that_exits_does_not_end_the_host(bench: Bench) -> None:
+def test_a_service_that_exits_does_not_end_the_host(setup: Setup) -> None:
     """Python ignores SIGPIPE by default, unlike sudo and sshd."""
-    host = bench.run(f"""
+    host = setup.run(f"""
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 def answer(shown):
     os.kill(int(shown.text), signal.SIGKILL)
     os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
     return "123456"
-print(pamconf.login({spawned(bench, ASKING)!r}, "alice", answer, folder).result.name)
+print(pamconf.login({spawned(setup, ASKING)!r}, "alice", answer, folder).result.name)
 """)
     assert (host.returncode, host.stdout) == (0, "AUTHINFO_UNAVAIL\n"), host.stderr
 
 
 @pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
-def test_a_host_with_few_descriptors_left_is_answered(bench: Bench, room: int, result: str) -> None:
-    """A helper needs two descriptors. A third descriptor, a pidfd, makes the wait for its end more reliable."""
-    host = bench.run(f"""
+def test_a_host_with_few_free_descriptors_is_answered(setup: Setup, room: int, result: str) -> None:
+    """A helper needs two descriptors. A third descriptor, a pidfd, makes the wait for its exit more reliable."""
+    host = setup.run(f"""
 import resource
 def leave_little_room(shown):
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -527,7 +527,7 @@ def leave_little_room(shown):
         for descriptor in held[-{room}:]:
             os.close(descriptor)
     return "alice"
-stack = {spawned(bench, ASKING)!r}
+stack = {spawned(setup, ASKING)!r}
 print(pamconf.login(stack, None, [leave_little_room, "123456"], folder).result.name)
 """)
     assert host.stdout == f"{result}\n", host.stderr
@@ -538,11 +538,11 @@ print(pamconf.login(stack, None, [leave_little_room, "123456"], folder).result.n
 
 needs_private_etc = pytest.mark.skipif(
     not MAY_MOUNT or shutil.which("pamtester") is None,
-    reason="needs pamtester, root, and permission to mount: pamtester gets a private /etc/pam.d",
+    reason="requires pamtester, root, and permission to mount: pamtester gets a private /etc/pam.d",
 )
 
 
-def pamtester(bench: Bench, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
+def pamtester(setup: Setup, stack: str, answer: str) -> subprocess.CompletedProcess[str]:
     """Run pamtester in a new mount namespace, with the test's folder as /etc/pam.d and as /run/pam_totp."""
     script = """
 mount --bind "$1" /etc/pam.d
@@ -552,7 +552,7 @@ mount --bind "$1" /run/pam_totp
 exec pamtester "$2" alice authenticate setcred
 """
     return subprocess.run(
-        ["unshare", "-m", "--propagation", "unchanged", "sh", "-ec", script, "sh", bench.folder, stack],
+        ["unshare", "-m", "--propagation", "unchanged", "sh", "-ec", script, "sh", setup.folder, stack],
         input=answer,
         capture_output=True,
         text=True,
@@ -563,26 +563,26 @@ exec pamtester "$2" alice authenticate setcred
 
 @needs_private_etc
 @pytest.mark.parametrize("way", ["service", "helper"])
-def test_pamtester_logs_in_and_is_refused(bench: Bench, way: str) -> None:
-    with bench.service(in_turn(play(b"pCode: ", b"r0"), play(b"pCode: ", b"r7"))) as service:
-        stack = bench.stack(service.argument, "nodelay") if way == "service" else spawned(bench, ASKING)
-        accepted, refused = pamtester(bench, stack, "123456\n"), pamtester(bench, stack, "000000\n")
+def test_pamtester_logs_in_and_is_refused(setup: Setup, way: str) -> None:
+    with setup.service(in_turn(play(b"pCode: ", b"r0"), play(b"pCode: ", b"r7"))) as service:
+        stack = setup.stack(service.argument, "nodelay") if way == "service" else spawned(setup, ASKING)
+        accepted, refused = pamtester(setup, stack, "123456\n"), pamtester(setup, stack, "000000\n")
     assert "successfully authenticated" in accepted.stdout, accepted
     assert "credential info has successfully been set" in accepted.stdout
     assert (accepted.returncode, refused.returncode) == (0, 1), refused
 
 
 @needs_private_etc
-def test_without_an_argument_the_socket_is_in_run(bench: Bench) -> None:
-    with bench.service(play(b"r0"), bench.folder / "socket") as service:
-        assert pamtester(bench, bench.stack("helper=/nonexistent/helper.py"), "").returncode == 0
+def test_without_an_argument_the_socket_is_in_run(setup: Setup) -> None:
+    with setup.service(play(b"r0"), setup.folder / "socket") as service:
+        assert pamtester(setup, setup.stack("helper=/nonexistent/helper.py"), "").returncode == 0
         assert service.logins == 1
 
 
 @needs_private_etc
-def test_a_refusal_takes_the_requested_delay(bench: Bench) -> None:
-    with bench.service(play(b"r7")) as service:
-        stack = bench.stack(service.argument)
+def test_a_refusal_takes_the_requested_delay(setup: Setup) -> None:
+    with setup.service(play(b"r7")) as service:
+        stack = setup.stack(service.argument)
         begun = os.times().elapsed
-        assert pamtester(bench, stack, "").returncode == 1
+        assert pamtester(setup, stack, "").returncode == 1
         assert os.times().elapsed - begun >= 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.pamconf import Result
-from tests.support.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Bench, Log, build, needs_root, play
+from tests.support.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Log, Setup, build, needs_root, play
 from tests.support.site import OTHER_UID, UNPRIVILEGED_UID
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
@@ -30,151 +30,151 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def helper(bench: Bench, folder: Path) -> Path:
-    return bench.helper("channel.send(b'r0')", folder / "helper.py")
+def helper(setup: Setup, folder: Path) -> Path:
+    return setup.helper("channel.send(b'r0')", folder / "helper.py")
 
 
-def result(bench: Bench, helper: object, relay: Path = RELAY) -> Result:
-    return bench.login("socket=none", f"helper={helper}", "nodelay", relay=relay).result
+def result(setup: Setup, helper: object, relay: Path = RELAY) -> Result:
+    return setup.login("socket=none", f"helper={helper}", "nodelay", relay=relay).result
 
 
 # ---- helper
 
 
-def test_a_helper_of_the_same_account_is_started(bench: Bench, log: Log, helper: Path) -> None:
-    assert result(bench, helper) == Result.SUCCESS
+def test_a_helper_of_the_same_account_is_started(setup: Setup, log: Log, helper: Path) -> None:
+    assert result(setup, helper) == Result.SUCCESS
     assert log() == []
 
 
 @needs_root
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_a_helper_of_another_account_is_refused(bench: Bench, log: Log, folder: Path, helper: Path, of: str) -> None:
+def test_a_helper_of_another_account_is_refused(setup: Setup, log: Log, folder: Path, helper: Path, of: str) -> None:
     os.chown(folder / of, OTHER_UID, -1)
-    assert result(bench, helper) == Result.SERVICE_ERR
+    assert result(setup, helper) == Result.SERVICE_ERR
     assert log() == [f"refusing {helper}: {folder / of} belongs to an untrusted user"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
 def test_a_world_writable_file_or_folder_is_refused(
-    bench: Bench, log: Log, folder: Path, helper: Path, of: str
+    setup: Setup, log: Log, folder: Path, helper: Path, of: str
 ) -> None:
     (folder / of).chmod(0o777)
-    assert result(bench, helper) == Result.SERVICE_ERR
+    assert result(setup, helper) == Result.SERVICE_ERR
     assert log() == [f"refusing {helper}: {folder / of} must not be writable by other users"]
 
 
 @pytest.mark.parametrize("of", ["helper.py", "."])
-def test_a_group_writable_path_is_refused_only_for_root(bench: Bench, folder: Path, helper: Path, of: str) -> None:
+def test_a_group_writable_path_is_refused_only_for_root(setup: Setup, folder: Path, helper: Path, of: str) -> None:
     (folder / of).chmod(0o775)
-    assert result(bench, helper) == (Result.SERVICE_ERR if AS_ROOT else Result.SUCCESS)
+    assert result(setup, helper) == (Result.SERVICE_ERR if AS_ROOT else Result.SUCCESS)
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o1775])
-def test_a_sticky_folder_may_be_world_writable(bench: Bench, folder: Path, helper: Path, mode: int) -> None:
+def test_a_sticky_folder_may_be_world_writable(setup: Setup, folder: Path, helper: Path, mode: int) -> None:
     folder.chmod(mode)
-    assert result(bench, helper) == Result.SUCCESS
+    assert result(setup, helper) == Result.SUCCESS
 
 
 @needs_root
-def test_a_sticky_folder_of_another_account_is_refused(bench: Bench, folder: Path, helper: Path) -> None:
+def test_a_sticky_folder_of_another_account_is_refused(setup: Setup, folder: Path, helper: Path) -> None:
     folder.chmod(0o1777)
     os.chown(folder, OTHER_UID, -1)
-    assert result(bench, helper) == Result.SERVICE_ERR
+    assert result(setup, helper) == Result.SERVICE_ERR
 
 
-def test_a_sticky_bit_does_not_make_a_file_trusted(bench: Bench, helper: Path) -> None:
+def test_a_sticky_bit_does_not_make_a_file_trusted(setup: Setup, helper: Path) -> None:
     helper.chmod(0o1777)
-    assert result(bench, helper) == Result.SERVICE_ERR
+    assert result(setup, helper) == Result.SERVICE_ERR
 
 
 @pytest.mark.parametrize("target", ["folder/helper.py", "./folder/../folder/.//helper.py", "{folder}/helper.py"])
-def test_links_are_followed_as_the_kernel_does(bench: Bench, folder: Path, helper: Path, target: str) -> None:
-    link = bench.folder / "link.py"
+def test_links_are_followed_as_the_kernel_does(setup: Setup, folder: Path, helper: Path, target: str) -> None:
+    link = setup.folder / "link.py"
     link.symlink_to(target.format(folder=folder))
-    assert result(bench, link) == Result.SUCCESS
+    assert result(setup, link) == Result.SUCCESS
 
 
-def test_a_path_may_contain_dot_dot(bench: Bench, folder: Path, helper: Path) -> None:
-    (bench.folder / "there").symlink_to("folder")
-    assert result(bench, f"{bench.folder}//there/./../folder/../there///helper.py") == Result.SUCCESS
+def test_a_path_may_contain_dot_dot(setup: Setup, folder: Path, helper: Path) -> None:
+    (setup.folder / "there").symlink_to("folder")
+    assert result(setup, f"{setup.folder}//there/./../folder/../there///helper.py") == Result.SUCCESS
 
 
-def test_dot_dot_after_a_link_is_the_parent_of_its_target(bench: Bench, helper: Path, folder: Path) -> None:
+def test_dot_dot_after_a_link_is_the_parent_of_its_target(setup: Setup, helper: Path, folder: Path) -> None:
     (folder / "inner").mkdir()
-    (bench.folder / "there").symlink_to("folder/inner")
-    assert result(bench, f"{bench.folder}/there/../helper.py") == Result.SUCCESS
-    assert result(bench, f"{bench.folder}/there/../folder/helper.py") == Result.SERVICE_ERR
+    (setup.folder / "there").symlink_to("folder/inner")
+    assert result(setup, f"{setup.folder}/there/../helper.py") == Result.SUCCESS
+    assert result(setup, f"{setup.folder}/there/../folder/helper.py") == Result.SERVICE_ERR
 
 
 @needs_root
 @pytest.mark.parametrize("name", ["link.py", "link"])
-def test_a_link_of_another_account_is_refused(bench: Bench, log: Log, folder: Path, helper: Path, name: str) -> None:
-    link = bench.folder / name
+def test_a_link_of_another_account_is_refused(setup: Setup, log: Log, folder: Path, helper: Path, name: str) -> None:
+    link = setup.folder / name
     link.symlink_to(helper if name == "link.py" else folder)
     os.chown(link, OTHER_UID, -1, follow_symlinks=False)
     path = link if name == "link.py" else link / "helper.py"
-    assert result(bench, path) == Result.SERVICE_ERR
+    assert result(setup, path) == Result.SERVICE_ERR
     assert log() == [f"refusing {path}: {link} belongs to an untrusted user"]
 
 
 @pytest.mark.parametrize("target", ["helper.py", "../folder/helper.py", "{open}/../folder/helper.py"])
 def test_a_link_in_a_world_writable_folder_is_refused(
-    bench: Bench, log: Log, folder: Path, helper: Path, target: str
+    setup: Setup, log: Log, folder: Path, helper: Path, target: str
 ) -> None:
-    opened = bench.folder / "open"
+    opened = setup.folder / "open"
     opened.mkdir()
     opened.chmod(0o777)
     (opened / "helper.py").symlink_to(target.format(open=opened))
-    (bench.folder / "start.py").symlink_to("open/helper.py")
-    assert result(bench, bench.folder / "start.py") == Result.SERVICE_ERR
-    assert log() == [f"refusing {bench.folder}/start.py: {opened} must not be writable by other users"]
+    (setup.folder / "start.py").symlink_to("open/helper.py")
+    assert result(setup, setup.folder / "start.py") == Result.SERVICE_ERR
+    assert log() == [f"refusing {setup.folder}/start.py: {opened} must not be writable by other users"]
 
 
-def test_a_link_through_a_world_writable_folder_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
-    opened = bench.folder / "open"
+def test_a_link_through_a_world_writable_folder_is_refused(setup: Setup, log: Log, folder: Path, helper: Path) -> None:
+    opened = setup.folder / "open"
     opened.mkdir()
     opened.chmod(0o777)
-    link = bench.folder / "link.py"
+    link = setup.folder / "link.py"
     link.symlink_to("open/../folder/helper.py")
-    assert result(bench, link) == Result.SERVICE_ERR
-    assert log() == [f"refusing {link}: {bench.folder}/open must not be writable by other users"]
+    assert result(setup, link) == Result.SERVICE_ERR
+    assert log() == [f"refusing {link}: {setup.folder}/open must not be writable by other users"]
 
 
 @pytest.mark.parametrize(("links", "expected"), [(40, Result.SUCCESS), (41, Result.SERVICE_ERR)])
-def test_forty_links_are_followed(bench: Bench, helper: Path, links: int, expected: Result) -> None:
+def test_forty_links_are_followed(setup: Setup, helper: Path, links: int, expected: Result) -> None:
     target = helper
     for i in range(links):
-        link = bench.folder / f"link{i}"
+        link = setup.folder / f"link{i}"
         link.symlink_to(target)
         target = link
-    assert result(bench, target) == expected
+    assert result(setup, target) == expected
 
 
-def test_links_in_a_circle_are_refused(bench: Bench, log: Log) -> None:
-    (bench.folder / "a").symlink_to("b")
-    (bench.folder / "b").symlink_to("a")
-    assert result(bench, bench.folder / "a") == Result.SERVICE_ERR
+def test_links_in_a_circle_are_refused(setup: Setup, log: Log) -> None:
+    (setup.folder / "a").symlink_to("b")
+    (setup.folder / "b").symlink_to("a")
+    assert result(setup, setup.folder / "a") == Result.SERVICE_ERR
     assert "has too many links" in log()[0]
 
 
-def test_a_path_may_be_long(bench: Bench, folder: Path, helper: Path) -> None:
-    assert result(bench, f"{folder}{'/' * 300}helper.py") == Result.SUCCESS
+def test_a_path_may_be_long(setup: Setup, folder: Path, helper: Path) -> None:
+    assert result(setup, f"{folder}{'/' * 300}helper.py") == Result.SUCCESS
 
 
-def test_a_link_that_makes_the_path_too_long_is_refused(bench: Bench, log: Log, folder: Path, helper: Path) -> None:
+def test_a_link_that_makes_the_path_too_long_is_refused(setup: Setup, log: Log, folder: Path, helper: Path) -> None:
     link = folder / "link.py"
     link.symlink_to("./" * 2043 + "helper.py")  # 4095 bytes: the maximum length of a link's target
-    assert result(bench, link) == Result.SERVICE_ERR
+    assert result(setup, link) == Result.SERVICE_ERR
     assert log()[0].endswith("has too many links, or is too long")
 
 
-def test_a_missing_helper_is_refused(bench: Bench, log: Log, folder: Path) -> None:
-    assert result(bench, folder / "other.py") == Result.SERVICE_ERR
+def test_a_missing_helper_is_refused(setup: Setup, log: Log, folder: Path) -> None:
+    assert result(setup, folder / "other.py") == Result.SERVICE_ERR
     assert log() == [f"refusing {folder}/other.py: {folder}/other.py not found"]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link to a folder", "link to the root folder", "link to itself"])
-def test_a_helper_that_is_not_a_file_is_refused(bench: Bench, folder: Path, kind: str) -> None:
+def test_a_helper_that_is_not_a_file_is_refused(setup: Setup, folder: Path, kind: str) -> None:
     path = folder / "x"
     match kind:
         case "folder":
@@ -187,32 +187,32 @@ def test_a_helper_that_is_not_a_file_is_refused(bench: Bench, folder: Path, kind
             path.symlink_to("/")
         case "link to itself":
             path.symlink_to("x")
-    assert result(bench, path) == Result.SERVICE_ERR
+    assert result(setup, path) == Result.SERVICE_ERR
 
 
 @needs_root
-def test_the_builder_is_trusted_if_one_is_compiled_in(bench: Bench, folder: Path, helper: Path) -> None:
+def test_the_builder_is_trusted_if_one_is_compiled_in(setup: Setup, folder: Path, helper: Path) -> None:
     os.chown(folder, OTHER_UID, -1)
     os.chown(helper, OTHER_UID, -1)
-    assert result(bench, helper) == Result.SERVICE_ERR
-    assert result(bench, helper, relay=build(BUILDER=OTHER_UID)) == Result.SUCCESS
-    assert result(bench, helper, relay=build(BUILDER=OTHER_UID + 1)) == Result.SERVICE_ERR
+    assert result(setup, helper) == Result.SERVICE_ERR
+    assert result(setup, helper, relay=build(BUILDER=OTHER_UID)) == Result.SUCCESS
+    assert result(setup, helper, relay=build(BUILDER=OTHER_UID + 1)) == Result.SERVICE_ERR
 
 
 @needs_root
-def test_the_service_account_is_not_trusted_with_a_helper(bench: Bench, helper: Path) -> None:
+def test_the_service_account_is_not_trusted_with_a_helper(setup: Setup, helper: Path) -> None:
     os.chown(helper, UNPRIVILEGED_UID, -1)
-    assert result(bench, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
+    assert result(setup, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
 
 
-def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(bench: Bench, helper: Path) -> None:
+def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(setup: Setup, helper: Path) -> None:
     compiled = build(HELPER=str(helper))
-    assert bench.login("socket=none", relay=compiled).result == Result.SUCCESS
-    assert result(bench, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
+    assert setup.login("socket=none", relay=compiled).result == Result.SUCCESS
+    assert result(setup, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
 
 
 @needs_root
-def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folder: Path) -> None:
+def test_a_foreign_module_beside_the_package_is_not_imported(setup: Setup, folder: Path) -> None:
     """Other accounts may add files to a sticky folder. The helper imports only the package from that folder."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
@@ -221,7 +221,7 @@ def test_a_foreign_module_beside_the_package_is_not_imported(bench: Bench, folde
         trap = folder / f"{name}.py"
         trap.write_text(f"open({str(sprung)!r}, 'w')\n")
         os.chown(trap, OTHER_UID, OTHER_UID)
-    assert result(bench, folder / "pam_totp" / "pam" / "helper.py") != Result.SERVICE_ERR
+    assert result(setup, folder / "pam_totp" / "pam" / "helper.py") != Result.SERVICE_ERR
     assert not sprung.exists()
 
 
@@ -237,36 +237,36 @@ def interpreter(folder: Path) -> Path:
     return path
 
 
-def test_an_interpreter_may_be_a_link(bench: Bench, helper: Path, interpreter: Path) -> None:
-    link = bench.folder / "python"
+def test_an_interpreter_may_be_a_link(setup: Setup, helper: Path, interpreter: Path) -> None:
+    link = setup.folder / "python"
     link.symlink_to(interpreter)
-    assert result(bench, helper, relay=build(INTERPRETER=str(link))) == Result.SUCCESS
+    assert result(setup, helper, relay=build(INTERPRETER=str(link))) == Result.SUCCESS
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o757])
 def test_an_interpreter_that_is_writable_or_not_executable_is_refused(
-    bench: Bench, log: Log, helper: Path, interpreter: Path, mode: int
+    setup: Setup, log: Log, helper: Path, interpreter: Path, mode: int
 ) -> None:
     interpreter.chmod(mode)
-    assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
+    assert result(setup, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
     assert log()[0].startswith(f"refusing {interpreter}: {interpreter} ")
 
 
 @needs_root
-def test_an_interpreter_of_another_account_is_refused(bench: Bench, helper: Path, interpreter: Path) -> None:
+def test_an_interpreter_of_another_account_is_refused(setup: Setup, helper: Path, interpreter: Path) -> None:
     os.chown(interpreter, OTHER_UID, -1)
-    assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
+    assert result(setup, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
 
 
-def test_a_missing_interpreter_is_refused(bench: Bench, helper: Path, folder: Path) -> None:
-    assert result(bench, helper, relay=build(INTERPRETER=str(folder / "none"))) == Result.SERVICE_ERR
+def test_a_missing_interpreter_is_refused(setup: Setup, helper: Path, folder: Path) -> None:
+    assert result(setup, helper, relay=build(INTERPRETER=str(folder / "none"))) == Result.SERVICE_ERR
 
 
 def test_an_interpreter_that_does_not_start_is_unavailable(
-    bench: Bench, log: Log, helper: Path, interpreter: Path
+    setup: Setup, log: Log, helper: Path, interpreter: Path
 ) -> None:
     interpreter.write_text("#!/nonexistent/sh\n")
-    assert result(bench, helper, relay=build(INTERPRETER=str(interpreter))) == Result.AUTHINFO_UNAVAIL
+    assert result(setup, helper, relay=build(INTERPRETER=str(interpreter))) == Result.AUTHINFO_UNAVAIL
     assert log() == [f"denied: cannot start {interpreter}: No such file or directory"]
 
 
@@ -274,12 +274,12 @@ def test_an_interpreter_that_does_not_start_is_unavailable(
 
 
 @pytest.fixture
-def asked(bench: Bench, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
+def asked(setup: Setup, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
     """Return a function that logs in and returns the source of the decision: "service" or "helper"."""
-    with bench.service(play(b"r7"), folder / "socket"):
+    with setup.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:
-            done = bench.login(f"socket={path}", f"helper={helper}", "nodelay", relay=relay)
+            done = setup.login(f"socket={path}", f"helper={helper}", "nodelay", relay=relay)
             return {Result.SUCCESS: "helper", Result.AUTH_ERR: "service"}[done.result]
 
         yield attempt
@@ -296,27 +296,27 @@ def test_a_service_is_used_if_all_accounts_may_connect_to_it(
 
 @needs_root
 @pytest.mark.parametrize("of", ["socket", "."])
-def test_a_socket_of_an_untrusted_account_is_not_used(bench: Bench, folder: Path, log: Log, of: str) -> None:
-    helper = bench.helper("channel.send(b'r0')")
-    with bench.service(play(b"r7"), folder / "socket") as service:
+def test_a_socket_of_an_untrusted_account_is_not_used(setup: Setup, folder: Path, log: Log, of: str) -> None:
+    helper = setup.helper("channel.send(b'r0')")
+    with setup.service(play(b"r7"), folder / "socket") as service:
         os.chown(folder / of, OTHER_UID, -1)
-        assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
+        assert setup.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
     assert log() == [f"refusing {service.path}: {folder / of} belongs to an untrusted user"]
 
 
-def test_a_socket_in_a_world_writable_folder_is_not_used(bench: Bench, folder: Path, log: Log) -> None:
-    helper = bench.helper("channel.send(b'r0')")
+def test_a_socket_in_a_world_writable_folder_is_not_used(setup: Setup, folder: Path, log: Log) -> None:
+    helper = setup.helper("channel.send(b'r0')")
     folder.chmod(0o777)
-    with bench.service(play(b"r7"), folder / "socket") as service:
-        assert bench.login(service.argument, f"helper={helper}").result == Result.SUCCESS
+    with setup.service(play(b"r7"), folder / "socket") as service:
+        assert setup.login(service.argument, f"helper={helper}").result == Result.SUCCESS
         assert service.logins == 0
     assert log() == [f"refusing {service.path}: {folder} must not be writable by other users"]
 
 
-def test_a_socket_may_be_behind_a_link(bench: Bench, asked: Callable[..., str], folder: Path) -> None:
-    (bench.folder / "run").symlink_to("folder")
-    assert asked(bench.folder / "run" / "socket") == "service"
+def test_a_socket_may_be_behind_a_link(setup: Setup, asked: Callable[..., str], folder: Path) -> None:
+    (setup.folder / "run").symlink_to("folder")
+    assert asked(setup.folder / "run" / "socket") == "service"
 
 
 @pytest.mark.parametrize("path", ["none", "none/socket", "helper.py/socket"])

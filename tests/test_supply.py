@@ -90,7 +90,7 @@ def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iter
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_exactly_the_packages_that_each_python_needs(python: str) -> None:
-    """Compare the pins with the requirements, as `pip check` does, also for Pythons that are missing here."""
+    """Compare the pins with the requirements, as `pip check` does, also for missing versions of Python."""
     environment = linux(python)
     there = {pin.name: pin.version for pin in pinned() if pin.applies(environment)}
     asked = list(needed(wanted("test", "lint"), environment))

@@ -1,4 +1,4 @@
-"""Report unclear expressions in comments, docstrings, messages and documents. `make lint` runs this program.
+"""A search for unclear expressions in comments, docstrings, messages and documents. `make lint` runs this program.
 
 Rules:
 - `EXPRESSIONS` lists expressions that are hard to read, each with a replacement (see "Words" in CONTRIBUTING.md).

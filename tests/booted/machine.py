@@ -117,7 +117,7 @@ class Shell:
         self.terminal = terminal
         self.prompt = _PROMPT.format(name)
         if name != "1":
-            terminal.sendline("")  # get a new prompt: the system printed the first before this terminal was open
+            terminal.sendline("")  # get a new prompt: the system printed the first prompt before this terminal was open
         terminal.expect_exact("root@booted:~# ", timeout=BOOT_WAIT)
         terminal.sendline(f"stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
         self.asks(self.prompt)

@@ -21,7 +21,7 @@ from tests.support.site import KEY, until
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for debootstrap"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="requires root for debootstrap"),
 ]
 
 _counter = itertools.count()
@@ -139,8 +139,8 @@ def test_a_helper_leaves_the_cgroup_of_its_caller_under_systemd(root: Shell) -> 
         root.does("systemctl daemon-reload; systemctl freeze caller.service")
         assert root.does("cat /proc/$(pgrep -f /helper.py)/cgroup").strip() == "0::/pam_totp.helpers"
         weight = root.does("cd /sys/fs/cgroup; echo +cpu >cgroup.subtree_control; cat pam_totp.helpers/cpu.weight")
-        assert weight.strip() == "100", "the usual weight"
-        assert logs_in(root), "another login of alice's"
+        assert weight.strip() == "100", "the cgroup has the default weight"
+        assert logs_in(root), "another login of alice"
         root.does(f"systemctl thaw caller.service; echo {code()} >/run/answer; kill $(cat /run/writer)")
         until(lambda: "successfully authenticated" in root.does("cat /run/result"), "the caller's login succeeds")
     finally:
@@ -170,7 +170,7 @@ def test_sshd_asks_for_a_code_once_confirmed_by_a_login_with_a_code(root: Shell,
     root.does("pam-totp disable sshd")
 
 
-def test_uninstalling_leaves_no_unit(root: Shell) -> None:
+def test_an_uninstall_removes_all_units(root: Shell) -> None:
     assert "these files name the module: /etc/pam.d/demo" in root.tries("make uninstall")[1]
     root.does("mv /etc/pam.d/demo /root; make uninstall")
     try:

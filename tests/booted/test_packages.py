@@ -24,7 +24,7 @@ from tests.systems.roots import SYSTEMS
 pytestmark = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for debootstrap"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="requires root for debootstrap"),
     pytest.mark.timeout(1800),
 ]
 KEYS = {"alice": KEY, "root": KEY[::-1]}

@@ -1,4 +1,4 @@
-"""Tests of the audit log of commands: the account it names, its limits, and what a missing log daemon changes."""
+"""Tests of the audit log of commands: the account it names, its limits, and a missing log daemon."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_an_unset_login_uid_is_not_logged(login_uid: Path, login: str, monkeypat
     assert caller() == {"by": ME, "login": None}
 
 
-def test_another_login_account_is_a_second_witness(login_uid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_different_login_account_is_logged_too(login_uid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUDO_UID", raising=False)
     login_uid.write_text("1\n")
     assert caller() == {"by": ME, "login": pwd.getpwuid(1).pw_name}
@@ -87,7 +87,7 @@ def test_a_large_change_logs_a_bounded_number_of_lines(lines: list[str], monkeyp
                     "changed what=import omitted=7 format=pskc"]  # fmt: skip
 
 
-def test_a_missing_log_daemon_is_reported_once_and_undoes_nothing(
+def test_a_missing_log_daemon_is_reported_once_and_rolls_nothing_back(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(audit_log, "to_syslog", lambda *_: None)
@@ -102,7 +102,7 @@ def test_a_missing_log_daemon_is_reported_once_and_undoes_nothing(
 
 
 class Interrupted:
-    """A store in which Ctrl-C is pressed during the write."""
+    """A store that interrupts the process during the write."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
@@ -187,7 +187,7 @@ sys.exit(cli.main(["verify", "--store", {str(site.store)!r}, {ME!r}, {code!r}]))
 
 
 def test_the_callers_name_is_looked_up_before_a_change(site: Site) -> None:
-    """A name service that blocks must not come between a change and its line."""
+    """A name service that blocks must not delay the line of a change."""
     site.enrol(failures=3, failures_at=0)
     script = f"""
 import sys
@@ -208,7 +208,7 @@ sys.exit(cli.main(["unlock", "--store", {str(site.store)!r}, {ME!r}]))
 
 @pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 0])
 def test_a_command_writes_no_core_dump(hard: int) -> None:
-    """With a limit of 1, the kernel also starts no program of core_pattern. With 0, it does."""
+    """With a limit of 1, unlike 0, the kernel also starts no program of core_pattern."""
     script = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CORE, ({hard}, {hard}))

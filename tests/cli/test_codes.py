@@ -1,4 +1,4 @@
-"""Tests of enroll, list, verify, resync, unlock and remove, as an admin runs them."""
+"""Tests of enroll, list, verify, resync, unlock and remove, as an administrator runs them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_verify_describes_valid_answers_after_an_invalid_answer(site: Site) -> N
     assert (done.returncode, done.stdout) == (1, f"refused: malformed: must be {answers}\n")
 
 
-def test_verify_says_how_many_codes_in_a_row_are_required(site: Site) -> None:
+def test_verify_prints_the_required_number_of_codes_in_a_row(site: Site) -> None:
     for failures, number in ((5, "two"), (20, "three")):
         site.enrol(fob(), failures=failures, failures_at=1 << 40)
         done = site.command("verify", ME, codes(0))
@@ -49,7 +49,7 @@ def test_verify_says_how_many_codes_in_a_row_are_required(site: Site) -> None:
         assert (done.returncode, done.stdout) == (1, f"refused: codes-in-a-row-needed: {text}\n")
 
 
-def test_verify_names_the_restored_backup_that_requires_a_row(site: Site) -> None:
+def test_verify_names_the_restored_backup_that_requires_codes_in_a_row(site: Site) -> None:
     site.enrol(fob(5, row_needed=True))
     done = site.command("verify", ME, codes(5))
     said = "refused: codes-in-a-row-needed: restored backup: two codes in a row are required\n"
@@ -75,7 +75,7 @@ def test_the_error_for_a_user_without_tokens_names_the_remedy(site: Site) -> Non
         assert (done.returncode, done.stderr) == (1, f"pam-totp: {ME} has no tokens (see 'pam-totp enroll {ME}')\n")
 
 
-def test_resync_brings_back_a_token_50_000_ahead(site: Site, way: str) -> None:
+def test_resync_finds_a_token_50_000_ahead(site: Site, way: str) -> None:
     site.enrol()
     assert not site.gets_in(codes(50_000, 2))
     done = site.command("resync", ME, *codes(50_001, 2).split())
@@ -113,7 +113,7 @@ def test_unlock_clears_the_count_that_a_login_keeps(site: Site) -> None:
     assert site.command("verify", ME, codes(2)).returncode == 0, "one code is enough again"
 
 
-def test_resync_learns_the_drift_of_a_time_token(site: Site) -> None:
+def test_resync_sets_the_drift_of_a_time_token(site: Site) -> None:
     token = phone(period=86_400)
     site.enrol(token)
     today = int(time.time()) // token.period
@@ -202,7 +202,7 @@ def test_a_missing_port_is_named_in_one_line(site: Site) -> None:
         ("", None),
     ],
 )
-def test_a_line_with_one_code_is_read_and_others_are_not(line: str, code: str | None) -> None:
+def test_only_a_line_with_exactly_one_code_is_read(line: str, code: str | None) -> None:
     assert code_in(line) == code
 
 

@@ -313,7 +313,7 @@ def test_a_new_store_has_mode_0700_under_every_umask(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("uid", "hint"), [(UNPRIVILEGED_UID, " (run the command as root)"), (0, "")])
-def test_a_repair_without_root_says_that_it_needs_root(
+def test_a_repair_without_root_names_root_as_the_remedy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], uid: int, hint: str
 ) -> None:
     error = "/var/lib/pam_totp: Permission denied"

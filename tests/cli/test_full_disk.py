@@ -68,7 +68,7 @@ def namespaces_work() -> bool:
     reason="requires root with permission to mount, or an ordinary user with permission to create user namespaces",
 )
 @pytest.mark.parametrize("how", REMEDY)
-def test_the_old_state_is_intact_and_the_message_says_what_to_do(tmp_path: Path, how: str) -> None:
+def test_the_old_state_is_intact_and_the_message_names_the_remedy(tmp_path: Path, how: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     file = tmp_path / "users.oath"

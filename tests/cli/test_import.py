@@ -42,7 +42,7 @@ def in_place(site: Site) -> int:
 
 
 def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
-    """Start the command. It waits longer for a lock than usual, because tests hold locks while they wait themselves."""
+    """Start the command with a longer lock timeout, because tests hold locks while they wait."""
     program = (
         f"from pam_totp.store import file; file.LOCK_WAIT = {PATIENCE}; from pam_totp.cli import main; exit(main())"
     )
@@ -169,7 +169,7 @@ def test_the_format_of_a_file_is_recognised(site: Site, tmp_path: Path) -> None:
             assert piped.stdout.decode() == done.stdout, name
 
 
-def test_a_file_of_no_format_asks_for_the_name_of_its_format(site: Site, tmp_path: Path) -> None:
+def test_the_error_for_an_unknown_format_asks_for_the_name_of_the_format(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "box"
     file.write_text("hello\n")
     done = site.command("import", file)
@@ -225,7 +225,7 @@ def test_a_terminal_confirms_the_meaning_of_a_heading(site: Site, tmp_path: Path
 
 
 def root_picture(folder: Path) -> Path:
-    """Return a picture that a user could hand in, with root in the label of its QR code."""
+    """Return a picture whose QR code names root in its label, as from an untrusted user."""
     (folder / "evil.png").write_bytes(png(f"otpauth://totp/alice-phone:root?secret={base32(KEY)}"))
     return folder / "evil.png"
 
@@ -258,7 +258,7 @@ def test_a_line_without_a_token_is_reported_before_any_question(site: Site, tmp_
 
 
 @pytest.mark.parametrize("words", [["--user", "bob"], ["--yes"], ["--dry-run"]])
-def test_a_decision_about_the_users_leaves_no_question(site: Site, tmp_path: Path, words: list[str]) -> None:
+def test_an_option_for_the_users_replaces_the_question(site: Site, tmp_path: Path, words: list[str]) -> None:
     words = ["-m", "pam_totp.cli", "import", "--store", str(site.store), str(root_picture(tmp_path)), *words]
     child = pexpect.spawn(sys.executable, words, cwd=str(TREE), encoding="utf-8", timeout=60)
     child.expect("1 token of 1 user")
@@ -536,7 +536,7 @@ def test_missing_or_contradictory_words_are_wrong_usage(site: Site, words: list[
     assert done.stderr
 
 
-def test_an_import_that_finds_no_token_says_where_it_looked(site: Site, tmp_path: Path) -> None:
+def test_an_import_that_finds_no_token_names_the_searched_files(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "empty.csv"
     file.write_text("serial,user,key\n")
     for dry in ([], ["--dry-run"]):
@@ -651,7 +651,7 @@ def test_users_without_an_account_are_named_with_similar_accounts(site: Site, tm
     ]
 
 
-def test_strict_imports_nothing_if_a_user_has_no_account(site: Site, tmp_path: Path) -> None:
+def test_strict_requires_an_account_for_every_user(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     file.write_text(f"HOTP daemon - {HEX}\nHOTP Bin - {'ab' * 20}\n")
     done = site.command("import", "users-oath", file, "--strict")
@@ -697,7 +697,7 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
     for i in range(0, 400, 100):
         site.enrol(phone(), user=f"user{i}")
     before = records(site)
-    # The import waits for the lock of user250, as it waits for a slow login.
+    # The import waits for the lock of user250, as for the lock of a slow login.
     with held(site, "user250"), started(site, "import", "users-oath", str(file)) as process:
         until(
             lambda: in_place(site) == 251 or process.poll() is not None,

@@ -151,7 +151,7 @@ def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["open", "full", "of another user"])
-def test_a_folder_that_replaced_the_new_one_gets_no_key(
+def test_a_folder_that_replaced_the_new_folder_gets_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     if kind == "of another user" and os.geteuid() != 0:
@@ -248,7 +248,7 @@ def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
 
 @as_root
 @pytest.mark.parametrize("words", [["list"], ["verify", ME, "755224"], ["export", "--all", "--format", "json"]])
-def test_root_is_told_which_folder_is_closed_to_the_store_s_owner(site: Site, words: list[str]) -> None:
+def test_an_error_for_root_names_the_folder_closed_to_the_stores_owner(site: Site, words: list[str]) -> None:
     site.enrol()
     site.give_to(UNPRIVILEGED_UID)
     site.folder.chmod(0o700)
@@ -262,7 +262,7 @@ def test_root_is_told_which_folder_is_closed_to_the_store_s_owner(site: Site, wo
 
 @as_root
 @pytest.mark.parametrize("uid", [UNPRIVILEGED_UID, OTHER_UID])
-def test_root_is_told_how_to_mend_a_record_of_another_owner(site: Site, uid: int) -> None:
+def test_an_error_for_root_has_the_remedy_for_a_record_of_another_owner(site: Site, uid: int) -> None:
     site.enrol()
     site.give_to(uid)
     os.chown(site.path(), 0, 0)
@@ -277,7 +277,7 @@ def test_root_is_told_how_to_mend_a_record_of_another_owner(site: Site, uid: int
 
 
 @as_root
-def test_root_without_a_permission_is_not_told_to_be_root(site: Site) -> None:
+def test_an_error_for_root_without_a_permission_has_another_remedy(site: Site) -> None:
     """Without its capabilities, root has the same permissions as on a network file system with root_squash."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)

@@ -1,4 +1,4 @@
-"""Tests of the command `restored`: the files that it reads, what it prints, and how it ends."""
+"""Tests of the command `restored`: its input files, its output, and its exit status."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_records_are_rolled_forward_and_listed(site: Site, tmp_path: Path) -> No
     assert site.record("bob") == UserRecord(user="bob", tokens=(fob(7, row_needed=True),))
 
 
-def test_a_used_code_is_refused_after_a_restore_and_a_row_returns(site: Site, way: str, tmp_path: Path) -> None:
+def test_after_a_restore_a_used_code_is_refused_and_codes_in_a_row_work(site: Site, way: str, tmp_path: Path) -> None:
     site.enrol()
     backup = site.path().read_bytes()
     assert site.gets_in(codes(0))
@@ -63,7 +63,7 @@ def test_a_used_code_is_refused_after_a_restore_and_a_row_returns(site: Site, wa
     assert site.gets_in(codes(3))
 
 
-def test_without_a_log_every_key_fob_needs_a_row(site: Site) -> None:
+def test_without_a_log_every_key_fob_needs_codes_in_a_row(site: Site) -> None:
     site.enrol(fob(5), phone(last_step=7))
     assert site.command("restored", "--yes").returncode == 0
     assert site.record().tokens == (fob(5, row_needed=True), phone(last_step=7))
@@ -168,7 +168,7 @@ def test_a_file_without_lines_of_pam_totp_is_named(site: Site, tmp_path: Path) -
     ]
 
 
-def test_a_record_that_cannot_be_read_does_not_keep_the_others_back(site: Site) -> None:
+def test_an_unreadable_record_does_not_stop_the_others(site: Site) -> None:
     site.enrol(fob(5), user="a")
     site.enrol(fob(5), user="b")
     site.enrol(fob(5), user="c")
@@ -178,7 +178,7 @@ def test_a_record_that_cannot_be_read_does_not_keep_the_others_back(site: Site) 
     assert [site.record(user).tokens[0].row_needed for user in "ac"] == [True, True]
 
 
-def test_a_closed_pipe_keeps_no_record_back(site: Site) -> None:
+def test_a_closed_pipe_does_not_stop_the_change_of_all_records(site: Site) -> None:
     for number in range(30):
         site.enrol(fob(5, secret=KEY[1:] + bytes([number])), user=f"u{number}")
     reading, writing = os.pipe()
@@ -190,7 +190,7 @@ def test_a_closed_pipe_keeps_no_record_back(site: Site) -> None:
     assert all(site.record(f"u{number}").tokens[0].row_needed for number in range(30))
 
 
-def test_ctrl_c_between_two_records_says_what_is_left(site: Site) -> None:
+def test_ctrl_c_between_two_records_reports_the_remaining_records(site: Site) -> None:
     for user in "abc":
         site.enrol(fob(5), user=user)
     script = f"""
@@ -260,7 +260,7 @@ def test_an_invalid_time_is_refused(site: Site) -> None:
     assert (done.returncode, "must be a time such as 2026-11-28T14:00" in done.stderr) == (2, True)
 
 
-def test_every_record_is_written_again_so_that_doctor_is_content(site: Site) -> None:
+def test_every_record_is_written_again_so_that_doctor_has_no_finding(site: Site) -> None:
     site.enrol(phone())
     os.utime(site.path(), (0, 0))
     before = site.record()
@@ -268,7 +268,7 @@ def test_every_record_is_written_again_so_that_doctor_is_content(site: Site) -> 
     assert (site.record(), site.path().stat().st_mtime > 0) == (before, True)
 
 
-def test_a_second_run_is_warned_of(site: Site, tmp_path: Path) -> None:
+def test_a_second_run_causes_a_warning(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(12))
     line = audit_log.line("pam-totp", "changed", user=ME, what="restored", at=1_795_897_000, store="/new", by="root")
     log = write_log(tmp_path / "log", line)
@@ -311,7 +311,7 @@ def test_a_forged_removal_lets_no_user_in_without_a_code(site: Site, way: str, t
 
 @pytest.mark.parametrize("user", ["", "\ud800", "x\n9 users", "\x1b[2J"])
 def test_a_forged_name_does_not_stop_the_command(site: Site, tmp_path: Path, user: str) -> None:
-    """Before, the command stopped without a report after all records were changed."""
+    """The command must print its report, because all records are changed before."""
     site.enrol(fob(5), salt=SALT, recovery=(DIGEST,))
     lines = [change("enroll", fob(), 100, user="carol"), change("enroll", fob(), 100, user=user)]
     done = site.command("restored", "--yes", "--log", write_log(tmp_path / "log", *lines), *RESTORED)

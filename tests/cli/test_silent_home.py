@@ -1,4 +1,4 @@
-"""Tests of `import --homes` with a home folder whose file is on a FUSE server of its owner, which never answers."""
+"""Tests of `import --homes` with a file in a home folder that is on a FUSE server without answers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from tests.conftest import with_mounts
 from tests.support.site import TREE
 
-# Mounts the file, serves it up to the request named by its opcode, and reads the homes with short time limits. The
-# server runs in a process of its own, which ends with this one: then the kernel frees the process that hangs.
+# The script mounts the file, serves it up to the request with the given opcode, and reads the homes with short time
+# limits. The server runs in a separate process. When the script ends, the server ends too, and the kernel then ends
+# the blocked request.
 SCRIPT = """
 import ctypes, os, signal, struct, sys
 from pathlib import Path
@@ -56,7 +57,7 @@ finally:
 
 
 @with_mounts
-@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs FUSE")
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="requires FUSE")
 @pytest.mark.parametrize(
     ("silent", "problem"),
     [("14", "the file could not be read within 0 s"), ("25", "must belong to the owner of the home folder")],

@@ -105,7 +105,7 @@ def test_without_block_characters_the_code_is_drawn_in_ascii(
 
 @pytest.mark.parametrize("term", ["vt220", "xterm-mono"])
 def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tmp_path: Path, term: str) -> None:
-    """Users reported to google-authenticator-libpam 268 that its QR code was black on black there."""
+    """Users reported to google-authenticator-libpam 268 that its QR code was black on black on such terminals."""
     screen = output_on_terminal(site, "enroll", ME, "--yes", "--issuer", "host", size=(50, 80), TERM=term)
     assert COLOUR not in screen
     token = from_uri(scanned(drawn(screen), tmp_path), "phone", 0)
@@ -114,7 +114,7 @@ def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tm
 
 @pytest.mark.parametrize("command", [("enroll", "zoe", "--yes"), ("replace", ME, "--yes"), ("qr", ME, "--yes")])
 def test_an_option_selects_the_code_in_ascii(site: Site, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Terminals with gaps between the lines need it, as users reported to google-authenticator-libpam 155."""
+    """Terminals with gaps between the lines need this option, as users reported to google-authenticator-libpam 155."""
     site.enrol(phone())
     screen = output_on_terminal(site, *command, "--qr", "ascii", "--issuer", "host", size=(60, 80))
     assert screen.isascii() and COLOUR in screen

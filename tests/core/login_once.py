@@ -1,14 +1,14 @@
 """A program that makes one change to a file store, for tests that interrupt the program at a system call:
 
 /usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome's name
-/usr/bin/python3 -I -S login_once.py FOLDER CHANGE      prints CHANGE, which is a name in `CHANGES`, or 'decoy'
+/usr/bin/python3 -I -S login_once.py FOLDER CHANGE      prints CHANGE: a name in `CHANGES`, or 'decoy'
 """
 
 import os
 import sys
 from collections.abc import Callable
 
-if __name__ == "__main__":  # not in a test that imports `CHANGES`
+if __name__ == "__main__":  # tests import `CHANGES`
     sys.dont_write_bytecode = True
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 

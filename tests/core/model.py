@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 DAY = 86_400
 LAST = 2**64 - 1  # RFC 4226 §5.2: counters have eight bytes
-MOST_DRIFT = 2**31  # steps: no code of a clock that is farther off is accepted
+MOST_DRIFT = 2**31  # steps: the largest accepted difference of a clock
 
 
 def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
-    """Return the code by RFC 4226 §5.3, with the other hashes of RFC 6238 §1.2."""
+    """Return the code of RFC 4226 §5.3, with the hash `algorithm` (RFC 6238 §1.2)."""
     mac = hmac.new(key, struct.pack(">Q", moving_factor), getattr(hashlib, algorithm.lower())).digest()
     offset = mac[-1] & 0xF
     (binary,) = struct.unpack(">I", mac[offset : offset + 4])
@@ -27,7 +27,7 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
 
 
 def plain(answer: bytes) -> str:
-    """Return the answer with ASCII digits and without ignored characters; empty if too long or not UTF-8 (law 3)."""
+    """Return the answer with ASCII digits, less the ignored characters. If it breaks law 3, return empty text."""
     try:
         text = answer.decode("utf-8") if len(answer) <= 512 else ""
     except UnicodeDecodeError:
@@ -42,7 +42,7 @@ def plain(answer: bytes) -> str:
 
 @dataclass
 class ModelToken:
-    """A token. `floor` is the lowest moving factor that is not used up."""
+    """A token. `floor` is the lowest moving factor that it still accepts."""
 
     name: str
     kind: str
@@ -54,14 +54,14 @@ class ModelToken:
     used_before: bool  # False for a TOTP token without a last step
     period: int = 0
     drift: int = 0
-    row_needed: bool = False  # only codes in a row are accepted until one row was
+    row_needed: bool = False  # accept only codes in a row, until the first codes in a row are accepted
     accepted: set[int] = field(default_factory=set)  # moving factors accepted in this run
 
     def code(self, moving_factor: int) -> str:
         return code_of(self.key, moving_factor, self.digits, self.algorithm)
 
     def shows(self, codes: list[str], first: int) -> bool:
-        """Return True if the token shows these codes from `first` on."""
+        """Return True if the token shows these codes from moving factor `first` on."""
         places = range(first, first + len(codes))
         return places[0] >= 0 and places[-1] <= LAST and [self.code(p) for p in places] == codes
 
@@ -89,8 +89,8 @@ class ModelToken:
 
     def take(self, first: int, count: int, now: int) -> None:
         places = set(range(first, first + count))
-        assert not places & self.accepted, "accepted twice"
-        assert min(places) >= self.floor, "moved backwards"
+        assert not places & self.accepted, "a moving factor was accepted twice"
+        assert min(places) >= self.floor, "a moving factor below the floor was accepted"
         self.accepted |= places
         self.floor = max(places) + 1
         self.used_before = True
@@ -102,7 +102,7 @@ class ModelToken:
 
 @dataclass
 class Model:
-    """A user. `answer` applies all laws, and returns the name of the outcome and of the token."""
+    """A user. `answer` applies all laws, and returns the names of the outcome and the token."""
 
     tokens: list[ModelToken]
     confirmed: bool  # True if any token is confirmed
@@ -111,10 +111,10 @@ class Model:
     failures: int = 0
     falls_at: int | None = None  # Unix seconds: the last decrease of failures; the next is one day later
     refused: int = 0
-    pending: tuple[ModelToken, int] | None = None  # the third code of a row whose first two were refused, and used up
+    pending: tuple[ModelToken, int] | None = None  # the third code in a row, after two that were refused and used up
 
     def standing(self, now: int) -> tuple[int, int | None]:
-        """Return `failures`, which decreases by one a day, and `falls_at` at `now` (law 8)."""
+        """Return `failures` and `falls_at` at `now`: the failures decrease by one a day (law 8)."""
         count, since = self.failures, self.falls_at
         while count and since is not None and now - since >= DAY:
             count, since = count - 1, since + DAY
@@ -129,8 +129,9 @@ class Model:
         *,
         behind_password: bool = False,
     ) -> tuple[str, str | None]:
-        """Apply all points to one answer. `before` are the refused answers of the same dialogue,
-        each with its word and the failures after it.
+        """Apply all laws to one answer.
+
+        `before` has the refused answers of the same dialogue, each with its outcome and the failures after it.
         """
         pending, self.pending = self.pending if before else None, None
         if not self.confirmed:
@@ -138,7 +139,7 @@ class Model:
         typed = None if behind_password else self._recovery_code(answer)
         codes, candidates = self._codes(self.split(answer)[1] if behind_password else plain(answer))
         if not codes and typed is None:
-            return "malformed", None  # law 3: no trace
+            return "malformed", None  # law 3: the record is unchanged
         if self._meaning(answer) in [self._meaning(earlier) for earlier, _, _ in before]:
             self.refused += 1
             return "repeated", None  # law 5: neither verified nor counted
@@ -166,7 +167,7 @@ class Model:
             return "locked", None
         standing, since = self.standing(now)
         counts = [after for answer, word, after in before if word == "wrong" and self._recovery_code(answer) is None]
-        # Law 8: another login, or a day, may have removed them already.
+        # Law 5: another login, or a day, may have removed these failures already.
         own = len(counts) if counts and standing >= counts[-1] else 0
         if pending is not None and self._completes(*pending, codes, now, policy):
             token, place = pending
@@ -176,23 +177,23 @@ class Model:
                 token.drift = place - token.step(now)
             self._lower(now, policy, own)
             return "row", token.name
-        row = self._row_of(before, codes)
-        # Law 5: first the dialogue's two single codes as a row, then the answer by itself. For the row, the failure
-        # that its own first code added does not count. An accepted row takes it back.
-        for tried, count in ((row, standing - own), (codes, standing)):
+        pair = self._pair(before, codes)
+        # Law 5: verify the dialogue's two single codes as codes in a row, then the answer alone. The codes in a row
+        # ignore the failure that the first of them added. If they are accepted, they also remove it.
+        for entered, count in ((pair, standing - own), (codes, standing)):
             needed = 3 if count >= 20 else 2 if count >= 5 else 1
-            for token in candidates if tried else []:  # law 7
-                for first in token.firsts(len(tried), now, policy):
-                    if not token.shows(tried, first):
+            for token in candidates if entered else []:  # law 7
+                for first in token.firsts(len(entered), now, policy):
+                    if not token.shows(entered, first):
                         continue
-                    if len(tried) < max(needed, 2 if token.row_needed else 1):
+                    if len(entered) < max(needed, 2 if token.row_needed else 1):
                         self.refused += 1
-                        if tried is row:  # the third prompt shows that they are a row: they are used up
+                        if entered is pair:  # the third prompt confirms the pair: its codes are used up
                             token.floor, token.used_before = first + 2, True
                             self.pending = token, first + 2
                         return "codes-in-a-row-needed", token.name
-                    token.take(first, len(tried), now)
-                    if len(tried) > 1:
+                    token.take(first, len(entered), now)
+                    if len(entered) > 1:
                         self._lower(now, policy, own)
                         return "row", token.name
                     self.failures, self.falls_at, self.refused = standing, since, 0
@@ -207,7 +208,7 @@ class Model:
         return "wrong", None
 
     def _lower(self, now: int, policy: dict[str, int], own: int = 0) -> None:
-        """Law 8: codes in a row or a recovery code leave at most five failures, fewer than `lock_after`."""
+        """Lower the failures to five, and below `lock_after`, after codes in a row or a recovery code (law 8)."""
         standing, self.falls_at = self.standing(now)
         limits = [5] if policy["lock_after"] == 0 else [5, policy["lock_after"] - 1]
         self.failures, self.refused = min(max(standing - own, 0), *limits), 0
@@ -215,7 +216,7 @@ class Model:
     def split(self, answer: bytes) -> tuple[bytes, str]:
         """Return the password and the digits of the codes after it (law 3, with `forward_pass`).
 
-        Try every split, the shortest password first. If the codes leave no password, the whole answer is the password.
+        Try every split, the shortest password first. If the answer has only codes, it is the password.
         """
         for start in range(len(answer)):
             password, tail = answer[:start], answer[start:]
@@ -225,8 +226,8 @@ class Model:
                 return (password, tail.decode()) if password else (answer, "")
         return answer, ""
 
-    def _row_of(self, before: Sequence[tuple[bytes, str, int]], codes: list[str]) -> list[str]:
-        """Law 5: the codes of the first two answers of a dialogue, if each is one code and both are of one length."""
+    def _pair(self, before: Sequence[tuple[bytes, str, int]], codes: list[str]) -> list[str]:
+        """Return the codes of the first two answers of a dialogue, if both are single codes of one length (law 5)."""
         each = [self._codes(plain(earlier))[0] for earlier, _, _ in before] + [codes]
         if len(each) == 2 and all(len(answer) == 1 for answer in each) and len(each[0][0]) == len(each[1][0]):
             return [answer[0] for answer in each]
@@ -234,7 +235,7 @@ class Model:
 
     @staticmethod
     def _completes(token: ModelToken, place: int, codes: list[str], now: int, policy: dict[str, int]) -> bool:
-        """Law 5: exactly the code after the pair, in the reach of a row of three, and no code was used meanwhile."""
+        """Return True if `codes` is the code directly after the pair, in reach, and no code was used since (law 5)."""
         reach = max(policy["window"], policy["resync_steps"])
         last_places = [token.step(now) + token.drift + off for off in range(-reach, reach + 1)] if token.period else []
         return (
@@ -247,7 +248,7 @@ class Model:
 
     @staticmethod
     def _meaning(answer: bytes) -> tuple[str, str | None]:
-        """Point 5: the parts of an answer by which it repeats another: its digits, and its recovery code."""
+        """Return the digits and the recovery code of an answer, which must differ from earlier answers (law 5)."""
         text = plain(answer)
         return text if re.fullmatch("[0-9]{1,24}", text) else "", Model._recovery_code(answer)
 

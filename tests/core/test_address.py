@@ -1,4 +1,4 @@
-"""Tests of addresses: one address has many spellings, and other text is none."""
+"""Tests of addresses: the spellings of an address are equal, and other text is refused."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_hop_of_a_proxy_header_is_an_address_with_or_without_a_port(hop: str, 
         *("[2001:db8::1", "2001:db8::1]", "[2001:db8::1]1", "[2001:db8::1]:", "[2001:db8::1]:x", "[]", "192.0.2.7:²"),
     ],
 )
-def test_a_hop_without_an_address_is_none(hop: str) -> None:
+def test_a_hop_without_an_address_is_read_as_none(hop: str) -> None:
     assert parse_hop(hop) is None
 
 

@@ -131,7 +131,7 @@ def test_the_number_of_digits_determines_the_codes(digits: int) -> None:
         b"123456password",
     ],
 )
-def test_any_other_text_contains_no_codes(answer: bytes) -> None:
+def test_other_text_has_no_codes(answer: bytes) -> None:
     assert codes_in(answer) is None
 
 
@@ -147,11 +147,10 @@ def test_an_ignored_character_is_ignored_at_every_position(character: str) -> No
 
 
 def samples() -> set[str]:
-    """Return all characters that can be encoded in UTF-8.
+    """Return the characters that UTF-8 can encode: all with PAM_TOTP_EXAMPLES, otherwise a selection.
 
-    From U+10000 on, and without PAM_TOTP_EXAMPLES, return only every hundredth of the letters without case (most of
-    them ideographs), and of the private and unassigned characters. Invisible characters are assigned, or reserved from
-    U+E0000 to U+E0FFF.
+    From U+10000 on, the selection has one in a hundred of these: caseless letters (mostly ideographs), private and
+    unassigned characters. It has all invisible characters: these are assigned, or reserved from U+E0000 to U+E0FFF.
     """
     many = [] if TIMES else [n for n in range(0x10000, sys.maxunicode + 1) if category(chr(n)) in ("Lo", "Co", "Cn")]
     left_out = {n for n in many if n % 100 and not 0xE0000 <= n < 0xE1000}
@@ -211,7 +210,7 @@ def test_an_answer_is_well_formed_if_it_can_be_right_for_some_user(answer: bytes
     assert behind.is_well_formed is (answer == b"123456"), "after a password, a recovery code is not well-formed"
 
 
-def test_spellings_of_one_answer_are_equal_and_the_repr_shows_nothing() -> None:
+def test_spellings_of_one_answer_are_equal_and_the_repr_hides_them() -> None:
     assert Answer.parse(b"123 456") == Answer.parse(b"123456")
     assert Answer.parse(b"0123-4567-89ab-cdef") == Answer.parse(b"O123456789ABCDEF")
     assert Answer.parse(b"123456") != Answer.parse(b"123457")

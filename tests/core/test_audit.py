@@ -22,7 +22,7 @@ def test_a_line_names_the_decision_and_the_user() -> None:
     assert said == "pam_totp(sshd:auth): refused user=alice reason=replayed token=fob rhost=192.0.2.7"
 
 
-def test_none_is_left_out_but_zero_and_empty_text_are_written() -> None:
+def test_a_value_of_none_is_omitted_but_zero_and_empty_text_are_written() -> None:
     assert audit_log.line("sudo", "accepted", user="a", token=None, left=0, tty="") == (
         'pam_totp(sudo:auth): accepted user=a left=0 tty=""'
     )

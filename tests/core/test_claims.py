@@ -54,7 +54,7 @@ def holders(store: FileStore, serial: str = "SM-01") -> list[str]:
     return [u for u in sorted(store.users()) if any(t.serial == serial for t in store.read(u).tokens)]
 
 
-def test_a_serial_number_of_another_user_is_refused_with_the_owner(store: FileStore) -> None:
+def test_a_serial_number_of_another_user_is_refused_and_its_owner_named(store: FileStore) -> None:
     give(store, "alice")
     for typed in ("SM-01", "sm01", "s m/01"):
         with pytest.raises(SerialTaken, match="alice has the token with the serial number") as refused:
@@ -77,7 +77,7 @@ def test_tokens_without_serial_numbers_and_two_of_one_user_are_allowed(store: Fi
 
 
 @pytest.mark.parametrize("change", [take_away, lambda store, user: store.update(user, lambda _: (None, None))])
-def test_a_removed_token_s_serial_number_is_free_again(
+def test_a_removed_tokens_serial_number_can_be_claimed_again(
     store: FileStore, change: Callable[[FileStore, str], None]
 ) -> None:
     give(store, "alice")
@@ -121,7 +121,7 @@ def test_twenty_racing_users_get_one_token_once(store: FileStore) -> None:
 
 
 def killed(work: Callable[[], object], call: str, number: int) -> bool:
-    """Run `work` in a child that kills itself before call `number` of `os.<call>`. Return False after fewer calls."""
+    """Run `work` in a child that kills itself before call `number` of `os.<call>`. Return True if it did so."""
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -180,7 +180,7 @@ def test_a_kill_of_a_removal_never_leaves_two_owners(folder: Path, store: FileSt
     assert number > 1, "at least one kill interrupted the removal"
 
 
-def test_an_existing_store_s_tokens_are_claimed_at_the_first_need(folder: Path, store: FileStore) -> None:
+def test_an_older_stores_tokens_are_claimed_at_the_first_claim_or_lookup(folder: Path, store: FileStore) -> None:
     enrol(folder, "alice", tokens=(token("alice"),))
     enrol_1(folder, "carl", tokens=(token("carl", "SM-03"),))
     enrol(folder, "dora", tokens=(token("dora", None),))
@@ -283,13 +283,13 @@ def after_removal(store: FileStore) -> None:
 
 def after_stale_claim(store: FileStore) -> None:
     give(store, "zoe", "other")
-    (Path(store.folder) / claims.FOLDER / "sm01").symlink_to("../bob.record")  # left by a killed enrolment
+    (Path(store.folder) / claims.FOLDER / "sm01").symlink_to("../bob.record")  # a leftover of a killed enrolment
     with suppress(SerialTaken):
         give(store, "alice")
 
 
 @pytest.mark.parametrize("change", [after_removal, after_stale_claim])
-def test_an_import_waits_for_a_process_that_deletes_its_user_s_claim(
+def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[FileStore], None]
 ) -> None:
     """The change has found no import, and is about to delete the claim of bob. Then an import needs this claim."""
@@ -352,7 +352,7 @@ def test_a_token_of_two_users_is_reported_and_left_to_the_administrator(folder: 
     assert [d.repair is not None for d in upkeep.examine(store)] == [True]
 
 
-def test_a_repair_claims_the_tokens_of_a_store_from_before(folder: Path, store: FileStore) -> None:
+def test_a_repair_claims_the_tokens_of_a_store_without_claims(folder: Path, store: FileStore) -> None:
     store.prepare()
     enrol(folder, "alice", tokens=(token("alice"),))
     text = "two users can get the same token: .serial not found"
@@ -373,9 +373,7 @@ def test_a_repair_deletes_claims_without_a_token(folder: Path, store: FileStore)
 
 
 @pytest.mark.parametrize("content", [(), ("file", "folder/file")])
-def test_a_folder_in_the_place_of_a_claim_prevents_nothing(
-    folder: Path, store: FileStore, content: tuple[str, ...]
-) -> None:
+def test_a_folder_instead_of_a_claim_is_replaced(folder: Path, store: FileStore, content: tuple[str, ...]) -> None:
     store.prepare()
     give(store, "alice", "SM-02")
     for claim in ("sm01", "junk"):
@@ -412,7 +410,7 @@ def test_a_store_without_serial_numbers_needs_no_claims(folder: Path, store: Fil
 def test_an_owner_is_found_by_the_same_calls_among_many_users(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lookup therefore takes less than a millisecond, among 100,000 users as among two."""
+    """The same calls take less than a millisecond, also among 100,000 users."""
     give(store, "alice")
     counts = []
     for users in (1, 200):

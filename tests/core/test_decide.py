@@ -61,7 +61,7 @@ def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str
 @pytest.mark.parametrize("answer", [b"000000", b"1234567", b"00000000", b"000000 111111", b"0000000 1111111"])
 @pytest.mark.parametrize("first", [None, b"222222"])
 def test_every_user_costs_the_same_search(first: bytes | None, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count the codes that are computed. How many depends on the user's tokens, but not on whether there are any."""
+    """Count the computed codes: bob's token is unconfirmed, and carol has no record."""
     searched = list[int]()
 
     def find(*arguments: Any, **named: Any) -> int | None:
@@ -97,7 +97,7 @@ def test_a_right_code_on_a_full_disk_is_not_accepted() -> None:
 
 
 @pytest.mark.parametrize("password", [b"1", b"12", b"1234"])
-def test_a_numeric_password_leaves_no_code_unrecorded(password: bytes) -> None:
+def test_a_code_after_a_numeric_password_is_recorded_as_used(password: bytes) -> None:
     """A password of 1 or 2 digits and a code of 6 digits are together as long as a code of 7 or 8 digits."""
     store = Memory(ALICE)
     answer = Answer.parse_behind_password(password + code(0))

@@ -85,7 +85,7 @@ def test_codes_after_a_password_have_the_lengths_of_the_users_tokens() -> None:
     assert decide(Memory(eight), "alice", answer, Policy(), lambda: 0).outcome is Outcome.WRONG
 
 
-def test_the_log_line_and_remarks_are_the_same_in_every_place() -> None:
+def test_the_log_line_and_remarks_follow_from_the_decision_alone() -> None:
     lines: list[str] = []
     record = UserRecord(user="alice", tokens=(fob(),), refused=2)
     accepted = Decision(outcome=Outcome.CODE, record=record, token="fob", refused_before=2)

@@ -1,4 +1,4 @@
-"""The dialogue of a login, without a service: its prompts, waits and messages, and its result."""
+"""Tests of the dialogue of a login, without a service: its prompts, waits and messages, and its result."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def enrolled(**fields: object) -> Memory:
 
 
 class Driver:
-    """One login of `user`, who answers as told. `steps` lists what happens in words; `log` has the lines."""
+    """One login of `user` with given answers. `steps` lists prompts, delays and messages; `log` lists log lines."""
 
     def __init__(self, store: Memory, *arguments: str, user: str = "alice", origin: tuple[str, str] | None = None):
         self.store, self.user, self.chosen, self.origin = store, user, settings("demo", arguments), origin
         self.is_sshd, self.is_member = False, True
         self.steps: list[str] = []
         self.log: list[str] = []
-        self.echo: list[bool] = []  # of each prompt
+        self.echo: list[bool] = []  # for each prompt: True if it shows the answer
         self.now = NOW
-        self.problem: str | None = None  # of the account, under nullok
+        self.problem: str | None = None  # the problem of the account that nullok finds
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
-        """Answer the prompts in order; None, or no answer that is left, is no answer."""
+        """Answer the prompts in order. None, and a prompt after the last of `answers`, gets no answer."""
         self.answers, self.earlier_pass = list(answers), first_pass
         verifier = LocalVerifier(
             self.chosen,
@@ -98,7 +98,7 @@ class Driver:
 
 
 def converse(store: Memory, *answers: bytes | None, arguments: Sequence[str] = (), user: str = "alice") -> Driver:
-    """Run a login that is refused, and return what happened."""
+    """Run a login, check that it is refused, and return it."""
     driver = Driver(store, *arguments, user=user)
     assert driver.run(*answers) is Result.REFUSED
     return driver
@@ -149,7 +149,7 @@ def test_a_right_code_is_accepted_at_the_first_prompt() -> None:
     assert driver.log == ["accepted by=code token=fob created=0 next=1"]
 
 
-def test_a_token_out_of_step_comes_back_by_two_answers() -> None:
+def test_a_token_out_of_step_is_resynchronised_by_two_answers() -> None:
     store = enrolled(refused=1)
     driver = Driver(store)
     assert driver.run(code(40), code(41)) is Result.ACCEPTED
@@ -186,7 +186,7 @@ def test_every_refusal_of_every_user_is_followed_by_one_more_prompt(user: str, f
 @pytest.mark.parametrize("second", ANSWERS)
 @pytest.mark.parametrize("first", ANSWERS)
 def test_two_answers_cost_every_user_the_same_writes(user: str, first: str, second: str) -> None:
-    """A repeated answer too: it is not verified, and costs the same."""
+    """This includes a repeated answer, which is not verified."""
     store = Memory(
         UserRecord(user="alice", tokens=(fob(),)),
         UserRecord(user="disabled", tokens=(fob(enabled=False),)),
@@ -208,7 +208,7 @@ def test_an_answer_is_repeated_in_any_spelling() -> None:
     assert store.read("alice").failures == 1
 
 
-def test_a_third_code_is_asked_for_only_after_two_in_a_row() -> None:
+def test_the_dialogue_asks_for_a_third_code_only_after_two_in_a_row() -> None:
     store = enrolled(failures=20, failures_at=NOW)
     driver = converse(store, code(0), code(2), code(3))
     assert driver.steps.count(NEXT_PROMPT) == 1
@@ -219,7 +219,7 @@ def test_a_third_code_is_asked_for_only_after_two_in_a_row() -> None:
     assert driver.steps.count(NEXT_PROMPT) == 2, "there is no fourth prompt"
 
 
-def test_no_first_answer_is_no_answer_and_no_later_one_a_refusal() -> None:
+def test_a_missing_first_answer_is_no_answer_and_a_missing_later_a_refusal() -> None:
     driver = Driver(enrolled())
     assert driver.run(None) is Result.NO_ANSWER
     assert (driver.steps, driver.log) == ([FIRST], ["refused reason=no-answer"])
@@ -246,7 +246,7 @@ def test_use_first_pass_has_no_prompt() -> None:
     assert Driver(enrolled(), "use_first_pass").run(first_pass=code(0)) is Result.ACCEPTED
 
 
-def test_a_first_pass_is_no_part_of_a_row() -> None:
+def test_a_first_pass_is_not_one_of_the_codes_in_a_row() -> None:
     driver = Driver(enrolled(), "try_first_pass")
     assert driver.run(code(41), code(42), first_pass=code(40)) is Result.ACCEPTED
     assert driver.steps == ["first pass", "pause", FIRST, "pause", NEXT_PROMPT]
@@ -300,7 +300,7 @@ def test_grace_replaces_a_code_and_only_a_code_grants_it() -> None:
     assert there.run() is Result.NO_ANSWER
 
 
-def test_a_password_before_the_code_is_handed_on_after_a_refusal_too() -> None:
+def test_the_password_before_the_code_is_passed_on_after_a_refusal_too() -> None:
     driver = Driver(enrolled(), "forward_pass")
     assert driver.run(b"horse" + code(0)) is Result.ACCEPTED
     assert driver.steps[:2] == ["Password and one-time code: ", "hand on b'horse'"]
@@ -322,7 +322,7 @@ FORWARDED: dict[str, tuple[bytes, dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("case", FORWARDED)
-def test_until_the_password_is_right_nothing_shows_the_worth_of_a_code(case: str) -> None:
+def test_no_output_before_the_password_check_shows_if_a_code_is_right(case: str) -> None:
     typed, fields, user = FORWARDED[case]
     driver = Driver(enrolled(**fields), "forward_pass", user=user)
     result = driver.run(b"horse" + typed)
@@ -332,7 +332,7 @@ def test_until_the_password_is_right_nothing_shows_the_worth_of_a_code(case: str
     assert ("refused_before=" in driver.log[0]) is (case in ("right after refusals", "a row")), "the log has the remark"
 
 
-def test_a_malformed_answer_behind_no_code_shows_nothing_either() -> None:
+def test_an_answer_without_a_code_looks_like_an_answer_with_a_code() -> None:
     driver = Driver(enrolled(), "forward_pass")
     assert driver.run(b"horse") is Result.REFUSED
     assert driver.steps[1:] == ["hand on b'horse'", "pause"]

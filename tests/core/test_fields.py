@@ -73,7 +73,7 @@ def test_a_field_without_default_is_required() -> None:
         Point(y=1)  # type: ignore[call-arg]
 
 
-def test_unknown_names_are_refused_and_so_are_class_variables() -> None:
+def test_unknown_names_and_class_variables_are_refused() -> None:
     with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: z$"):
         Point(x=1, z=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"^Point: unknown or missing fields: limit$"):
@@ -192,7 +192,7 @@ RULES: dict[str, tuple[fields.Rule, Callable[[Any], bool]]] = {
 
 @pytest.mark.parametrize("name", RULES)
 @given(value=anything | st.integers(-5, 9) | st.text("0123456789abcdefAF g", max_size=34) | st.sampled_from("abc"))
-def test_a_rule_accepts_what_it_states_and_never_shows_a_refused_value(name: str, value: object) -> None:
+def test_a_rule_accepts_its_stated_values_and_never_shows_a_refused_value(name: str, value: object) -> None:
     rule, means = RULES[name]
     said = rule(value)
     assert (said is None) == means(value)

@@ -133,16 +133,14 @@ class Law(RuleBasedStateMachine):
         behind_password: bool = False,
         between: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     ) -> str:
-        """Compare the answers of one dialogue, until one is accepted. Return the last word.
+        """Compare the answers of one dialogue, until one is accepted. Return the last outcome.
 
-        `between` has what happens before an answer, by its number.
+        `between` maps the number of an answer to the function that is called before it.
         """
         earlier, before = Earlier.NONE, list[tuple[bytes, str, int]]()
         ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record.tokens, self.now, Policy(**self.policy))
-        self.ahead, self.ahead_is_old = (
-            ahead,
-            not self.ahead_is_old,
-        )  # of this or of an older record: it decides nothing
+        # Codes that were computed for an older record must not change a decision.
+        self.ahead, self.ahead_is_old = ahead, not self.ahead_is_old
         refused_before = self.model.refused
         for number, answer in enumerate(answers):
             between.get(number, lambda: None)()
@@ -154,7 +152,7 @@ class Law(RuleBasedStateMachine):
             word, token = self.model.answer(answer, self.now, self.policy, before, behind_password=behind_password)
             assert (decision.outcome.value, decision.token) == (word, token)
             assert decision.outcome.accepted == (word in ACCEPTED)
-            assert decision.refused_before == (refused_before if word in ACCEPTED else 0), "without the dialogue's own"
+            assert decision.refused_before == (refused_before if word in ACCEPTED else 0), "less this dialogue"
             pending = self.model.pending
             following = None if pending is None else NextCode(token=pending[0].name, moving_factor=pending[1])
             assert decision.next_code == following
@@ -189,7 +187,7 @@ class Law(RuleBasedStateMachine):
 
     # ---- answers
 
-    def place(self, token: ModelToken, offset: int) -> int:
+    def factor_near(self, token: ModelToken, offset: int) -> int:
         """Return a moving factor near the expected factor of the token."""
         middle = token.floor if token.kind == "hotp" else token.step(self.now) + token.drift
         return min(max(middle + offset, 0), LAST)
@@ -201,7 +199,7 @@ class Law(RuleBasedStateMachine):
         """Return as many codes as an answer needs now, after `skipped` presses of a key fob without a login."""
         standing, _ = self.model.standing(self.now)
         count = 3 if standing >= 20 else 2 if standing >= 5 or token.row_needed else 1
-        first = max(self.place(token, skipped if token.kind == "hotp" else 1 - count), token.floor)
+        first = max(self.factor_near(token, skipped if token.kind == "hotp" else 1 - count), token.floor)
         return self.codes(token, first, count)
 
     @rule(
@@ -211,7 +209,7 @@ class Law(RuleBasedStateMachine):
     )
     def one_code(self, data: st.DataObject, offset: int, zero: str) -> None:
         token = data.draw(st.sampled_from(self.model.tokens))
-        code = token.code(self.place(token, offset))
+        code = token.code(self.factor_near(token, offset))
         self.ask("".join(chr(ord(zero) + int(digit)) for digit in code).encode())
 
     @rule(
@@ -222,7 +220,7 @@ class Law(RuleBasedStateMachine):
     )
     def codes_in_a_row(self, data: st.DataObject, count: int, offset: int, separator: str) -> None:
         token = data.draw(st.sampled_from(self.model.tokens))
-        self.ask(separator.join(self.codes(token, self.place(token, offset), count)).encode())
+        self.ask(separator.join(self.codes(token, self.factor_near(token, offset), count)).encode())
 
     @rule(data=st.data(), again=st.integers(0, 2))
     def the_holder_logs_in(self, data: st.DataObject, again: int) -> None:
@@ -234,7 +232,7 @@ class Law(RuleBasedStateMachine):
     def codes_not_in_a_row(self, data: st.DataObject, shape: str) -> None:
         """Answer with codes of one token in the order `shape`; `x` is a code of another token."""
         token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
-        codes = [*self.codes(token, self.place(token, 0), 4), other.code(self.place(other, 0))]
+        codes = [*self.codes(token, self.factor_near(token, 0), 4), other.code(self.factor_near(other, 0))]
         self.ask("".join(codes["abcdx".index(letter)] for letter in shape).encode())
 
     @precondition(lambda self: self.used_codes)
@@ -265,10 +263,10 @@ class Law(RuleBasedStateMachine):
         ),
     )
     def codes_across_answers(self, data: st.DataObject, offset: int, shape: str) -> None:
-        """Give codes of one token one by one: `x` is a code of another, `w` wrong, `m` malformed for this user."""
+        """Give codes of one token one by one: `x` is a code of another token, `w` a wrong code, `m` malformed."""
         token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
-        codes = dict(zip("abcd", self.codes(token, self.place(token, offset), 4), strict=True))
-        codes |= {"x": other.code(self.place(other, 0)), "w": "0" * token.digits, "m": "123456789"}
+        codes = dict(zip("abcd", self.codes(token, self.factor_near(token, offset), 4), strict=True))
+        codes |= {"x": other.code(self.factor_near(other, 0)), "w": "0" * token.digits, "m": "123456789"}
         self.converse([codes[letter].encode() for letter in shape])
 
     @rule(
@@ -281,14 +279,14 @@ class Law(RuleBasedStateMachine):
     def three_answers_when_three_codes_are_needed(
         self, data: st.DataObject, offset: int, last: int, change: str, policy: dict[str, int]
     ) -> None:
-        """Give a pair and a third code. Before the third, time passes, or the policy changes."""
+        """Give a pair and a third code. Before the third code, time passes, or the policy changes."""
         self.model.failures, self.model.falls_at = 20, self.now
         self.record = parse(serialize(self.record.unlocked()))
         for _ in range(20):
             self.record = self.record.refused_as_wrong(self.now)
         self.model.refused = self.record.refused
         token = data.draw(st.sampled_from(self.model.tokens))
-        first = self.place(token, offset if token.kind == "hotp" else -1)
+        first = self.factor_near(token, offset if token.kind == "hotp" else -1)
         codes = self.codes(token, first, 4)
 
         def before_the_third() -> None:
@@ -324,7 +322,7 @@ class Law(RuleBasedStateMachine):
     @rule(data=st.data(), password=passwords, count=st.sampled_from([1, 1, 1, 2, 3]), offset=st.integers(-2, 2))
     def codes_behind_a_password(self, data: st.DataObject, password: str, count: int, offset: int) -> None:
         token = data.draw(st.sampled_from(self.model.tokens))
-        codes = self.codes(token, self.place(token, offset), count)
+        codes = self.codes(token, self.factor_near(token, offset), count)
         self.ask("".join([password, *codes]).encode(), behind_password=True)
 
     @rule(data=st.data(), password=passwords)
@@ -336,7 +334,7 @@ class Law(RuleBasedStateMachine):
     def a_password_that_is_itself_codes(self, data: st.DataObject, extra: int) -> None:
         """Answer with one to four codes in a row, of which the first can be read as the password."""
         token = data.draw(st.sampled_from(self.model.tokens))
-        codes = self.codes(token, self.place(token, 0), 4)
+        codes = self.codes(token, self.factor_near(token, 0), 4)
         self.ask("".join(["0" * extra, *codes[: data.draw(st.integers(1, 4))]]).encode(), behind_password=True)
 
     @precondition(lambda self: self.used_codes)
@@ -382,7 +380,7 @@ class Law(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("lengths", [set(s) for n in range(4) for s in itertools.combinations((6, 7, 8), n)], ids=str)
 @pytest.mark.parametrize("start", ["", "secret", "\u0663"], ids=ascii)
-def test_a_numeric_password_of_any_length_is_split_as_the_model_does(start: str, lengths: set[int]) -> None:
+def test_a_numeric_password_of_any_length_is_split_like_in_the_model(start: str, lengths: set[int]) -> None:
     tokens = [{"name": f"{n}", "secret": b"x" * 20, "algorithm": "SHA1", "digits": n, "counter": 0} for n in lengths]
     active = [modelled(fields | {"enabled": True, "confirmed": True, "row_needed": False}) for fields in tokens]
     model = Model(tokens=active, confirmed=True, salt=b"", recovery=[])

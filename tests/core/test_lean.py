@@ -1,6 +1,6 @@
-"""Tests of the lean parts of the standard library: they do the same as their public namesakes.
+"""Tests of the lean parts of the standard library: they behave like the public modules of the same names.
 
-Each test also runs with the fallbacks, which another version of Python or another build of it may need.
+Each test also runs with the fallbacks for other versions and builds of Python.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pam_totp.operations.verifier import Result
 
 
 def _with_modules(**private: object) -> Any:
-    """Return `lean` as it is imported if the interpreter has these private modules, where None is a missing module."""
+    """Return `lean`, imported with these private modules. None stands for a missing module."""
     spec = importlib.util.spec_from_file_location("lean_again", lean.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -93,7 +93,7 @@ DOCUMENTS = [
 
 
 def _outcome(job: Callable[[], object]) -> str:
-    """Return the text of the result or of the error, which are compared: NaN is not equal to itself."""
+    """Return the text of the result or of the error. The tests compare texts, because NaN is unequal to itself."""
     try:
         return repr(job())
     except Exception as e:
@@ -162,12 +162,12 @@ def test_json_loads_is_the_same_for_a_changed_document(document: object, at: int
 
 @variants
 @pytest.mark.parametrize("text", ["", "alice", 'a"b\\', "\x00\x1f\x7f", "é𝄞", "\udc80"])
-def test_a_string_is_encoded_as_by_json_dumps(variant: Any, text: str) -> None:
+def test_a_string_is_encoded_like_by_json_dumps(variant: Any, text: str) -> None:
     assert variant.encode_basestring_ascii(text) == json.dumps(text)
 
 
 def _manager(kind: str) -> Callable[[list[str]], Iterator[str]]:
-    """Return the generator function of a context manager that treats an error of its block as `kind` says."""
+    """Return the generator function of a context manager that treats an error of its block as `kind` specifies."""
 
     def generate(log: list[str]) -> Iterator[str]:
         log.append("enter")
@@ -191,7 +191,7 @@ def _manager(kind: str) -> Callable[[list[str]], Iterator[str]]:
 @variants
 @pytest.mark.parametrize("kind", ["raise", "suppress", "replace", "yield twice"])
 @pytest.mark.parametrize("error", [None, KeyError("k"), OSError("o"), KeyboardInterrupt()])
-def test_a_context_manager_ends_as_that_of_contextlib(variant: Any, kind: str, error: BaseException | None) -> None:
+def test_a_context_manager_ends_like_that_of_contextlib(variant: Any, kind: str, error: BaseException | None) -> None:
     def use(contextmanager: Any) -> tuple[list[str], type[BaseException] | None]:
         log: list[str] = []
         try:
@@ -206,7 +206,7 @@ def test_a_context_manager_ends_as_that_of_contextlib(variant: Any, kind: str, e
     assert use(variant.contextmanager) == use(contextlib.contextmanager)
 
 
-def test_an_error_in_a_block_keeps_its_place() -> None:
+def test_the_traceback_of_an_error_in_a_block_ends_at_the_block() -> None:
     @lean.contextmanager
     def manager() -> Iterator[None]:
         yield
@@ -231,7 +231,7 @@ def test_suppress_suppresses_only_its_types(variant: Any) -> None:
         raise KeyError
 
 
-def test_an_enumeration_is_as_that_of_enum() -> None:
+def test_an_enumeration_behaves_like_that_of_enum() -> None:
     class Public(enum.Enum):
         RED = "red"
         DARK_BLUE = 2

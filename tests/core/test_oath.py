@@ -20,7 +20,7 @@ from tests.core.vectors import table
 
 KEY = b"12345678901234567890"  # RFC 4226, appendix D
 LAST = 2**64 - 1
-LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # bytes of the keys: RFC 6238, appendix A
+LENGTHS = {"SHA1": 20, "SHA256": 32, "SHA512": 64}  # key length in bytes: RFC 6238, appendix A
 
 
 # ---- published vectors
@@ -104,7 +104,7 @@ def test_totp_agrees_with_oathtool_and_pyotp() -> None:
     assert seen == CASES_A_RUN * RUNS_TOTP
 
 
-def test_the_two_comparisons_see_ten_thousand_cases() -> None:
+def test_the_two_comparisons_cover_ten_thousand_cases() -> None:
     assert CASES_A_RUN * (RUNS_HOTP + RUNS_TOTP) >= 10_000
 
 
@@ -174,7 +174,7 @@ def test_find_requires_codes_in_order_and_without_gaps() -> None:
         assert oath.find(KEY, wrong, range(10)) is None
 
 
-def test_find_looks_at_the_last_counter_and_never_past_it() -> None:
+def test_find_checks_the_last_counter_and_stops_there() -> None:
     last, before = oath.hotp(KEY, LAST), oath.hotp(KEY, LAST - 1)
     beyond = range(LAST - 5, LAST + 500)
     assert oath.find(KEY, (last,), beyond) == LAST
@@ -183,7 +183,7 @@ def test_find_looks_at_the_last_counter_and_never_past_it() -> None:
     assert oath.find(KEY, (last,), range(LAST + 1, LAST + 100)) is None
 
 
-def test_find_never_looks_before_zero() -> None:
+def test_find_starts_at_zero_even_if_the_range_starts_below() -> None:
     assert oath.find(KEY, ("755224",), range(-1000, 1)) == 0
     assert oath.find(KEY, ("755224",), range(-1000, 0)) is None
 
@@ -291,13 +291,13 @@ def test_steps_begin_at_zero_and_at_every_period(now: int, period: int, step: in
 
 
 @pytest.mark.parametrize(("now", "period"), [(-1, 30), (-(2**31), 30), (0, 0), (59, -30)])
-def test_no_time_before_1970_and_no_period_below_a_second(now: int, period: int) -> None:
+def test_a_time_before_1970_or_a_period_below_a_second_is_an_error(now: int, period: int) -> None:
     with pytest.raises(ValueError, match="time must be"):
         oath.totp_step(now, period)
 
 
 @given(key=keys, counter=st.integers(0, LAST), algorithm=algorithms)
-def test_fewer_digits_are_the_tail_of_more(key: bytes, counter: int, algorithm: str) -> None:
+def test_a_shorter_code_is_the_end_of_a_longer_code(key: bytes, counter: int, algorithm: str) -> None:
     six, seven, eight = (oath.hotp(key, counter, d, algorithm) for d in (6, 7, 8))
     assert eight.endswith(seven) and seven.endswith(six)
     assert [len(six), len(seven), len(eight)] == [6, 7, 8]
@@ -311,8 +311,8 @@ def test_leading_zeros_are_kept() -> None:
 
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
-def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start: int, stop: int) -> None:
-    """Long ranges near zero are searched in blocks, others counter by counter. The cases cover the ends of both."""
+def test_both_search_methods_find_exactly_the_codes_in_the_range(algorithm: str, start: int, stop: int) -> None:
+    """`find` searches long ranges near zero in blocks, and other ranges counter by counter. Both ends are tested."""
     key = b"k" * 20
     for counter in range(start + 5 + stop):
         code = oath.hotp(key, counter, 8, algorithm)
@@ -323,8 +323,8 @@ def test_both_search_methods_find_every_code_and_no_other(algorithm: str, start:
 
 @pytest.mark.parametrize("within", [range(5), range(3, 14), range(3, 15), range(2, 9), range(-2, 4), range(13, 3)])
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
-def test_codes_worked_out_ahead_change_no_result(within: range, algorithm: str) -> None:
-    """A range that was not worked out whole is computed."""
+def test_codes_computed_in_advance_change_no_result(within: range, algorithm: str) -> None:
+    """`find` computes the codes of a range that the earlier computation does not cover completely."""
     key = bytes(range(20))
     ahead = oath.Ahead()
     ahead.work_out(key, range(3, 14), 6, algorithm)
@@ -333,7 +333,7 @@ def test_codes_worked_out_ahead_change_no_result(within: range, algorithm: str) 
         assert oath.find(key, code, within, 6, algorithm, ahead=ahead) == oath.find(key, code, within, 6, algorithm)
 
 
-def test_codes_are_worked_out_for_one_key_digits_and_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_are_computed_in_advance_for_one_key_digits_and_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
     key = bytes(range(20))
     ahead = oath.Ahead()
     ahead.work_out(key, range(3, 14), 6, "SHA1")
@@ -344,7 +344,7 @@ def test_codes_are_worked_out_for_one_key_digits_and_algorithm(monkeypatch: pyte
     assert oath.find(key, (oath.hotp(key, 7),), range(3, 14), ahead=ahead) == 7
 
 
-def test_codes_worked_out_ahead_are_wiped() -> None:
+def test_codes_computed_in_advance_are_wiped() -> None:
     ahead = oath.Ahead()
     ahead.work_out(bytes(20), range(2**64 - 5, 2**64 + 5), 8, "SHA512")
     (_, numbers), *_ = ahead._tables.values()
@@ -355,7 +355,7 @@ def test_codes_worked_out_ahead_are_wiped() -> None:
     assert ahead.numbers(bytes(20), 2**64 - 5, 2**64 - 4, 8, "SHA512") is None
 
 
-def test_no_code_is_worked_out_for_an_empty_range() -> None:
+def test_no_code_is_computed_in_advance_for_an_empty_range() -> None:
     ahead = oath.Ahead()
     ahead.work_out(KEY, range(oath.MOVING_FACTOR_LIMIT, oath.MOVING_FACTOR_LIMIT + 11), 6, "SHA1")
     assert ahead.numbers(KEY, 0, 1, 6, "SHA1") is None

@@ -33,7 +33,7 @@ def test_from_5_failures_two_codes_are_required_and_from_20_three(failures: int,
     assert Policy().codes_needed(failures) == needed
 
 
-def test_an_account_is_locked_at_its_limit_and_never_without_one() -> None:
+def test_an_account_is_locked_from_its_limit_on_and_never_without_a_limit() -> None:
     assert [Policy(lock_after=3).locks(n) for n in (0, 2, 3, 4)] == [False, False, True, True]
     assert not any(Policy(lock_after=0).locks(n) for n in (0, 1, 10**9))
 

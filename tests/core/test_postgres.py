@@ -173,7 +173,7 @@ def test_an_answer_whose_wait_for_the_standby_was_cancelled_is_refused(server: S
     assert counter(strict) == 1, "the primary has committed alone"
 
 
-def test_a_store_that_ignores_notices_would_be_noticed_here(
+def test_these_tests_fail_for_a_store_that_ignores_notices(
     server: Server, strict: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the check, the store accepts a code whose use only the primary has recorded."""
@@ -181,13 +181,13 @@ def test_a_store_that_ignores_notices_would_be_noticed_here(
     assert cancelled(server, strict) == "code"
 
 
-def test_a_standby_that_does_not_answer_refuses_in_time_without_a_cancel(server: Server, strict: PostgresStore) -> None:
+def test_if_the_standby_does_not_answer_a_login_is_refused_in_time(server: Server, strict: PostgresStore) -> None:
     impatient = PostgresStore(strict.url, wait=0.5, pool=1)
     begun = server.log.stat().st_size
     for number in range(2):
         with pytest.raises(Unanswered, match="gave no answer in time"):
             log_in(impatient, code(number))
-    waiting(server, 1)  # the first change; the second waits for its row
+    waiting(server, 1)  # the first change; the second change waits for the lock of its row
     with pytest.raises(Unanswered):
         impatient.update_decoy("unknown", int)
     server.set(synchronous_standby_names="''")
@@ -273,7 +273,7 @@ def test_the_last_eight_questions_are_kept_and_survive_other_changes(store: Post
 
 
 def test_a_decision_sees_the_stored_verdicts_of_its_record(store: PostgresStore) -> None:
-    """Another process decides a question in between. So this one is decided again, with the new verdicts."""
+    """Another process stores a verdict meanwhile, so the store repeats this decision with the new verdicts."""
     seen: list[list[str]] = []
 
     def recall(verdicts: Mapping[str, str]) -> None:
@@ -421,7 +421,7 @@ def test_a_token_in_stock_can_be_claimed(server: Server, store: PostgresStore) -
     assert server.sql("SELECT serial, name FROM pam_totp.serial") == "s1|bob"
 
 
-def test_of_racing_enrolments_of_one_serial_number_one_succeeds(store: PostgresStore) -> None:
+def test_only_one_of_racing_enrolments_of_a_serial_number_succeeds(store: PostgresStore) -> None:
     words = in_processes(10, lambda n: with_serial(store, f"user{n}"))
     assert words.count("enrolled") == 1
     assert sum(word.startswith("SerialTaken") for word in words) == 9
@@ -502,7 +502,7 @@ def test_connections_are_given_in_the_order_of_the_requests(server: Server, stor
     assert order == ["first", "second"]
 
 
-def test_the_version_of_a_record_only_goes_up(server: Server, store: PostgresStore) -> None:
+def test_the_version_of_a_record_only_increases(server: Server, store: PostgresStore) -> None:
     before = int(server.sql("SELECT version FROM pam_totp.record"))
     with pytest.raises(psycopg.Error, match="must go up"):
         server.sql("UPDATE pam_totp.record SET version = version - 1")
@@ -570,7 +570,7 @@ def test_many_changes_are_rolled_back_together(server: Server, store: PostgresSt
     assert server.sql("SELECT serial, name FROM pam_totp.serial") == "s1|zoe"
 
 
-def test_a_serial_number_of_another_user_can_be_left_out_of_many_changes(store: PostgresStore) -> None:
+def test_many_changes_can_omit_a_serial_number_of_another_user(store: PostgresStore) -> None:
     with_serial(store, "zoe", "S1")
     changes = [("alice", add("a", "s-1")), ("bob", add("b", "S2")), ("alice", add("c", "S2")), ("alice", add("d"))]
     results = store.update_many(changes, lambda *_: None, lambda change, taken: str(taken))

@@ -31,7 +31,7 @@ USERS = ["alice", ".hidden", "a/b", "Ä", *(f"user{n}" for n in range(8))]
 
 @pytest.fixture
 def full(folder: Path) -> Path:
-    """Return a folder with the records of USERS. alice has used her first code."""
+    """Return a folder with the records of USERS, after the first login of alice."""
     store = FileStore(str(folder))
     store.prepare()
     for number, user in enumerate(USERS):
@@ -100,7 +100,7 @@ def test_a_copied_folder_is_refused_under_its_old_and_new_name(full: Path, datab
         list(store.users())
     full.unlink()
     Path(f"{full}.copied").rename(full)
-    assert log_in(store, code(1)).startswith("unavailable: "), "also if an administrator moves the folder back"
+    assert log_in(store, code(1)).startswith("unavailable: "), "a move by the administrator does not make it valid"
 
 
 def test_a_copy_waits_for_a_login_and_refuses_the_next(full: Path, database: str) -> None:
@@ -164,7 +164,7 @@ def test_a_file_of_version_1_is_copied_too(folder: Path, database: str) -> None:
 
 
 def dies(work: Callable[[], object], where: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
-    """Run `work` in a child process that is killed before, or after, it calls the function `where` of the module."""
+    """Run `work` in a child process that kills itself before or after the function `where` of `postgres_copy`."""
     child = os.fork()
     if child == 0:
         original = getattr(postgres_copy, where)
@@ -210,7 +210,7 @@ def test_after_a_kill_a_copy_back_completes(
     assert log_in(PostgresStore(database), code(3)).startswith("unavailable: ")
 
 
-def test_a_resumed_copy_never_revives_the_folder(full: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_copy_never_enables_the_folder(full: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the commit, hosts may already use the database. Then the folder's records are outdated."""
     dies(lambda: to_db(full, database), "_refuse", monkeypatch)
     assert log_in(PostgresStore(database), code(1)) == "code"

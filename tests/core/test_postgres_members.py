@@ -38,7 +38,7 @@ def permits(members: Members, fingerprint: bytes = A, user: str = "alice", servi
     return found.may_ask, found.may_serve
 
 
-def test_a_token_lets_the_named_member_join_once(members: Members) -> None:
+def test_a_join_token_lets_the_named_member_join_once(members: Members) -> None:
     assert members.add("web1", ["web"], None, TOKEN, 60) is False
     assert members.joining(TOKEN) == "web1"
     assert members.joining(OTHER) is None
@@ -51,13 +51,13 @@ def test_a_token_lets_the_named_member_join_once(members: Members) -> None:
     assert members.find(B) is None
 
 
-def test_of_racing_joins_with_one_token_one_succeeds(members: Members) -> None:
+def test_only_one_of_racing_joins_with_one_token_succeeds(members: Members) -> None:
     members.add("web1", ["web"], None, TOKEN, 60)
     results = in_threads(8, lambda number: str(members.join(TOKEN, bytes([number]) * 32)))
     assert sorted(results) == ["None"] * 7 + ["web1"]
 
 
-def test_a_token_expires_and_is_replaced_by_the_next(members: Members) -> None:
+def test_a_join_token_expires_and_is_replaced_by_the_next(members: Members) -> None:
     members.add("web1", ["web"], None, TOKEN, 0)
     assert (members.joining(TOKEN), members.join(TOKEN, A)) == (None, None)
     members.add("web1", ["web"], None, TOKEN, 60)
@@ -83,7 +83,7 @@ def test_a_member_asks_only_for_the_users_of_its_groups(members: Members) -> Non
     assert members.groups() == Groups({"web": ("staff",)}, {"staff": ("bob é",)})
 
 
-def test_groups_of_other_members_permit_nothing(members: Members) -> None:
+def test_a_member_has_no_rights_from_groups_of_other_members(members: Members) -> None:
     joined(members)
     members.allow("db", [ALL_USERS])
     assert permits(members) == (False, True)
@@ -100,12 +100,12 @@ def test_a_revoked_member_is_marked_at_once_and_can_join_again(members: Members)
     found = members.find(A)
     assert found is not None
     assert found.is_revoked
-    assert members.join(TOKEN, A) is None, "its token is revoked, too"
+    assert members.join(TOKEN, A) is None, "its join token is revoked, too"
     assert members.renew(A, B) is False
     assert members.add("web1", ["web"], None, TOKEN, 60) is True
     found = members.find(A)
     assert found is not None
-    assert found.is_revoked, "until it joins"
+    assert found.is_revoked, "a member stays revoked until it joins"
     assert members.join(TOKEN, B) == "web1"
     assert members.find(A) is None
     found = members.find(B)

@@ -47,7 +47,7 @@ def alice(*held: Token, **fields: Any) -> UserRecord:
         ({"counter": LIMIT + 1}, "counter: "),
     ],
 )
-def test_a_token_with_a_bad_field_is_refused(fields: dict[str, Any], said: str) -> None:
+def test_a_token_with_an_invalid_field_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RecordError, match=said):
         fob(**fields)
 
@@ -71,7 +71,7 @@ def test_a_token_with_a_bad_field_is_refused(fields: dict[str, Any], said: str) 
         ({"grace": (("sshd", "x", 0),)}, "grace: "),
     ],
 )
-def test_a_record_with_a_bad_field_is_refused(fields: dict[str, Any], said: str) -> None:
+def test_a_record_with_an_invalid_field_is_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(RecordError, match=said):
         UserRecord(**{"user": "alice"} | fields)
 
@@ -99,7 +99,7 @@ def test_the_repr_names_the_type_of_a_token_and_a_record() -> None:
     assert "12345678901234567890" not in repr(Grace(service="sshd", rhost="h", granted=0))
 
 
-def test_a_traceback_of_a_refused_key_does_not_show_it() -> None:
+def test_a_traceback_of_a_refused_key_does_not_show_the_key() -> None:
     with pytest.raises(RecordError) as caught:
         fob(secret=b"marker-short!")
     assert "marker-short" not in "".join(traceback.format_exception_only(caught.value))
@@ -109,7 +109,7 @@ def test_a_traceback_of_a_refused_key_does_not_show_it() -> None:
 
 
 @given(token=hotp_tokens, ahead=st.integers(0, 1000), count=st.integers(1, 3), now=times)
-def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahead: int, count: int, now: int) -> None:
+def test_a_counter_moves_to_just_after_the_last_code(token: HotpToken, ahead: int, count: int, now: int) -> None:
     assume(token.counter + ahead + count <= LIMIT)
     after = token.accepted(token.counter + ahead, count, now)
     assert after.counter == token.counter + ahead + count
@@ -121,14 +121,14 @@ def test_an_event_token_moves_to_just_after_the_last_code(token: HotpToken, ahea
 
 
 @given(token=hotp_tokens, back=st.integers(1, 1000), count=st.integers(1, 3))
-def test_a_counter_never_goes_back(token: HotpToken, back: int, count: int) -> None:
+def test_a_counter_never_decreases(token: HotpToken, back: int, count: int) -> None:
     assume(token.counter >= back)
     with pytest.raises(ValueError, match="must not decrease"):
         token.accepted(token.counter - back, count, 0)
 
 
 @given(token=tokens, ahead=st.integers(-5, 1000))
-def test_a_token_is_rolled_forward_and_never_back(token: Token, ahead: int) -> None:
+def test_a_counter_or_step_is_rolled_forward_and_never_back(token: Token, ahead: int) -> None:
     next_factor = token.next_factor + ahead
     assume(0 <= next_factor <= LIMIT)
     after = token.rolled_forward(next_factor)
@@ -139,7 +139,7 @@ def test_a_token_is_rolled_forward_and_never_back(token: Token, ahead: int) -> N
     )
 
 
-def test_a_completed_row_ends_the_need_for_a_row() -> None:
+def test_a_third_code_in_a_row_ends_the_need_for_codes_in_a_row() -> None:
     assert phone(row_needed=True).accepted(5, 1, 150).row_needed
     assert not phone(row_needed=True).accepted(5, 1, 150, completes_row=True).row_needed
     assert fob(row_needed=True).used_up(5, 2).row_needed, "the codes gave no access"
@@ -177,7 +177,7 @@ def test_step_0_counts_as_used() -> None:
     assert used.accepted(1, 1, 30).last_step == 1
 
 
-def test_a_token_that_is_neither_has_no_transition() -> None:
+def test_a_token_of_an_unknown_type_has_no_transition() -> None:
     with pytest.raises(NotImplementedError):
         Token(name="x", secret=KEY, created=0).accepted(0, 1, 0)
     with pytest.raises(NotImplementedError):
@@ -246,7 +246,7 @@ def test_a_record_without_tokens_keeps_recovery_codes_and_failures() -> None:
     )
 
 
-def test_fresh_recovery_codes_take_the_place_of_the_old_ones() -> None:
+def test_new_recovery_codes_replace_the_old_codes() -> None:
     record = alice(fob(), salt=SALT, recovery=(DIGEST,)).with_recovery("11" * 16, ("cd" * 32, "ef" * 32))
     assert (record.salt, record.recovery) == ("11" * 16, ("cd" * 32, "ef" * 32))
 
@@ -275,13 +275,13 @@ def counted(failures: int, at: int | None = 0, **fields: Any) -> UserRecord:
         (2**62, 0, 2**62 - 1, (2**62 - (2**62 - 1) // DAY, (2**62 - 1) // DAY * DAY)),
     ],
 )
-def test_failures_fall_by_one_for_every_full_day(
+def test_failures_decrease_by_one_for_every_full_day(
     failures: int, at: int | None, now: int, then: tuple[int, int | None]
 ) -> None:
     assert counted(failures, at).failures_now(now) == then
 
 
-def test_failures_fall_although_one_is_added_every_day() -> None:
+def test_failures_decrease_although_a_failure_is_added_every_day() -> None:
     record = counted(10, 0)
     for day in range(1, 8):
         record = record.refused_as_wrong(day * DAY + 3600)
@@ -303,7 +303,7 @@ def test_a_failure_is_not_lost_when_the_clock_goes_back_and_returns() -> None:
 
 
 @given(record=records(), now=times, again=times)
-def test_failures_fall_by_at_most_one_a_day_and_never_grow_by_waiting(record: UserRecord, now: int, again: int) -> None:
+def test_failures_fall_by_at_most_one_a_day_and_never_grow_with_time(record: UserRecord, now: int, again: int) -> None:
     failures, since = record.failures_now(now)
     assert 0 <= failures <= record.failures
     if record.failures_at is not None:
@@ -317,7 +317,7 @@ def test_failures_fall_by_at_most_one_a_day_and_never_grow_by_waiting(record: Us
     )
 
 
-def test_a_wrong_answer_is_a_failure_and_a_refusal_a_replay_only_a_refusal() -> None:
+def test_a_wrong_answer_is_a_failure_but_a_replay_is_only_a_refusal() -> None:
     record = counted(2, 100, refused=6)
     assert record.refused_uncounted() == record._replace(refused=7)
     assert record.refused_as_wrong(200) == record._replace(failures=3, refused=7)
@@ -369,7 +369,7 @@ def test_a_lowered_count_keeps_its_time(
         max_size=60,
     )
 )
-def test_no_sequence_of_clocks_lowers_more_than_one_a_day(history: list[tuple[int, str]]) -> None:
+def test_no_sequence_of_clocks_lowers_the_count_by_more_than_one_a_day(history: list[tuple[int, str]]) -> None:
     """Each event has its own clock. Count the failures that time alone removed, over all events."""
     record, expired, clocks = counted(0, None, salt=SALT, recovery=(DIGEST,)), 0, []
     for counter, (now, event) in enumerate(history):
@@ -378,7 +378,7 @@ def test_no_sequence_of_clocks_lowers_more_than_one_a_day(history: list[tuple[in
         if event == "wrong":
             clocks.append(now)
             record = record.refused_as_wrong(now)
-            assert record.failures == before + 1, "the count grows by wrong answers alone"
+            assert record.failures == before + 1, "only wrong answers increase the count"
         elif event == "recovery":
             record = record.recovered(DIGEST, 5, now)
             assert record.failures == min(before, 5)

@@ -1,4 +1,4 @@
-"""Tests of a backup that is rolled forward from the log: the lines that count, and their changes."""
+"""Tests of a backup that is rolled forward from the log: the lines that count, and their effects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINE = "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 nex
 
 
 def use(token: Token, user: str = "alice", verb: str = "accepted") -> str:
-    """Return the line of a login with this token, which has the state after it."""
+    """Return the log line of a login that leaves the token in this state."""
     record = UserRecord(user=user, tokens=(token,))
     decision = Decision(outcome=Outcome.CODE, record=record, token=token.name)
     return audit_log.line("sshd", verb, user=user, **facts(decision)[1], rhost="192.0.2.7")
@@ -36,7 +36,7 @@ def change(what: str, token: Token, at: int, user: str = "alice", **more: Any) -
 
 
 def forward(record: UserRecord, *lines: str, restored_at: int | None = NOW) -> Forwarded:
-    """Roll a record forward from lines of a log daemon. Lines without a header are older than the restore."""
+    """Roll a record forward from log lines. Lines without a header get a time before the restore."""
     log = Log(restored_at=restored_at, now=NOW)
     log.read(f"{BEFORE}{line}" if line.startswith("pam_totp(") else line for line in lines)
     return log.forward(record)
@@ -180,15 +180,15 @@ def test_the_lines_of_a_file_are_counted_with_their_times() -> None:
         ("Tue 2023-11-14 23:13:20 XYZ host pam_totp[4]: ", None),
         ("Nov 14 23:13:20 host pam_totp[4]: ", NOW),
         ("Nov 14 23:13:20.5 host pam_totp[4]: ", NOW),
-        ("Nov 16 23:13:21 host pam_totp[4]: ", NOW - 363 * 86400 + 1),  # of the year before
-        ("Oct 29 02:30:00 host pam_totp[4]: ", 1_698_543_000),  # twice on that day: the later one counts
+        ("Nov 16 23:13:21 host pam_totp[4]: ", NOW - 363 * 86400 + 1),  # of the previous year
+        ("Oct 29 02:30:00 host pam_totp[4]: ", 1_698_543_000),  # this time occurs twice: the later time counts
         ("Feb 29 00:00:00 host pam_totp[4]: ", 1_582_930_800),
         ("Foo 10 00:00:00 host pam_totp[4]: ", None),
         ("2023-13-14T22:13:20Z host pam_totp: ", None),
         ("", None),
     ],
 )
-def test_the_time_of_a_line_is_never_taken_for_an_older_one(
+def test_the_time_of_a_line_is_never_read_as_an_older_time(
     header: str, time: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -199,7 +199,7 @@ def test_the_time_of_a_line_is_never_taken_for_an_older_one(
     assert found == time
 
 
-# ---- what they change
+# ---- the effects of the lines
 
 
 def test_a_counter_is_rolled_forward_by_accepted_and_refused_codes() -> None:
@@ -244,7 +244,7 @@ def test_another_user_and_another_token_of_that_name_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(("known", "covered"), [(None, False), (4, False), (5, True), (6, True)])
-def test_a_key_fob_that_the_log_does_not_cover_needs_a_row(known: int | None, covered: bool) -> None:
+def test_a_key_fob_that_the_log_does_not_cover_needs_codes_in_a_row(known: int | None, covered: bool) -> None:
     """If the log knows only uses that are older than the backup, later ones may be missing too."""
     result = forward(alice(fob(5)), *([] if known is None else [use(fob(known))]))
     assert result.record == alice(fob(max(5, known or 0), row_needed=not covered))
@@ -252,10 +252,10 @@ def test_a_key_fob_that_the_log_does_not_cover_needs_a_row(known: int | None, co
 
 
 def test_a_use_after_the_restore_does_not_cover_a_key_fob() -> None:
-    """A replayed code advances the counter of a restored store, and says nothing about the time since the backup."""
+    """A replayed code advances the counter of a restored store, but the log may still lack uses since the backup."""
     replayed = AFTER + use(fob(13))
     assert forward(alice(fob(12)), replayed).record == alice(fob(13, row_needed=True))
-    assert forward(alice(fob(12)), replayed, use(fob(12))).record == alice(fob(13)), "an older use covers"
+    assert forward(alice(fob(12)), replayed, use(fob(12))).record == alice(fob(13)), "an older use covers the fob"
 
 
 def test_without_a_time_no_line_covers_a_key_fob() -> None:
@@ -269,7 +269,7 @@ def test_an_enrolment_in_the_log_covers_an_unused_key_fob() -> None:
     assert forward(alice(fob(5)), change("enroll", fob(5), 100)).record == alice(fob(5))
 
 
-def test_recovery_codes_and_grace_of_a_backup_end() -> None:
+def test_recovery_codes_and_grace_of_a_backup_are_voided() -> None:
     grace = (Grace(service="sshd", rhost="192.0.2.7", granted=5),)
     before = alice(phone(), salt="00" * 16, recovery=("ab" * 32,), grace=grace, failures=3, failures_at=5)
     result = forward(before)
@@ -282,7 +282,7 @@ def test_a_removed_token_is_removed() -> None:
     assert (result.record, notes(result)) == (alice(phone()), ["removed", ""])
 
 
-def test_the_last_token_is_kept_as_disabled_so_that_nullok_opens_nothing() -> None:
+def test_the_last_token_is_kept_as_disabled_so_that_nullok_does_not_apply() -> None:
     gone = [change("remove", fob(7), 100), change("remove", phone(last_step=9), 100)]
     kept = "removed: kept as disabled, because a user without a token passes nullok"
     result = forward(alice(fob(5)), *gone)
@@ -330,7 +330,7 @@ def test_a_disabled_token_is_disabled_and_never_enabled() -> None:
     assert result.record == alice(fob(5, enabled=False))
     assert notes(result) == ["disabled: a line that enables it again does not count"]
     result = forward(alice(fob(5, enabled=False)), on)
-    assert result.record == alice(fob(5, enabled=False)), "lines can be forged, so they open nothing"
+    assert result.record == alice(fob(5, enabled=False)), "a line can be forged, so it gives no rights"
     assert notes(result) == ["still disabled: it was enabled since the backup"]
 
 
@@ -354,7 +354,7 @@ def test_the_old_name_of_a_renamed_token_is_named() -> None:
 
 @pytest.mark.parametrize("what", ["confirm", "resync", "accepted"])
 def test_a_token_that_was_confirmed_since_the_backup_is_named(what: str) -> None:
-    """Lines can be forged, so they open nothing: the token stays unconfirmed."""
+    """The token stays unconfirmed, because lines can be forged."""
     line = use(fob(9)) if what == "accepted" else change(what, fob(9), 100)
     result = forward(alice(fob(5, confirmed=False)), line)
     assert result.record == alice(fob(9, confirmed=False))
@@ -371,7 +371,7 @@ def test_recovery_codes_in_the_log_are_named() -> None:
 
 
 def test_an_earlier_run_on_the_same_files_is_found() -> None:
-    """The store of the first run may have another name since."""
+    """An administrator may have renamed the store since the first run."""
     line = audit_log.line("pam-totp", "changed", user="alice", what="restored", store="/s.new", at=NOW, by="alice")
     log = Log(restored_at=NOW, now=NOW)
     assert log.last_restored is None
@@ -384,7 +384,7 @@ def test_an_earlier_run_on_the_same_files_is_found() -> None:
     assert unknown.last_restored == NOW
 
 
-def test_tokens_that_the_log_does_not_tell_apart_are_disabled() -> None:
+def test_tokens_that_the_log_does_not_distinguish_are_disabled() -> None:
     """Two tokens of one import have the same time of creation, and their names change."""
     one, two = fob(5), fob(900, name="fob-2", secret=KEY[::-1])
     lines = [
@@ -397,8 +397,8 @@ def test_tokens_that_the_log_does_not_tell_apart_are_disabled() -> None:
     assert notes(result) == 2 * ["disabled: the log cannot distinguish it from another token, codes in a row needed"]
 
 
-def test_a_token_of_a_name_that_two_tokens_had_is_disabled() -> None:
-    """The log has the removal of the other token, which the backup lacks."""
+def test_a_token_whose_name_two_tokens_had_is_disabled() -> None:
+    """The log removes a second token of that name. The backup lacks this token."""
     one, two = fob(5), fob(900, name="old", secret=KEY[::-1])
     lines = [change("import", one, 50), change("import", two, 50), change("remove", two, 60)]
     result = forward(alice(one), *lines, change("rename", one, 100, to="old"))
@@ -425,8 +425,8 @@ FORGED = {
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
 @pytest.mark.parametrize("what", ["remove", "disable-token"])
 @pytest.mark.parametrize("at", [200, NOW + 10 * 86_400, None])
-def test_no_forged_line_revives_a_removed_or_disabled_token(forged: list[str], what: str, at: int | None) -> None:
-    """`at` is the true time of the change, also of a clock that was wrong."""
+def test_no_forged_line_enables_a_removed_or_disabled_token(forged: list[str], what: str, at: int | None) -> None:
+    """`at` is the true time of the change, even if the clock was wrong."""
     true = change(what, fob(5, name="blue"), at or 0)
     lines = [change("rename", fob(5), 100, to="blue"), true if at else true.replace(" at=0", "")]
     for said in ([*lines, *forged], [*forged, *lines]):
@@ -459,7 +459,7 @@ def test_changes_in_another_store_do_not_count() -> None:
 
 
 def test_a_time_in_the_future_is_ignored() -> None:
-    """Otherwise one forged line hides the last new recovery codes."""
+    """Otherwise, one forged line could hide the last new recovery codes."""
     line = audit_log.line("pam-totp", "changed", user="alice", what="recovery", codes=10, at=100, by="root")
     restored = line.replace("recovery", "restored")
     log = Log(restored_at=NOW, now=NOW)
@@ -469,7 +469,7 @@ def test_a_time_in_the_future_is_ignored() -> None:
 
 @given(records(), st.data())
 def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st.DataObject) -> None:
-    """Whatever lines an account forges, each token loses rights or keeps them, and no token is added."""
+    """Forged lines can only remove rights: each token keeps or loses its rights, and no token is added."""
     whats = st.sampled_from(
         ["enroll", "import", "remove", "rename", "enable-token", "disable-token", "restored", "confirm"]
     )
@@ -497,7 +497,7 @@ def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st
 
 
 @pytest.mark.parametrize("line", ["", LINE, f"Feb 30 10:00:00 host pam_totp[1]: {LINE}"])
-def test_a_line_without_a_possible_time_has_none(line: str) -> None:
+def test_a_line_with_an_impossible_time_has_no_time(line: str) -> None:
     assert written_at(line, 1_795_900_000) is None
 
 

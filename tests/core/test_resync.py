@@ -123,7 +123,7 @@ def test_a_clock_that_is_far_off_is_corrected_by_its_drift() -> None:
     assert token._replace(drift=0) != token
 
 
-def test_codes_that_are_not_in_a_row_within_reach_change_nothing() -> None:
+def test_codes_that_are_reversed_or_out_of_reach_change_nothing() -> None:
     for codes, reach in [(row(0)[::-1], 100), (row(102), 100), (("000000", "000000"), 100)]:
         store = alice(fob(0), phone(secret=b"x" * 20))
         with pytest.raises(NotConsecutive):

@@ -38,7 +38,7 @@ def with_value(path: Path, value: object) -> bytes:
     return encoded(document)
 
 
-def place(path: Path) -> str:
+def field_name(path: Path) -> str:
     """Return the name of a field as in an error, such as tokens[0].digits."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
@@ -101,7 +101,7 @@ def test_a_document_without_the_added_keys_is_read_and_written_with_them() -> No
 @pytest.mark.parametrize(
     "data",
     [
-        ALICE.replace(b'   "row_needed": false,\n', b"", 1),  # one token has the key, the other has not
+        ALICE.replace(b'   "row_needed": false,\n', b"", 1),  # only one of the tokens has the key
         ALICE.replace(b'"row_needed": false', b'"row_needed": 0'),
         ALICE.replace(b'"row_needed": false', b'"row_needed": null'),
         ALICE.replace(b'   "row_needed": false,\n', b'   "row_needed":  false,\n'),
@@ -128,7 +128,7 @@ def test_every_record_is_read_from_its_older_document(record: UserRecord) -> Non
         assert parse(data) == record
 
 
-def test_an_empty_record_has_every_key_and_null_for_none() -> None:
+def test_an_empty_record_has_every_key_and_null_for_missing_values() -> None:
     assert json.loads(serialize(UserRecord(user="bob"))) == {
         "version": 1,
         "user": "bob",
@@ -263,14 +263,14 @@ GOOD: dict[Path, list[object]] = {
 }
 
 
-@pytest.mark.parametrize("path", BAD, ids=place)
+@pytest.mark.parametrize("path", BAD, ids=field_name)
 def test_an_error_names_the_field_of_a_wrong_type_or_range(path: Path) -> None:
     for value in BAD[path]:
         data = with_value(path, value)
-        assert refusal(data).startswith(f"{place(path)}: "), value
+        assert refusal(data).startswith(f"{field_name(path)}: "), value
 
 
-@pytest.mark.parametrize("path", GOOD, ids=place)
+@pytest.mark.parametrize("path", GOOD, ids=field_name)
 def test_the_last_value_within_each_range_is_accepted(path: Path) -> None:
     for value in GOOD[path]:
         data = with_value(path, value)
@@ -302,7 +302,7 @@ TOGETHER: dict[str, tuple[Path, object]] = {
 
 
 @pytest.mark.parametrize("said", TOGETHER)
-def test_fields_that_do_not_go_together_are_refused(said: str) -> None:
+def test_fields_that_contradict_each_other_are_refused(said: str) -> None:
     assert refusal(with_value(*TOGETHER[said])) == said
 
 
@@ -334,7 +334,7 @@ def _each_key() -> Iterator[tuple[Path, str]]:
 
 
 EACH_KEY = pytest.mark.parametrize(
-    ("path", "key"), list(_each_key()), ids=lambda v: v if isinstance(v, str) else place(v)
+    ("path", "key"), list(_each_key()), ids=lambda v: v if isinstance(v, str) else field_name(v)
 )
 
 
@@ -343,7 +343,7 @@ def test_every_key_is_required(path: Path, key: str) -> None:
     document = copy.deepcopy(DOCUMENT)
     del _at(document, path)[key]
     said = refusal(encoded(document))
-    assert said.startswith(place((*path, key)))
+    assert said.startswith(field_name((*path, key)))
     assert "missing" in said or key == "type"
 
 
@@ -372,15 +372,15 @@ def test_a_key_under_another_spelling_is_refused(path: Path, key: str) -> None:
         refusal(encoded(document))
 
 
-@pytest.mark.parametrize("path", OBJECTS, ids=place)
+@pytest.mark.parametrize("path", OBJECTS, ids=field_name)
 def test_an_unknown_key_is_refused(path: Path) -> None:
     for key in (MARKER, "", "Version", "__class__", "note"):
         document = copy.deepcopy(DOCUMENT)
         _at(document, path)[key] = MARKER
-        assert refusal(encoded(document)) == f"{place(path) or 'document'}: unknown key"
+        assert refusal(encoded(document)) == f"{field_name(path) or 'document'}: unknown key"
 
 
-@pytest.mark.parametrize("path", OBJECTS, ids=place)
+@pytest.mark.parametrize("path", OBJECTS, ids=field_name)
 def test_keys_must_have_the_canonical_order(path: Path) -> None:
     document = copy.deepcopy(DOCUMENT)
     target = _at(document, path)
@@ -392,10 +392,10 @@ def test_keys_must_have_the_canonical_order(path: Path) -> None:
         assert refusal(encoded(document)).startswith("must be in the canonical encoding")
 
 
-@pytest.mark.parametrize("path", OBJECTS[1:], ids=place)
+@pytest.mark.parametrize("path", OBJECTS[1:], ids=field_name)
 @pytest.mark.parametrize("value", [None, [], "x", 1, True, [[]]])
-def test_every_object_must_be_an_object(path: Path, value: object) -> None:
-    assert refusal(with_value(path, value)).startswith(place(path))
+def test_a_value_of_another_type_than_object_is_refused(path: Path, value: object) -> None:
+    assert refusal(with_value(path, value)).startswith(field_name(path))
 
 
 def test_the_type_determines_the_other_keys() -> None:

@@ -100,7 +100,7 @@ def test_a_number_is_ascii_digits(name: str, value: str) -> None:
     assert refused(f"{name}={value}") == f"{name}: must be a whole number from 0 to {NUMBERS[name]}"
 
 
-def test_leading_zeros_do_not_make_it_octal() -> None:
+def test_leading_zeros_do_not_make_a_number_octal() -> None:
     assert chosen("look_ahead=010").policy.look_ahead == 10
 
 
@@ -145,7 +145,7 @@ def test_every_other_argument_sets_its_field_and_no_other(argument: str, field: 
         (("second_prompt", "forward_pass"), "", False),
     ],
 )
-def test_there_is_a_second_prompt_unless_it_is_off_or_useless(
+def test_the_second_prompt_is_on_except_where_it_is_off_or_useless(
     arguments: tuple[str, ...], site: str, asks: bool
 ) -> None:
     made = chosen(*arguments, site=f"[policy]\n{site}\n")
@@ -361,7 +361,7 @@ def test_a_site_setting_must_have_its_type_and_bounds(table: str, name: str) -> 
         assert refused(site=f"[{table}]\n{name} = {value}\n").startswith(place), value
 
 
-def test_a_bad_site_setting_is_refused_even_if_overridden() -> None:
+def test_an_invalid_site_setting_is_refused_even_if_overridden() -> None:
     assert refused("look_ahead=5", site="[policy]\nlook_ahead = 101\n").startswith(
         "/etc/pam_totp.toml: policy.look_ahead"
     )
@@ -432,7 +432,7 @@ def test_the_site_cannot_set_store_caller_or_stack_arguments(table: str, name: s
         ("[policy]\nwindow = " + "[" * 5000 + "\n", ""),
     ],
 )
-def test_an_error_in_the_site_file_names_its_place(text: str, said: str) -> None:
+def test_an_error_in_the_site_file_names_the_table_or_setting(text: str, said: str) -> None:
     assert refused(site=text).startswith(f"/etc/pam_totp.toml: {said}")
 
 

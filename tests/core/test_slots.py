@@ -125,7 +125,7 @@ def test_a_file_without_a_valid_slot_is_refused(slot: bytes) -> None:
 
 
 def test_a_slot_with_a_larger_sequence_number_is_not_written() -> None:
-    """It could not be read, so that the older slot would remain current."""
+    """Such a slot could not be read, so the older slot would remain current."""
     with pytest.raises(RecordError, match="the sequence number must have at most 19 digits"):
         encode(10**19, OLD, BLOCK)
 
@@ -159,7 +159,7 @@ def test_a_document_that_is_too_long_for_its_slot_is_refused() -> None:
 
 
 @pytest.mark.parametrize("length", [BLOCK - 49, BLOCK - 48, BLOCK - 47, BLOCK])
-def test_a_slot_has_room_for_a_document_with_any_sequence_number(length: int) -> None:
+def test_a_slot_has_space_for_a_document_with_any_sequence_number(length: int) -> None:
     slots, document = Slots(document=OLD, size=BLOCK), b"x" * length
     assert slots.has_room(document) is (length + MAX_HEADER + 1 <= BLOCK)
     if slots.has_room(document):
@@ -194,7 +194,7 @@ def drifted(token: object) -> TotpToken:
 
 
 @given(records())
-def test_a_slot_has_room_for_every_later_change_by_logins(record: UserRecord) -> None:
+def test_a_slot_has_space_for_every_later_change_by_logins(record: UserRecord) -> None:
     tokens = tuple(type(t)(**{**vars(t), **START[t.type]}) for t in record.tokens)
     fresh = UserRecord(**{**vars(record), "tokens": tokens, "failures": 0, "refused": 0, "grace": ()})
     grown = at_the_limits(fresh)
@@ -214,7 +214,7 @@ def test_a_slot_of_an_ordinary_record_is_one_block() -> None:
     assert slot_size(UserRecord(user="alice", tokens=(fob(), phone()))) == BLOCK
 
 
-def test_a_slot_has_room_for_a_record_of_version_1_with_more_grace() -> None:
+def test_a_slot_has_space_for_a_record_of_version_1_with_more_grace() -> None:
     many = tuple(Grace(service="s" * 60, rhost=f"192.0.2.{n}", granted=5) for n in range(64))
     record = UserRecord(user="alice", tokens=(fob(),), grace=many)
     assert decode(new_file(serialize(record), slot_size(record))).document == serialize(record)

@@ -222,7 +222,7 @@ def test_missing_and_damaged_decoys_are_created_again(folder: Path, store: FileS
     assert (folder / ".lock").stat().st_size == 0
 
 
-def test_a_new_record_creates_missing_decoys_if_the_disk_has_room(
+def test_a_new_record_creates_missing_decoys_if_the_disk_has_space(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
@@ -347,7 +347,7 @@ def test_a_change_of_keys_leaves_no_removed_key_in_the_file(folder: Path, store:
     assert b"0" * 64 not in path.read_bytes()
 
 
-def test_a_record_that_needs_more_room_gets_a_larger_file(folder: Path, store: FileStore) -> None:
+def test_a_record_that_needs_more_space_gets_a_larger_file(folder: Path, store: FileStore) -> None:
     path = enrol(folder)
     assert log_in(folder, code(0)) == "code"
     tokens = [fob(name=f"t{n}", secret=bytes([n]) * 20, serial="s" * 200) for n in range(7)]

@@ -91,7 +91,7 @@ def can_trace() -> bool:
 
 pytestmark = [
     pytest.mark.bare,
-    pytest.mark.skipif(not can_trace(), reason="needs strace, and permission to trace its own processes"),
+    pytest.mark.skipif(not can_trace(), reason="requires strace, and permission to trace its own processes"),
 ]
 
 STATES = ["used", "new", "version 1"]  # two documents; one document and an empty slot; version 1

@@ -70,7 +70,7 @@ COPY: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("program", COPY)
 def test_a_copy_that_is_made_during_logins_is_valid(folder: Path, program: str) -> None:
-    """A copy may have an older record. Two writes during the copy may leave it without a valid slot: it is refused."""
+    """A copy may have an older record. After two writes during the copy, it may lack a valid slot, and is refused."""
     enrol(folder)
     store, done = FileStore(str(folder)), threading.Event()
 
@@ -211,7 +211,7 @@ def test_the_default_lock_timeout_is_five_seconds() -> None:
 
 
 def test_the_lock_is_held_only_during_a_change(folder: Path) -> None:
-    """The lock is held during the change, and released after the update."""
+    """The store acquires the lock before the change, and releases it after the update."""
     enrol(folder)
     probes: list[bool] = []
 

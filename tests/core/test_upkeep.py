@@ -112,7 +112,7 @@ def test_a_user_who_is_removed_before_the_conversion_stays_removed(folder: Path,
 
 
 def test_a_file_with_hard_links_is_replaced_by_a_copy(folder: Path, store: FileStore) -> None:
-    """`cp -al` makes a backup of hard links. A login would change the backup, so it is denied."""
+    """`cp -al` makes a backup of hard links. A login would change the backup, so the login is denied."""
     os.link(folder / "alice.record", folder / "backup")
     with pytest.raises(StoreError, match="must not have hard links"):
         store.read("alice")
@@ -133,7 +133,7 @@ def test_a_file_of_version_1_that_is_in_force_again_is_kept(folder: Path, store:
     assert store.read("alice").tokens == (fob(5),)
 
 
-def test_a_mode_that_is_too_open_is_corrected(folder: Path, store: FileStore) -> None:
+def test_a_mode_that_permits_too_much_is_corrected(folder: Path, store: FileStore) -> None:
     (folder / "alice.record").chmod(0o644)
     assert list(upkeep.repair(store)) == ["alice.record: its mode must be 0600"]
     assert (folder / "alice.record").stat().st_mode & 0o777 == 0o600
@@ -348,7 +348,7 @@ def test_a_file_created_before_the_attribute_was_set_is_replaced(
     changed: list[tuple[int, int]] = []
 
     def flags(file: int) -> int:
-        """Return the flags of a file: a new file inherits +C from a folder that has it."""
+        """Return the flags of a file: a new file has +C if the folder has +C."""
         inode = os.fstat(file).st_ino
         return 0x0080_0000 if inode not in old or (inode, 0x0080_0010) in changed else 0x10
 
@@ -429,7 +429,7 @@ def test_a_record_that_is_removed_before_its_repair_stays_removed(folder: Path, 
         assert not path.exists()
 
 
-# ---- records that another program put there
+# ---- records that another program wrote
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Examples for each law of verification in docs/architecture.md."""
+"""Tests of verification, by an example for each law in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -93,19 +93,19 @@ WRONG = _never_right()
 # ---- law 5: codes in a row across the answers of one dialogue
 
 
-def test_two_codes_in_two_answers_bring_a_token_back_into_step() -> None:
+def test_two_codes_in_two_answers_resynchronise_a_token() -> None:
     alice = Alice(fob(7))
     assert alice.converses(codes_of(fob(), 47), codes_of(fob(), 48)) == [Outcome.WRONG, Outcome.CONSECUTIVE]
     assert (alice.counter, alice.record.failures, alice.record.refused) == (49, 0, 0)
     assert alice.presses(49) is Outcome.CODE, "the next code is accepted"
 
 
-def test_two_codes_in_two_dialogues_are_no_row() -> None:
+def test_two_codes_in_two_dialogues_are_not_codes_in_a_row() -> None:
     alice = Alice(fob())
     assert [alice.presses(40), alice.presses(41)] == [Outcome.WRONG, Outcome.WRONG]
 
 
-def test_a_late_phone_is_brought_back_by_two_answers() -> None:
+def test_a_late_phone_is_resynchronised_by_two_answers() -> None:
     alice = Alice(phone(), policy=Policy(resync_steps=10))
     assert alice.converses(codes_of(phone(), STEP - 6), codes_of(phone(), STEP - 5))[-1] is Outcome.CONSECUTIVE
     assert alice.phone.drift == -5
@@ -115,22 +115,22 @@ def test_a_late_phone_is_brought_back_by_two_answers() -> None:
     ("failures", "needed"),
     [(3, 1), (4, 2), (5, 2), (18, 2), (19, 2), (20, 3)],
 )
-def test_the_first_codes_own_failure_does_not_make_a_row_longer(failures: int, needed: int) -> None:
-    """With 19 failures before it, the first code is the twentieth: two codes stay enough."""
+def test_the_first_codes_own_failure_does_not_require_a_third_code(failures: int, needed: int) -> None:
+    """With 19 failures before it, the first code is the twentieth: two codes are still enough."""
     alice = Alice(fob(), failures=failures, failures_at=NOW)
     outcomes = alice.converses(codes_of(fob(), 40), codes_of(fob(), 41))
     assert outcomes == [Outcome.WRONG, Outcome.CONSECUTIVE if needed < 3 else Outcome.CONSECUTIVE_NEEDED]
     assert (alice.next_code is not None) is (needed == 3)
 
 
-def test_a_third_answer_completes_a_row_of_three() -> None:
+def test_a_third_answer_completes_three_codes_in_a_row() -> None:
     alice = Alice(fob(), failures=20, failures_at=NOW)
     answers = [codes_of(fob(), counter) for counter in (40, 41, 42)]
     assert alice.converses(*answers) == [Outcome.WRONG, Outcome.CONSECUTIVE_NEEDED, Outcome.CONSECUTIVE]
     assert (alice.counter, alice.record.failures) == (43, 5)
 
 
-def test_one_more_is_needed_only_after_two_codes_that_are_a_row() -> None:
+def test_a_third_code_is_needed_only_after_two_codes_in_a_row() -> None:
     for answers in (
         [codes_of(fob(), 40), codes_of(fob(), 42)],
         [codes_of(fob(), 0), codes_of(fob(), 3)],
@@ -143,7 +143,7 @@ def test_one_more_is_needed_only_after_two_codes_that_are_a_row() -> None:
 
 
 def test_a_pair_that_the_third_prompt_confirms_is_used_up() -> None:
-    """Otherwise an attacker could find a pair, and then try each third code: two short searches, not one of three."""
+    """Otherwise, an attacker could first find the pair, and then the third code, by two short searches."""
     alice = Alice(fob(), failures=20, failures_at=NOW)
     pair = [codes_of(fob(), counter) for counter in (40, 41)]
     assert alice.converses(*pair, WRONG) == [Outcome.WRONG, Outcome.CONSECUTIVE_NEEDED, Outcome.WRONG]
@@ -189,8 +189,8 @@ def test_after_a_wrong_code_the_next_right_one_is_enough() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (2, 2), (4, 4), (5, 5), (18, 5)])
-def test_codes_in_a_row_take_the_dialogues_own_failures_back(before: int, after: int) -> None:
-    """A fob out of step costs its owner no failure, and clears no failure of an attacker."""
+def test_codes_in_a_row_remove_the_dialogues_own_failures(before: int, after: int) -> None:
+    """Only the failures of this dialogue are removed; the failures that an attacker added remain."""
     since: dict[str, Any] = {"failures": before, "failures_at": NOW - 5} if before else {}
     for second in (codes_of(fob(), 41), codes_of(fob(), 41, 2)):
         alice = Alice(fob(), **since)
@@ -202,7 +202,7 @@ def test_codes_in_a_row_take_the_dialogues_own_failures_back(before: int, after:
     assert alice.record.failures == min(before + 1, 5), "failures of other dialogues stay"
 
 
-def test_a_completed_row_of_three_takes_one_failure_back() -> None:
+def test_three_codes_in_a_row_remove_the_failure_of_their_first_code() -> None:
     alice = Alice(fob(), failures=20, failures_at=NOW - 16 * DAY)
     alice.guesses_wrong(16)
     alice.converses(*(codes_of(fob(), counter) for counter in (40, 41, 42)))
@@ -216,7 +216,7 @@ def test_a_completed_row_of_three_takes_one_failure_back() -> None:
     assert alice.record.failures == 3, "21 failures, less 18 days, which may have removed its own"
 
 
-def test_one_code_or_a_recovery_code_takes_no_failure_back() -> None:
+def test_one_code_or_a_recovery_code_removes_no_failure() -> None:
     alice = Alice(fob(), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     assert alice.converses(WRONG, codes_of(fob(), 0))[-1] is Outcome.CODE
     assert alice.converses(WRONG, RECOVERY.encode())[-1] is Outcome.RECOVERY
@@ -253,7 +253,7 @@ def test_a_recovery_code_is_accepted_as_the_second_answer() -> None:
     assert alice.converses(codes_of(fob(), 40), RECOVERY.encode()) == [Outcome.WRONG, Outcome.RECOVERY]
 
 
-def test_a_lock_goes_by_the_stored_count_for_a_row_too() -> None:
+def test_a_lock_depends_on_the_stored_count_for_codes_in_a_row_too() -> None:
     alice = Alice(fob(), failures=2, failures_at=NOW, policy=Policy(lock_after=3))
     assert alice.converses(codes_of(fob(), 40), codes_of(fob(), 41)) == [Outcome.WRONG, Outcome.LOCKED]
 
@@ -275,7 +275,7 @@ def test_where_two_codes_are_needed_anyway_a_lone_code_is_refused() -> None:
     assert decides(codes_of(token, 0), fewest=1).outcome is Outcome.CODE
 
 
-def test_a_first_pass_begins_no_row() -> None:
+def test_a_first_pass_is_not_the_first_of_codes_in_a_row() -> None:
     first = Answer.parse(codes_of(fob(), 40))
     decision = Decision(outcome=Outcome.WRONG, record=UserRecord(user="alice"))
     earlier = Earlier.NONE.followed_by(first, decision, prompted=False)
@@ -294,7 +294,7 @@ def test_a_code_is_accepted_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
-def test_a_b_a_is_refused_at_the_second_a(kind: str) -> None:
+def test_of_the_codes_a_b_a_the_second_a_is_refused(kind: str) -> None:
     alice = Alice(fob() if kind == "hotp" else phone())
     first = 0 if kind == "hotp" else STEP
     assert alice.presses(first) is Outcome.CODE
@@ -310,7 +310,7 @@ def test_skipped_codes_are_used_up() -> None:
     assert alice.presses(8) is Outcome.CODE
 
 
-def test_steps_only_go_up() -> None:
+def test_steps_only_increase() -> None:
     alice = Alice(phone())
     assert alice.presses(STEP + 1) is Outcome.CODE
     assert alice.presses(STEP) is Outcome.REPLAYED
@@ -318,7 +318,7 @@ def test_steps_only_go_up() -> None:
     assert alice.phone.last_step == STEP + 1
 
 
-def test_a_clock_that_goes_back_revives_no_used_code() -> None:
+def test_a_clock_that_is_set_back_makes_no_used_code_valid_again() -> None:
     alice = Alice(phone())
     assert alice.presses(STEP) is Outcome.CODE
     alice.now -= 60
@@ -594,7 +594,7 @@ def test_the_drift_of_the_widest_clock_stays_within_its_bounds() -> None:
 # ---- law 7: several tokens
 
 
-def test_every_active_token_is_tried_and_only_the_matching_one_moves() -> None:
+def test_every_active_token_is_checked_and_only_the_matching_token_moves() -> None:
     tokens = (fob(), phone(), fob(name="spare", secret=b"x" * 20, digits=8))
     for number, first in enumerate((0, STEP, 0)):
         alice = Alice(*tokens)
@@ -604,7 +604,7 @@ def test_every_active_token_is_tried_and_only_the_matching_one_moves() -> None:
         assert moved == [i == number for i in range(3)]
 
 
-def test_a_disabled_or_unconfirmed_token_is_not_tried() -> None:
+def test_a_disabled_or_unconfirmed_token_is_not_checked() -> None:
     for fields in ({"enabled": False}, {"confirmed": False}):
         alice = Alice(phone(), fob(**fields))
         assert alice.says(codes_of(fob(), 0)) is Outcome.WRONG
@@ -726,7 +726,7 @@ def test_a_recovery_code_ends_a_lock_and_the_next_failures_lock_again(lock_after
 
 
 def test_time_during_a_lock_counts_once_a_recovery_code_ends_it() -> None:
-    """A lock ignores time, but the count after it does not."""
+    """A lock does not expire, but the count decreases with time."""
     digest = recovery_digest(SALT, RECOVERY)
     alice = Alice(fob(), policy=Policy(lock_after=3), salt=SALT, recovery=(digest,), failures=3, failures_at=NOW)
     alice.now += 2 * DAY
@@ -765,7 +765,7 @@ def test_a_clock_set_back_or_forward_gives_no_further_guesses() -> None:
     assert guesses <= 15
 
 
-def test_the_count_falls_by_one_a_day() -> None:
+def test_the_count_decreases_by_one_a_day() -> None:
     alice = Alice(fob(), failures=6, failures_at=NOW)
     alice.now += DAY - 1
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
@@ -776,7 +776,7 @@ def test_the_count_falls_by_one_a_day() -> None:
     assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
 
 
-def test_the_count_falls_even_with_a_failure_every_day() -> None:
+def test_the_count_decreases_even_with_a_failure_every_day() -> None:
     alice = Alice(fob(), failures=8, failures_at=NOW)
     for _ in range(30):
         alice.now += DAY + 7200
@@ -913,18 +913,18 @@ def test_a_decision_shows_no_secret_and_can_take_another_record() -> None:
 # ---- law 8: after a restored backup
 
 
-def test_a_token_of_a_restored_backup_takes_codes_in_a_row_alone() -> None:
+def test_a_token_of_a_restored_backup_accepts_only_codes_in_a_row() -> None:
     alice = Alice(fob(5).with_row_needed(), phone())
     assert alice.presses(5) is Outcome.CONSECUTIVE_NEEDED
     assert (alice.counter, alice.record.failures, alice.record.refused, alice.token) == (5, 0, 1, "fob")
-    assert alice.says(codes_of(phone(), STEP)) is Outcome.CODE, "another token is not concerned"
+    assert alice.says(codes_of(phone(), STEP)) is Outcome.CODE, "another token is not affected"
     assert alice.record.tokens[0].row_needed
     assert alice.presses(5, 2) is Outcome.CONSECUTIVE
     assert not alice.record.tokens[0].row_needed
-    assert alice.presses(7) is Outcome.CODE, "the first row ends it"
+    assert alice.presses(7) is Outcome.CODE, "the first accepted codes in a row clear `row_needed`"
 
 
-def test_two_answers_in_a_row_end_the_need_for_a_row() -> None:
+def test_codes_in_a_row_in_two_answers_end_the_need_for_codes_in_a_row() -> None:
     alice = Alice(phone().with_row_needed())
     codes = [codes_of(phone(), STEP - 1), codes_of(phone(), STEP)]
     assert alice.converses(*codes) == [Outcome.CONSECUTIVE_NEEDED, Outcome.CONSECUTIVE]
@@ -939,15 +939,15 @@ def test_three_codes_are_still_needed_from_20_failures_on() -> None:
     assert not alice.record.tokens[0].row_needed
 
 
-def test_a_wrong_code_is_counted_while_a_row_is_needed() -> None:
+def test_a_wrong_code_is_counted_while_codes_in_a_row_are_needed() -> None:
     alice = Alice(fob(5).with_row_needed())
     alice.guesses_wrong(2)
     assert alice.record.failures == 2
     assert alice.record.tokens[0].row_needed
 
 
-def test_a_row_takes_back_no_failure_that_another_login_removed() -> None:
-    """Otherwise, dialogues that are open at once would lower the count to 0, and one code would be enough (law 8)."""
+def test_codes_in_a_row_do_not_remove_a_failure_twice() -> None:
+    """Otherwise, simultaneous dialogues would lower the count to 0, and one code would be enough (law 8)."""
     alice = Alice(fob(), failures=14, failures_at=NOW)
     earlier = []
     for number in range(5):

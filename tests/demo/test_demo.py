@@ -32,7 +32,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-def test_the_demo_shows_every_step_and_leaves_nothing(folder: Path) -> None:
+def test_the_demo_shows_every_step_and_removes_its_files(folder: Path) -> None:
     done = run(folder, "-m", "demo")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("PAM_SUCCESS") == 5

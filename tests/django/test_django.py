@@ -54,7 +54,7 @@ def test_a_code_is_used_up_by_django_and_by_pam(client: Any, site: Site) -> None
     assert site.login(codes(1)).result is Result.AUTH_ERR
 
 
-def test_two_codes_in_a_row_bring_a_token_back_into_step(client: Any, site: Site) -> None:
+def test_two_codes_in_a_row_resynchronise_a_token(client: Any, site: Site) -> None:
     site.enrol()
     sign_in(client)
     assert client.post("/code/", {"code": codes(300, 2)}).url == "/"

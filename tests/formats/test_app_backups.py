@@ -93,7 +93,7 @@ def test_an_entry_that_cannot_be_used_is_skipped(changes: dict[str, Any]) -> Non
     assert "GEZDGNBV" not in str(found[1].unsupported)
 
 
-def test_places_in_a_backup_are_numbers_of_entries() -> None:
+def test_errors_in_a_backup_name_the_number_of_the_entry() -> None:
     from tests.formats.test_import_tokens import OPTIONS
 
     for name, (data, *_) in BACKUPS.items():

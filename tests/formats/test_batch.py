@@ -149,7 +149,7 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
     assert store.read("next").token("came") is not None
 
 
-def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) -> None:
+def test_the_roll_back_of_an_import_does_not_make_a_used_code_valid(store: FileStore) -> None:
     before = content(store)
     assert killed(store, "link", 4)  # old0 … old4, new0 … new2 are changed
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
@@ -170,7 +170,7 @@ def test_rolling_back_an_import_does_not_revive_a_used_code(store: FileStore) ->
     assert [(t.name, getattr(t, "counter", None)) for t in new1.tokens] == [("came", 8)]
 
 
-def test_rolling_back_an_import_keeps_recovery_codes_and_guesses_used(store: FileStore) -> None:
+def test_the_roll_back_of_an_import_keeps_used_recovery_codes_and_guesses(store: FileStore) -> None:
     """A roll-back removes the unused token of a new record, and keeps later changes to the record's other fields."""
     whole, recovery = new_recovery_codes(added(UserRecord(user="new"))[0], 2)
 
@@ -338,7 +338,7 @@ def test_a_batch_changes_records_of_version_1_too(store: FileStore) -> None:
 
 
 def is_rolled_back(store: FileStore, call: str, number: int) -> bool:
-    """Roll back in a process that is killed before call `number` of `call`. Return True if it made fewer calls."""
+    """Roll back in a process that is killed before call `number` of `call`. Return True after fewer calls."""
     pid = os.fork()
     if pid == 0:
         try:

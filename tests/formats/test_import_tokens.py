@@ -156,7 +156,7 @@ def test_a_selection_assigns_tokens_by_map_by_user_or_by_the_file() -> None:
     assert users(users_by_serial={"A": "Zoe"}) == [(1, "zoe"), (0, None), (0, None)]
 
 
-def test_the_rest_of_an_exported_record_goes_to_its_own_user_alone(store: FileStore) -> None:
+def test_the_rest_of_an_exported_record_goes_only_to_its_own_user(store: FileStore) -> None:
     whole, recovery = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
     store.update("bob", lambda record: (record.with_token(fob(secret=b"b" * 20)), None), create=True)
     two = selected(token(1, secret=KEY), token(2, user="bob"), token(3, user="carl"))
@@ -188,7 +188,7 @@ def test_an_import_reports_the_recovery_codes_that_it_dropped(store: FileStore) 
     assert store.read("alice").recovery == mine.recovery
 
 
-def test_an_import_does_not_revive_used_recovery_codes(store: FileStore) -> None:
+def test_an_import_does_not_restore_used_recovery_codes(store: FileStore) -> None:
     whole = with_codes("alice", fob(3))
     used = whole.with_recovery(str(whole.salt), ())
     store.update("alice", lambda _: (used, None), create=True)
@@ -196,7 +196,7 @@ def test_an_import_does_not_revive_used_recovery_codes(store: FileStore) -> None
     assert (result.status, result.remarks, store.read("alice").recovery) == (Status.IMPORTED, (), ())
 
 
-def test_a_refused_token_imports_nothing_else(store: FileStore) -> None:
+def test_with_a_refused_token_nothing_of_its_user_is_imported(store: FileStore) -> None:
     whole, _ = new_recovery_codes(UserRecord(user="alice", tokens=(fob(3),)), 2)
     report = import_tokens(
         store, selected(token(1, secret=b"short")), now=NOW, new_record=whole.without_tokens("alice")
@@ -206,7 +206,7 @@ def test_a_refused_token_imports_nothing_else(store: FileStore) -> None:
         store.read("alice")
 
 
-def test_an_unreadable_record_of_one_user_stops_no_other_user(store: FileStore) -> None:
+def test_an_unreadable_record_of_one_user_does_not_stop_other_users(store: FileStore) -> None:
     files = [
         UserFile(path="/home/alice/.ga", user="Alice", data=written("google-authenticator", [fob(5)])),
         UserFile(path="/home/bob/.ga", user="bob", data=b"junk=\n"),

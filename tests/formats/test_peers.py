@@ -45,7 +45,7 @@ def pam_oath_at(site: Site, path: Path) -> None:
     service(site.confdir, "oath", f"auth required pam_oath.so usersfile={path} window=10")
 
 
-def test_a_used_google_authenticator_counter_continues_here(site: Site, tmp_path: Path) -> None:
+def test_a_google_authenticator_counter_continues_in_pam_totp(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "ga"
     key = made_by_google_authenticator(file, "--counter-based", "--window-size=3", "--rate-limit=3", "--rate-time=30")
     google_authenticator_at(site, file)
@@ -62,7 +62,7 @@ def test_a_used_google_authenticator_counter_continues_here(site: Site, tmp_path
     assert site.gets_in(hotp(key, 4))
 
 
-def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: Path) -> None:
+def test_the_used_steps_of_google_authenticator_continue_in_pam_totp(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "ga"
     limit = ("--window-size=3", "--rate-limit=3", "--rate-time=30")
     key = made_by_google_authenticator(file, "--time-based", "--disallow-reuse", *limit)
@@ -78,7 +78,7 @@ def test_a_used_google_authenticator_clock_continues_here(site: Site, tmp_path: 
     assert site.gets_in(hotp(key, now + 1))
 
 
-def test_a_skew_that_google_authenticator_learned_is_kept(site: Site, tmp_path: Path) -> None:
+def test_a_skew_of_google_authenticator_is_kept(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "ga"
     key = made_by_google_authenticator(file, "--time-based", "--disallow-reuse", "--minimal-window", "--no-rate-limit")
     file.chmod(0o600)
@@ -92,7 +92,7 @@ def test_a_skew_that_google_authenticator_learned_is_kept(site: Site, tmp_path: 
     assert site.gets_in(hotp(key, now - 99))
 
 
-def test_a_used_users_oath_file_continues_here(site: Site, tmp_path: Path) -> None:
+def test_a_used_users_oath_file_continues_in_pam_totp(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "users.oath"
     clock = b"another key of 20 by"
     file.write_text(f"# fleet\nHOTP {ME} - {KEY.hex()}\nHOTP/T30 {ME} - {clock.hex()}\n")
@@ -139,7 +139,7 @@ def test_other_modules_accept_exported_files(site: Site, tmp_path: Path, kind: s
         assert not gets_in_at(at, site, first), f"a code that pam_totp accepted before the export is refused: {name}"
 
 
-def test_every_user_goes_back_to_pam_oath_and_google_authenticator(site: Site, tmp_path: Path) -> None:
+def test_every_user_can_return_to_pam_oath_and_google_authenticator(site: Site, tmp_path: Path) -> None:
     site.enrol(fob(5))
     site.enrol(phone(), user="bob")
     oath, folder = tmp_path / "users.oath", tmp_path / "ga"

@@ -276,7 +276,7 @@ def test_a_file_of_activ_identity_is_decrypted() -> None:
         read(activ_identity(), key="00" * 16)
 
 
-def test_an_encrypted_value_of_a_draft_without_a_mac_is_no_key() -> None:
+def test_an_encrypted_value_of_a_draft_without_a_mac_is_not_used() -> None:
     """python-pskc reads such a value as a plain key, so the token would have a wrong key."""
     with pytest.raises(FormatError, match="an encrypted value must have a MAC"):
         read(activ_identity(digest=False))

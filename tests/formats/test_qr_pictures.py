@@ -19,7 +19,7 @@ from tests.formats.test_migration import part, token
 from tests.support.site import KEY
 
 URI = f"otpauth://totp/ACME:alice?secret={base32(KEY)}"
-# The JPEG and the WebP are files of the same QR code, because no package of the tests writes them. See their README.md.
+# The JPEG and the WebP are stored files, because no package of the tests writes these formats (see their README.md).
 DATA = Path(__file__).parent / "data" / "qr"
 
 
@@ -91,7 +91,7 @@ while :; do :; done
 
 
 def test_zbarimg_has_limits_no_environment_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A picture of finder patterns keeps zbarimg busy. Killed, it leaves its temporary file, a copy of the picture."""
+    """A picture of finder patterns keeps zbarimg busy. A killed zbarimg leaves a copy of the picture."""
     (tmp_path / "zbarimg").write_text(HOSTILE.format(found=tmp_path))
     (tmp_path / "zbarimg").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")

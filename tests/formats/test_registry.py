@@ -29,7 +29,7 @@ def test_a_file_is_recognised_only_by_its_own_format(name: str) -> None:
     "data",
     [b"", b"\n\n# comment\n", b"\xff\xfe\0", b"hello, world\n", b"thing, worldwideinterests\n", SAMPLES["map"][0]],
 )
-def test_a_file_of_no_format_is_not_recognised(data: bytes) -> None:
+def test_a_file_of_another_format_is_not_recognised(data: bytes) -> None:
     assert sniff(data) is None
 
 
@@ -40,7 +40,7 @@ def test_an_exported_file_is_recognised(name: str, token: Token) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in EXPORT_FORMATS])
-def test_a_format_for_import_alone_refuses_to_write(name: str) -> None:
+def test_a_format_only_for_import_refuses_to_write(name: str) -> None:
     with pytest.raises(FormatError, match="export is unsupported"):
         FORMATS[name].write(UserRecord(user="alice"), [])
 

@@ -1,4 +1,4 @@
-"""Run the parsers under a coverage-guided fuzzer (atheris): `make fuzz`, or `make fuzz SECONDS=600 KEEP=1`.
+"""A run of the parsers under a coverage-guided fuzzer (atheris): `make fuzz`, or `make fuzz SECONDS=600 KEEP=1`.
 
 python -m tests.fuzz SECONDS [--keep]         all parsers in this time; --keep adds new inputs to tests/fuzz/corpus
 python -m tests.fuzz SECONDS NAME FOLDER      one parser, with the inputs in FOLDER; new inputs are added to FOLDER

@@ -36,7 +36,7 @@ def _one_line(error: Exception) -> None:
 def secret_file(data: bytes) -> None:
     """Check that `parse` refuses a secret file, or that `serialize` returns the same bytes for the parsed record.
 
-    A document from before `row_needed` existed has the same bytes without that key.
+    A document of a version before `row_needed` has the same bytes without that key.
     """
     try:
         record = parse(data)

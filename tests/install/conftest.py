@@ -15,7 +15,7 @@ from tests.support.isolation import MAY_MOUNT
 @pytest.fixture(scope="session")
 def _installed() -> Iterator[Fresh]:
     if not MAY_MOUNT:
-        pytest.skip("needs root and permission to mount: `make install` runs in a separate mount namespace")
+        pytest.skip("requires root and permission to mount: `make install` runs in a separate mount namespace")
     with tempfile.TemporaryDirectory(prefix="pam_totp-installed-") as folder:
         machine = Fresh(Path(folder))
         try:

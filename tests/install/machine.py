@@ -1,4 +1,4 @@
-"""A machine to install pam_totp on: the machine of tests/services, without the account and the folders of pam_totp.
+"""A machine for installations: the machine of tests/services, without the account and the folders of pam_totp.
 
 Rule: the real `make install` and `make uninstall` run in the namespace of the machine, so the host is unchanged.
 """

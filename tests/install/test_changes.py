@@ -119,7 +119,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", ["link", "rename", "fsync", "pread"])
-def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_change_killed_at_any_step_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     change = a_change(tmp_path)
 
     class Killed(BaseException):
@@ -129,7 +129,7 @@ def test_a_change_killed_at_any_step_can_be_undone(tmp_path: Path, monkeypatch: 
         raise Killed
 
     def leave_the_file(_: str) -> None:
-        """Leave the temporary file, as a killed process does."""
+        """Keep the temporary file, like a killed process."""
 
     with monkeypatch.context() as broken:
         broken.setattr(os, step, dies)

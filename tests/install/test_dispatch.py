@@ -33,7 +33,7 @@ def any_control(chance: random.Random) -> str:
 
 
 def any_text(chance: random.Random, folder: Path, depth: int = 0) -> str:
-    """Return the text of a random stack. Some lines continue, before comments and empty lines too."""
+    """Return the text of a random stack. Some lines are continued, also before comments and empty lines."""
     *lines, last = any_lines(chance, folder, depth)
     between = ("\n", "\n", "\n", "\n", " # \\\n", " \\\n", "\\\n# a comment\n", " \\ \n\n  # \\\n", "\n \\\n\t\n")
     return "".join(line + chance.choice(between) for line in lines) + f"{last}\n"
@@ -76,7 +76,7 @@ def test_the_verdict_of_any_stack_is_that_of_the_real_libpam(tmp_path: Path) -> 
     assert {"success", "auth_err", "perm_denied", "ignore"} <= ends, "the random stacks end with every common result"
 
 
-def test_the_real_libpam_takes_each_path_that_is_found(tmp_path: Path) -> None:
+def test_the_real_libpam_follows_each_path_that_is_found(tmp_path: Path) -> None:
     read = reader(tmp_path)
     chance = random.Random(6238)
     paths = 0
@@ -123,7 +123,7 @@ def test_lines_are_read_as_libpam_reads_them() -> None:
     assert rules[4].arguments == ("auth", "required", "pam_totp.so")
 
 
-def test_of_several_defaults_in_a_control_the_first_counts() -> None:
+def test_the_first_of_several_defaults_in_a_control_applies() -> None:
     [rule] = parse("auth [default=ignore success=ok default=die success=done] pam_totp.so\n")
     assert (rule.action("auth_err"), rule.action("success")) == ("ignore", "done")
 

@@ -54,7 +54,7 @@ def test_every_code_of_a_finding_is_reported_by_a_check() -> None:
     assert [code.name for code in Code if f"Code.{code.name}" not in source] == []
 
 
-def test_the_output_lists_what_was_checked(machine: Fresh) -> None:
+def test_the_output_lists_the_checks(machine: Fresh) -> None:
     names = [
         "module",
         "helper",
@@ -80,7 +80,7 @@ def test_a_service_without_a_file_is_an_error(machine: Fresh) -> None:
     assert finding.what == "unknown service sodu: /etc/pam.d has no file of that name"
 
 
-def test_an_installation_in_order_has_no_findings(machine: Fresh) -> None:
+def test_a_correct_installation_has_no_findings(machine: Fresh) -> None:
     with_line(machine, "sudo")
     assert examine(machine) == []
 
@@ -193,7 +193,7 @@ def test_forward_pass_in_the_site_file_is_checked_as_in_the_line(machine: Fresh,
         machine.path("/etc/pam.d/proftpd").unlink()
 
 
-def test_a_line_that_the_site_file_contradicts_counts(machine: Fresh) -> None:
+def test_arguments_of_the_line_override_the_site_file(machine: Fresh) -> None:
     machine.write("/etc/pam.d/vsftpd", f"{PASSWORD_AND_LINE.format(LINE + ' try_first_pass')}")
     machine.write("/etc/pam_totp.toml", "[service.vsftpd]\nforward_pass = true\n")
     try:
@@ -202,7 +202,7 @@ def test_a_line_that_the_site_file_contradicts_counts(machine: Fresh) -> None:
         machine.path("/etc/pam.d/vsftpd").unlink()
 
 
-def test_a_locker_with_forward_pass_in_the_site_file_is_in_order(machine: Fresh) -> None:
+def test_a_locker_with_forward_pass_in_the_site_file_has_no_finding(machine: Fresh) -> None:
     machine.write("/etc/pam.d/i3lock", f"{LINE}\nauth required pam_unix.so use_first_pass\n{REST}")
     machine.write("/etc/pam_totp.toml", "[service.i3lock]\nforward_pass = true\n")
     try:
@@ -221,7 +221,7 @@ def test_enable_refuses_a_program_with_one_field_before_any_prompt(machine: Fres
     assert machine.counter("alice") == 0
 
 
-def test_only_services_that_ask_are_said_to_lock_users_out(machine: Fresh) -> None:
+def test_only_services_that_authenticate_are_reported_to_lock_users_out(machine: Fresh) -> None:
     """cron and atd include common-auth, but never authenticate. common-auth itself is not a service."""
     machine.write("/etc/pam.d/common-auth", f"{STACKS['common-auth']}{LINE}\n")
     quiet, asking = ("cron", "atd", "systemd-user"), ("login",)
@@ -243,7 +243,7 @@ def test_an_sshd_configuration_that_is_invalid_is_an_error(machine: Fresh) -> No
     assert "PermitNonsense" in finding.what, "the finding quotes the message of sshd"
 
 
-def test_users_who_may_use_sudo_and_have_no_token_are_named(machine: Fresh) -> None:
+def test_users_with_sudo_but_without_a_token_are_named(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.write("/etc/sudoers", "alice ALL=(ALL) ALL\nbob ALL=(ALL) ALL\ncarol ALL=(ALL) NOPASSWD: ALL\n", 0o440)
     try:
@@ -355,7 +355,7 @@ def test_a_store_that_cannot_be_used_is_an_error_with_an_exact_remedy(
     assert done.returncode == 0, "alice logs in again, without a new enrolment"
 
 
-def test_an_owner_that_the_service_does_not_have_is_an_error(machine: Fresh) -> None:
+def test_an_owner_other_than_the_account_of_the_service_is_an_error(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
     become = ("setpriv", "--reuid", "pam_totp", "--regid", "pam_totp", "--clear-groups")
@@ -403,7 +403,7 @@ def test_a_read_only_store_is_an_error(machine: Fresh) -> None:
         machine.shell(f"umount {STORE}")
 
 
-def test_a_stack_that_uses_files_in_home_folders_needs_no_store(machine: Fresh) -> None:
+def test_a_stack_with_files_in_home_folders_needs_no_store(machine: Fresh) -> None:
     with_line(machine, "sudo", f"{LINE} secret=~/.pam_totp.json")
     machine.shell(f"mv {STORE} {STORE}.away")
     try:
@@ -468,7 +468,7 @@ def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:
     assert machine.installed("disable", "sudo").returncode == 0
 
 
-def test_without_root_the_checks_that_were_skipped_are_named(machine: Fresh) -> None:
+def test_without_root_the_skipped_checks_are_named(machine: Fresh) -> None:
     with_line(machine, "sudo")
     done = machine.installed("doctor", "--json", user="alice")
     notes = [f["code"] for f in json.loads(done.stdout)["findings"] if f["severity"] == NOTE]
@@ -577,7 +577,7 @@ def test_rehearse_survives_a_module_that_crashes(machine: Fresh) -> None:
     assert (done.returncode, "the rehearsal crashed" in done.stderr) == (1, True)
 
 
-def test_a_restored_store_is_reported_until_restored_ran(machine: Fresh) -> None:
+def test_a_restored_store_is_reported_until_the_restored_command_ran(machine: Fresh) -> None:
     assert codes_found(machine) == []
     machine.shell(
         f"cd {STORE} && tar -cf /root/backup.tar alice.record && rm alice.record && tar -xpf /root/backup.tar"

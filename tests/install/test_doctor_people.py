@@ -1,4 +1,4 @@
-"""Tests of doctor's findings about users who are locked out, or who log in without a code."""
+"""Tests of doctor's findings about locked-out users, and about logins without a code."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ BY_KEY = ("KbdInteractiveAuthentication yes", "AuthenticationMethods publickey,k
 # ---- stacks
 
 
-def test_a_stack_of_the_cis_benchmark_is_an_error_with_its_cure(machine: Fresh) -> None:
+def test_a_stack_of_the_cis_benchmark_is_an_error_with_a_remedy(machine: Fresh) -> None:
     with_line(machine, "sudo")
     machine.write("/etc/pam.d/common-auth", CIS)
     finding = only(machine, Code.LOGIN_WITHOUT_CODE)
@@ -74,7 +74,7 @@ def test_a_line_in_another_phase_that_is_ignored_is_a_warning(machine: Fresh) ->
     assert codes_found(machine) == [(WARNING, Code.MODULE_IN_WRONG_PHASE)]
 
 
-def test_users_whom_a_group_exempts_are_named(machine: Fresh) -> None:
+def test_users_exempted_by_a_group_are_named(machine: Fresh) -> None:
     exempt = "auth [success=1 default=ignore] pam_succeed_if.so quiet user ingroup bob\n"
     machine.write(
         "/etc/pam.d/su", "auth requisite pam_unix.so\n" + exempt + LINE + "\naccount required pam_permit.so\n"
@@ -87,7 +87,7 @@ def test_users_whom_a_group_exempts_are_named(machine: Fresh) -> None:
 # ---- tokens
 
 
-def test_users_who_pass_by_nullok_are_named(sudoers: Fresh) -> None:
+def test_users_admitted_by_nullok_are_named(sudoers: Fresh) -> None:
     with_line(sudoers, "sudo", f"{LINE} nullok")
     sudoers.write("/etc/sudoers", "alice ALL=(ALL) ALL\nbob ALL=(ALL) ALL\n", 0o440)
     [finding] = examine(sudoers)
@@ -120,7 +120,7 @@ def homes(sudoers: Fresh) -> Iterator[Fresh]:
     sudoers.shell("rm -f /home/*/.pam_totp.json*")
 
 
-def test_tokens_that_are_only_in_a_home_are_named(homes: Fresh) -> None:
+def test_tokens_that_exist_only_in_a_home_are_named(homes: Fresh) -> None:
     with_line(homes, "sudo")
     in_home(homes, "bob")
     finding = only(homes, Code.TOKENS_ELSEWHERE)
@@ -130,7 +130,7 @@ def test_tokens_that_are_only_in_a_home_are_named(homes: Fresh) -> None:
     assert only(homes, Code.USERS_WITHOUT_TOKEN).what.endswith("locked out: bob")
 
 
-def test_tokens_that_are_only_in_the_store_are_named(homes: Fresh) -> None:
+def test_tokens_that_exist_only_in_the_store_are_named(homes: Fresh) -> None:
     with_line(homes, "sudo", f"{LINE} secret=~/.pam_totp.json")
     in_home(homes, "bob")
     finding = only(homes, Code.TOKENS_ELSEWHERE)
@@ -213,7 +213,7 @@ def test_nullok_with_files_in_homes_that_may_be_missing_is_found(homes: Fresh) -
 @pytest.mark.parametrize(
     ("setting", "owner"), [("rootpw", "root"), ("targetpw", "root"), ("runaspw, runas_default=carol", "carol")]
 )
-def test_sudo_that_asks_for_another_users_code_is_found(sudoers: Fresh, setting: str, owner: str) -> None:
+def test_a_sudo_rule_that_requires_another_users_code_is_found(sudoers: Fresh, setting: str, owner: str) -> None:
     with_line(sudoers, "sudo")
     sudoers.write("/etc/sudoers", f"Defaults {setting}\nalice ALL=(ALL) ALL\n", 0o440)
     finding = only(sudoers, Code.SUDO_ASKS_OTHER_USER)
@@ -237,7 +237,7 @@ def test_the_defaults_of_sudo_are_read_from_its_paragraph() -> None:
 # ---- sshd
 
 
-def test_root_whose_code_sshd_refuses_is_found(machine: Fresh) -> None:
+def test_an_sshd_that_refuses_every_code_of_root_is_found(machine: Fresh) -> None:
     machine.enrol("root")
     machine.shell(f"chown pam_totp: {STORE}/root.record")
     configure_sshd(machine, *BY_KEY, "PasswordAuthentication no", "PermitRootLogin prohibit-password")

@@ -106,7 +106,7 @@ def test_insert_raises_an_error_if_no_position_is_safe(text: str, why: str) -> N
         put(text)
 
 
-def test_the_line_is_never_put_into_a_line_that_continues() -> None:
+def test_the_line_is_never_inserted_into_a_continued_line() -> None:
     first = "auth requisite pam_unix.so \\\n# nullok\n\nauth required pam_env.so\n"
     rest = "account required pam_permit.so\n"
     added = new_lines("x", "password", [])
@@ -164,7 +164,7 @@ def test_lines_that_were_edited_since_are_not_removed(edit: tuple[str, str]) -> 
         remove(put(STACKS["sudo"]).replace(*edit), ADDED)
 
 
-def test_arguments_survive_in_the_file() -> None:
+def test_the_file_contains_the_arguments_unchanged() -> None:
     words = ["prompt=Code [6 digits]: ", "nullok", "store=/srv/x"]
     text = insert(STACKS["sudo"], "sudo", new_lines("sudo", "password", words), STACKS.get)
     (rule,) = (r for r in parse(text) if r.is_pam_totp)
@@ -184,7 +184,7 @@ def test_sudo_covers_sudo_i_and_su_covers_su_l_once(tmp_path: Path) -> None:
     assert names(plan(here, "su", "password", [])) == ["su"], "su-l is unchanged, because it includes su"
 
 
-def test_su_l_is_changed_itself_if_it_does_not_include_su(tmp_path: Path) -> None:
+def test_su_l_is_changed_separately_if_it_does_not_include_su(tmp_path: Path) -> None:
     assert names(plan(machine(tmp_path, su_l=STACKS["su"]), "su", "password", [])) == ["su", "su-l"]
 
 
@@ -199,7 +199,7 @@ def test_su_l_is_changed_itself_if_it_does_not_include_su(tmp_path: Path) -> Non
         ("sudo", ["forward_pass"], "no later module checks"),
     ],
 )
-def test_a_plan_that_is_not_in_order_is_refused_with_the_reason(
+def test_a_plan_with_an_error_is_refused_with_the_reason(
     tmp_path: Path, service: str, arguments: list[str], why: str
 ) -> None:
     with pytest.raises(EnablingError, match=why):
@@ -216,14 +216,14 @@ auth    required                        pam_permit.so
 """
 
 
-def test_a_stack_that_ends_before_the_line_is_refused_with_its_cure(tmp_path: Path) -> None:
+def test_a_stack_that_ends_before_the_line_is_refused_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(EnablingError) as error:
         plan(machine(tmp_path, common_auth=CIS), "sudo", "password", [])
     assert "no code is required when pam_faillock.so (common-auth:4) (sufficient) returns success" in str(error.value)
     assert "(replace '@include common-auth' in sudo by 'auth substack common-auth')" in str(error.value)
 
 
-def test_the_cure_by_a_substack_is_in_order(tmp_path: Path) -> None:
+def test_a_substack_gives_no_bypass_of_the_line(tmp_path: Path) -> None:
     text = STACKS["sudo"].replace("@include common-auth", "auth substack common-auth")
     change = plan(machine(tmp_path, common_auth=CIS, sudo=text, sudo_i=text), "sudo", "password", [])[0]
     stack = flatten("sudo", {**STACKS, "common-auth": CIS, "sudo": change.after}.get)

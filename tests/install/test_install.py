@@ -184,7 +184,7 @@ def test_the_relay_contains_the_path_of_the_installed_helper(machine: Fresh) -> 
 
 def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None:
     if not machine.path("/usr/bin/systemd-analyze").exists():
-        pytest.skip("needs systemd")
+        pytest.skip("requires systemd")
     units = [
         f"{UNITS}/{u}"
         for u in (
@@ -226,7 +226,7 @@ def test_an_upgrade_restarts_the_service_before_it_repairs_the_store(machine: Fr
 
 def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> None:
     if not machine.path("/usr/bin/systemd-socket-activate").exists():
-        pytest.skip("needs systemd")
+        pytest.skip("requires systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     command = next(line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart="))
     machine.shell("mkdir -p /run/pam_totp")
@@ -248,7 +248,7 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
 def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
     """The unit's filter would make such a call fail. The trace covers the service from start to end, with a login."""
     if not machine.path("/usr/bin/systemd-analyze").exists():
-        pytest.skip("needs systemd")
+        pytest.skip("requires systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
     allowed: set[str] = set()
     for filters in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
@@ -401,7 +401,7 @@ def test_make_help_has_a_line_for_every_public_target() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="must not run as root")
-def test_an_installation_without_root_says_that_it_needs_root() -> None:
+def test_an_installation_without_root_fails_and_names_the_reason() -> None:
     done = subprocess.run(["make", "install"], cwd=TREE, text=True, capture_output=True, check=False)
     assert (done.returncode != 0, "root is required" in done.stderr) == (True, True)
 
@@ -467,15 +467,15 @@ def test_bash_completes_formats_choices_and_devices(tmp_path: Path) -> None:
     assert in_completion('_pam_totp_devices "$1"', tmp_path) == list(map(str, devices))
 
 
-def test_bash_offers_only_what_is_possible(site: Site) -> None:
+def test_bash_offers_only_possible_arguments(site: Site) -> None:
     hostile = f"$(touch {site.folder}/evaluated)"
     site.enrol(fob(), phone(name="old phone"), fob(name=hostile, secret=b"x" * 20), user="alice")
     site.enrol(user="bob")
     store = ("--store", str(site.store))
-    assert complete("pam-totp", "verify", *store, "") == ["alice", "bob"], "only users with a record"
-    assert complete("pam-totp", "remove", *store, "bob", "") == ["fob"], "only tokens of this user"
+    assert complete("pam-totp", "verify", *store, "") == ["alice", "bob"], "the users with a record are offered"
+    assert complete("pam-totp", "remove", *store, "bob", "") == ["fob"], "the tokens of this user are offered"
     assert complete("pam-totp", "remove", *store, "alice", "old") == ["old\\ phone"]
     assert len(complete("pam-totp", "remove", *store, "alice", "")) == 3
-    assert not (site.folder / "evaluated").exists(), "a name is never evaluated"
-    assert complete("pam-totp", "unlock", *store, "bob", "") == [], "no further argument"
-    assert "--store" not in complete("pam-totp", "list", *store, "--"), "no option twice"
+    assert not (site.folder / "evaluated").exists(), "the shell never evaluates a name"
+    assert complete("pam-totp", "unlock", *store, "bob", "") == [], "no completion after the last argument"
+    assert "--store" not in complete("pam-totp", "list", *store, "--"), "each option is offered once"

@@ -55,7 +55,7 @@ def test_a_store_without_tokens_is_reported_beforehand(machine: Fresh) -> None:
     refused_beforehand(machine, "sudo", "pam-totp enroll alice")
 
 
-def test_other_users_who_would_be_locked_out_are_named(machine: Fresh) -> None:
+def test_other_users_without_a_token_are_named(machine: Fresh) -> None:
     done = machine.installed("enable", "sshd", "--for-user", "alice", "--dry-run")
     assert done.returncode == 0
     assert "sshd: these users have no token and are locked out: bob, carol\n" in done.stdout
@@ -235,12 +235,12 @@ def test_the_real_service_answers_logins_once_enabled(machine: Fresh) -> None:
 # ---- settings and files that would refuse every user
 
 
-def test_a_bad_site_file_is_reported_beforehand(machine: Fresh) -> None:
+def test_an_invalid_site_file_is_reported_beforehand(machine: Fresh) -> None:
     machine.write("/etc/pam_totp.toml", "[policy]\nlook_ahaed = 5\n")
     refused_beforehand(machine, "sudo", "unknown setting 'look_ahaed'")
 
 
-def test_a_bad_record_is_reported_beforehand(machine: Fresh) -> None:
+def test_an_invalid_record_is_reported_beforehand(machine: Fresh) -> None:
     machine.write(f"{STORE}/alice.record", "{}\n", 0o600)
     machine.shell(f"chown pam_totp: {STORE}/alice.record")
     refused_beforehand(machine, "sudo", "alice.record")

@@ -67,7 +67,7 @@ def test_a_machine_without_pam_has_no_services_and_no_module_folder(tmp_path: Pa
     )
 
 
-def test_a_file_that_is_no_program_has_no_architecture(tmp_path: Path) -> None:
+def test_only_a_program_has_an_architecture(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"\x7fELF")
     (tmp_path / "script").write_bytes(b"#!/bin/sh\n" + b" " * 20)
     assert [architecture(str(tmp_path / name)) for name in ("short", "script", "nothing")] == [None] * 3

@@ -43,7 +43,7 @@ def libpam_result(folder: Path, text: str, password: str, code: str) -> str:
         "auth [success=done new_authtok_reqd=done default=die] pam_permit.so\n",  # a stack without pam_totp.so
     ],
 )
-def test_a_stack_in_order_has_no_findings(text: str) -> None:
+def test_a_correct_stack_has_no_findings(text: str) -> None:
     assert examine(text) == []
 
 
@@ -111,13 +111,13 @@ def test_forward_pass_needs_a_later_module_that_uses_the_password(text: str, sev
     assert severities(text)[code] is severity
 
 
-def test_forward_pass_before_a_module_that_uses_it_is_in_order() -> None:
+def test_forward_pass_before_a_module_that_uses_the_password_is_correct() -> None:
     taking = COMMON.replace("nullok", "nullok use_first_pass")
     assert examine(f"auth required pam_totp.so forward_pass\n{taking}") == []
 
 
 def test_forward_pass_that_ends_the_stack_before_the_password_is_a_warning() -> None:
-    """The time of the refusal then shows that the code was wrong."""
+    """In such a stack, the time of the refusal shows that the code was wrong."""
     taking = COMMON.replace("nullok", "nullok use_first_pass")
     for control in ("requisite", "[success=ok default=die]"):
         text = f"auth {control} pam_totp.so forward_pass\n{taking}"

@@ -1,4 +1,4 @@
-"""Tests of `enable` with another module that asks for a code: the replacement of its line, and the way back."""
+"""Tests of `enable` with another module that asks for a code: the replacement of its line, and the roll-back."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_replacement_of_a_line_before_the_password_is_after_it() -> None:
     assert after.index("common-auth") < after.index("auth required pam_totp.so")
 
 
-def test_a_line_that_a_jump_skips_is_replaced_in_its_place() -> None:
+def test_a_line_that_a_jump_skips_is_replaced_at_its_position() -> None:
     text = (
         f"auth requisite pam_unix.so\nauth [success=1 default=ignore] pam_access.so\n{THEIRS}auth optional pam_cap.so\n"
     )
@@ -69,7 +69,7 @@ def test_a_line_of_several_physical_lines_is_restored() -> None:
     assert peers.restore(after.replace(ADDED, ""), replaced) == text
 
 
-def test_a_replaced_line_with_unusual_line_ends_comes_back() -> None:
+def test_a_replaced_line_with_unusual_line_ends_is_restored() -> None:
     text = f"# replaced by pam_totp: {THEIRS[:-1]}\x0b\r\n# other\n"
     assert peers.restore(text, f"{THEIRS[:-1]}\x0b\r\n") == f"{THEIRS[:-1]}\x0b\r\n# other\n"
 
@@ -84,7 +84,7 @@ def test_without_a_replaced_line_the_text_is_unchanged() -> None:
     assert peers.restore(SUDO, "") == SUDO
 
 
-def test_two_equal_replaced_lines_come_back() -> None:
+def test_two_equal_replaced_lines_are_restored() -> None:
     text = SUDO.replace(THEIRS, THEIRS * 2)
     after, replaced = peers.replace(text, "x", ADDED, STACKS.get, "password")
     assert peers.restore(after.replace(ADDED, ""), replaced) == text

@@ -51,7 +51,7 @@ def proves(site: Site) -> Proves:
     return run
 
 
-def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves: Proves, site: Site) -> None:
+def test_a_correct_stack_accepts_a_code_once_and_no_other_answer(proves: Proves, site: Site) -> None:
     person = Person(codes(0))
     shown = proves("required", person)
     assert [text.partition(":")[0] for text in shown[:4]] == [
@@ -68,7 +68,7 @@ def test_a_good_stack_accepts_a_code_once_and_nothing_else(proves: Proves, site:
 
 
 @pytest.mark.parametrize(("name", "tells"), [("demo", True), ("sudo", False), ("sudo-i", False)])
-def test_only_services_that_report_refusals_announce_the_report(proves: Proves, name: str, tells: bool) -> None:
+def test_only_services_that_report_refusals_send_the_announcement(proves: Proves, name: str, tells: bool) -> None:
     shown = proves("required", Person(codes(0)), name=name)
     assert shown[3] == "no answer: refused, as required"
     assert shown[4:] == [f"(the next login of {ME} will report refused answers: they are from this rehearsal)"] * tells
@@ -91,7 +91,7 @@ def test_a_stack_without_a_prompt_is_refused(proves: Proves) -> None:
         proves("required", Person(), "auth sufficient pam_permit.so")
 
 
-def test_three_failed_tries_end_the_rehearsal(proves: Proves) -> None:
+def test_three_failed_attempts_end_the_rehearsal(proves: Proves) -> None:
     person = Person(*["000000"] * 6, codes(0))
     with pytest.raises(
         RehearsalError,

@@ -63,12 +63,12 @@ PEOPLE = {"root": {"root"}, "alice": {"alice", "staff"}, "bob": {"bob"}, "svc-we
         ("Address x*", []),
     ],
 )
-def test_each_match_block_gets_logins_that_fit_it(criteria: str, found: list[str]) -> None:
+def test_each_match_block_is_checked_with_logins_that_match(criteria: str, found: list[str]) -> None:
     logins = sshd_match.logins([f"UsePAM yes\n  match {criteria}\n X y\n"], list(PEOPLE), PEOPLE.__getitem__)
     assert [f"{name}{place}" for name, place in logins if name not in PEOPLE or place != LOCAL] == found
 
 
-def test_comments_are_no_match_blocks_and_every_person_is_checked() -> None:
+def test_comments_are_ignored_and_every_user_is_checked() -> None:
     assert sshd_match.logins(["# Match User dave\n"], list(PEOPLE), PEOPLE.__getitem__) == [
         (name, LOCAL) for name in PEOPLE
     ]
@@ -179,7 +179,7 @@ def test_before_the_first_start_of_sshd_the_message_names_the_remedy(machine: Fr
 
 
 @pytest.mark.parametrize("written", ["this process", "", "0", "999999999", "-1"])
-def test_a_pid_file_that_names_another_process_sends_no_signal(
+def test_a_process_that_is_not_sshd_gets_no_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
 ) -> None:
     signals: list[tuple[int, int]] = []
@@ -203,7 +203,7 @@ def test_the_sshd_of_the_pid_file_receives_the_signal(tmp_path: Path, monkeypatc
     assert signals == [(4242, signal.SIGHUP)]
 
 
-def test_where_systemd_runs_sshd_its_unit_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_systemd_runs_sshd_the_unit_is_reloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
     def systemctl(*words: str) -> bool:

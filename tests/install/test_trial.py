@@ -44,7 +44,7 @@ def records() -> list[tuple[str, str]]:
     return trial.records()
 
 
-def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) -> None:
+def test_a_rollback_restores_each_file_it_can_and_retries_the_rest(tmp_path: Path) -> None:
     first, second = make_changes(tmp_path, "sudo", "sudo-i")
     on_trial("sudo", first, second)
     Path(first.path).unlink()
@@ -60,7 +60,7 @@ def test_a_rollback_restores_what_it_can_and_retries_the_rest(tmp_path: Path) ->
     assert list(Path(trial.FOLDER).iterdir()) == []
 
 
-def test_a_rollback_of_all_restores_what_it_can_and_reports_it(
+def test_a_rollback_of_all_services_continues_after_an_error(
     tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = make_changes(tmp_path, "first", "second")

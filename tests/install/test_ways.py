@@ -86,7 +86,7 @@ def any_control(chance: random.Random) -> str:
 
 @dataclass(frozen=True)
 class End:
-    """A login: the results of the conditions, the result of libpam, and True if it needed a code or another factor."""
+    """A login: the results of the conditions, the result of libpam, and True if it required a second factor."""
 
     conditions: tuple[str | None, ...]
     result: str
@@ -216,7 +216,7 @@ FAILLOCK = "auth required pam_faillock.so preauth\n", "auth [default=die] pam_fa
         ("auth required pam_totp.so\nauth requisite pam_deny.so\n", ERROR, Code.LOGIN_IMPOSSIBLE),
     ],
 )
-def test_stacks_that_people_reported_are_errors(text: str, severity: str, code: Code) -> None:
+def test_stacks_that_users_reported_are_errors(text: str, severity: str, code: Code) -> None:
     assert (severity, code) in found(text)
 
 
@@ -227,7 +227,7 @@ def test_a_line_in_a_substack_that_a_reset_forgives_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("module", ["pam_env.so", "pam_faildelay.so", "pam_limits.so", "pam_deny.so"])
-def test_a_sufficient_module_that_never_succeeds_is_in_order(module: str) -> None:
+def test_a_sufficient_module_that_never_succeeds_is_no_bypass(module: str) -> None:
     assert found(f"{PASSWORD}auth sufficient {module}\n{LINE}") == []
 
 
@@ -254,7 +254,7 @@ def test_the_recipes_of_the_manual_are_notes(condition: str) -> None:
     assert found(f"{PASSWORD}{condition}{LINE}") == [(NOTE, Code.CODE_EXEMPTION)]
 
 
-def test_the_login_screen_of_fedora_is_in_order_but_for_its_exemption() -> None:
+def test_the_login_screen_of_fedora_has_only_one_finding_its_exemption() -> None:
     """pam_selinux_permit is another name of pam_sepermit: its users come from a file that only root writes."""
     inner = "auth sufficient pam_unix.so nullok\nauth required pam_deny.so\n"
     text = "auth [success=done ignore=ignore default=bad] pam_selinux_permit.so\nauth substack inner\n"
@@ -313,7 +313,7 @@ def test_the_line_twice_on_one_way_is_a_warning() -> None:
     assert found(f"{PASSWORD}{LINE}{LINE}") == [(WARNING, Code.MODULE_TWICE)]
 
 
-def test_one_line_for_each_of_two_ways_is_in_order() -> None:
+def test_one_line_for_each_of_two_ways_has_no_finding() -> None:
     either = "auth [success=2 default=ignore] pam_succeed_if.so user ingroup fobs\n"
     lines = f"{LINE}auth [default=1] pam_permit.so\n{LINE}"
     assert Code.MODULE_TWICE not in [code for _, code in found(f"{PASSWORD}{either}{lines}")]

@@ -23,7 +23,7 @@ WORK = ("fcntl", "pread64", "pwrite64", "pwritev2", "write", "fsync", "fdatasync
 
 
 def work(site: Site, host: Path, user: str, answer: str) -> list[str]:
-    """Log `user` in once, with a helper. Return its calls in the store while it holds a lock, without file names."""
+    """Log `user` in once, with a helper. Return its calls in the store under a lock, without file names."""
     trace = site.folder / "trace"
     command: list[str | Path] = ["strace", "-f", "-y", "-s", "0", "-o", trace, host, site.confdir, "demo", user]
     done = subprocess.run(command, input=answer, text=True, capture_output=True, check=False)

@@ -34,7 +34,7 @@ ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZ
 
 
 class Counting:
-    """A store with one record, which counts its writes."""
+    """A store that counts its writes. It has one record."""
 
     def __init__(self, record: UserRecord | None) -> None:
         self._record = record

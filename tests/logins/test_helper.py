@@ -1,4 +1,4 @@
-"""Tests of the helper's imports: which modules a login loads, and which it loads before it drops its rights."""
+"""Tests of the helper's imports: the modules that a login loads, and those before the privilege drop."""
 
 from __future__ import annotations
 
@@ -91,15 +91,15 @@ def test_a_login_loads_only_lean_modules(tmp_path: Path, answer: str | None, res
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def copied() -> Iterator[Path]:
     """Yield a folder that every account can enter, with a package `lib` that only root can read."""
     with tempfile.TemporaryDirectory(prefix="helper-") as name:
-        place = Path(name)
-        place.chmod(0o755)
-        shutil.copytree(ROOT / "pam_totp", place / "lib" / "pam_totp")
-        (place / "lib").chmod(0o700)
-        (place / "store").mkdir()
-        yield place
+        copied = Path(name)
+        copied.chmod(0o755)
+        shutil.copytree(ROOT / "pam_totp", copied / "lib" / "pam_totp")
+        (copied / "lib").chmod(0o700)
+        (copied / "store").mkdir()
+        yield copied
 
 
 ANSWERS = {
@@ -116,42 +116,42 @@ ANSWERS = {
 @needs_root
 @pytest.mark.parametrize("arguments", [[], ["debug"], ["grace_period=60", "try_first_pass"], ["echo"]])
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_helper_imports_the_package_before_it_drops_root(place: Path, name: str, arguments: list[str]) -> None:
+def test_a_helper_imports_the_package_before_it_drops_root(copied: Path, name: str, arguments: list[str]) -> None:
     answer, result = ANSWERS[name]
-    put(place / "store", owner=OWNER)
-    assert _log_in(place, answer, f"store={place}/store", *arguments) == result
+    put(copied / "store", owner=OWNER)
+    assert _log_in(copied, answer, f"store={copied}/store", *arguments) == result
 
 
 @needs_root
 @pytest.mark.parametrize("user", ["mallory", "bob"])
-def test_a_helper_refuses_unknown_users_after_it_dropped_root(place: Path, user: str) -> None:
-    put(place / "store", owner=OWNER)
-    assert _log_in(place, codes(0), f"store={place}/store", user=user) == b"r7"
-    assert _log_in(place, codes(0), f"store={place}/store", "nullok", user=user) == b"r9", "law 10"
+def test_a_helper_refuses_unknown_users_after_it_dropped_root(copied: Path, user: str) -> None:
+    put(copied / "store", owner=OWNER)
+    assert _log_in(copied, codes(0), f"store={copied}/store", user=user) == b"r7"
+    assert _log_in(copied, codes(0), f"store={copied}/store", "nullok", user=user) == b"r9", "law 10"
 
 
 @needs_root
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_helper_imports_the_home_store_before_it_drops_root(place: Path, name: str) -> None:
+def test_a_helper_imports_the_home_store_before_it_drops_root(copied: Path, name: str) -> None:
     answer, result = ANSWERS[name]
     account = pwd.getpwnam("nobody")
-    (place / "home").mkdir()
-    file = place / "home" / account.pw_name
+    (copied / "home").mkdir()
+    file = copied / "home" / account.pw_name
     record = ALICE.without_tokens(account.pw_name).with_token(fob())
     file.write_bytes(new_file(serialize(record), slot_size(record)))
     file.chmod(0o600)
-    for path in (place / "home", file):
+    for path in (copied / "home", file):
         os.chown(path, account.pw_uid, account.pw_gid)
-    assert _log_in(place, answer, f"secret={place}/home/${{USER}}", user=account.pw_name) == result
+    assert _log_in(copied, answer, f"secret={copied}/home/${{USER}}", user=account.pw_name) == result
 
 
 @needs_root
-def test_a_damaged_record_is_logged_after_root_was_dropped(place: Path) -> None:
-    put(place / "store", owner=OWNER)
-    (place / "store" / "alice.record").write_bytes(b"{")
-    assert _log_in(place, codes(0), f"store={place}/store") == b"r9"
+def test_a_damaged_record_is_logged_after_root_was_dropped(copied: Path) -> None:
+    put(copied / "store", owner=OWNER)
+    (copied / "store" / "alice.record").write_bytes(b"{")
+    assert _log_in(copied, codes(0), f"store={copied}/store") == b"r9"
 
 
-def _log_in(place: Path, answer: str | None, *arguments: str, user: str = "alice") -> bytes:
-    command = [INTERPRETER, "-I", "-S", str(place / "lib" / "pam_totp" / "pam" / "helper.py")]
+def _log_in(copied: Path, answer: str | None, *arguments: str, user: str = "alice") -> bytes:
+    command = [INTERPRETER, "-I", "-S", str(copied / "lib" / "pam_totp" / "pam" / "helper.py")]
     return log_in(command, answer, *arguments, user=user)[0]

@@ -22,7 +22,7 @@ from tests.conftest import as_root
 from tests.core.stores import enrol
 from tests.support.pamconf import Result
 from tests.support.site import Site, codes, fob
-from tests.torture.places import FOLDERS
+from tests.torture.sites import FOLDERS
 
 NOW = 1_700_000_000
 
@@ -72,7 +72,7 @@ def in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_no_file_size_limit_accepts_a_code_but_fails_to_count_a_failure(in_memory: Path) -> None:
+def test_at_every_file_size_limit_all_answers_are_recorded_or_none(in_memory: Path) -> None:
     """A wrong answer makes the record longer than a right answer does, since it adds the time of the first failure."""
     recorded = set()
     for size in (*range(4096 + 300, 4096 + 1500, 30), 4095, 4096, 4097, 8191, 8192, 65536):
@@ -101,7 +101,7 @@ def may_raise() -> bool:
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_limits_of_the_caller_are_lifted(site: Site, hard: bool) -> None:
     if hard and not may_raise():
-        pytest.skip("needs CAP_SYS_RESOURCE to raise a hard limit")
+        pytest.skip("requires CAP_SYS_RESOURCE to raise a hard limit")
     site.enrol()
     site.configure()
 

@@ -45,7 +45,7 @@ def test_a_code_is_accepted_once(site: Site, way: str) -> None:
         "755224" * 4,
     ],
 )
-def test_an_answer_that_is_not_a_code_is_refused_and_leaves_no_trace(site: Site, way: str, answer: str | bytes) -> None:
+def test_an_answer_without_a_code_is_refused_and_changes_no_record(site: Site, way: str, answer: str | bytes) -> None:
     site.enrol()
     before = site.path().read_bytes()
     assert not site.gets_in(answer)
@@ -68,7 +68,7 @@ def test_a_wrong_code_is_counted_and_moves_no_counter(site: Site, way: str) -> N
     assert site.gets_in(codes(7))
 
 
-def test_a_token_40_presses_ahead_returns_by_two_codes_in_one_answer(site: Site, way: str) -> None:
+def test_a_token_40_presses_ahead_is_resynchronised_by_one_answer(site: Site, way: str) -> None:
     site.enrol()
     assert not site.gets_in(codes(40))
     assert site.gets_in(codes(40, 2))
@@ -109,14 +109,14 @@ def test_a_time_token_is_accepted_once_a_step(site: Site, way: str) -> None:
     assert not site.gets_in(code)
 
 
-def test_each_of_several_tokens_is_tried(site: Site, way: str) -> None:
+def test_each_of_several_tokens_is_checked(site: Site, way: str) -> None:
     site.enrol(fob(), fob(name="spare", secret=KEY * 2, digits=8), fob(name="off", secret=KEY * 3, enabled=False))
     assert site.gets_in(codes(0, key=KEY * 2, digits=8))
     assert site.gets_in(codes(0))
     assert not site.gets_in(codes(0, key=KEY * 3)), "the code of a disabled token is refused"
 
 
-def test_a_token_40_presses_ahead_returns_by_two_answers(site: Site, way: str) -> None:
+def test_a_token_40_presses_ahead_is_resynchronised_by_two_answers(site: Site, way: str) -> None:
     """A key fob that types its code and Return gives one code at each prompt."""
     site.enrol()
     done = site.login(codes(40), codes(41))
@@ -129,20 +129,20 @@ def test_a_token_40_presses_ahead_returns_by_two_answers(site: Site, way: str) -
     assert site.gets_in(codes(42)), "the next code is accepted"
 
 
-def test_nothing_of_a_dialogue_is_remembered_beyond_it(site: Site, way: str) -> None:
+def test_no_answer_is_kept_beyond_its_dialogue(site: Site, way: str) -> None:
     site.enrol()
     assert not site.gets_in(codes(40))
     assert not site.gets_in(codes(41))
     assert site.record().failures == 2
 
 
-def test_a_third_code_is_asked_for_after_20_failures(site: Site, way: str) -> None:
+def test_the_dialogue_asks_for_a_third_code_after_20_failures(site: Site, way: str) -> None:
     site.enrol(failures=20, failures_at=int(time.time()))
     done = site.login(codes(40), codes(41), codes(42), codes(43))
     assert (done.result, len(done.prompts), done.left) == (Result.SUCCESS, 3, 1)
 
 
-def test_no_answer_to_the_second_prompt_is_a_refusal(site: Site, way: str) -> None:
+def test_a_missing_answer_to_the_second_prompt_is_a_refusal(site: Site, way: str) -> None:
     site.enrol()
     done = site.login("000000", None)
     assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 2, [REFUSED])
@@ -192,14 +192,14 @@ def test_a_prompt_without_an_answer_is_a_conversation_error(site: Site, way: str
     assert site.gets_in(codes(0))
 
 
-def test_prompt_and_echo_are_as_configured(site: Site, way: str) -> None:
+def test_prompt_and_echo_follow_the_settings(site: Site, way: str) -> None:
     site.enrol()
     site.configure("custom", "echo [prompt=Code of your fob: ]", way=way)
     shown = site.login(codes(0), service="custom").prompts
     assert [(p.style, p.text) for p in shown] == [(Style.PROMPT_ECHO_ON, "Code of your fob: ")]
 
 
-def test_look_ahead_is_as_configured(site: Site, obeyed_way: str) -> None:
+def test_look_ahead_follows_the_setting(site: Site, obeyed_way: str) -> None:
     site.enrol()
     site.configure("strict", "look_ahead=0", way=obeyed_way)
     assert site.login(codes(1), service="strict").result is Result.AUTH_ERR
@@ -235,7 +235,7 @@ def test_an_account_locked_by_lock_after_is_refused_until_unlocked(site: Site, o
         "look_ahead",
     ],
 )
-def test_a_bad_argument_denies_and_is_logged(site: Site, obeyed_way: str, argument: str) -> None:
+def test_an_invalid_argument_denies_and_is_logged(site: Site, obeyed_way: str, argument: str) -> None:
     site.enrol()
     site.configure("bad", argument, way=obeyed_way)
     done = site.login(codes(0), service="bad")

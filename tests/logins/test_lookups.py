@@ -1,4 +1,4 @@
-"""Lookups of accounts in a slow name service: one account's lookups leave threads for others."""
+"""Tests of lookups of accounts in a slow name service: one account's lookups leave threads for others."""
 
 from __future__ import annotations
 

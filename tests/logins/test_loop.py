@@ -1,4 +1,4 @@
-"""The service's event loop: jobs that block, threads, timers, descriptors, and bugs of handlers."""
+"""Tests of the service's event loop: jobs that block, threads, timers, descriptors, and bugs of handlers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.site import PATIENCE, until
 
 
 class Running:
-    """A loop that runs in a thread of its own. `bugs` are the exceptions of its handlers."""
+    """A loop that runs in its own thread. `bugs` are the exceptions of its handlers."""
 
     def __init__(self) -> None:
         self.bugs: list[Exception] = []
@@ -47,7 +47,7 @@ def running() -> Iterator[Running]:
 
 
 class Blocked:
-    """A job that blocks until `released`. `results` are the outcomes, `threads` the threads that got them."""
+    """A job that blocks until `released`. `results` lists the outcomes, `threads` the threads that handled them."""
 
     def __init__(self) -> None:
         self.released, self.began = threading.Event(), threading.Semaphore(0)
@@ -78,7 +78,7 @@ def test_a_job_that_blocks_does_not_block_the_loop(running: Running) -> None:
     assert len(seen) == 1
 
 
-def test_more_blocked_jobs_than_threads_delay_no_other_job(running: Running) -> None:
+def test_many_blocked_jobs_do_not_delay_other_jobs(running: Running) -> None:
     blocked, free = Blocked(), Blocked()
     free.released.set()
     for _ in range(3 * MAX_IDLE):
@@ -92,7 +92,7 @@ def test_more_blocked_jobs_than_threads_delay_no_other_job(running: Running) -> 
     until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all are done")
 
 
-def test_few_threads_stay_when_the_jobs_are_done(running: Running) -> None:
+def test_few_threads_remain_after_the_jobs(running: Running) -> None:
     blocked = Blocked()
     before = set(threading.enumerate())
     for _ in range(3 * MAX_IDLE):
@@ -100,11 +100,11 @@ def test_few_threads_stay_when_the_jobs_are_done(running: Running) -> None:
     for _ in range(3 * MAX_IDLE):
         assert blocked.began.acquire(timeout=PATIENCE)
     blocked.released.set()
-    until(lambda: len(set(threading.enumerate()) - before) <= MAX_IDLE, "the others have ended")
-    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "they do not hold up the end"
+    until(lambda: len(set(threading.enumerate()) - before) <= MAX_IDLE, "the other threads have ended")
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "they do not delay the exit"
 
 
-def test_jobs_beyond_the_limit_of_threads_wait_for_one(running: Running) -> None:
+def test_jobs_beyond_the_limit_of_threads_wait_for_a_thread(running: Running) -> None:
     running.pool = Pool(2)
     blocked = Blocked()
     for _ in range(4):
@@ -117,7 +117,7 @@ def test_jobs_beyond_the_limit_of_threads_wait_for_one(running: Running) -> None
     until(lambda: len(blocked.results) == 4, "all are done")
 
 
-def test_if_no_thread_can_be_started_a_job_waits_for_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_no_thread_can_be_started_a_job_waits(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked, later = Blocked(), Blocked()
     later.released.set()
     running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
@@ -129,10 +129,10 @@ def test_if_no_thread_can_be_started_a_job_waits_for_one(running: Running, monke
     monkeypatch.setattr(threading.Thread, "start", start)
     running.do(lambda: running.loop.run_in_thread(running.pool, later.job, later.on_result))
     blocked.released.set()
-    until(lambda: later.results == ["done"], "the thread of the first job does the second")
+    until(lambda: later.results == ["done"], "the thread of the first job runs the second job")
 
 
-def test_what_a_job_raises_is_its_result(running: Running) -> None:
+def test_the_exception_of_a_job_is_its_result(running: Running) -> None:
     got = Blocked()
     error = OSError("broken")
 
@@ -144,7 +144,7 @@ def test_what_a_job_raises_is_its_result(running: Running) -> None:
     assert running.bugs == []
 
 
-def test_a_bug_in_a_handler_is_logged_and_the_loop_goes_on(running: Running) -> None:
+def test_a_bug_in_a_handler_is_logged_and_the_loop_continues(running: Running) -> None:
     running.do([].pop)
     running.do(lambda: None)
     assert [type(bug) for bug in running.bugs] == [IndexError]
@@ -178,21 +178,21 @@ def test_a_descriptor_is_watched_once_or_always(running: Running) -> None:
     running.do(lambda: running.loop.watch(again, lambda: called("always", again), always=True))
     until(lambda: calls == {"once": 1, "always": 3}, "both are called")
     running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
-    until(lambda: calls["once"] == 2, "it is watched again")
+    until(lambda: calls["once"] == 2, "the descriptor is watched again")
     running.do(lambda: running.loop.unwatch(reading))
     for descriptor in (reading, writing, again, write_again):
         os.close(descriptor)
 
 
 def test_descriptors_of_one_poll_have_one_time(running: Running) -> None:
-    """A handler that takes long does not change when the loop learned of the next descriptor."""
+    """A slow handler does not change the time of the event at the next descriptor."""
     pipes = [os.pipe() for _ in range(3)]
     times: list[float] = []
 
     def handle() -> None:
         times.append(running.loop.poll_time)
         begun = time.monotonic()
-        until(lambda: time.monotonic() > begun, "the clock goes on")
+        until(lambda: time.monotonic() > begun, "the clock advances")
 
     def begin() -> None:
         for reading, writing in pipes:

@@ -21,7 +21,7 @@ FURTHER = 10  # logins before the search
 
 
 def password(length: int) -> str:
-    """Return a password that is in no other memory, and does not end in a digit."""
+    """Return a unique password that ends in a letter."""
     return secrets.token_hex(length)[: length - 1] + "x"
 
 
@@ -34,7 +34,7 @@ def host(tmp_path: Path) -> Path:
 
 
 @as_root
-def test_the_search_finds_what_is_in_memory(site: Site) -> None:
+def test_the_search_finds_secrets_in_memory(site: Site) -> None:
     secret = password(40).encode()
     source = f"kept = {secret!r}; print(flush=True); input()"
     command = [sys.executable, "-c", source]
@@ -48,7 +48,7 @@ def test_the_search_finds_what_is_in_memory(site: Site) -> None:
 
 @as_root
 def test_the_service_keeps_no_password_and_no_code(site: Site) -> None:
-    """Also a password that a user types at the prompt for a code, and answers that are refused."""
+    """This includes refused answers, and a password that a user types at the prompt for a code."""
     serving = site.start()
     site.configure("plain", way="socket")
     line = f"auth required {MODULE} store={site.store} socket={site.socket} nodelay forward_pass"
@@ -84,9 +84,9 @@ def test_the_service_keeps_no_password_and_no_code(site: Site) -> None:
 @pytest.mark.parametrize("argument", ["", "forward_pass", "use_first_pass", "try_first_pass"])
 @pytest.mark.parametrize("right", [True, False])
 def test_a_pam_host_keeps_no_answer_of_the_relay(site: Site, host: Path, way: str, argument: str, right: bool) -> None:
-    """LD_BIND_NOW: when it binds a function lazily, the loader itself saves vector registers on the stack."""
+    """LD_BIND_NOW is set, because lazy binding makes the loader save vector registers on the stack."""
     if os.geteuid() != 0:
-        pytest.skip("needs root: the test traces another process")
+        pytest.skip("requires root: the test traces another process")
     line = f"auth required {MODULE} store={site.store} socket={site.socket if way == 'socket' else 'none'} nodelay"
     service(site.confdir, "host", "auth optional pam_echo.so early", f"{line} {argument}")
     site.enrol(fob(digits=8))

@@ -1,4 +1,4 @@
-"""pam_sm_authenticate for hosts that load PAM modules in Python: text in, text out, no service."""
+"""Tests of pam_sm_authenticate for hosts that load PAM modules in Python: text in, text out, no service."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_user_sees_the_same_prompts_and_texts_as_through_the_relay(site: Sit
     assert handle.shown[-1] == (4, "2 answers were refused since the last login")
 
 
-def test_the_answer_of_an_earlier_module_is_used_and_handed_on(site: Site) -> None:
+def test_the_answer_of_an_earlier_module_is_used_and_passed_on(site: Site) -> None:
     site.enrol()
     assert authenticate(site, Handle(authtok=codes(0)), "use_first_pass") == Result.SUCCESS
     handle = Handle(f"pässword{codes(1)}")
@@ -89,7 +89,7 @@ def test_a_host_that_is_not_root_must_ask_for_a_second_prompt(site: Site, monkey
         assert len(handle.shown) == prompts + 1
 
 
-def test_no_answer_and_bad_settings_have_their_results(site: Site) -> None:
+def test_a_missing_answer_and_invalid_settings_have_their_own_results(site: Site) -> None:
     site.enrol(phone())
     lines: list[str] = []
     assert authenticate(site, Handle(None)) == Result.CONV_ERR

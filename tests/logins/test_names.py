@@ -1,4 +1,4 @@
-"""Names of accounts: which lookups ask no server."""
+"""Tests of the names of accounts: the lookups that need no server."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_line_that_the_c_library_ignores_is_not_local(tmp_path: Path, line: st
         assert not local.have(account)
 
 
-def test_a_carriage_return_ends_no_line(tmp_path: Path) -> None:
+def test_a_carriage_return_does_not_end_a_line(tmp_path: Path) -> None:
     passwd = tmp_path / "passwd"
     passwd.write_bytes(b"bob:x:1000:1000::/home/bob\rzoe:x:1005:1005::/:/bin/sh\nx\rzoe:x:1006:1006::/:/bin/sh\n")
     local = LocalAccounts(str(passwd), str(tmp_path / "missing"))

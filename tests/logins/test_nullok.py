@@ -1,4 +1,4 @@
-"""Tests of nullok: it lets no user in whose account is unknown, or has another name that is enrolled (law 10)."""
+"""Tests of nullok: it refuses unknown accounts, and accounts with another name that is enrolled (law 10)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_another_name_of_an_enrolled_account_does_not_pass(site: Site, user: str
         site.enrol(token, user="alice")
         before = site.path("alice").read_bytes()
         result, prompts, lines = log_in(site, user, answers=[codes(0)])
-        assert (result, prompts) == (Result.AUTHINFO_UNAVAIL, 0), "the codes of the other name open nothing"
+        assert (result, prompts) == (Result.AUTHINFO_UNAVAIL, 0), "the codes of the other name are refused"
         assert "alice" in lines[-1]
         assert site.path("alice").read_bytes() == before
     site.enrol(fob(confirmed=False), user="alice")
@@ -76,7 +76,7 @@ def test_both_accounts_of_a_line_with_user_must_be_known(site: Site) -> None:
     assert log_in(site, "alice", "user=bob")[0] == Result.IGNORE
 
 
-def test_no_account_is_looked_up_without_nullok(site: Site) -> None:
+def test_the_account_is_looked_up_only_under_nullok(site: Site) -> None:
     def fail(user: str) -> str:
         raise AssertionError("only nullok needs this lookup")
 

@@ -15,7 +15,7 @@ def ids() -> str:
 
 
 @as_root
-def test_root_becomes_the_account_for_good_with_the_given_groups() -> None:
+def test_root_becomes_the_account_permanently_with_the_given_groups() -> None:
     def changes(_: int) -> str:
         become_account("nobody", also=(7,))
         return ids()

@@ -16,7 +16,7 @@ import pytest
 from pam_totp.core.oath import totp
 from tests.support.pamconf import Result
 from tests.support.site import Site, codes, fob, phone
-from tests.torture.places import site_on
+from tests.torture.sites import site_on
 
 MANY = 50
 

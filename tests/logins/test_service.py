@@ -1,4 +1,4 @@
-"""Tests of the service: which caller may log in which user, and faults of the service and of its clients."""
+"""Tests of the service: the users that a caller may log in, and faults of the service and of its clients."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
 
 
 @as_root
-def test_a_flood_of_bad_logins_never_silences_root_or_listed_clients(site: Site) -> None:
+def test_a_flood_of_refused_logins_never_silences_root_or_listed_clients(site: Site) -> None:
     site.config.write_text('[clients]\ndaemon = "web"\n')
     site.start()
     site.enrol()
@@ -204,7 +204,7 @@ def test_the_highest_uid_is_logged_correctly() -> None:
     try:
         os.seteuid(highest)
     except OSError:
-        pytest.skip("needs a user namespace with all uids")
+        pytest.skip("requires a user namespace with all uids")
     try:
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     finally:
@@ -227,7 +227,7 @@ def test_an_account_may_set_only_prompt_and_echo(site: Site, tmp_path: Path) -> 
 
 
 @as_root
-def test_an_account_gets_a_second_prompt_only_if_it_asks_for_it(site: Site) -> None:
+def test_an_account_gets_a_second_prompt_only_on_request(site: Site) -> None:
     """Programs that are not root, such as screen lockers, expect one prompt."""
     site.config.write_text('[clients]\nnobody = "web"\n')
     site.start()
@@ -387,7 +387,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
-    """If the service started, every login would be refused, and the mistake would show only then."""
+    """Otherwise, the service would start, and refuse every login."""
     site.give_to(UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
@@ -437,13 +437,13 @@ def first_message(site: Site, hello: bytes) -> tuple[socket.socket, bytes]:
 
 
 def test_a_lock_held_for_5_seconds_delays_no_other_user(site: Site) -> None:
-    """More logins wait for it than there are threads when all is quiet."""
+    """More logins wait for the lock than the service has threads at rest."""
     site.start()
     site.enrol()
     site.enrol(user="other")
     site.configure("demo", way="socket")
     if os.geteuid() != 0:
-        pytest.skip("needs root: two users take part")
+        pytest.skip("requires root: two users take part")
     lock = holding(site.store, f"{ME}.record")
     try:
         waiting = [first_message(site, hello(ME))[0] for _ in range(2 * loop.MAX_IDLE)]
@@ -453,8 +453,8 @@ def test_a_lock_held_for_5_seconds_delays_no_other_user(site: Site) -> None:
         for counter in range(10):
             assert site.gets_in(codes(counter), user="other")
         took = time.monotonic() - begun
-        assert all(not select.select([client], [], [], 0)[0] for client in waiting), "they still wait"
-        assert took < LOCK_WAIT, "or the others waited with them"
+        assert all(not select.select([client], [], [], 0)[0] for client in waiting), "logins of this user still wait"
+        assert took < LOCK_WAIT, "the logins of the other user do not wait"
         for client in waiting:
             assert client.recv(4097) == b"r9"
             client.close()
@@ -492,7 +492,7 @@ def test_a_name_service_that_blocks_delays_no_other_login(site: Site, monkeypatc
             client.close()
 
 
-def test_a_name_service_that_blocks_does_not_hold_up_a_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_service_that_blocks_does_not_delay_a_stop(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     answers, asked = threading.Event(), threading.Event()
 
     def getpwnam(name: str) -> pwd.struct_passwd:
@@ -513,7 +513,7 @@ def test_a_name_service_that_blocks_does_not_hold_up_a_stop(site: Site, monkeypa
 
 @as_root
 def test_a_long_search_delays_no_other_login(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes in a row are searched far ahead: those in one answer, and those in two."""
+    """The service searches far ahead for codes in a row, in one answer or in two."""
     over, searching = threading.Event(), threading.Semaphore(0)
 
     def verify_slowly(record: UserRecord, answer: Answer, *arguments: Any, **named: Any) -> Decision:
@@ -545,7 +545,7 @@ def test_a_long_search_delays_no_other_login(site: Site, monkeypatch: pytest.Mon
 
 
 def test_answers_for_one_user_are_decided_in_their_order(site: Site) -> None:
-    """Those that wait for a lock do not lose to newcomers."""
+    """An answer that waits for a lock precedes later answers."""
     site.start()
     site.enrol()
     lock = holding(site.store, f"{ME}.record")
@@ -569,7 +569,7 @@ def test_answers_for_one_user_are_decided_in_their_order(site: Site) -> None:
 
 @as_root
 def test_quotas_apply_while_a_name_service_blocks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections above the quota of a uid are closed before its entry is looked up, and root is not affected."""
+    """The service closes connections above the quota of a uid before it looks up the passwd entry."""
     answers, asked = threading.Event(), threading.Semaphore(0)
 
     def getpwuid(uid: int) -> pwd.struct_passwd:
@@ -615,7 +615,7 @@ def test_an_account_may_use_half_of_a_workers_share(workers: int, expected: int)
 
 
 @as_root
-def test_uids_not_looked_up_keep_no_local_account_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uids_before_their_lookup_do_not_block_a_local_account(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One user may have thousands of uids, and a name service may be slow."""
     answers = threading.Event()
 
@@ -635,7 +635,7 @@ def test_uids_not_looked_up_keep_no_local_account_out(site: Site, monkeypatch: p
 
 
 @as_root
-def test_names_that_root_looks_up_delay_no_local_user(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_root_looks_up_do_not_delay_a_local_user(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     answers, asked = threading.Event(), threading.Semaphore(0)
     getpwnam = pwd.getpwnam
 
@@ -658,14 +658,14 @@ def test_names_that_root_looks_up_delay_no_local_user(site: Site, monkeypatch: p
             assert asked.acquire(timeout=PATIENCE)
         lock = holding(site.store, "root.record")
         threading.Timer(0.2, os.close, [lock]).start()
-        assert site.gets_in(codes(0), user="root"), "it waited for the lock in a thread"
+        assert site.gets_in(codes(0), user="root"), "the login waits for the lock in a thread"
         answers.set()
         for client in held:
             client.close()
 
 
 @as_root
-def test_a_slow_disk_holds_up_no_search_of_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_disk_does_not_delay_searches_for_other_users(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     released, writing = threading.Event(), threading.Semaphore(0)
     write = secret_file.write
 
@@ -704,7 +704,7 @@ def test_an_early_error_is_logged_with_the_address_that_root_gives(site: Site) -
 
 def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
     if os.geteuid() != 0:
-        pytest.skip("needs root, to connect from a second account")
+        pytest.skip("requires root, to connect from a second account")
     site.start()
     site.enrol(user="root")
     site.configure("demo", way="socket")
@@ -798,7 +798,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
 
 
 @as_root
-def test_a_service_full_of_roots_logins_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay then starts a helper, so that no user is kept out of sudo."""
     monkeypatch.setattr(login_quota, "MAX_CARRIED_LOGINS", 2)
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 1)
@@ -812,10 +812,10 @@ def test_a_service_full_of_roots_logins_says_so(site: Site, monkeypatch: pytest.
             assert said == expected, "an account above its own limit gets no helper"
             client.close()
         assert site.gets_in(codes(0)), "by a helper"
-        assert as_nobody(site, hello("nobody"), "000000")[0][0] == "p", "others have a total of their own"
+        assert as_nobody(site, hello("nobody"), "000000")[0][0] == "p", "other accounts have a separate total"
         for client, _ in held:
             client.close()
-        until(lambda: first_message(site, hello(ME))[1][:1] == b"p", "a login that ended frees its place")
+        until(lambda: first_message(site, hello(ME))[1][:1] == b"p", "a finished login no longer counts")
 
 
 @as_root
@@ -833,8 +833,8 @@ def test_uids_without_a_passwd_entry_share_one_small_quota(site: Site, monkeypat
             client.close()
 
 
-def test_codes_worked_out_ahead_are_wiped_and_decide_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record changes while the prompt is open: the decision goes by the new one."""
+def test_codes_computed_in_advance_are_wiped_and_do_not_decide(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record changes while the prompt is open, so the new record decides."""
     made: list[Ahead] = []
 
     def work_out_ahead(*arguments: Any) -> Ahead:
@@ -846,7 +846,7 @@ def test_codes_worked_out_ahead_are_wiped_and_decide_nothing(site: Site, monkeyp
     site.configure("demo", way="socket")
 
     def slowly(answer: str) -> str:
-        until(lambda: made, "the codes are worked out while the user types")
+        until(lambda: made, "the codes are computed while the user types")
         assert any(made[0]._tables.values())
         return answer
 
@@ -856,7 +856,7 @@ def test_codes_worked_out_ahead_are_wiped_and_decide_nothing(site: Site, monkeyp
 
     with serving_here(site):
         assert site.login(the_code_is_used_meanwhile).result is Result.AUTH_ERR
-        assert not made.pop()._tables, "wiped"
+        assert not made.pop()._tables, "the computed codes are wiped"
         assert site.login(lambda _: slowly(codes(1))).result is Result.SUCCESS
         assert not made.pop()._tables
         if os.geteuid() == 0:
@@ -866,7 +866,7 @@ def test_codes_worked_out_ahead_are_wiped_and_decide_nothing(site: Site, monkeyp
 
 
 def test_an_answer_is_wiped_when_its_login_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The buffer of a packet too: it is wiped before the answer is verified."""
+    """The service also wipes the buffer of the packet, before it verifies the answer."""
     seen: list[bytearray] = []
     buffers: list[bytearray] = []
 
@@ -934,7 +934,7 @@ def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypa
     assert not thread.is_alive()
 
 
-def test_a_log_write_failure_denies_and_the_service_goes_on(site: Site) -> None:
+def test_a_log_write_failure_denies_and_the_service_continues(site: Site) -> None:
     failed: list[str] = []
 
     def log(priority: int, line: str) -> None:

@@ -38,8 +38,8 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
     assert "123456" not in log[0][1]
 
 
-def test_no_copy_of_an_oversized_packet_is_left() -> None:
-    """It may be a password of the user."""
+def test_no_copy_of_an_oversized_packet_remains() -> None:
+    """The packet may contain a password of the user."""
 
     class Buffer(bytearray):
         def __getitem__(self, part: Any) -> Any:

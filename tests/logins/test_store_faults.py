@@ -73,7 +73,7 @@ def test_a_damaged_secret_file_is_refused_logged_and_unchanged(site: Site, way: 
 
 
 @as_root
-def test_a_foreign_owner_is_refused(site: Site, way: str) -> None:
+def test_a_file_or_folder_of_another_owner_is_refused(site: Site, way: str) -> None:
     site.enrol()
     os.chown(site.path(), UNPRIVILEGED_UID, UNPRIVILEGED_UID)
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL

@@ -1,4 +1,4 @@
-"""The order of the logins that use the store, and the threads in which they run."""
+"""Tests of the order of the logins that use the store, and of the threads in which they run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def running() -> Iterator[Running]:
     assert made.bugs == []
 
 
-def test_askers_of_one_record_take_turns(running: Running) -> None:
+def test_logins_for_one_record_take_turns(running: Running) -> None:
     """A user that sends many answers must not delay others' answers for the same record."""
     running.block()
     for number in range(4):
@@ -82,7 +82,7 @@ def test_askers_of_one_record_take_turns(running: Running) -> None:
     assert running.done == ["first", "many 0", "one 0", "many 1", "many 2", "many 3"]
 
 
-def test_a_use_that_cannot_begin_in_time_fails_undone(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_use_that_cannot_begin_in_time_does_not_run(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     running.block()
     monkeypatch.setattr(store_queue, "LOCK_WAIT", 0.0)
     ran = threading.Event()
@@ -112,7 +112,7 @@ def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
 
 
 def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, searches for others would hold its record, and delay single codes for it."""
+    """Otherwise, the record would stay locked during the searches for other records, and delay its single codes."""
     turns = running.queue.search_turns
     for _ in range(MAX_SEARCHES):
         assert turns.begin(0.0)

@@ -1,4 +1,4 @@
-"""Tests of the lines about changes: each command logs what it changed, and the account that runs it."""
+"""Tests of the lines about changes: each command logs its changes and the account of its caller."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logged(machine: Machine) -> list[tuple[str, dict[str, str]]]:
 
 
 def as_alice(machine: Machine, *words: str, stdin: str = "") -> None:
-    """Run pam-totp as sudo of alice does: as root, with SUDO_UID."""
+    """Run pam-totp like sudo of alice: as root, with SUDO_UID."""
     python = ["env", "PYTHONPATH=/run/tree", f"SUDO_UID={ACCOUNTS['alice']}", "/usr/bin/python3", "-m", "pam_totp.cli"]
     done = machine.run(*python, *words, stdin=stdin)
     assert (done.returncode, "not in the audit log" in done.stderr) == (0, False), done
@@ -148,7 +148,7 @@ def test_a_repair_is_logged(machine: Machine) -> None:
 
 
 def test_a_backup_is_rolled_forward_from_the_log_of_the_machine(machine: Machine) -> None:
-    """The lines of commands and of real logins, as the log daemon gets them, are enough."""
+    """The input has only the lines that commands and real logins send to the log daemon."""
     machine.stack("su", machine.module_line())
     as_alice(
         machine, "enroll", "bob", "--type", "hotp", "--name", "old", "--secret-stdin", "--yes", stdin=f"{HOTP_KEY}\n"
@@ -184,7 +184,7 @@ def restore_steps() -> list[str]:
     return [line.strip() for line in block.splitlines() if not line.strip().startswith(("systemctl", "journalctl"))]
 
 
-def test_no_used_code_opens_during_and_after_the_documented_restore(machine: Machine) -> None:
+def test_used_codes_are_refused_during_and_after_the_documented_restore(machine: Machine) -> None:
     machine.stack("su", machine.module_line("nullok"))
     machine.enrol("bob", fob(0))
     assert machine.run("tar", "-cpf", "/root/backup.tar", "-C", STORE, ".").returncode == 0

@@ -1,4 +1,4 @@
-"""Tests of the helper of a real su: the caller of su cannot stop it, slow it, or let the kernel kill it."""
+"""Tests of the helper of a real su: the caller of su cannot stop or slow it, or let the kernel kill it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def is_frozen(cgroup: Path) -> bool:
     return "frozen 1" in (cgroup / "cgroup.events").read_text()
 
 
-def test_a_frozen_caller_holds_up_no_login_of_its_victim(machine: Machine, cgroups: Path) -> None:
+def test_a_frozen_caller_does_not_block_the_logins_of_its_victim(machine: Machine, cgroups: Path) -> None:
     """Alice answers fifteen `su bob` wrongly at once, and freezes her cgroup while the helpers decide."""
     machine.stack("su", machine.module_line())
     machine.enrol("bob")
@@ -132,7 +132,7 @@ def test_a_helpers_cgroup_belongs_to_root_and_has_the_usual_weight(machine: Mach
     assert (helpers.stat().st_uid, helpers.stat().st_mode & 0o022) == (0, 0)
     assert not (helpers / "cpu.weight").exists() or (helpers / "cpu.weight").read_text() == "100\n"
     moved = machine.run("sh", "-c", f"echo {caller.helper()} >/sys/fs/cgroup/alice/cgroup.procs", user="alice")
-    assert moved.returncode != 0, "alice cannot take the helper back"
+    assert moved.returncode != 0, "alice cannot move the helper back into her cgroup"
     assert "bob" in caller.answers(codes(0)).ends()
 
 
@@ -147,7 +147,7 @@ def test_no_descriptor_limit_keeps_a_helper_in_its_callers_cgroup(machine: Machi
     assert not [line for line in machine.log.lines() if "callers_cgroup" in line]
 
 
-def test_without_cgroups_a_helper_works_and_says_so_in_the_debug_log(machine: Machine) -> None:
+def test_without_cgroups_a_helper_works_and_writes_a_debug_line(machine: Machine) -> None:
     machine.stack("su", machine.module_line("debug"))
     machine.enrol("bob")
     done = machine.run(*SU, user="alice", stdin=f"{codes(0)}\n")
@@ -155,7 +155,7 @@ def test_without_cgroups_a_helper_works_and_says_so_in_the_debug_log(machine: Ma
     assert machine.log.wait_for("debug user=bob callers_cgroup=")
 
 
-def test_a_helper_resets_what_its_caller_may_set(machine: Machine) -> None:
+def test_a_helper_resets_the_attributes_that_its_caller_may_set(machine: Machine) -> None:
     machine.stack("su", machine.module_line())
     machine.enrol("bob")
     prepared = ("/usr/bin/python3", "-I", "-c", _PREPARE, *SU)

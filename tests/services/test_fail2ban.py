@@ -24,7 +24,7 @@ FAIL2BAN = Path("/etc/fail2ban")
 REGEX = shutil.which("fail2ban-regex")
 HOST = "server"
 
-needs_fail2ban = pytest.mark.skipif(REGEX is None, reason="needs fail2ban (apt-get install fail2ban)")
+needs_fail2ban = pytest.mark.skipif(REGEX is None, reason="requires fail2ban (apt-get install fail2ban)")
 
 
 def as_file(lines: list[str]) -> str:
@@ -81,7 +81,7 @@ def test_fail2ban_finds_wrong_codes_in_the_log_of_sshd_and_of_pam_totp(
 
 
 @needs_fail2ban
-def test_every_refused_answer_counts_and_a_missing_one_does_not(tmp_path: Path) -> None:
+def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Path) -> None:
     """Otherwise, a ban would show an attacker a right code or an enrolled user."""
     counted = {o.value for o in Outcome if not o.accepted}
     reasons = [*counted, "no-answer", "too-many-at-once", "not-yours-to-ask"]
@@ -99,7 +99,7 @@ def test_every_refused_answer_counts_and_a_missing_one_does_not(tmp_path: Path) 
 
 
 @needs_fail2ban
-def test_no_name_can_have_another_address_banned(tmp_path: Path) -> None:
+def test_no_user_name_causes_a_ban_of_another_address(tmp_path: Path) -> None:
     hostile = [*FORGERIES, "x rhost=192.0.2.66", '" rhost=192.0.2.66', "x reason=wrong rhost=192.0.2.66", "<HOST>"]
     lines = [audit_log.line("sshd", "refused", user=h, reason="wrong", token=h, rhost="192.0.2.7") for h in hostile]
     lines += [audit_log.line("sshd", "refused", user=h, reason="wrong", rhost=h) for h in hostile]

@@ -88,7 +88,7 @@ def test_recovery_codes_after_a_password_are_refused(site: Site, said: str) -> N
 @pytest.mark.parametrize(
     "said", ["password", "password12345", "755224x", "p\u0661\u0662\u0663\u0664\u0665\u0666", "x 755-224"]
 )
-def test_an_answer_without_codes_is_not_counted_and_is_all_password(site: Site, said: str) -> None:
+def test_an_answer_without_codes_is_a_password_and_is_not_counted(site: Site, said: str) -> None:
     site.enrol()
     before = site.path().read_bytes()
     done = site.login(said)
@@ -135,7 +135,7 @@ def test_a_right_code_with_a_wrong_password_looks_like_a_wrong_code(site: Site) 
         site.enrol(refused=2, failures=2, failures_at=int(time.time()))
         done = site.login(said)
         seen.add((done.result, done.prompts, done.messages, done.left))
-        assert done.delay >= 1, "the module asks libpam for the delay of a refusal, whatever the code was worth"
+        assert done.delay >= 1, "the module asks libpam for the delay of a refusal, for right and wrong codes"
         assert done.seconds >= refusal_delay(Policy())
     assert len(seen) == 1
 

@@ -93,7 +93,7 @@ def test_an_address_that_identifies_no_other_host_has_no_grace(site: Site, rhost
     ("one", "other"),
     [("2001:DB8:0::7", "2001:db8::7"), (HERE, f"::ffff:{HERE}"), (f"::FFFF:{HERE}", HERE), ("::ffff:c000:207", HERE)],
 )
-def test_an_address_is_known_in_every_spelling(site: Site, one: str, other: str) -> None:
+def test_an_address_is_recognised_in_every_spelling(site: Site, one: str, other: str) -> None:
     site.enrol()
     get_in(site, codes(0), one)
     assert not was_prompted(log_in(site, other))

@@ -18,7 +18,7 @@ HERE = "192.0.2.7"
 AT = ("demo", HERE)
 
 
-def test_the_newest_entries_are_kept_and_unusable_ones_dropped() -> None:
+def test_the_newest_entries_are_kept_and_unusable_entries_dropped() -> None:
     full = tuple(Grace(service="demo", rhost=f"192.0.2.{n}", granted=900_000 + n) for n in range(KEPT_GRACE))
     kept = grace.granted(UserRecord(user="alice", grace=full), ("demo", "::1"), 900_100).grace
     assert len(kept) == KEPT_GRACE

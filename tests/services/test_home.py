@@ -64,7 +64,7 @@ def test_a_user_enrols_without_root_and_logs_in(machine: Machine, sshd: Sshd) ->
     assert not machine.path(OWN).exists()
 
 
-def test_without_root_only_the_own_tokens_can_be_changed(machine: Machine) -> None:
+def test_without_root_users_can_change_only_their_own_tokens(machine: Machine) -> None:
     put(machine)
     done = machine.pam_totp("verify", "alice", codes(0), user="bob")
     assert done.returncode == 3
@@ -166,7 +166,7 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """A file contains its user's name, because an attacker with bob's key could copy bob's file to alice's path."""
+    """The user's name in the file prevents this attack: copy bob's file to alice's path, and use bob's key."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 
@@ -183,8 +183,8 @@ def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machi
     machine.log.wait_for("refused user=mallory reason=not-enrolled")
 
 
-def test_nullok_opens_no_second_name_of_an_account_with_a_file(machine: Machine) -> None:
-    """Also if the second name has another home folder, or a folder of its own in a template with ${USER}."""
+def test_nullok_does_not_apply_to_a_second_name_of_an_account_with_a_file(machine: Machine) -> None:
+    """This includes a second name with another home folder, or with another path by ${USER}."""
     passwd = machine.path("/etc/passwd").read_text()
     ids = f"{ACCOUNTS['alice']}:{ACCOUNTS['alice']}"
     machine.write("/etc/passwd", f"{passwd}ALICE:x:{ids}::/home/alice:/bin/sh\nalice2:x:{ids}::/run:/bin/sh\n")

@@ -115,7 +115,7 @@ def test_the_site_file_sets_forward_pass_for_a_listed_client(machine: Machine) -
     assert (done.returncode, "hunter" in done.stdout, codes(0) in done.stdout) == (0, True, False), done
 
 
-def test_without_that_setting_the_argument_alone_is_ignored(machine: Machine) -> None:
+def test_without_the_site_setting_the_argument_is_ignored(machine: Machine) -> None:
     one_field(machine, "")
     assert not unlock(machine, "alice", PASSWORD + codes(0))
     machine.log.wait_for("pam_totp(locker:auth): refused user=alice reason=malformed")

@@ -1,4 +1,4 @@
-"""A member of a fleet with its default paths: join, then logins through the real sshd, with and without a service."""
+"""Tests of a member with its default paths: join, then logins through the real sshd, with and without a service."""
 
 from __future__ import annotations
 

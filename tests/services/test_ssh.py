@@ -110,7 +110,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
 
 
 def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """Neither a refusal nor a remark: the same words for a right code and a wrong one."""
+    """The output has the same text for a right and a wrong code, without a refusal or a remark."""
     unix = "auth required pam_unix.so use_first_pass nodelay"
     machine.stack("sshd", machine.module_line("forward_pass", way=way_there), unix)
     seen = set()
@@ -201,7 +201,7 @@ def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, wa
     assert machine.path("/var/lib/pam_totp/root.record").read_bytes() == before
 
 
-def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_token_is_resynchronised_by_two_codes_in_one_answer(machine: Machine, sshd: Sshd, way_there: str) -> None:
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh().asks(CODE).fails(codes(40))
@@ -211,7 +211,7 @@ def test_a_token_out_of_step_returns_by_two_codes_in_one_answer(machine: Machine
     assert is_in(sshd.ssh().asks(CODE).says(codes(42)))
 
 
-def test_a_fob_out_of_step_returns_by_two_answers(machine: Machine, sshd: Sshd, way_there: str) -> None:
+def test_a_fob_out_of_step_is_resynchronised_by_two_answers(machine: Machine, sshd: Sshd, way_there: str) -> None:
     """A key fob that types its code and Return gives one code at each prompt."""
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
@@ -319,7 +319,7 @@ def test_the_site_chooses_the_prompt(machine: Machine, sshd: Sshd, way_there: st
     assert is_in(sshd.ssh().asks("(alice@127.0.0.1) Code of your Schlüsselbund, please: ").says(codes(0)))
 
 
-def test_try_first_pass_prompts_only_if_the_first_answer_was_no_code(
+def test_try_first_pass_prompts_only_if_the_first_answer_is_not_a_code(
     machine: Machine, sshd: Sshd, way_there: str
 ) -> None:
     machine.stack("sshd", "auth optional pam_unix.so nodelay", machine.module_line("try_first_pass", way=way_there))

@@ -53,7 +53,7 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
     assert "Sorry, try again." in talk.before
     status, shown = talk.fails(codes(40)).asks(CODE).says(codes(40, 2)).ends()
     assert (status, shown.strip()) == (0, "root")
-    assert (counter(machine), machine.record("alice").failures) == (42, 2), "a later row does not clear them"
+    assert (counter(machine), machine.record("alice").failures) == (42, 2), "later codes in a row keep these failures"
 
 
 def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str) -> None:
@@ -65,7 +65,7 @@ def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str
     assert (status, shown.strip()) == (0, "root")
 
 
-def test_a_fob_out_of_step_returns_by_two_answers_to_sudo(machine: Machine, way_there: str) -> None:
+def test_a_fob_out_of_step_is_resynchronised_by_two_answers_to_sudo(machine: Machine, way_there: str) -> None:
     machine.stack("sudo", machine.module_line(way=way_there))
     status, shown = sudo(machine).asks(CODE).says(codes(40)).asks(NEXT_PROMPT).says(codes(41)).ends()
     assert (status, shown.strip()) == (0, "root")
@@ -125,8 +125,8 @@ def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_ther
     assert (done.returncode, done.stdout, done.stderr) == (0, "root\n", "[become] ")
 
 
-def test_a_command_without_a_password_resets_no_failures(machine: Machine, way_there: str) -> None:
-    """For NOPASSWD, sudo calls pam_setcred without pam_authenticate. That resets the count of pam_faillock."""
+def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, way_there: str) -> None:
+    """For NOPASSWD, sudo calls pam_setcred without pam_authenticate. This call resets the count of pam_faillock."""
     machine.stack("sudo", machine.module_line(way=way_there))
     sudo(machine).asks(CODE).says("000000").asks("code: ").says("111111").asks(CODE).interrupts()
     sudoers = machine.path("/etc/sudoers").read_text()
@@ -138,7 +138,7 @@ def test_a_command_without_a_password_resets_no_failures(machine: Machine, way_t
     assert machine.record("alice").failures == 2
 
 
-def test_a_code_before_the_password_is_not_taken_for_the_password(machine: Machine, way_there: str) -> None:
+def test_a_code_before_the_password_is_not_used_as_the_password(machine: Machine, way_there: str) -> None:
     """A later module with try_first_pass finds no password of this module, and asks."""
     machine.stack("sudo", machine.module_line(way=way_there), "auth required pam_unix.so try_first_pass nodelay")
     status, shown = sudo(machine).asks(CODE).says(codes(0)).asks("for alice: ").says(PASSWORD).ends()
@@ -266,7 +266,7 @@ def test_a_helper_replaces_a_stopped_service(machine: Machine) -> None:
     assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0
 
 
-def test_nullok_opens_su_for_no_second_name_of_an_account(machine: Machine, way_there: str) -> None:
+def test_nullok_in_su_does_not_apply_to_a_second_name_of_an_account(machine: Machine, way_there: str) -> None:
     passwd = machine.path("/etc/passwd").read_text()
     machine.write("/etc/passwd", f"{passwd}ALICE:x:{ACCOUNTS['alice']}:{ACCOUNTS['alice']}::/home/alice:/bin/sh\n")
     try:

@@ -33,7 +33,7 @@ def _programs() -> Path | None:
 
 
 PROGRAMS = _programs()
-with_postgresql = pytest.mark.skipif(PROGRAMS is None, reason="needs the package postgresql")
+with_postgresql = pytest.mark.skipif(PROGRAMS is None, reason="requires the package postgresql")
 OWNER = "owner"  # the role that creates the tables
 SETTINGS = {
     "listen_addresses": "''",
@@ -131,7 +131,7 @@ class Server:
         return done.stdout.strip()
 
     def sql(self, *statements: str, wait_for_standby: bool = False) -> str:
-        """Run statements one by one. Return the rows of the last as lines, with fields that `|` separates."""
+        """Run statements one by one. Return the rows of the last statement as lines, with `|` between fields."""
         options = "" if wait_for_standby else "-c synchronous_commit=local"
         lines: list[str] = []
         with psycopg.connect(self.url, autocommit=True, options=options, connect_timeout=int(PATIENCE)) as connection:

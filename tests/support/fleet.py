@@ -48,7 +48,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """A connection to an authority, with the certificate of a member, or without one. It is kept between requests."""
+    """A connection to an authority, with the certificate of a member, or without one. Requests share the connection."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.http = http.client.HTTPSConnection(HOST, port, context=context, timeout=PATIENCE)
@@ -62,7 +62,7 @@ class Client:
         return self.send("POST", path, message.to_json())
 
     def ask(self, question: Question) -> Verdict:
-        """Return the verdict on a question. Fail if there is none."""
+        """Return the verdict on a question. Fail if the reply has no verdict."""
         status, content = self.post(wire.ANSWER_PATH, question)
         assert status == 200, content
         return Verdict.from_json(json.dumps(content).encode())
@@ -90,7 +90,7 @@ class Member:
 
     @property
     def site(self) -> str:
-        """The content of its site file."""
+        """The text of the member's site file."""
         return (
             f"[member]\nauthorities = {json.dumps(self._fleet.addresses)}\ncertificate = '{self.certificate}'\n"
             f"key = '{self.key}'\nca = '{self.ca}'\n"
@@ -167,7 +167,7 @@ class AuthorityProcess:
         return [line for line in self.log.read_text().splitlines() if all(word in line for word in words)]
 
     def waits_for(self, *words: str) -> str:
-        """Wait for a line that contains all `words`, and return the last one."""
+        """Wait for a line that contains all `words`, and return the last such line."""
         until(lambda: self.lines(*words), f"a line of the authority with {words}: {self.log.read_text()[-2000:]}")
         return self.lines(*words)[-1]
 
@@ -247,7 +247,7 @@ class Fleet:
 
     @cached_property
     def key(self) -> str:
-        """One key for all members, because a key takes time to make."""
+        """The key of all members: one key, because the generation of a key is slow."""
         return certificates.make_key()
 
     def join_line(self, name: str, *groups: str) -> JoinLine:
@@ -278,7 +278,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def question(user: str, answer: str, *before: str, id: str | None = None, **fields: Any) -> Question:
-    """Return a question of a new login, or of the login `id`. `before` are the refused answers before it."""
+    """Return a question of a new login, or of the login `id`. `before` lists its refused answers."""
     given: dict[str, Any] = {"service": "sshd", "rhost": "192.0.2.7", "tty": "ssh"} | fields
     first, second = (*before, None, None)[:2]
     return Question(id=id or secrets.token_hex(16), user=user, answer=answer, first=first, second=second, **given)

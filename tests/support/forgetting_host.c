@@ -1,4 +1,4 @@
-/* A PAM application that makes one login, and keeps no copy of the answer. Its memory is searched afterwards.
+/* A PAM application that makes one login, and keeps no copy of the answer. A test searches its memory afterwards.
  *
  * host CONFDIR SERVICE USER
  *

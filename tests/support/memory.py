@@ -1,4 +1,4 @@
-"""Search the memory of a process for secrets: all mappings that the process can write."""
+"""A search for secrets in the memory of a process: in all mappings that the process can write."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def pieces(secret: bytes) -> list[bytes]:
 
 
 def copies(pid: int, secrets: Iterable[bytes]) -> list[bytes]:
-    """Return the pieces of `secrets` in the memory of process `pid`. The caller may trace it (ptrace(2))."""
+    """Return the pieces of `secrets` in the memory of process `pid`. This requires permission for ptrace(2)."""
     sought = [piece for secret in secrets for piece in pieces(secret)]
     found = []
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:

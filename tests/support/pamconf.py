@@ -294,7 +294,7 @@ class Session:
 
 
 class _NoAnswer(Exception):
-    """The absence of an answer to a prompt. The conversation fails."""
+    """The exception for a prompt without an answer. The conversation fails."""
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -138,7 +138,7 @@ class Service:
                 self.failures.append(error)
 
 
-class Bench:
+class Setup:
     """A private folder with service files, sockets and helpers, and logins through the real libpam."""
 
     def __init__(self, folder: Path) -> None:
@@ -165,7 +165,7 @@ class Bench:
     def stack(self, *arguments: object, relay: Path = RELAY, carry_authtok: bool = False) -> str:
         """Write a PAM service file in which libpam's result is the relay's result. Return the name of the service."""
         self._services += 1
-        name = f"bench{self._services}"
+        name = f"setup{self._services}"
         line = f"auth [success=ok default=die] {relay} {' '.join(map(str, arguments))}"
         pamconf.service(self.folder, name, line, carry_authtok=carry_authtok)
         return name

@@ -42,7 +42,7 @@ class Signed(NamedTuple):
 
 
 class Authority:
-    """A certificate authority. `days` are the begin and the end of its certificate, from now."""
+    """A certificate authority. `days` has the start and end of its certificate, in days from now."""
 
     def __init__(self, name: str = "test CA") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -58,7 +58,7 @@ class Authority:
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
     def sign(self, name: str = "localhost", *, days: tuple[int, int] = (-1, 90), server: bool = False) -> Signed:
-        """Return a new certificate. That of a server is for `name`, or for 127.0.0.1 and localhost."""
+        """Return a new certificate. A server's certificate is for `name`, or for 127.0.0.1 and localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
         return Signed(_pem(self._build(_name(name), key.public_key(), days, server=server)), _key_pem(key))
 
@@ -100,7 +100,7 @@ class Authority:
 
 
 def self_signed() -> Signed:
-    """Return a server's certificate that signs itself."""
+    """Return a self-signed certificate of a server."""
     authority = Authority("localhost")
     return Signed(authority.pem, _key_pem(authority._key))
 
@@ -159,7 +159,7 @@ class Server:
         self.raw = bytearray()  # everything that clients have sent, after decryption
         self.connections = 0
         self.handshake_errors: list[str] = []
-        self.failures: list[Exception] = []  # of the script
+        self.failures: list[Exception] = []  # raised by the script
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.load_cert_chain(*signed.write(folder, f"server-{id(self)}"))
@@ -209,7 +209,7 @@ class Server:
                     pass
         except ssl.SSLError as e:
             self.handshake_errors.append(e.reason or "")
-        except OSError:  # the client left
+        except OSError:  # the client has disconnected
             pass
         except Exception as e:
             self.failures.append(e)
@@ -253,7 +253,7 @@ def free_port() -> int:
 
 
 def write_credentials(folder: Path, authority: Authority, member: Signed) -> Path:
-    """Write the files of a member's credentials to a new folder, and return it."""
+    """Write the files of a member's credentials to a new folder. Return the folder."""
     folder.mkdir(0o700)
     for name, content in (("certificate", member.certificate), ("key", member.key), ("ca", authority.pem)):
         path = folder / f"{name}.pem"

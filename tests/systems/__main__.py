@@ -1,4 +1,4 @@
-"""Run the README's commands in a bare root of each system that the README names, as root: `make systems`."""
+"""`make systems`: a run of the README's commands in a bare root of each system that the README names, as root."""
 
 from __future__ import annotations
 

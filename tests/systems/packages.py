@@ -27,7 +27,7 @@ from tests.systems.roots import Root, System, bare_clone
 PASSWORD = "correct horse"
 STORE = "/var/lib/pam_totp"
 NEXT = "0.1.1"
-RENAMED = "UserRecord"  # a class used in core/, which dpkg replaces first, and in store/, which it replaces late
+RENAMED = "UserRecord"  # a class used in core/, which dpkg replaces first, and in store/, which it replaces later
 MOST_LOGINS = 5000  # the limit for one user during one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}

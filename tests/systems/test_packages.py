@@ -22,7 +22,7 @@ pytestmark = [
         "PAM_TOTP_PACKAGES" not in os.environ,
         reason="only 'make deb-test' runs this test: it takes minutes for each system",
     ),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to enter bare roots"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="requires root to enter bare roots"),
     pytest.mark.timeout(1200),
 ]
 KEYS = {"bob": KEY, "carol": KEY[::-1], "dave": KEY[5:] + KEY[:5]}
@@ -53,7 +53,7 @@ def test_lintian_finds_neither_errors_nor_warnings(packaged: Packaged) -> None:
     assert (found.returncode, found.stdout.strip()) == (0, "")
 
 
-def test_token_sim_works_by_itself(packaged: Packaged) -> None:
+def test_token_sim_works_without_pam_totp(packaged: Packaged) -> None:
     packaged.install("/srv/one", "token-sim")
     packaged.does("apt-get", "install", "-y", "--no-install-recommends", "python3-serial")
     packaged.plug_in()
@@ -61,7 +61,7 @@ def test_token_sim_works_by_itself(packaged: Packaged) -> None:
     assert not packaged.is_installed("libpam-totp")
 
 
-def test_installing_asks_for_no_code_anywhere(packaged: Packaged) -> None:
+def test_after_the_installation_no_service_asks_for_a_code(packaged: Packaged) -> None:
     before = packaged.pam_d()
     packaged.install("/srv/one", "libpam-totp")
     assert packaged.pam_d() == before
@@ -120,9 +120,7 @@ def test_no_right_code_is_refused_while_packages_are_upgraded(packaged: Packaged
     ],
     ids=["by-hand", "edited"],
 )
-def test_removing_is_refused_where_a_stack_would_name_a_missing_module(
-    packaged: Packaged, edit: str, says: str
-) -> None:
+def test_a_removal_is_refused_if_a_stack_would_name_a_missing_module(packaged: Packaged, edit: str, says: str) -> None:
     packaged.shell("cp -a /etc/pam.d /srv/pam.d")
     packaged.shell(edit)
     try:
@@ -134,7 +132,7 @@ def test_removing_is_refused_where_a_stack_would_name_a_missing_module(
     assert packaged.sudo("id -un", packaged.press()) == (0, "\r\nroot\r\n")
 
 
-def test_removing_restores_the_original_files_and_keeps_the_secrets(packaged: Packaged) -> None:
+def test_a_removal_restores_the_original_files_and_keeps_the_secrets(packaged: Packaged) -> None:
     packaged.does("apt-get", "remove", "-y", "libpam-totp")
     assert packaged.pam_d() == packaged.as_installed
     assert packaged.sudo("id -un", None) == (0, "\r\nroot\r\n")
@@ -142,7 +140,7 @@ def test_removing_restores_the_original_files_and_keeps_the_secrets(packaged: Pa
     assert packaged.is_installed("token-sim")
 
 
-def test_a_purge_without_an_answer_keeps_the_secrets_and_says_so(packaged: Packaged) -> None:
+def test_a_purge_without_an_answer_keeps_the_secrets_and_reports_this(packaged: Packaged) -> None:
     said = packaged.does("apt-get", "purge", "-y", "libpam-totp")
     assert f"the secrets in {STORE} stay" in said
     packaged.install("/srv/two", "libpam-totp")

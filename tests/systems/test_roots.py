@@ -155,7 +155,7 @@ roots.base(roots.SYSTEMS["bookworm"])
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_base_root_is_never_put_in_place(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_base_root_is_never_used(how: signal.Signals, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _MAKES.format(folder=str(tmp_path))],
         cwd=TREE,

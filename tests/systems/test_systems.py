@@ -109,7 +109,7 @@ def test_pips_settings_are_copied_without_indexes_in_folders(tmp_path: Path, mon
     assert not {"user", "find-links"} & set(found)
 
 
-def test_a_root_without_indexes_resolves_its_archives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_root_without_indexes_resolves_only_its_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc/apt").mkdir(parents=True)
     (tmp_path / "etc/apt/sources.list").write_text("deb http://archive/debian bookworm main\n")
     (tmp_path / "etc/nsswitch.conf").write_text("passwd: files\nhosts: files dns\nservices: files\n")
@@ -131,7 +131,7 @@ def test_a_root_without_indexes_resolves_its_archives_alone(tmp_path: Path, monk
     assert left == {"nsswitch.conf", "sources.list"}
 
 
-def test_a_link_in_the_root_does_not_lead_out_of_it(tmp_path: Path) -> None:
+def test_a_link_in_the_root_does_not_lead_out_of_the_root(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.write_text("untouched")
     (tmp_path / "root" / "etc").mkdir(parents=True)
@@ -213,7 +213,7 @@ def test_the_table_has_a_line_for_each_step() -> None:
     assert line(rows[1]).endswith("make test: FAILED, exit 2, 312 s, 120 packages; 1999 passed, 1 failed, 3 skipped")
 
 
-def test_without_arguments_everything_is_run() -> None:
+def test_without_arguments_all_steps_run_on_all_systems() -> None:
     everything = command.parser().parse_args([])
     assert (everything.systems, everything.users, everything.steps) == (
         ["bookworm", "trixie", "noble"],
@@ -247,7 +247,7 @@ def test_one_failed_step_makes_the_run_fail(
 
 
 @pytest.mark.parametrize("uid", [1000, 0])
-def test_a_machine_that_cannot_make_roots_fails_and_says_why(
+def test_a_machine_that_cannot_make_roots_fails_and_names_the_reason(
     uid: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The exit status is 3 for an ordinary user, and for root on a kernel that forbids namespaces."""
@@ -278,7 +278,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return names
 
 
-def test_a_base_root_is_made_once(made: list[str], tmp_path: Path) -> None:
+def test_a_base_root_is_made_only_once(made: list[str], tmp_path: Path) -> None:
     trixie = roots.SYSTEMS["trixie"]
     assert roots.base(trixie) == roots.base(trixie) == tmp_path / "trixie" / "root"
     assert made == ["trixie"]
@@ -287,7 +287,7 @@ def test_a_base_root_is_made_once(made: list[str], tmp_path: Path) -> None:
     assert made == ["trixie"] * 2
 
 
-def test_a_base_root_of_another_recipe_is_made_anew(made: list[str]) -> None:
+def test_a_base_root_of_another_recipe_is_made_again(made: list[str]) -> None:
     trixie = roots.SYSTEMS["trixie"]
     roots.base(trixie)
     (roots.base(trixie._replace(components="main,contrib")) / "new").touch()

@@ -1,4 +1,4 @@
-"""`make torture`: run the torture tests for an hour, or for the given number of minutes.
+"""`make torture`: a run of the torture tests for an hour, or for the given number of minutes.
 
 python -m tests.torture MINUTES [PYTEST ARGUMENT...]
 
@@ -68,7 +68,7 @@ def run(stage: Stage, minutes: float) -> Outcome:
         # Signals that arrive while the stage starts are delayed until the stage can be interrupted.
         kept: list[int] = []
         handlers = {number: signal.signal(number, lambda received, _: kept.append(received)) for number in ENDING}
-        # In a new session, because otherwise both the terminal and this process would interrupt the stage on Ctrl-C.
+        # In the same session, Ctrl-C would interrupt the stage twice: by the terminal and by this process.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 for number, handler in handlers.items():

@@ -1,10 +1,10 @@
-"""Simulation of a year: an owner logs in twenty times a day, and an attacker who knows the password guesses codes.
+"""Simulation of a year: an owner logs in twenty times a day, and an attacker with the password guesses codes.
 
 `pam_totp.core` decides on every answer; the time is simulated. Before each login of the owner, the greedy attacker
 guesses until two codes in a row are required. The owner enters two codes, which leaves five failures. Time lowers the
 count by one a day, so the attacker has five guesses and then one guess a day. The patient attacker has four guesses and
-then one a day, so a single code is always enough for the owner. A flood also guesses two codes in a row, until three
-are required.
+then one a day, so a single code is always enough for the owner. In a flood, the attacker also guesses two codes in a
+row, until three are required.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class World:
             self.guess(3)
 
     def try_a_pair_in_two_stages(self, first: int, tries: int) -> int:
-        """Use a lucky pair of codes, from counter `first`, in `tries` dialogues, each with another third code.
+        """Use a guessed pair of codes, from counter `first`, in `tries` dialogues, each with another third code.
 
-        Return how many third codes could be tried: a dialogue asks for a third code only after two in a row.
+        Return the number of third codes that were verified: a dialogue asks for a third code only after two in a row.
         """
         token, thirds = self.record.tokens[0], 0
         for number in range(tries):
@@ -129,7 +129,7 @@ class World:
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
     def owner_mistypes(self) -> None:
-        """Count a wrong answer of the owner: it only takes a guess away from the attacker."""
+        """Count a wrong answer of the owner: this only reduces the guesses of the attacker."""
         wrong = str((int(self.show(1)) + 500_000) % 10**self.digits).zfill(self.digits).encode()
         self.record = verify(self.record, Answer.parse(wrong), self.now, self.policy).record
 

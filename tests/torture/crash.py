@@ -1,4 +1,4 @@
-"""Log in through the real helper or service with a fault at a system call: a kill before the call, or an error.
+"""Logins through the real helper or service with a fault at a system call: a kill before the call, or an error.
 
 The test starts the process, waits for its prompt, attaches strace, and then sends the answer. Every traced call is
 therefore between answer and result: the process reads the secret file, decides, and records the use of the code.

@@ -128,6 +128,6 @@ def check(store: PostgresStore, accepted: Sequence[Accepted]) -> None:
         last = max((counter for name, counter in used if name == user), default=-1)
         token = store.read(user).tokens[0]
         assert isinstance(token, HotpToken)
-        assert token.counter > last, f"the counter of {user} went back"
+        assert token.counter > last, f"the counter of {user} decreased"
     again = Counter(log_in(store, hotp(KEY, counter), user) for user, counter in used)
     assert again.keys() <= {"replayed", "wrong", "codes-in-a-row-needed"}, again

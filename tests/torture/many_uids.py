@@ -1,7 +1,7 @@
-"""Processes that hold connections to the service under many uids, as one person may have them by newuidmap(1).
+"""Processes that hold connections to the service under many uids, which one user can get by newuidmap(1).
 
 Rules:
-- Each process connects under one uid after the other, over and over, as fast as the service accepts connections.
+- Each process connects under one uid after the other, repeatedly, as fast as the service accepts connections.
 - A process keeps its latest connections open, and sends nothing. The service decides which of them it closes.
 - The processes run until the block ends.
 """

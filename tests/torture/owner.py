@@ -1,4 +1,4 @@
-"""How often an owner who mistypes codes needs two codes in a row, without an attacker.
+"""The share of logins that need two codes in a row because the owner mistypes codes, without an attacker.
 
 The owner logs in twenty times a day. Each code is mistyped with the same probability, independently of the others.
 Refused dialogues are repeated until the login is accepted. `share_of_two_codes` computes the share of logins from a

@@ -1,8 +1,8 @@
 """A rank test for response times that come in rounds.
 
 The times of one round are not independent: another process may slow a whole round down. A Mann-Whitney test of all
-times would take such a round for a difference. So its statistic, the sum of ranks, is compared with the sums after a
-random exchange of the two samples within each round. Without a difference, every exchange is equally likely.
+times would report such a round as a difference. This test therefore compares the sum of ranks with the sums after
+random exchanges of the two samples within each round. If there is no difference, every exchange is equally likely.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Rounds = Sequence[Sequence[float]]  # the times of each round, in seconds; every
 
 
 def favour(first: Rounds, second: Rounds) -> float:
-    """Return Mann-Whitney's U / (n m): how often a time of `first` is above one of `second`; ties count half."""
+    """Return Mann-Whitney's U / (n m): the share of pairs with a longer time in `first`; a tie counts half."""
     n, m = (sum(map(len, rounds)) for rounds in (first, second))
     below = sum(map(sum, _ranks(first, second)[0])) - n * (n + 1) / 2
     return below / (n * m)
 
 
 def p_value(first: Rounds, second: Rounds, seed: int = 1) -> float:
-    """Return the chance of a rank sum that differs at least as much, if there is no difference."""
+    """Return the probability of a rank sum that differs at least as much, if there is no difference."""
     draw = random.Random(seed)
     ranks = _ranks(first, second)
     differences = [sum(a) - sum(b) for a, b in zip(*ranks, strict=True)]
@@ -38,10 +38,9 @@ def p_value(first: Rounds, second: Rounds, seed: int = 1) -> float:
 
 
 def detectable(first: Rounds, second: Rounds, alpha: float, power: float = 0.9) -> int | None:
-    """Return the least of SHIFTS (milliseconds) that the test finds with this power; None if it finds none of them.
+    """Return the least of SHIFTS (milliseconds) that the test finds with this power, or None.
 
-    Rounds are drawn again from the measured ones, with the two samples exchanged at random, and the shift is added to
-    one sample.
+    Draw rounds from the measured rounds, exchange the two samples at random, and add the shift to one sample.
     """
     draw = random.Random(2)
     for shift in SHIFTS:
@@ -57,7 +56,7 @@ def detectable(first: Rounds, second: Rounds, alpha: float, power: float = 0.9) 
 
 
 def _rejects(first: Rounds, second: Rounds, alpha: float) -> bool:
-    """Do the same as `p_value(...) < alpha`, with the normal approximation of the exchanges."""
+    """Return True if the p-value is below `alpha`, by the normal approximation of the exchanges."""
     ranks = _ranks(first, second)
     differences = [sum(a) - sum(b) for a, b in zip(*ranks, strict=True)]
     deviation = math.sqrt(sum(d * d for d in differences))

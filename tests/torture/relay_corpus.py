@@ -1,4 +1,4 @@
-"""Inputs for fuzz_relay.c. `python -m tests.torture.relay_corpus FOLDER` writes each to a file of its name."""
+"""Inputs for fuzz_relay.c. `python -m tests.torture.relay_corpus FOLDER` writes each input to a file with its name."""
 
 from __future__ import annotations
 

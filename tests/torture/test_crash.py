@@ -31,7 +31,7 @@ from tests.torture.crash import (
     judge,
 )
 from tests.torture.pace import LONG, figure
-from tests.torture.places import site_on
+from tests.torture.sites import site_on
 
 pytestmark = [
     pytest.mark.bare,
@@ -106,7 +106,7 @@ def test_a_fault_in_the_service_leaves_the_old_or_the_new_record(kind: str, log_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_login_creates_no_file_but_a_missing_lock_file(kind: str) -> None:
+def test_a_login_creates_only_a_missing_lock_file(kind: str) -> None:
     """A login overwrites the secret file in place, so no temporary file contains a secret."""
     made = [
         call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)

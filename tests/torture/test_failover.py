@@ -1,7 +1,7 @@
 """Tests of logins while the primary of a PostgreSQL store is killed, and its synchronous standby is promoted.
 
 Rules:
-- No code that was accepted before is accepted again. No counter goes back.
+- An accepted code is never accepted again. No counter decreases.
 - A login may be refused because the database is out of reach. Afterwards, logins succeed again.
 - Two processes log in, as on two hosts.
 """
@@ -85,7 +85,7 @@ def test_a_promoted_standby_accepts_no_used_code_again() -> None:
 
 
 def initialise_without_replication(server: Server) -> None:
-    """Let the store require no standby, because the new primary has none."""
+    """Let the store accept changes without a standby, because the new primary has none."""
     server.sql("UPDATE pam_totp.store SET replication = 'none'", "ALTER SYSTEM RESET synchronous_standby_names")
     server.sql("SELECT pg_reload_conf()")
     server.sql(
@@ -95,7 +95,7 @@ def initialise_without_replication(server: Server) -> None:
 
 
 @pytest.mark.parametrize("ignores_notices", [False, True])
-def test_a_store_that_ignored_notices_would_accept_a_code_twice(
+def test_a_store_that_ignores_notices_accepts_a_code_twice(
     monkeypatch: pytest.MonkeyPatch, *, ignores_notices: bool
 ) -> None:
     """The primary commits without its standby, because an administrator cancels its wait. Then the primary is lost."""
@@ -132,7 +132,7 @@ def url() -> Iterator[str]:
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["hotp", "totp", "recovery"])
-def test_of_fifty_racers_in_two_processes_one_succeeds(url: str, kind: str) -> None:
+def test_only_one_of_fifty_racing_logins_in_two_processes_succeeds(url: str, kind: str) -> None:
     store = PostgresStore(url, wait=PATIENCE)
     for _ in range(rounds(2, 50)):
         enrol(store)

@@ -82,7 +82,7 @@ def test_on_a_full_disk_codes_are_accepted_once_and_failures_counted(
         assert (site.record().failures, site.record().refused) == (1, 2)
         assert site.gets_in(RECOVERY)
         assert not site.gets_in(RECOVERY)
-        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # independent of `way`, so only one case is long
+        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # independent of `way`: one case is long
         assert site.files() == names
 
     on(system, site, way, work)
@@ -148,7 +148,7 @@ def test_on_a_full_disk_an_update_that_needs_blocks_changes_no_file(site: Site, 
 
 
 @with_mounts
-def test_a_read_only_store_refuses_all_alike_and_loses_no_data(site: Site, way: str) -> None:
+def test_a_read_only_store_refuses_all_users_alike_and_loses_no_data(site: Site, way: str) -> None:
     def work() -> None:
         assert not site.gets_in("000000")
         mount("-o", "remount,ro", str(site.store))

@@ -167,7 +167,7 @@ def test_the_rate_of_right_guesses_matches_the_probability() -> None:
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
 def test_a_guessed_pair_allows_one_guess_of_the_third_code(kind: str) -> None:
-    """The third prompt confirms the pair. If it stayed valid, a row of three would fall to a million guesses."""
+    """The third prompt confirms the pair. Otherwise, a million guesses would find three codes in a row."""
     world = World(kind, 6, Policy(), seed=1)
     world.flood()
     first = 500 if kind == "hotp" else world.now // 30 - 1

@@ -19,7 +19,7 @@ from tests.support.pamconf import Result
 from tests.support.site import Site, codes, fob, phone
 from tests.torture.crowd import in_processes, in_threads
 from tests.torture.pace import LONG, figure, rounds
-from tests.torture.places import FOLDERS, site_on
+from tests.torture.sites import FOLDERS, site_on
 
 MANY = 50
 SALT = "5a" * 16

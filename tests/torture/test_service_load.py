@@ -134,7 +134,7 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
 
 
 def held_at_prompts(machine: Machine) -> list[socket.socket]:
-    """Under each account but root, open more connections than its quota. Return those that have got a prompt."""
+    """Open more connections than the quota under each account except root. Return those with a prompt."""
     opened: list[socket.socket] = []
     for line in machine.path("/etc/passwd").read_text().splitlines():
         name, _, uid, *_ = line.split(":")
@@ -191,7 +191,7 @@ def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkey
 
 
 class Supervisor:
-    """Imitate a socket unit of systemd: hold the listener, and pass it to each service as descriptor 3."""
+    """An imitation of a socket unit of systemd: it passes its listener to each service as descriptor 3."""
 
     def __init__(self, site: Site) -> None:
         self._site = site

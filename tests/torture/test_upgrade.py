@@ -35,7 +35,7 @@ def test_a_user_of_version_1_is_asked_for_a_code_under_nullok(site: Site, way: s
 
 @with_mounts
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_on_a_full_disk_an_upgrade_lets_no_user_in_without_a_code(site: Site, way: str, system: str) -> None:
+def test_on_a_full_disk_an_upgrade_still_requires_a_code_of_every_user(site: Site, way: str, system: str) -> None:
     site.stop()
 
     def work() -> None:

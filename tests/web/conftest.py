@@ -56,7 +56,7 @@ def served(_served: Served) -> Served:
 @pytest.fixture
 def tls_portal(served: Served) -> TlsPortal:
     if not isinstance(served, TlsPortal):
-        pytest.skip("needs root: the portal runs behind nginx on a test machine with accounts")
+        pytest.skip("requires root: the portal runs behind nginx on a test machine with accounts")
     return served
 
 

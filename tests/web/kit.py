@@ -1,4 +1,4 @@
-"""The portal in this process, and a browser without scripts that fills in its forms."""
+"""The portal in this process, and a browser without scripts that fills in the portal's forms."""
 
 from __future__ import annotations
 

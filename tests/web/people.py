@@ -94,7 +94,7 @@ class Person:
     def scan(self, picture: Path) -> dict[str, str]:
         """Save a screenshot of the QR code as `picture`. Return the parts of the URI in it."""
         self.page.locator(".qr").screenshot(path=picture)
-        # Read only QR codes: zbar takes parts of some QR codes for bar codes.
+        # Read only QR codes: zbar also reads parts of some QR codes as bar codes.
         command: list[str | Path] = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", picture]
         read = subprocess.run(command, capture_output=True, text=True, check=True)
         uri = urllib.parse.urlsplit(read.stdout.strip())

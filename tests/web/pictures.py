@@ -1,4 +1,4 @@
-"""Take pictures of the portal for the documentation: `python -m tests.web.pictures FOLDER`, as root.
+"""A program that takes pictures of the portal for the documentation: `python -m tests.web.pictures FOLDER`, as root.
 
 The program writes three files for each page: 1280 pixels wide, 320 pixels wide, and 1280 pixels wide in dark colours.
 """

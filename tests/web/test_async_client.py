@@ -104,7 +104,7 @@ def test_a_cancelled_task_closes_its_connection_at_once(site: Site, prompts: boo
         asyncio.run(cancel())
 
 
-def test_a_timeout_around_the_call_stays_the_callers(site: Site) -> None:
+def test_a_timeout_by_the_caller_is_raised_in_the_caller(site: Site) -> None:
     done = threading.Event()
 
     async def limited() -> None:
@@ -148,7 +148,7 @@ def test_an_unexpected_reply_is_never_an_acceptance(site: Site, packets: tuple[b
         ask(site, "123456")
 
 
-def test_it_reconnects_only_before_the_code_was_sent(site: Site) -> None:
+def test_the_client_reconnects_only_before_the_code_was_sent(site: Site) -> None:
     with fake_service(site.socket, sends(), sends(), sends(b"p", b"r0")) as hellos:
         assert ask(site, "123456")
     assert len(hellos) == 3
@@ -189,7 +189,7 @@ def test_an_impossible_code_is_refused_without_asking(site: Site, code: str | by
 
 
 def test_a_web_server_serves_other_pages_while_codes_are_checked(site: Site) -> None:
-    """The service is stopped until another page was served. Then it refuses twenty wrong codes."""
+    """The service is stopped until the server has served another page. Then the service refuses twenty wrong codes."""
     process = site.start()
     site.enrol()
 
@@ -257,10 +257,10 @@ def test_a_value_of_the_wrong_type_is_a_type_error(
 
 
 @pytest.mark.parametrize("call", [verify, averify])
-def test_a_full_queue_of_connections_is_waited_for(
+def test_the_client_waits_while_the_queue_of_connections_is_full(
     site: Site, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Linux reports EAGAIN for it, even to a socket with a timeout."""
+    """Linux reports EAGAIN for a full queue, even to a socket with a timeout."""
     paused = threading.Event()
 
     def pause() -> float:
@@ -288,7 +288,7 @@ def test_a_full_queue_of_connections_is_waited_for(
 
 
 @pytest.mark.parametrize("call", [verify, averify])
-def test_a_queue_that_stays_full_means_out_of_reach(site: Site, call: Callable[..., Outcome]) -> None:
+def test_a_queue_that_stays_full_is_an_unreachable_service(site: Site, call: Callable[..., Outcome]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(site.socket))
         listener.listen(0)

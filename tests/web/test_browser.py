@@ -158,7 +158,7 @@ def test_the_cookie_over_tls_is_secure_and_for_this_host_only(people: People, tl
     assert tls_portal.machine.log.wait_for("accepted", "user=alice", "by=password", f"rhost={alice.address}")
 
 
-def test_started_as_root_it_runs_as_store_owner_with_group_shadow(tls_portal: TlsPortal) -> None:
+def test_a_portal_started_by_root_runs_as_store_owner_with_group_shadow(tls_portal: TlsPortal) -> None:
     status = Path(f"/proc/{tls_portal.process.pid}/status").read_text()
     status_fields = {name: value.split() for name, _, value in (line.partition(":") for line in status.splitlines())}
     assert status_fields["Name"] != ["nsenter"]

@@ -40,7 +40,7 @@ def test_the_right_code_is_accepted_once(site: Site) -> None:
     assert site.log.has("refused", "reason=replayed")
 
 
-def test_two_codes_in_a_row_bring_a_token_back_into_step(site: Site) -> None:
+def test_two_codes_in_a_row_resynchronise_a_token(site: Site) -> None:
     site.start()
     site.enrol()
     assert not ask(site, codes(500))
@@ -225,7 +225,7 @@ def test_the_code_is_sent_only_once_even_if_the_service_repeats_its_prompt(site:
     assert replies == [b"N", b"A123456", b"N", b"N"]
 
 
-def test_it_reconnects_only_before_the_code_was_sent(site: Site) -> None:
+def test_the_client_reconnects_only_before_the_code_was_sent(site: Site) -> None:
     with fake_service(site.socket, sends(), sends(), sends(b"p", b"r0")) as hellos:
         assert ask(site, "123456")
     assert len(hellos) == 3
@@ -285,7 +285,7 @@ def test_a_silent_service_ends_in_a_timeout(site: Site) -> None:
     assert time.monotonic() - started >= 0.2
 
 
-def test_it_imports_the_standard_library_only() -> None:
+def test_the_client_imports_only_the_standard_library() -> None:
     done = subprocess.run(
         [
             sys.executable,

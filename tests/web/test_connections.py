@@ -52,7 +52,7 @@ def open_files() -> list[str]:
     return [path for path in (os.readlink(link) for link in links if os.path.exists(link)) if "/static/" in path]
 
 
-def test_clients_that_read_nothing_hold_no_file(site: Site) -> None:
+def test_no_file_stays_open_for_clients_that_only_send(site: Site) -> None:
     with served(Portal(site).app) as port, connected(port, 10) as connections:
         for connection in connections:
             connection.settimeout(0.2)
@@ -112,7 +112,7 @@ def is_ended(connection: socket.socket, drop: bytes = b"") -> bool:
         return True
 
 
-def test_a_response_that_is_held_outlasts_the_time_for_a_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delayed_response_may_exceed_the_time_limit_of_a_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT", 0.2)
     portal = Portal(site, passwords=Held())
     with served(portal.app) as port:
@@ -129,7 +129,7 @@ class Held:
         return False
 
 
-def test_connections_that_wait_give_way_to_new_ones(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_connections_replace_waiting_connections(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 40)
     with served(Portal(site).app) as port:
         first = HttpBrowser(port, "192.0.2.1")

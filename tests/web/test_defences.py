@@ -210,7 +210,7 @@ def raw(port: int, line: str, *, host: str) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_it_answers_only_to_the_configured_host_names(site: Site) -> None:
+def test_the_portal_answers_only_to_the_configured_host_names(site: Site) -> None:
     client = Portal(site, hosts=("portal.example",)).browser().client
     assert client.get("/sign-in", base_url=ORIGIN).status_code == 200
     response = client.get("/sign-in", base_url="https://evil.example")
@@ -227,7 +227,7 @@ def test_it_answers_only_to_the_configured_host_names(site: Site) -> None:
         ("::1", "[0:0:0:0:0:0:0:1]"),
     ],
 )
-def test_a_host_is_known_in_every_spelling(site: Site, host: str, requested: str) -> None:
+def test_a_host_is_recognised_in_every_spelling(site: Site, host: str, requested: str) -> None:
     client = Portal(site, hosts=(host,)).browser().client
     assert client.get("/sign-in", base_url=ORIGIN, headers={"Host": requested}).status_code == 200
 
@@ -326,7 +326,7 @@ def test_a_request_that_is_too_long_is_rejected(portal: Portal) -> None:
 
 
 @pytest.mark.parametrize("user", ["x" * 256, "alice\0", "../alice", "\ud7ff", "a\r\nb", "%00", "alice "])
-def test_strange_user_names_are_refused_as_wrong(portal: Portal, user: str) -> None:
+def test_unusual_user_names_are_refused_as_wrong(portal: Portal, user: str) -> None:
     page = portal.browser().sign_in(user, "wrong")
     assert page.status in (401, 422)
     assert page.heading == "Sign in"

@@ -68,7 +68,7 @@ def test_a_crowd_of_checks_delays_no_page_and_no_other_network(site: Site, path:
                 before = len(passwords.asked)
                 assert before < len(crowd) / 2, "the owner does not wait for the whole crowd"
                 passwords.finish.release()
-                until(lambda: len(passwords.asked) > before, "one more is served")  # noqa: B023
+                until(lambda: len(passwords.asked) > before, "one more user is served")  # noqa: B023
             passwords.finish.release(len(crowd))
             assert page.answer()[0] == 303
             until(lambda: len(passwords.asked) == len(crowd) + 1, "all are served")

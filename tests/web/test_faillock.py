@@ -43,7 +43,7 @@ def folder() -> Iterator[Path]:
 
 
 @as_root
-@pytest.mark.skipif(not MODULES, reason="needs pam_faillock.so")
+@pytest.mark.skipif(not MODULES, reason="requires pam_faillock.so")
 def test_pam_faillock_counts_wrong_passwords_only_for_root(folder: Path) -> None:
     by_root = results(folder, 0)
     assert by_root[0] == by_root[2] != by_root[3] == by_root[4], "the account is locked after three failures"

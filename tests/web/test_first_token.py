@@ -1,4 +1,4 @@
-"""Tests of the first token: who may add it, and what the pages say before they show a QR code."""
+"""Tests of the first token: the users that may add it, and the texts of the pages before the QR code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_without_a_token_no_page_shows_a_qr_code(site: Site) -> None:
     assert not portal.site.path("alice").exists()
 
 
-def test_a_key_of_ones_own_is_no_first_token(site: Site) -> None:
+def test_a_user_cannot_add_a_first_token_with_their_own_key(site: Site) -> None:
     browser = by_administrator(site).signed_in()
     page = browser.open("/add-token")
     assert "I have its key" not in page.text
@@ -77,7 +77,7 @@ def test_a_user_with_a_token_adds_a_phone_with_its_code(site: Site) -> None:
     assert browser.send(code=code_of_app(key, portal.wall), proof=codes(1)).notice == "phone is in use now."
 
 
-def test_a_key_on_the_page_is_worthless_after_the_last_token_is_gone(site: Site) -> None:
+def test_a_key_on_the_page_is_invalid_after_the_removal_of_the_last_token(site: Site) -> None:
     portal = by_administrator(site)
     enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
@@ -88,7 +88,7 @@ def test_a_key_on_the_page_is_worthless_after_the_last_token_is_gone(site: Site)
     assert not site.path("alice").exists()
 
 
-def test_tickets_are_not_accepted_before_they_exist(site: Site) -> None:
+def test_the_value_ticket_is_refused_without_enrolment_tickets(site: Site) -> None:
     done = site.command("portal", "--first-token", "ticket")
     assert done.returncode == 2
     assert done.stderr == (

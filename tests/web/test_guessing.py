@@ -30,7 +30,7 @@ def guess(portal: Portal, address: str, user: str = "alice", password: str = "wr
     return portal.browser(address).sign_in(user, password).status
 
 
-def strangers(portal: Portal, attempts: int, first: int = 0) -> list[int]:
+def guess_from_networks(portal: Portal, attempts: int, first: int = 0) -> list[int]:
     """Guess once from each of many networks. Return the statuses."""
     return [guess(portal, f"2001:db8:{first + i:x}::1") for i in range(attempts)]
 
@@ -38,7 +38,7 @@ def strangers(portal: Portal, attempts: int, first: int = 0) -> list[int]:
 # One network
 
 
-def test_600_guesses_from_one_site_are_few_and_delay_no_other_user(site: Site) -> None:
+def test_of_600_guesses_from_one_site_20_are_checked_and_no_user_waits(site: Site) -> None:
     portal = limited(site)
     with served(portal.app) as port:
 
@@ -58,7 +58,7 @@ def test_600_guesses_from_one_site_are_few_and_delay_no_other_user(site: Site) -
 
 @pytest.mark.parametrize(
     ("first", "step", "neighbours", "attempts"),
-    [  # `neighbours` are an address inside of the network and one outside; each attempt is `step` addresses further
+    [  # `neighbours` is an address inside the network and an address outside; `step` is between attempts
         ("2001:db8::", 1, ("2001:db8::ffff", "2001:db8:0:1::1"), 10),  # a /64
         ("2001:db8::", 1 << 64, ("2001:db8:0:ff::1", "2001:db8:0:100::1"), 15),  # a /56
         ("2001:db8::", 1 << 72, ("2001:db8:0:ffff::1", "2001:db8:1::1"), 20),  # a /48
@@ -85,7 +85,7 @@ def test_a_refused_attempt_uses_up_no_limit(site: Site) -> None:
     assert [guess(portal, OWNER, user=f"user{i}") for i in range(51)] == [401] * 50 + [429]
     assert [guess(portal, OWNER, user=f"user{i}") for i in range(30)] == [429] * 30
     portal.clock.advance(MINUTE)
-    assert [guess(portal, OWNER, user="user1") for _ in range(11)] == [401] * 10 + [429], "refusals counted nowhere"
+    assert [guess(portal, OWNER, user="user1") for _ in range(11)] == [401] * 10 + [429], "refusals are not counted"
 
 
 def test_one_network_cannot_use_up_the_budget_of_an_account(site: Site) -> None:
@@ -102,7 +102,7 @@ def test_one_network_cannot_use_up_the_budget_of_an_account(site: Site) -> None:
     assert guess(portal, OWNER, password=PASSWORD) == 200
 
 
-def test_two_networks_use_up_an_hour_and_one_does_not(site: Site) -> None:
+def test_two_networks_but_not_one_use_up_the_attempts_of_an_hour(site: Site) -> None:
     portal = limited(site)
     admitted = []
     for network in ("198.51.100", "203.0.113"):
@@ -112,7 +112,7 @@ def test_two_networks_use_up_an_hour_and_one_does_not(site: Site) -> None:
             admitted.append(statuses.count(401))
             portal.clock.advance(MINUTE)
         if network == "198.51.100":
-            assert guess(portal, "192.0.2.200", password=PASSWORD) == 200, "one network leaves the owner some"
+            assert guess(portal, "192.0.2.200", password=PASSWORD) == 200, "one network leaves attempts for the owner"
     assert admitted == [20, 20, 20, 20, 19, 0]
     assert guess(portal, OWNER, password=PASSWORD) == 429
     portal.clock.advance(HOUR)
@@ -132,23 +132,23 @@ def test_four_networks_are_needed_to_use_up_the_budget_of_an_account() -> None:
 
 def test_guesses_for_one_account_are_limited_over_all_networks(site: Site) -> None:
     portal = limited(site)
-    assert strangers(portal, HOURLY + 10) == [401] * HOURLY + [429] * 10
+    assert guess_from_networks(portal, HOURLY + 10) == [401] * HOURLY + [429] * 10
     assert portal.passwords.asked == ["alice"] * HOURLY
     assert guess(portal, OWNER, user="bob", password=PASSWORD) == 200, "another account has its own budget"
     assert any("refused user=alice reason=too-many-attempts rhost=2001:db8" in line for line in portal.log)
     portal.clock.advance(HOUR)
-    assert strangers(portal, 1) == [401]
+    assert guess_from_networks(portal, 1) == [401]
 
 
 def test_guesses_for_one_account_are_limited_over_the_day(site: Site) -> None:
     portal = limited(site)
     count = 0
     for hour in range(23):
-        count += strangers(portal, HOURLY, hour * HOURLY).count(401)
+        count += guess_from_networks(portal, HOURLY, hour * HOURLY).count(401)
         if count == DAILY:
             break
         portal.clock.advance(HOUR)
-    assert strangers(portal, 3, 9000) == [429] * 3
+    assert guess_from_networks(portal, 3, 9000) == [429] * 3
 
 
 @pytest.mark.parametrize("enrolled", [True, False])
@@ -160,8 +160,8 @@ def test_an_owner_who_has_signed_in_before_cannot_be_locked_out(site: Site, enro
     browser.sign_in()
     if enrolled:
         browser.send(proof=codes(0))
-    strangers(portal, HOURLY)
-    assert guess(portal, "192.0.2.99", password=PASSWORD) == 429, "an address that the portal does not know waits"
+    guess_from_networks(portal, HOURLY)
+    assert guess(portal, "192.0.2.99", password=PASSWORD) == 429, "an unknown address waits"
     assert guess(portal, OWNER, password=PASSWORD) == 200
     assert guess(portal, OWNER, user="bob", password="wrong") == 401
 
@@ -187,13 +187,13 @@ def test_neighbours_cannot_lock_an_owner_out_of_a_known_address(site: Site, owne
     assert accepted == 59, "the first sign-in of the owner counts too"
 
 
-def test_a_password_without_its_code_makes_no_network_known(site: Site) -> None:
+def test_only_a_password_with_its_code_makes_a_network_known(site: Site) -> None:
     portal = limited(site)
     enroll_fob(portal)
     thief = portal.browser("198.51.100.1")
     assert thief.sign_in().heading == "Your code"
     thief.send(proof="000000")
-    strangers(portal, HOURLY)
+    guess_from_networks(portal, HOURLY)
     assert guess(portal, "198.51.100.1") == 429
 
 
@@ -226,7 +226,7 @@ def test_no_count_shows_whether_a_name_is_an_account(site: Site, account: str, m
     assert probe(account, "2001:db8:1") == probe(made_up, "2001:db8:2")
 
 
-def test_accounts_that_differ_in_case_share_no_count(site: Site) -> None:
+def test_accounts_that_differ_in_case_have_separate_counts(site: Site) -> None:
     portal = limited(site)
     assert guess(portal, OWNER, user="Bob", password=PASSWORD) == 200
     guesses = [guess(portal, f"2001:db8:{i:x}::1", user="bob") for i in range(HOURLY + 1)]
@@ -250,7 +250,7 @@ CODE_FORMS = (
 
 
 @pytest.mark.parametrize("path", CODE_FORMS)
-def test_without_a_password_no_limit_of_codes_is_used_up(site: Site, path: str) -> None:
+def test_only_a_right_password_counts_towards_the_limit_of_codes(site: Site, path: str) -> None:
     portal = limited(site, per_address=60)
     enroll_fob(portal)
     for place in (1, 2, 17, 33, 200):  # each attacker sends as many forms as the limit of pages admits
@@ -264,7 +264,7 @@ def test_without_a_password_no_limit_of_codes_is_used_up(site: Site, path: str) 
     assert owner.send(proof=codes(1)).heading == "Your recovery codes"
 
 
-def test_codes_of_one_user_use_up_no_limit_of_another(site: Site) -> None:
+def test_codes_of_one_user_do_not_count_for_another_user(site: Site) -> None:
     portal = limited(site)
     for user in ("alice", "mallory"):
         enroll_fob(portal, user)
@@ -314,7 +314,7 @@ def test_pages_are_limited_for_each_network_and_files_are_not(site: Site) -> Non
         {"Sec-Fetch-Site": "cross-site"},
     ],
 )
-def test_what_another_site_embeds_uses_up_no_page(site: Site, headers: dict[str, str]) -> None:
+def test_pages_embedded_in_another_site_do_not_count(site: Site, headers: dict[str, str]) -> None:
     portal = limited(site, per_address=2)
     browser = portal.browser(OWNER)
     assert {browser.open(f"/sign-in?{i}", headers=headers).status for i in range(30)} == {403}
@@ -327,7 +327,7 @@ def test_a_link_of_another_site_opens_the_portal(portal: Portal) -> None:
     assert portal.browser().open("/sign-in", headers=link).status == 200
 
 
-def test_forms_of_another_site_use_up_no_attempt_but_are_limited(site: Site) -> None:
+def test_forms_of_another_site_are_limited_but_do_not_count_as_attempts(site: Site) -> None:
     portal = limited(site, per_address=2)
     browser = portal.browser(OWNER)
     form = {"csrf_token": browser.open("/sign-in").csrf, "user": "alice", "password": PASSWORD}
@@ -395,7 +395,7 @@ def test_made_up_names_have_the_limits_of_an_account(site: Site) -> None:
         (None, "user=alice"),
     ],
 )
-def test_only_forms_as_the_portal_sends_them_are_accepted(site: Site, content_type: str | None, body: str) -> None:
+def test_only_the_unchanged_forms_of_the_portal_are_accepted(site: Site, content_type: str | None, body: str) -> None:
     portal = limited(site)
     browser = portal.browser(OWNER)
     headers = {"X-CSRFToken": browser.open("/sign-in").csrf}
@@ -441,7 +441,7 @@ def test_a_delayed_refusal_arrives_whole_and_the_connection_stays(site: Site) ->
 
 
 @pytest.mark.usefixtures("pam")
-def test_a_browser_that_leaves_during_the_delay_harms_no_other(site: Site) -> None:
+def test_a_browser_that_disconnects_in_the_delay_affects_no_other(site: Site) -> None:
     portal = limited(site, passwords=SystemPasswords("fake", lambda *_: None, refusal_delay=0.2))
     with served(portal.app) as port:
         for number in range(5):

@@ -43,7 +43,7 @@ def test_the_strictest_rate_of_a_budget_applies(limits: Limits, clock: Clock) ->
     assert limits.admit([(budget, "key")])
 
 
-def test_a_refused_request_is_counted_in_none_of_its_budgets(limits: Limits) -> None:
+def test_a_refused_request_does_not_count_in_its_budgets(limits: Limits) -> None:
     one, many = Budget("one", ((1, 60.0),)), Budget("many", ((10, 60.0),))
     assert limits.admit([(many, "account"), (one, "network")])
     assert not any(limits.admit([(many, "account"), (one, "network")]) for _ in range(20))
@@ -65,12 +65,12 @@ def test_a_full_table_drops_the_keys_with_the_fewest_requests(limits: Limits, mo
         limits.admit([(TWO_A_MINUTE, key)])
     for i in range(1000):
         limits.admit([(TWO_A_MINUTE, f"other {i}")])
-    assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "no number of other keys displaces it"
-    assert [limits.admit([(TWO_A_MINUTE, "once")]) for _ in range(2)] == [True, True], "the oldest of those with one"
+    assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "other keys do not displace the key with most requests"
+    assert [limits.admit([(TWO_A_MINUTE, "once")]) for _ in range(2)] == [True, True], "the oldest keys are dropped"
     assert len(limits._tables["demo"]) <= 5
 
 
-def test_requests_that_no_longer_count_keep_no_key(limits: Limits, clock: Clock, monkeypatch: Any) -> None:
+def test_expired_requests_release_their_key(limits: Limits, clock: Clock, monkeypatch: Any) -> None:
     monkeypatch.setattr("pam_totp.web.limits.MAX_KEYS", 5)
     budget = Budget("demo", ((3, 60.0),))
     for _ in range(3):
@@ -119,7 +119,7 @@ def test_keys_that_no_longer_count_are_dropped(limits: Limits, clock: Clock) -> 
     assert len(limits._tables["demo"]) <= 2
 
 
-def test_the_networks_of_an_account_displace_those_of_no_other(limits: Limits) -> None:
+def test_networks_of_one_account_never_displace_those_of_another(limits: Limits) -> None:
     limits.remember("alice", "home")
     for i in range(3 * MAX_KNOWN):
         limits.remember("mallory", str(i))

@@ -37,7 +37,7 @@ class MinimalBrowser:
             return text
 
 
-def test_its_printed_instructions_work_and_its_store_is_deleted() -> None:
+def test_the_printed_instructions_work_and_the_store_is_deleted() -> None:
     command = [sys.executable, "-m", "demo.portal", "0"]
     with subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as portal:
         assert portal.stdout is not None
@@ -75,7 +75,7 @@ def test_its_printed_instructions_work_and_its_store_is_deleted() -> None:
     )
 
 
-def test_after_repeated_signals_its_store_is_deleted(tmp_path: Path) -> None:
+def test_the_portal_deletes_its_store_after_repeated_signals(tmp_path: Path) -> None:
     """Under `timeout make portal`, the portal receives the signal twice: from timeout(1) and from make."""
     command = [sys.executable, "-m", "demo.portal", "0"]
     with (

@@ -22,7 +22,7 @@ Ask = Callable[[str, str], int]
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+    """An HTTP connection over a Unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("site.example", timeout=PATIENCE)
@@ -38,7 +38,7 @@ class UnixConnection(http.client.HTTPConnection):
 def ask(tmp_path: Path) -> Iterator[Ask]:
     """Start nginx with the example of the page. Yield a function that sends a request from an address."""
     if not Path(NGINX).exists():
-        pytest.skip("needs nginx")
+        pytest.skip("requires nginx")
     (example,) = re.findall(r"```conf\n(.*?)```", (TREE / "docs" / "web.md").read_text(), re.S)
     shared, server = example.replace("http://127.0.0.1:8000", "http://unix:application").split("# in the block server")
     client = "real_ip_header X-Client; set_real_ip_from unix:;"

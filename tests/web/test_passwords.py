@@ -49,7 +49,7 @@ def test_every_refusal_takes_at_least_the_set_time(pam: list[tuple[str, str]], u
 
 
 @pytest.mark.parametrize(("took", "held"), [(0.25, 0.75), (1.0, 0.0), (1.25, 0.75), (7.75, 0.25)])
-def test_a_refusal_is_held_to_a_whole_number_of_set_times(
+def test_the_delay_of_a_refusal_is_a_multiple_of_the_set_time(
     pam: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch, took: float, held: float
 ) -> None:
     times, delays = iter([100.0, 100.0 + took]), list[float]()

@@ -50,7 +50,7 @@ def get(port: int, host: str = "127.0.0.1", **headers: str) -> int:
         ("::1", "0::0:1"),
     ],
 )
-def test_a_proxy_is_known_in_every_spelling(seen: tuple[Portal, list[str]], listen: str, proxy: str) -> None:
+def test_a_proxy_is_recognised_in_every_spelling(seen: tuple[Portal, list[str]], listen: str, proxy: str) -> None:
     portal, addresses = seen
     check_exposure(Address("192.0.2.1", 8443), proxy)
     with served(portal.app, proxy, listen) as port:
@@ -105,14 +105,14 @@ def test_a_proxy_that_sends_no_valid_scheme_is_refused(seen: tuple[Portal, list[
 @pytest.mark.parametrize(
     "spelling", ["[2001:db8::1]:{}", "2001:db8::{:x}", "[2001:db8::{:x}]:80", "::ffff:192.0.2.1", "192.0.2.1:{}"]
 )
-def test_no_spelling_of_an_address_gets_round_the_limits(site: Site, spelling: str) -> None:
+def test_no_spelling_of_an_address_circumvents_the_limits(site: Site, spelling: str) -> None:
     portal = Portal(site, rate_limits=True)
     with served(portal.app) as port:
         statuses = [HttpBrowser(port, spelling.format(4711 + i)).sign_in("alice", "wrong") for i in range(13)]
     assert statuses == [401] * 10 + [429] * 3
 
 
-def test_two_clients_with_mapped_addresses_are_counted_apart(site: Site) -> None:
+def test_two_clients_with_mapped_addresses_have_separate_counts(site: Site) -> None:
     portal = Portal(site, rate_limits=True)
     with served(portal.app) as port:
         for _ in range(10):

@@ -18,7 +18,7 @@ from tests.web.over_http import served
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:8443", "[::]:8443", "192.0.2.1:80", "[2001:db8::1]:443"])
-def test_it_listens_beyond_loopback_only_behind_tls(site: Site, text: str) -> None:
+def test_the_portal_listens_beyond_loopback_only_behind_tls(site: Site, text: str) -> None:
     done = site.command("portal", "--listen", text)
     assert done.returncode == 2
     assert "must be loopback, unless a proxy terminates TLS (see --behind-tls-proxy)" in done.stderr
@@ -26,7 +26,7 @@ def test_it_listens_beyond_loopback_only_behind_tls(site: Site, text: str) -> No
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:0", "127.1.2.3:8443", "[::1]:8443"])
-def test_it_listens_on_loopback_without_tls(text: str) -> None:
+def test_the_portal_listens_on_loopback_without_tls(text: str) -> None:
     check_exposure(Address.parse(text), None)
     assert str(Address.parse(text)) == text
 

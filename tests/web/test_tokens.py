@@ -179,7 +179,7 @@ def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -
     assert (token.confirmed, token.counter, token.name) == (True, 9, "fob")
 
 
-def test_an_admin_hands_out_a_token_by_its_serial(portal: Portal) -> None:
+def test_an_administrator_hands_out_a_token_by_its_serial(portal: Portal) -> None:
     key = f"hex:{KEY.hex()}\n"
     words = ("enroll", "alice", "--type", "hotp", "--name", "fob", "--secret-stdin", "--later")
     assert portal.site.command(*words, stdin=key).returncode == 2
@@ -313,7 +313,7 @@ def test_two_racing_removals_leave_one_token(portal: Portal) -> None:
     assert len(portal.site.record("alice").tokens) == 1
 
 
-def test_the_page_of_a_missing_token_leads_to_the_list(portal: Portal) -> None:
+def test_the_page_of_a_missing_token_redirects_to_the_list(portal: Portal) -> None:
     enroll_fob(portal)
     browser = portal.signed_in(code=codes(0))
     for path in (

@@ -85,7 +85,7 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
 
 
 def lookups(report: Says, stores: Mapping[int, Path]) -> None:
-    """Measure the look-up of serial numbers that some user has and that no user has. `stores` has a store by its users.
+    """Measure the look-up of existing and of unknown serial numbers. `stores` maps numbers of users to stores.
 
     `enroll`, `import` and `list --serial` look up serial numbers in this way, within their own process.
     """

@@ -1,4 +1,4 @@
-"""Measure the lines and branches of both packages that the tests reach in any process: `make cover-all`.
+"""`make cover-all`: a measurement of the lines and branches of both packages that the tests reach in any process.
 
 Rules:
 - The installed code has no support for the measurement. The tests run in a copy of the tree, in which every import of

@@ -1,4 +1,4 @@
-"""Start the measurement of this process.
+"""The start of the measurement of a process.
 
 In the copy of the tree for `make cover-all`, the packages import this module first.
 """

@@ -1,4 +1,4 @@
-"""Measure by gcov the lines and branches of relay.c that the relay's own tests reach."""
+"""A measurement by gcov of the lines and branches of relay.c that the relay's own tests reach."""
 
 from __future__ import annotations
 

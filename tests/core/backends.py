@@ -1,4 +1,4 @@
-"""Places for a store: the functions that the tests of the contract need for each kind of store."""
+"""Backends of a store: the functions that the tests of the contract need for each kind of store."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.support.cluster import Server
 from tests.support.site import fob
 
 
-class Place:
-    """A place for a store. `kind` is its name in the tests."""
+class Backend:
+    """A backend of a store. `kind` names the backend in the tests."""
 
     kind: str
 
@@ -51,7 +51,7 @@ class Place:
         return token.counter
 
 
-class Folder(Place):
+class Folder(Backend):
     kind = "file"
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Folder(Place):
         return [decode(path.read_bytes()).sequence for path in sorted((self.folder / DECOYS).iterdir())]
 
 
-class Database(Place):
+class Database(Backend):
     kind = "postgresql"
 
     def __init__(self, server: Server, url: str) -> None:
