@@ -233,7 +233,7 @@ def test_a_database_out_of_reach_is_one_error(tmp_path: Path) -> None:
     assert finding.what.startswith("the database is out of reach: ")
 
 
-def test_a_password_in_the_url_is_an_error_that_does_not_show_it(tmp_path: Path) -> None:
+def test_a_password_in_the_url_is_an_error_without_the_password(tmp_path: Path) -> None:
     for url in ("postgresql://owner:hunter2@db1/otp", "postgresql://db1/otp?password=hunter2"):
         [finding] = examine(url, tmp_path)
         assert (finding.severity, finding.code) == (ERROR, Code.DATABASE_PASSWORD)
@@ -300,7 +300,7 @@ def test_a_pooler_is_a_warning(url: str, pooler: Callable[[str], str], tmp_path:
 
 @pytest.fixture
 def patroni(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the settings that a server answers with as Patroni does, on the address in Patroni's configuration."""
+    """Yield the settings that a fake Patroni returns, at the address in Patroni's configuration."""
     settings: dict[str, Any] = {"synchronous_mode": True, "synchronous_mode_strict": True}
 
     class Answers(BaseHTTPRequestHandler):
@@ -350,12 +350,12 @@ def test_a_patroni_that_is_not_strict_is_an_error(
     assert of_patroni(tmp_path, replication=NONE) == []
 
 
-def test_a_patroni_on_other_hosts_is_a_note_with_what_to_check(tmp_path: Path) -> None:
+def test_a_patroni_on_other_hosts_is_a_note_that_lists_the_checks(tmp_path: Path) -> None:
     note = [(NOTE, Code.PATRONI_NOT_CHECKED)]
     assert codes(of_patroni(tmp_path)) == note
     (tmp_path / "etc" / "patroni").mkdir(parents=True)
     file = tmp_path / "etc" / "patroni" / "config.yml"
-    with socket.socket() as unused:  # bound, but not listening
+    with socket.socket() as unused:  # its port refuses connections
         unused.bind(("127.0.0.1", 0))
         for text in ("", "restapi:\n", f"restapi:\n  connect_address: 127.0.0.1:{unused.getsockname()[1]}\n"):
             file.write_text(text)

@@ -22,7 +22,7 @@ pytestmark = with_postgresql
 
 CODE = "One-time code: "
 DROP_IN = "/etc/systemd/system/pam_totp.service.d"
-# systemctl, as far as `service_network` uses it. The real one needs a running systemd.
+# A substitute for the commands of systemctl that `service_network` uses: the real program requires a running systemd.
 SYSTEMCTL = """#!/bin/sh
 [ "$1" = show ] || exit 0
 echo LoadState=loaded

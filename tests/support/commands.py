@@ -1,4 +1,4 @@
-"""Commands `pam-totp` that start fast: forks of a process that has imported the modules of other projects.
+"""Runs of `pam-totp` that start fast: forks of a process that has imported the modules of other projects.
 
 Rules:
 - A command has its own process, standard streams, umask and exit status. It imports the modules of pam_totp itself, in
@@ -72,14 +72,14 @@ def _first_environment() -> dict[str, str]:
 
 
 def _umask() -> int:
-    """Return the umask. To set it for a moment would affect other threads."""
+    """Return the umask. umask(2) would change it for other threads too."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("Umask:")[1].split()[0], 8)
 
 
 @cache
 def _forker() -> socket.socket:
-    """Start the process that forks. It ends when this process ends, because that closes the socket."""
+    """Start the process that forks. The end of this process closes the socket, and so ends the started process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.commands", str(theirs.fileno())]
     subprocess.Popen(command, cwd=TREE, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)

@@ -7,7 +7,7 @@ Rules:
 - Helpers of the suite find no cgroups. Tests of cgroups mount them in their own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
 - As root, temporary files are in memory, so tests do not wait for a disk. They disappear at the end. `TMPDIR=/tmp make
-  test` keeps them for a look at a failed test.
+  test` keeps them, for the analysis of a failed test.
 - Before the first test, the suite prints the tests that it skips, each with the reason.
 """
 
@@ -38,7 +38,7 @@ OWN_SYSTEMS = {
 BROWSERS = ("chromium-headless-shell", "chromium")
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
 
-_MEMORY = "/media"  # in the namespace, a tmpfs hides this folder. A short path, because sockets are below it
+_MEMORY = "/media"  # a tmpfs in the namespace hides it; the path is short, because sockets are in it
 _ENOUGH = 4 << 30  # bytes of memory: a run needs less than 1 GiB for its temporary files
 _PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,12 +1,12 @@
-"""A cluster of three servers with Patroni and PostgreSQL, and three of etcd, which the tests of a failover use.
+"""Three servers with Patroni and PostgreSQL, and three of etcd, for the tests of a failover.
 
 Rules:
 - The configuration is examples/patroni.yml, with other names, addresses and folders (`_configuration`). The settings of
   etcd and the statements that create the database are those of docs/fleet.md (`_documented`).
 - Each server has its own network namespace and its own processes. All namespaces are on one bridge. The tests, as the
   client, are in the namespace of the bridge (`Cluster.enter`), or use the servers' Unix sockets.
-- `kill` is a power cut of a server. `cut_off` takes away the network to etcd and to the other servers, but clients
-  still reach the server.
+- `kill` is a power cut of a server. `cut_off` disconnects a server from etcd and from the other servers, but not
+  from clients.
 - All processes end with the tests, also if the tests are killed.
 """
 
@@ -53,7 +53,7 @@ _ACCOUNT = (*_ENDS_WITH_PARENT, f"--reuid={UNPRIVILEGED_UID}", f"--regid={UNPRIV
 
 
 class _Namespace:
-    """A network namespace, which a sleeping process keeps."""
+    """A network namespace, which exists as long as a sleeping process."""
 
     def __init__(self) -> None:
         self._keeper = subprocess.Popen([*_ENDS_WITH_PARENT, "unshare", "--net", "sleep", "infinity"])
@@ -104,12 +104,12 @@ class Node:
             self._process = None
 
     def _patroni(self) -> list[int]:
-        """Return the process ids of Patroni, which are those of Python."""
+        """Return the ids of the processes that run the program patroni."""
         assert self._process is not None
         return [pid for pid in _descendants(self._process.pid) if "/usr/bin/patroni" in _command_line(pid)]
 
     def freeze(self, *, with_database: bool = False) -> None:
-        """Stop Patroni with SIGSTOP. PostgreSQL continues, except `with_database`."""
+        """Stop Patroni with SIGSTOP. PostgreSQL stops too if `with_database` is True."""
         assert self._process is not None
         for pid in _descendants(self._process.pid) if with_database else self._patroni():
             os.kill(pid, signal.SIGSTOP)
@@ -128,7 +128,7 @@ class Node:
                     os.kill(pid, signal.SIGKILL)
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
-        """Run a statement as the superuser, and return its rows. It does not wait for a standby."""
+        """Run a statement as the superuser, and return its rows. The statement does not wait for a standby."""
         url = f"postgresql://postgres@/postgres?host={self.folder}&connect_timeout=2"
         with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=local") as connection:
             cursor = connection.execute(statement.encode())
@@ -194,7 +194,7 @@ class Cluster:
         until(lambda: subprocess.run(health, env=environment, capture_output=True, check=False).returncode == 0, "etcd")
 
     def primary(self) -> Node | None:
-        """Return the only primary, or None while there is none or more than one."""
+        """Return the primary, or None if the number of primaries is not 1."""
         found = [node for node in self.nodes.values() if node.is_primary()]
         return found[0] if len(found) == 1 else None
 
@@ -242,7 +242,7 @@ class Cluster:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def cut_off(self, node: Node) -> None:
-        """Lose all packets between this server and the others, also those of etcd. Nothing reports an error."""
+        """Drop all packets between this server and the other servers, including etcd, without an error."""
         self._connect(node, reached=False)
 
     def reconnect(self, node: Node) -> None:
@@ -268,14 +268,14 @@ class Cluster:
                 raise OSError(ctypes.get_errno(), "setns")
 
     def url(self, role: str = AUTHORITY, order: Sequence[str] = NAMES) -> str:
-        """Return the URL over TCP and TLS, with the certificate of the role. The servers are tried in this order."""
+        """Return the URL over TCP and TLS, with the certificate of the role. libpq tries the servers in this order."""
         hosts = ",".join(ADDRESSES[name] for name in order)
         keys = self.folder / "keys"
         tls = f"sslmode=verify-full&sslrootcert={keys}/ca.crt&sslcert={keys}/{role}.crt&sslkey={keys}/{role}.key"
         return f"postgresql://{role}@{hosts}/{DATABASE}?{tls}&target_session_attrs=read-write"
 
     def local_url(self, nodes: Sequence[Node] = ()) -> str:
-        """Return the URL over the Unix sockets of these servers, or of all, for the superuser."""
+        """Return the URL over the Unix sockets of these servers, or of all servers, for the superuser."""
         folders = [str(node.folder) for node in nodes or self.nodes.values()]
         return f"postgresql://postgres@/{DATABASE}?host={','.join(folders)}"
 
@@ -334,7 +334,7 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], sys.argv[2].encode(),
 
 
 def _configuration(node: Node, *, strict: bool) -> str:
-    """Return the example with the values of a node. `peer` is not possible: the servers' account has no name here."""
+    """Return the example with the values of a node. `trust` replaces `peer`, because the account has no name here."""
     text = EXAMPLE.read_text()
     assert PROGRAMS is not None
     replacements = {

@@ -1,9 +1,9 @@
-"""Processes that log in while a primary is lost, and the checks of what they accepted.
+"""Processes that log in during the loss of a primary, and the checks of the accepted logins.
 
 Rules:
 - All processes offer the same codes of the same users. A process offers the next code of a user when any process had a
-  result for the last one, so that each code reaches several servers.
-- A login that finds no database is repeated with the same code: that code may be used up.
+  result for the last code, so that each code reaches several servers.
+- After a login without a database, a process offers the same code again, although it may be used up.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def log_in(store: PostgresStore, answer: str, user: str = "alice") -> str:
 
 
 class Crowd:
-    """Processes that log in for all users until `stop`, each with one of the URLs. Each calls `begin` first."""
+    """Processes that log in for all users until `stop`, each with one of the URLs. Each process calls `begin` first."""
 
     def __init__(self, urls: Sequence[str], begin: Callable[[], None] = lambda: None, wait: float = 1.0) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pam_totp-crowd-"))
@@ -121,7 +121,7 @@ class Crowd:
 
 
 def check(store: PostgresStore, accepted: Sequence[Accepted]) -> None:
-    """Check that no code was accepted twice, no counter went back, and no used code is accepted again."""
+    """Check that no code was accepted twice, counters only increased, and used codes are refused."""
     used = Counter((login.user, login.counter) for login in accepted)
     assert max(used.values()) == 1, "a code was accepted twice"
     for user in USERS:

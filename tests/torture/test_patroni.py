@@ -1,9 +1,10 @@
-"""Tests of logins through a cluster of Patroni, which really promotes a standby, as examples/patroni.yml configures it.
+"""Tests of logins through a real cluster of Patroni, with the settings of examples/patroni.yml.
 
 Rules:
 - Only the long form of the torture tests runs them, because each failure takes Patroni up to a minute.
 - Four processes offer the same codes: two of them try the primary first, and two another server.
-- No code is accepted twice, no counter goes back, and no used code is accepted again, however the primary is lost.
+- After any loss of the primary, each code was accepted at most once, counters only increased, and used codes are
+  refused.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not LONG, reason="a cluster of Patroni (make torture)"),
     pytest.mark.timeout(3600),
 ]
-Lose = Callable[[Cluster, Node], Callable[[], None]]  # loses the primary, and returns the function that repairs it
+Lose = Callable[[Cluster, Node], Callable[[], None]]  # lose the primary, and return its repair
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 FEW = USERS[:3]
 NO_ANSWER = "gave no answer in time (is a standby there?)"
@@ -46,7 +47,7 @@ def prepared(running: Cluster, replication: str = SYNCHRONOUS) -> Cluster:
 
 
 def in_network(running: Cluster, work: Callable[[], object]) -> None:
-    """Do `work` in a child process, in the network of the cluster."""
+    """Run `work` in a child process, in the network of the cluster."""
     child = os.fork()
     if child == 0:
         try:
@@ -99,13 +100,13 @@ def frozen_server(running: Cluster, primary: Node) -> Callable[[], None]:
 
 
 def cut_off(running: Cluster, primary: Node) -> Callable[[], None]:
-    """The old primary reaches no other server, but clients reach it."""
+    """Disconnect the primary from the other servers, but not from clients."""
     running.cut_off(primary)
     return lambda: running.reconnect(primary)
 
 
 def two_primaries(running: Cluster, primary: Node) -> Callable[[], None]:
-    """Patroni of the old primary stands still, so that nothing stops the old primary: two primaries accept writes."""
+    """Freeze Patroni of the old primary, which then continues: two primaries accept writes."""
     primary.freeze()
     until(lambda: any(other.is_primary() for other in running.others(primary)), "another server is promoted", SLOW)
     until(lambda: primary.sql(WAITING) != [(0,)], "a login waits for a standby of the old primary")
@@ -132,7 +133,7 @@ def test_a_lost_primary_accepts_no_code_twice(strict: Cluster, lose: Lose) -> No
 
 
 def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -> None:
-    """Lose the primary while the crowd logs in, until another server is the primary and the old one its standby."""
+    """Lose the primary while the crowd logs in, until another server is the primary and the old primary a standby."""
 
     def more(number: int, what: str) -> None:
         known = len(crowd.accepted())
@@ -140,7 +141,7 @@ def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -
 
     more(200, "the crowd logs in")
     repair = lose(running, primary)
-    if lose is not killed_database:  # Patroni may start it again
+    if lose is not killed_database:  # Patroni may start PostgreSQL again
         until(lambda: any(other.is_primary() for other in running.others(primary)), "a standby is promoted", SLOW)
     more(100, "logins succeed again")
     repair()
@@ -162,7 +163,7 @@ def offered_to_both(running: Cluster, old: Node) -> list[tuple[str, str]]:
     return [(log_in(stores[0], hotp(KEY, 0), user), log_in(stores[1], hotp(KEY, 0), user)) for user in FEW]
 
 
-def test_of_two_primaries_only_the_new_one_accepts(strict: Cluster) -> None:
+def test_of_two_primaries_only_the_new_primary_accepts(strict: Cluster) -> None:
     old = the_primary(strict)
     try:
         words = offered_to_both(strict, old)
@@ -172,8 +173,8 @@ def test_of_two_primaries_only_the_new_one_accepts(strict: Cluster) -> None:
     until(strict.has_standbys, "the old primary is a standby", SLOW)
 
 
-def test_two_primaries_of_an_asynchronous_cluster_would_both_accept() -> None:
-    """This is why the store requires a standby, and it shows that the test above would notice."""
+def test_both_primaries_of_an_asynchronous_cluster_accept() -> None:
+    """Therefore, the store requires a standby. This also shows that the test above can fail."""
     with cluster(strict=False) as running:
         running.change(synchronous_mode=False)
         prepared(running, NONE)

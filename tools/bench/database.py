@@ -1,8 +1,8 @@
-"""`make bench-database`: a benchmark of a large store in PostgreSQL, beside a small one in the same run.
+"""`make bench-database`: a benchmark of a large and a small store in PostgreSQL, in the same run.
 
-It makes a primary with a synchronous standby on this machine, and two databases: a small one, and a large one with a
-million users. Every user has a key fob with a serial number. It prints the figures, and writes them to
-bench-database.json. ARGS=--help lists the options. Root is required.
+The program makes a primary with a synchronous standby on this machine, and two databases: a small database, and a
+large database with a million users. Every user has a key fob with a serial number. The program prints the figures, and
+writes them to bench-database.json. ARGS=--help lists the options. Root is required.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def processor(primary: Server) -> dict[str, float]:
 
 
 def costs(report: Report, primary: Server, url: str, users: Users, logins: int) -> None:
-    """Measure what one login costs: the first of a user after a checkpoint, and the next."""
+    """Measure the costs of a login: the first login of a user after a checkpoint, and the next login."""
     store = PostgresStore(url, wait=60.0)
     chosen = [users.take() for _ in range(logins)]
     sql(primary, LARGE, "VACUUM ANALYZE")
