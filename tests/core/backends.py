@@ -27,11 +27,11 @@ class Backend:
         raise NotImplementedError
 
     def writes(self, user: str = "alice") -> int:
-        """Return a number that each write of the user's record increases."""
+        """Return a number that increases with each write of the user's record."""
         raise NotImplementedError
 
     def decoy_writes(self) -> list[int]:
-        """Return a number for each decoy that each write of the decoy increases."""
+        """Return a number for each decoy, which increases with each write of that decoy."""
         raise NotImplementedError
 
     def put(self, user: str = "alice", **fields: Any) -> UserRecord:

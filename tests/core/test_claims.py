@@ -121,7 +121,7 @@ def test_twenty_racing_users_get_one_token_once(store: FileStore) -> None:
 
 
 def killed(work: Callable[[], object], call: str, number: int) -> bool:
-    """Run `work` in a child that kills itself before call `number` of `os.<call>`. Return True if it did so."""
+    """Run `work` in a child that kills itself before call `number` of `os.<call>`. Return True if the child did so."""
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -186,7 +186,7 @@ def test_every_refusal_of_every_user_is_followed_by_one_more_prompt(user: str, f
 @pytest.mark.parametrize("second", ANSWERS)
 @pytest.mark.parametrize("first", ANSWERS)
 def test_two_answers_cost_every_user_the_same_writes(user: str, first: str, second: str) -> None:
-    """This includes a repeated answer, which is not verified."""
+    """A repeated answer is not verified, but costs the same writes."""
     store = Memory(
         UserRecord(user="alice", tokens=(fob(),)),
         UserRecord(user="disabled", tokens=(fob(enabled=False),)),

@@ -447,7 +447,7 @@ def test_a_restored_record_is_noticed_until_a_login_changes_it(folder: Path, sto
     path.chmod(0o600)
     assert list(upkeep.put_back(store)) == [], "a changed mode is no restored backup"
     copy = folder.parent / "copy"
-    shutil.copy2(path, copy)  # like tar and rsync -a, it keeps the time of modification
+    shutil.copy2(path, copy)  # like tar and rsync -a, copy2 keeps the time of modification
     path.unlink()
     shutil.copy2(copy, path)
     assert list(upkeep.put_back(store)) == ["alice.record"]

@@ -1060,7 +1060,7 @@ def test_an_invalid_number_of_workers_is_wrong_usage(site: Site, workers: str) -
 def test_the_service_accepts_the_socket_that_systemd_passes(site: Site) -> None:
     site.enrol()
     listener = listening(site)
-    fd = os.dup(listener.fileno())  # the shell moves it to the number that sd_listen_fds(3) requires
+    fd = os.dup(listener.fileno())  # the shell moves the socket to the number that sd_listen_fds(3) requires
     script = f'exec 3<&{fd}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" -m pam_totp.cli serve --store "$1" --config "$2"'
     site.config.touch(0o644)
     command = ["/bin/bash", "-c", script, sys.executable, str(site.store), str(site.config)]

@@ -82,7 +82,7 @@ def _uids_of_helpers() -> set[str]:
 
 @pytest.fixture
 def centre(machine: Machine, tmp_path: Path) -> Iterator[Centre]:
-    """Yield the authority of the machine, which has joined."""
+    """Yield the authority. The machine has joined its fleet."""
     made = Centre(machine, tmp_path)
     joined = machine.pam_totp("join", stdin=f"{made.line}\n")
     assert joined.returncode == 0, joined.stderr

@@ -106,7 +106,7 @@ QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # quantiles of the 
 
 
 def debian_hash(password: str) -> str:
-    """Return the yescrypt hash, as Debian's passwd(1) computes it. It takes much longer than the hash of the tests."""
+    """Return the yescrypt hash, as Debian's passwd(1) computes it. The tests use a faster hash."""
     crypt = passwords._crypt()
     assert crypt is not None
     data = ctypes.create_string_buffer(passwords._CRYPT_DATA)
