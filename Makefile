@@ -13,13 +13,15 @@ NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
-# A browser, fail2ban, the proxy and certificates in front of the portal, and a database. The tests that need them are skipped
-# if they are missing. The tests make their own database clusters, and do not use the cluster that Debian's package makes.
-WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core nginx-light openssl postgresql
+# A browser, fail2ban, the proxy and certificates in front of the portal, a database, and the demo of a fleet. The tests that
+# need them are skipped if they are missing. The tests make their own database clusters, and do not use the cluster that
+# Debian's package makes.
+WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-light openssl postgresql python3-aiohttp python3-psycopg
 # Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
 # installed here, because etcd-server starts a server.
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
+NEED_FLEET = $(NEED_BUILD) iproute2 openssh-client openssh-server openssl postgresql python3-aiohttp python3-psycopg util-linux
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
 NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86
 # `make systems` makes roots of other systems with these packages. python3 runs tests.systems without a virtual environment.
@@ -34,8 +36,8 @@ DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-database bench-portal cover cover-all fuzz torture requirements audit lint build venv install
-.PHONY: uninstall clean help want-test booted systems test-roots test-django $(DJANGOS:%=build/django/%)
-.PHONY: need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
+.PHONY: fleet-demo as-root uninstall clean help want-test booted systems test-roots test-django $(DJANGOS:%=build/django/%)
+.PHONY: need-build need-fleet need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
 
 # `build` compiles the byte code. The helper and the commands must not write byte code, because they may run as root with
@@ -50,6 +52,12 @@ help:  ## print this list
 
 demo: build  ## show logins with a simulated token (a few seconds)
 	@$(PYTHON) -m demo
+
+fleet-demo: as-root need-fleet build  ## show a fleet of hosts with a database, as root (a minute)
+	@$(PYTHON) -m demo.fleet
+
+as-root:
+	@[ "$$(id -u)" -eq 0 ] || { echo "make: root is required, because the demo makes namespaces (run 'sudo make fleet-demo')" >&2; exit 1; }
 
 # The portal listens on port 8443. ARGS=9000 selects another port.
 portal: build venv  ## run the portal for your browser, with a temporary store (ARGS=PORT)
@@ -144,7 +152,7 @@ lint: need-lint venv  ## check code style, types, plain words, shell scripts, ma
 want-test:
 	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: skipping the tests with a browser or PostgreSQL: a package cannot be installed"
 
-need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems: need-%:
+need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems need-fleet: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
 # The lock files list all dependencies. pip installs exactly these, even if a package has a newer release.

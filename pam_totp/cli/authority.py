@@ -22,7 +22,7 @@ from pam_totp.cli.command_line import (
     site_file,
 )
 from pam_totp.cli.printing import print_json
-from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location
+from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location, require_files
 from pam_totp.core.address import host_and_port
 from pam_totp.core.settings import DATABASE, AuthoritySettings, Site, is_database
 from pam_totp.pam.login_session import read_site
@@ -179,6 +179,7 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
     from pam_totp.store.postgres import PostgresStore
 
     become_account(ACCOUNT)
+    require_files(url)
     how, sink = database_settings(url, site), log_sink(args)
     store = PostgresStore(url, pool=how.pool, wait=how.wait)
     try:

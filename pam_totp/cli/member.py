@@ -24,7 +24,7 @@ from pam_totp.cli.command_line import (
 from pam_totp.cli.member_break_glass import add_arguments, break_glass
 from pam_totp.cli.printing import format_time, print_json, print_table
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location
+from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location, require_files
 from pam_totp.core.settings import DATABASE, Site, is_database
 from pam_totp.member import wire
 from pam_totp.pam.login_session import read_site
@@ -114,6 +114,7 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> Members:
     from pam_totp.store.postgres_members import Members
 
     become_account(ACCOUNT)
+    require_files(url)
     how = database_settings(url, site)
     return Members(PostgresStore(url, pool=1, wait=how.wait))
 

@@ -9,7 +9,7 @@ import pwd
 from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.printing import count, print_json
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.store_access import ACCOUNT, load_postgres
+from pam_totp.cli.store_access import ACCOUNT, load_postgres, require_files
 from pam_totp.core.settings import DATABASE, DEFAULT_STORE, is_database
 from pam_totp.pam.privileges import act_as_account, act_as_owner_of, acting_as_root
 from pam_totp.store.postgres_schema import REPLICATION
@@ -57,6 +57,7 @@ def _initialise(args: argparse.Namespace, url: str) -> int:
     from pam_totp.store.postgres import initialise
 
     act_as_account(ACCOUNT)
+    require_files(url)
     replication = initialise(url, args.replication, args.grant)
     if args.json:
         print_json({"url": url, "replication": replication})
@@ -79,9 +80,11 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
         if not os.path.isdir(folder):
             raise CommandError(f"{source}: store not found")
         act_as_owner_of(folder)
+        require_files(target)
         done = to_database(source, target, acting_as_root)
     else:
         act_as_account(ACCOUNT)
+        require_files(source)
         done = to_folder(source, target, _owner(), acting_as_root)
     permitted = source == DEFAULT_STORE and is_database(target) and _permit_network()
     args.audit.store = target

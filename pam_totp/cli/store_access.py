@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pam_totp.store import R
 
 ACCOUNT = "pam_totp"  # the account that owns the default store
+FILES_OF_URL = ("sslrootcert", "sslcert", "sslkey", "passfile")  # parameters of libpq
 OWN_FILE = "~/.pam_totp.json"  # the store of a caller other than root
 ON_MEMBER = "this host is a member: its users are enrolled at an authority (run the command there, or give --store)"
 ONESELF = "without root: yourself"  # the default of USER, in help texts
@@ -77,6 +78,7 @@ def open_store(
     if is_database(folder):
         load_postgres()
         (act_as_account if keep_root else become_account)(ACCOUNT)
+        require_files(folder)
         return opened(folder, database=database_settings(folder, site))
     if (copied := notice(folder)) is not None:
         raise CommandError(f"{folder}: {copied[0].lower()}{copied[1:]} (name that store with --store)", OUT_OF_REACH)
@@ -123,6 +125,19 @@ def database_settings(url: str, site: Site) -> DatabaseSettings:
     """Return the settings of the site file for the database at `url`."""
     given = site.database or DatabaseSettings(url=url)
     return DatabaseSettings(url=url, pool=given.pool, wait=given.wait)
+
+
+def require_files(url: str) -> None:
+    """Raise CommandError if this process cannot read a file that the URL names. libpq would report it as missing."""
+    from urllib.parse import parse_qsl, urlsplit  # imported here: few commands need this module
+
+    for name, path in parse_qsl(urlsplit(url).query):
+        if name in FILES_OF_URL and path != "system":
+            try:
+                os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as e:
+                remedy = f"give absolute paths in the URL; the account {ACCOUNT} reads them"
+                raise CommandError(f"{path}: {(e.strerror or str(e)).lower()} ({remedy})", OUT_OF_REACH) from None
 
 
 def load_postgres() -> None:

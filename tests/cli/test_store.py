@@ -76,6 +76,16 @@ def test_commands_use_the_database_of_store(database: str) -> None:
     assert run_json("list", *store) == []
 
 
+@pytest.mark.parametrize("words", [("store", "init"), ("store", "copy", "folder"), ("list", "--store")])
+def test_a_missing_file_of_the_url_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "folder").mkdir(0o700)
+    given = [str(tmp_path / word) if word == "folder" else word for word in words]
+    done = run(*given, "postgresql://owner@db1/otp?sslkey=none.key", *(["--yes"] if "copy" in words else []))
+    remedy = "give absolute paths in the URL; the account pam_totp reads them"
+    assert (done.returncode, done.stderr) == (3, f"pam-totp: none.key: no such file or directory ({remedy})\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
 def test_an_import_is_one_transaction(database: str, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     uri = "otpauth://hotp/{0}?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJ{1}&counter=0"
