@@ -35,8 +35,9 @@ DATA = pam_totp/system/data
 DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo portal test bench bench-database bench-portal cover cover-all fuzz torture requirements audit lint build venv install
-.PHONY: fleet-demo as-root uninstall clean help want-test booted systems test-roots test-django $(DJANGOS:%=build/django/%)
+.PHONY: demo portal test bench bench-database bench-fleet bench-portal cover cover-all fuzz torture requirements audit lint
+.PHONY: build venv install fleet-demo as-root uninstall clean help want-test booted systems test-roots
+.PHONY: test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-fleet need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
 
@@ -96,6 +97,10 @@ bench: need-bench build venv  ## measure logins by pam_totp and by other modules
 # ARGS=--help lists the options. The database takes 4 GB of /var/tmp.
 bench-database: need-test want-test build venv  ## measure a million users in PostgreSQL, as root
 	$(BIN)/python -m tools.bench.database $(ARGS)
+
+# ARGS=--help lists the options.
+bench-fleet: need-test want-test build venv  ## measure logins at a member of a fleet, and an authority, as root
+	$(BIN)/python -m tools.bench.fleet $(ARGS)
 
 # ARGS=50 sets the number of users.
 bench-portal: need-test want-test build venv  ## measure many users who sign in to the portal at once, as root

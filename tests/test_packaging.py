@@ -205,3 +205,12 @@ def test_pre_commit_has_the_commands_of_make_lint() -> None:
     made = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=True).stdout.splitlines()
     entries = re.findall(r"^ +entry: (.*)$", (TREE / ".pre-commit-config.yaml").read_text(), re.M)
     assert sorted(re.sub(r"^sh -c '(.*)'$", r"\1", entry) for entry in entries) == sorted(made)
+
+
+def test_a_package_stops_the_units_that_an_administrator_starts() -> None:
+    """debhelper stops only the units that it starts."""
+    debian = TREE / "packaging/debian"
+    started = re.findall(r"-p(\S+) --no-enable --no-start .*?(\S+\.service)$", (debian / "rules").read_text(), re.M)
+    assert len(started) == 2
+    for package, unit in started:
+        assert f"deb-systemd-invoke stop {unit}" in (debian / f"{package}.prerm").read_text()

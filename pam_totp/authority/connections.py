@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import os
 import socket
 import ssl
@@ -34,6 +35,8 @@ CONNECTIONS = 20_000  # in total
 LINGER = 1.0  # seconds
 MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
+# asyncio keeps a buffer of this size for each connection, by default of 256 KiB. It reads longer messages in parts.
+asyncio.sslproto.SSLProtocol.max_size = 32_768
 
 Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
 

@@ -12,6 +12,9 @@ from pam_totp.pam.admission import arguments_of_others, may_choose
 from pam_totp.pam.login_session import read_site
 
 DEFAULT, NOT_ROOT = "default", "not root"
+AUTHORITIES = """\
+The authorities decide on every answer, by [policy] and [service] of their site files. nullok and grace_period only
+let this host ask them before the prompt."""
 
 
 def add_to(commands: Commands) -> None:
@@ -54,10 +57,13 @@ def run(args: argparse.Namespace) -> int:
         found = {name: {"value": value, "from": origin} for name, value, origin in others}
         print_json(
             {name: {"value": value, "from": origin} for name, value, origin in rows}
+            | {"decided_by": "this host" if chosen.member is None else "authorities"}
             | {"others": {"clients": clients, "ignored": ignored, "settings": found}}
         )
         return DONE
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in rows])
+    if chosen.member is not None:
+        print(f"\n{AUTHORITIES}")
     print("\nThese settings apply to programs of root. For other programs, the following settings differ:\n")
     print_table(("SETTING", "VALUE", "FROM"), [(name, _text(value), origin) for name, value, origin in others])
     if ignored:

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pam_totp.core.settings import SITE_FILE, SettingsError
+from pam_totp.pam.login_session import read_site
 from pam_totp.system.libpam import PROMPTS, Converse, LibpamError, Login
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
@@ -115,8 +117,9 @@ def prove(
             break
         show(f"refused ({outcome})" + (f"; try again: check the password, and {NEXT_CODE}" if remaining else ""))
     else:
+        place = " on an authority" if _is_member() else ""
         remedy = (
-            f"check the password and the code; 'pam-totp list {user}' shows whether {user} has a token; "
+            f"check the password and the code; 'pam-totp list {user}'{place} shows whether {user} has a token; "
             "--for-user names another user"
         )
         raise RehearsalError(f"{user} could not log in to {service}: {outcome} ({remedy})")
@@ -130,6 +133,14 @@ def prove(
         show(f"{what}: refused, as required")
     if service not in _SILENT:
         show(f"(the next login of {user} will report refused answers: they are from this rehearsal)")
+
+
+def _is_member() -> bool:
+    """Return True if authorities decide on the logins of this host."""
+    try:
+        return read_site(SITE_FILE).member is not None
+    except SettingsError:
+        return False
 
 
 def in_child(service: str, work: Callable[[], None]) -> None:

@@ -171,6 +171,26 @@ def test_an_idle_connection_of_a_member_is_kept(here: Here) -> None:
     here.serve(work)
 
 
+def test_an_idle_connection_takes_less_than_100_kib(fleet: Fleet) -> None:
+    """Ten thousand members keep connections, and asyncio's default buffers alone would take 2.5 GB."""
+    member, status = fleet.member(), Path(f"/proc/{fleet.authorities[1].pid}/status")
+
+    def resident() -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+
+    context = member.context()
+    clients = [Client(fleet.authorities[1].port, context) for _ in range(65)]
+    before = 0
+    for number, client in enumerate(clients):
+        assert client.send("GET", wire.HEALTH_PATH).status == 200
+        if number == 4:
+            before = resident()
+    each = (resident() - before) / 60
+    for client in clients:
+        client.close()
+    assert each < 100
+
+
 def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "UNKNOWN", 3)
     member, user = here.fleet.member(), here.fleet.user()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import time
 from collections.abc import Iterator
@@ -25,10 +26,12 @@ from tests.conftest import as_root
 from tests.support import tls
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import Fleet
+from tests.support.site import UNPRIVILEGED_UID
 from tests.support.tls import Signed, free_port
 
 pytestmark = [as_root, with_postgresql]
 
+UNPRIVILEGED = pwd.getpwuid(UNPRIVILEGED_UID).pw_name
 FILES = ("authority.pem", "authority.key", "ca.pem", "ca.key")
 
 
@@ -151,16 +154,16 @@ def test_a_file_that_the_service_cannot_read_is_found(
     settings = host.context().site().authority
     assert settings is not None
     for folder in (tmp_path, *tmp_path.parents[:3]):
-        monkeypatch.setattr(checks_authority, "ACCOUNT", "nobody")
+        monkeypatch.setattr(checks_authority, "ACCOUNT", UNPRIVILEGED)
         folder.chmod(folder.stat().st_mode | 0o011)
     host.tls.chmod(0o755)
     for file in (host.key, host.ca_key):
         file.chmod(0o600)
     found = host.examine()
     assert codes(found) == [(ERROR, Code.AUTHORITY_FILE)] * 2
-    assert found[0].what == f"{host.key}: the account nobody may not read it"
+    assert found[0].what == f"{host.key}: the account {UNPRIVILEGED} may not read it"
     host.tls.chmod(0o700)
-    assert state_of(settings, "nobody").unreadable == [str(host.tls / name) for name in FILES]
+    assert state_of(settings, UNPRIVILEGED).unreadable == [str(host.tls / name) for name in FILES]
 
 
 # ---- certificates

@@ -189,8 +189,8 @@ def test_an_unsafe_database_is_reported(members: Scripted, tmp_path: Path) -> No
     [
         (280, None, ""),
         (-280, None, ""),
-        (310, WARNING, "5 minutes ahead of"),
-        (-340, WARNING, "6 minutes behind"),
+        (345, WARNING, "6 minutes ahead of"),
+        (-345, WARNING, "6 minutes behind"),
         (400 * DAY, ERROR, "400.0 days ahead of"),
     ],
 )

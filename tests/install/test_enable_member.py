@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding
+from pam_totp.system.rehearsal import TRIES
 from tests.install.machine import COMMAND, LATE, Fresh
 from tests.install.test_enable import as_before
 from tests.services.namespace import STORE
@@ -118,6 +120,16 @@ def test_rehearse_on_a_member_asks_the_authority(joined: Joined) -> None:
         assert (away.returncode, "authinfo_unavail" in away.stderr) == (1, True)
     finally:
         machine.shell("rm /etc/pam.d/demo")
+
+
+def test_a_refused_rehearsal_names_the_authority(joined: Joined) -> None:
+    talk = joined.machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice", "--with", "nodelay", LATE)
+    for _ in range(TRIES):
+        talk.asks("Password: ").says(PASSWORD).asks(CODE).says("000000").asks(NEXT_PROMPT).says("000000")
+    status, shown = talk.ends()
+    assert (status, "'pam-totp list alice' on an authority shows whether alice has a token" in shown) == (1, True), (
+        shown
+    )
 
 
 def test_a_trial_on_a_member_without_its_authority_changes_nothing(joined: Joined) -> None:

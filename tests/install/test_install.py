@@ -303,8 +303,15 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
     compiled = next((place / "usr/lib/pam_totp/pam_totp/pam/__pycache__").glob("helper.*.pyc")).read_bytes()
     assert b"/usr/lib/pam_totp/pam_totp/pam/helper.py" in compiled
     assert str(place).encode() not in compiled
-    subprocess.run([*make, "uninstall"], cwd=TREE, check=True, capture_output=True)
-    assert [str(p) for p in place.rglob("*") if p.is_file()] == []
+    drop_in = place / "etc/systemd/system/pam_totp.service.d/10-pam_totp-network.conf"  # of a member
+    ca_key = place / "etc/pam_totp/authority/ca.key"
+    for file in (drop_in, ca_key):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    done = subprocess.run([*make, "uninstall"], cwd=TREE, check=True, capture_output=True, text=True)
+    assert [p for p in place.rglob("*") if p.is_file()] == [ca_key]
+    assert f"the keys and certificates in {ca_key.parent} stay" in done.stdout
+    assert not drop_in.parent.exists()
 
 
 def test_a_private_clone_installs_files_that_all_users_can_read(tmp_path: Path) -> None:

@@ -74,15 +74,15 @@ def main() -> int:
         os.execvpe(command[0], [*command, *sys.argv[1:]], os.environ | {INSIDE: "1"})  # noqa: S606
     tempfile.tempdir = "/var/tmp"  # noqa: S108  the parent of temporary folders, on the disk
     report = Report()
-    with replicated() as primary, tempfile.TemporaryDirectory() as folder, private_etc(Path(folder)):
+    with replicated() as (primary, _), tempfile.TemporaryDirectory() as folder, private_etc(Path(folder)):
         measure(report, primary, args, Path(folder))
     report.write(TREE / "bench-database.json")
     return 0
 
 
 @contextmanager
-def replicated() -> Iterator[Server]:
-    """Yield a primary with a synchronous standby."""
+def replicated() -> Iterator[tuple[Server, Server]]:
+    """Yield a primary, and its synchronous standby."""
     folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
     folder.chmod(0o755)
     with servers() as primary:
@@ -96,7 +96,7 @@ def replicated() -> Iterator[Server]:
             primary.set(synchronous_standby_names="'standby'")
             synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
             until(lambda: primary.sql(synchronous) == "1", "the standby is synchronous")
-            yield primary
+            yield primary, standby
         finally:
             standby.stop()
             shutil.rmtree(folder)
@@ -210,14 +210,14 @@ def usage(primary: Server) -> Usage:
     return Usage(int(wal), int(pages), processor(primary), int(scans))
 
 
-def processor(primary: Server) -> dict[str, float]:
-    """Return the processor seconds of each running process of the server."""
+def processor(server: Server) -> dict[str, float]:
+    """Return the processor seconds of each running process of a server."""
     seconds = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
             pid, _, rest = path.read_text().partition(" (")
             fields = rest.rpartition(") ")[2].split()
-            if str(primary.pid) in (pid, fields[1]):
+            if str(server.pid) in (pid, fields[1]):
                 seconds[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return seconds
 

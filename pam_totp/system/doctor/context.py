@@ -102,7 +102,7 @@ class Context:
 
     def stores(self) -> list[str]:
         """Return the folders or URLs of the stores that the lines use, or that of this host if there is no line."""
-        used = [None if s.secret is not None or _is_without_store(s) else s.store for _, s in self.settings()]
+        used = [None if s.secret is not None else s.store for _, s in self.settings()]
         if used:
             return sorted({store for store in used if store is not None})
         database = self.site().database
@@ -144,8 +144,3 @@ class Context:
                 continue
             if name in parsed:
                 yield service, parsed[name]
-
-
-def _is_without_store(line: Settings) -> bool:
-    """Return True if a line asks authorities, and this host has no store: it needs one for break-glass only."""
-    return line.member is not None and not os.path.exists(line.store)
