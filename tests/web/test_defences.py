@@ -367,8 +367,44 @@ def test_every_page_that_takes_a_code_or_a_password_is_limited(portal: Portal) -
 )
 def test_an_unknown_page_discloses_nothing(portal: Portal, path: str) -> None:
     page = portal.browser().open(path)
-    assert page.status == 404
-    assert "Page not found." in page.text
+    assert (page.status, page.heading) == (404, "Page not found")
+
+
+def test_every_error_page_has_a_title_of_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    portal = Portal(site, hosts=("portal.example",))
+    enroll_fob(portal)
+    browser = portal.browser()
+    long = {"user": "alice", "password": "x" * 20_000}
+    pages = [
+        (browser.open("/no-such-page"), 404, "Page not found"),
+        (Page(browser.client.delete("/", base_url=ORIGIN)), 405, "Request not supported"),
+        (browser.open("/", headers={"Host": "evil.example"}), 400, "Unknown host name"),
+        (Page(browser.client.get("/", base_url=ORIGIN.replace("https", "http"))), 400, "https is required"),
+        (browser.open("/", headers={"Sec-Fetch-Site": "cross-site"}), 403, "Part of another site"),
+        (browser.post("/sign-in", {}, headers={"Sec-Fetch-Site": "cross-site"}), 403, "Form of another site"),
+        (browser.post("/sign-in", {"user": "alice"}), 400, "Your browser blocks cookies"),
+        (browser.post("/sign-in", {}, content_type="text/plain"), 415, "The request failed"),
+        (browser.post("/sign-in", {"csrf_token": browser.open("/sign-in").csrf, **long}), 413, "The form is too long"),
+        (browser.post("/sign-in", {"csrf_token": "x"}), 400, "The form is out of date"),
+    ]
+    browser.sign_in()
+    monkeypatch.setattr(portal.app.extensions["pam_totp"].second_factor, "verify", None)
+    portal.app.logger.disabled = True
+    pages.append((browser.send(proof=codes(0)), 500, "Internal error"))
+    site.store.chmod(0o755)
+    pages.append((browser.sign_in(), 503, "Not available now"))
+    site.store.chmod(0o700)
+    for page, status, title in pages:
+        assert (page.status, page.heading) == (status, title)
+        assert f"<title>{title} – portal.example</title>" in page.html
+    assert portal.site.counter("alice") == 0
+
+
+def test_a_browser_that_blocks_cookies_is_told_so(portal: Portal) -> None:
+    csrf = portal.browser().open("/sign-in").csrf
+    page = portal.browser().post("/sign-in", {"csrf_token": csrf, "user": "alice", "password": PASSWORD})
+    assert (page.status, "Allow cookies for this site" in page.text) == (400, True)
+    assert portal.passwords.asked == []
 
 
 def test_a_request_that_is_too_long_is_rejected(portal: Portal) -> None:
