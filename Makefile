@@ -36,7 +36,7 @@ DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-database bench-fleet bench-portal cover cover-all fuzz torture requirements audit lint
-.PHONY: build venv install fleet-demo as-root uninstall clean help want-test booted systems test-roots
+.PHONY: build venv install fleet-demo want-root uninstall clean help want-test booted systems test-roots
 .PHONY: test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-fleet need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
@@ -54,10 +54,10 @@ help:  ## print this list
 demo: build  ## show logins with a simulated token (a few seconds)
 	@$(PYTHON) -m demo
 
-fleet-demo: as-root need-fleet build  ## show a fleet of hosts with a database, as root (a minute)
+fleet-demo: want-root need-fleet build  ## show a fleet of hosts with a database, as root (a minute)
 	@$(PYTHON) -m demo.fleet
 
-as-root:
+want-root:
 	@[ "$$(id -u)" -eq 0 ] || { echo "make: root is required, because the demo makes namespaces (run 'sudo make fleet-demo')" >&2; exit 1; }
 
 # The portal listens on port 8443. ARGS=9000 selects another port.

@@ -22,6 +22,7 @@ from pam_totp.cli.command_line import (
 from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location, refuse_on_member
 from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.core.settings import Site, is_database, settings
+from pam_totp.formats.otpauth import DEFAULT_ISSUER, check_issuer
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account, become_owner_of
 from pam_totp.store import Store
@@ -56,10 +57,15 @@ def add_to(commands: Commands) -> None:
         help="a web server at ADDRESS (127.0.0.1) terminates TLS; without this option, only loopback is allowed",
     )
     parser.add_argument(
-        "--host", metavar="NAME", action="append", help="answer requests for this host name only; may be repeated"
+        "--host",
+        metavar="NAME",
+        action="append",
+        help="answer requests for this host name or address only, in any spelling and with any port; may be repeated",
     )
     parser.add_argument(
-        "--issuer", default=socket.gethostname(), help="the name that apps show for this site (%(default)s)"
+        "--issuer",
+        default=socket.gethostname() or DEFAULT_ISSUER,
+        help="the name that apps show for this site, without a colon (%(default)s)",
     )
     parser.add_argument(
         "--socket",
@@ -91,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         import waitress  # noqa: F401  imported first, so that the error names a missing package
 
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
-        from pam_totp.web import server  # needs optional packages
+        from pam_totp.web import host_header, server  # need optional packages
         from pam_totp.web.app import create_app
         from pam_totp.web.portal import SERVICE, Config, FirstToken
     except ImportError as e:
@@ -105,7 +111,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         address = server.Address.parse(args.listen)
         server.check_exposure(address, proxy)
-    except server.ListenError as e:
+        hosts = tuple(map(host_header.canonical, args.host or (() if proxy else LOOPBACK_NAMES)))
+        check_issuer(args.issuer)
+    except ValueError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
     site = read_site(site_file(args))
     policy = settings(SERVICE, (), site).policy
@@ -119,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
                 policy=policy,
                 issuer=args.issuer,
                 tls=proxy is not None,
-                hosts=tuple(args.host or (() if proxy else LOOPBACK_NAMES)),
+                hosts=hosts,
                 first_token=FirstToken(args.first_token),
                 per_address=args.per_address,
                 sink=sink,

@@ -18,7 +18,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pam_totp.core.fields import MAX_TEXT
+from pam_totp.core.fields import MAX_TEXT, require, text
 from pam_totp.core.oath import ALGORITHMS, DEFAULT_PERIOD, MAX_DIGITS, MIN_DIGITS, MOVING_FACTOR_LIMIT
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32, unbase32
@@ -73,15 +73,21 @@ class OtpauthUris(Format):
         return "".join(f"{to_uri(token, record.user)}\n" for token in tokens).encode("ascii")
 
 
+def check_issuer(issuer: str) -> None:
+    """Raise ValueError if apps cannot show `issuer`, or if it has a colon, which "Key Uri Format" forbids."""
+    if ":" in issuer:
+        raise ValueError("the issuer must not contain a colon: apps read it as the end of the issuer")
+    require(text, issuer, "the issuer", ValueError)
+
+
 def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER, *, brief: bool = False) -> str:
     """Return the URI of `token`. The URI of a HOTP token has the counter of the next code.
 
     With `brief`, omit the parameters that have the defaults of "Key Uri Format", so that a QR code is small.
 
-    Raise ValueError for a colon in the issuer, which "Key Uri Format" forbids.
+    Raise ValueError if the issuer is invalid (`check_issuer`).
     """
-    if ":" in issuer:
-        raise ValueError("the issuer must not contain a colon: apps read it as the end of the issuer")
+    check_issuer(issuer)
     label = ":".join(urllib.parse.quote(part, safe="@") for part in (issuer, user))
     fields: dict[str, str | int] = {
         "secret": base32(token.secret),

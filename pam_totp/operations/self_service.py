@@ -165,8 +165,8 @@ class Factors:
 
         return self._change(asking, with_it, "enroll", [confirmed])
 
-    def claim(self, asking: Asking, serial: str, codes: bytes) -> Problem | None:
-        """Confirm the user's unconfirmed token with this serial number. An administrator has assigned the token."""
+    def claim(self, asking: Asking, serial: str, codes: bytes) -> Token | Problem:
+        """Confirm the user's unconfirmed token with this serial number, and return it. An administrator assigned it."""
         waiting = [t for t in self.of(asking.user).tokens if t.serial is not None and not t.confirmed]
         candidates = [t for t in waiting if serial_key(t.serial or "") == serial_key(serial)]
         if not candidates:
@@ -184,7 +184,7 @@ class Factors:
                 raise Unfit("serial", Reason.TOKEN_CHANGED)
             return record.with_changed(found, confirmed)
 
-        return self._change(asking, in_use, "confirm", [confirmed], assigned=True)
+        return self._change(asking, in_use, "confirm", [confirmed], assigned=True) or confirmed
 
     def _refuse_claim(self, asking: Asking, token: Token, answer: Answer) -> None:
         """Log a refused claim. Count it as a failure if the answer has codes in a row."""

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import secrets
+from typing import cast
 
 from flask import Flask, Response, abort, render_template, request
 from flask_wtf.csrf import CSRFError, CSRFProtect
@@ -90,13 +91,16 @@ def _refuse_foreign_requests() -> tuple[str, int] | None:
     """
     config = current_portal().config
     if config.hosts and not host_header.is_listed(request.host, config.hosts):  # prevents DNS rebinding
-        return _message_page("This server does not answer to that host name. Check the address.", status=400)
+        text = "This server does not answer to that host name. Check the address."
+        return _message_page("Unknown host name", text, status=400)
     if config.tls and not request.is_secure:
-        return _message_page("This page requires https. Check the address.", status=400)
+        return _message_page("https is required", "This page requires https. Check the address.", status=400)
     if request.method == "POST" and _is_from_another_site():
-        return _message_page("This form was sent from another site. Nothing was changed.", status=403)
+        text = "This form was sent from another site. Nothing was changed."
+        return _message_page("Form of another site", text, status=403)
     if _is_embedded_elsewhere():
-        return _message_page("This page cannot be part of another site. Open it by its address.", status=403)
+        text = "This page cannot be part of another site. Open it by its address."
+        return _message_page("Part of another site", text, status=403)
     return None
 
 
@@ -124,32 +128,43 @@ def _add_headers(response: Response) -> Response:
     return response
 
 
+HTTP_ERRORS = {
+    404: ("Page not found", "This address has no page. Check it for a typing error."),
+    405: ("Request not supported", "This page does not accept that request. Nothing was changed."),
+    413: ("The form is too long", "The form is too long. Nothing was changed."),
+    429: ("Too many attempts", "Too many attempts. Try again later."),
+}
+OTHER_HTTP_ERROR = "The request failed", "The request failed. Nothing was changed."
+NO_COOKIE = (
+    "Your browser sent no cookie with this form. Nothing was changed. Allow cookies for this site, then open the page"
+    " again and fill in the form."
+)
+
+
 def _add_error_pages(app: Flask) -> None:
     def form_expired(_: CSRFError) -> tuple[str, int]:
-        return _message_page("This form is out of date and was ignored. Nothing was changed.", status=400)
+        if not cast(Cookies, app.session_interface).was_sent(request):
+            return _message_page("Your browser blocks cookies", NO_COOKIE, status=400)
+        text = "This form is out of date and was ignored. Nothing was changed."
+        return _message_page("The form is out of date", text, status=400)
 
     def out_of_reach(error: StoreError | ClientError) -> tuple[str, int]:
         sink, user = current_portal().config.sink, current_session().state.user
         audit_log.write(sink, SERVICE, "error", user=user, problem=str(error))
-        return _message_page("Your tokens are not available now. Try again later.", status=503)
+        return _message_page("Not available now", "Your tokens are not available now. Try again later.", status=503)
 
     def too_many_checks(_: TooManyChecks) -> tuple[str, int]:
-        return _message_page("Too many people are signing in now. Wait a minute, then try again.", status=503)
+        text = "Too many people are signing in now. Wait a minute, then try again."
+        return _message_page("Too many sign-ins", text, status=503)
 
     def http_error(error: HTTPException) -> tuple[str, int] | HTTPException:
-        texts = {
-            404: "Page not found.",
-            405: "This page does not accept that request.",
-            413: "The form is too long.",
-            429: "Too many attempts. Try again later.",
-        }
-        text = texts.get(error.code or 0, "The request failed. Nothing was changed.")
-        return _message_page(text, status=error.code or 500)
+        title, text = HTTP_ERRORS.get(error.code or 0, OTHER_HTTP_ERROR)
+        return _message_page(title, text, status=error.code or 500)
 
     def internal_error(error: Exception) -> tuple[str, int]:
         app.logger.exception("internal error", exc_info=error)
-        text = "Internal error. Check whether your last change was made, and tell your administrator."
-        return _message_page(text, status=500)
+        text = "Check whether your last change was made, and tell your administrator."
+        return _message_page("Internal error", text, status=500)
 
     app.register_error_handler(CSRFError, form_expired)
     app.register_error_handler(StoreError, out_of_reach)
@@ -159,5 +174,5 @@ def _add_error_pages(app: Flask) -> None:
     app.register_error_handler(Exception, internal_error)
 
 
-def _message_page(text: str, *, status: int) -> tuple[str, int]:
-    return render_template("message.html", text=text), status
+def _message_page(title: str, text: str, *, status: int) -> tuple[str, int]:
+    return render_template("message.html", heading=title, text=text), status

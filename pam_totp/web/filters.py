@@ -8,27 +8,47 @@ from flask import Flask
 from markupsafe import Markup
 
 from pam_totp.core.record import HotpToken, Token, TotpToken
+from pam_totp.web.portal import current_portal
+
+MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
+RECENT_DAYS = 31  # the age up to which a page shows the age instead of the date
 
 
 def add_to(app: Flask) -> None:
-    app.add_template_filter(utc_time)
+    app.add_template_filter(time_ago)
     app.add_template_filter(token_kind)
     app.add_template_filter(token_state)
 
 
-def utc_time(seconds: int | None) -> str | Markup:
-    """Format Unix seconds as a UTC time, to the minute."""
+def time_ago(seconds: int | None) -> str | Markup:
+    """Format Unix seconds as the time since then, or after RECENT_DAYS or if it lies ahead, as a UTC time.
+
+    The time to the minute is in the attributes of the element, for machines and as a tooltip.
+    """
     if seconds is None:
         return "never"
     moment = time.gmtime(seconds)
-    for_machines, for_people = time.strftime("%Y-%m-%dT%H:%MZ", moment), time.strftime("%Y-%m-%d %H:%M UTC", moment)
-    return Markup('<time datetime="{}">{}</time>').format(for_machines, for_people)
+    for_machines, exact = time.strftime("%Y-%m-%dT%H:%MZ", moment), time.strftime("%Y-%m-%d %H:%M UTC", moment)
+    text = _ago(current_portal().config.now() - seconds) or exact
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(for_machines, exact, text)
+
+
+def _ago(age: int) -> str | None:
+    if 0 <= age < MINUTE:
+        return "less than a minute ago"
+    for unit, length, limit in ((DAY, "day", RECENT_DAYS * DAY), (HOUR, "hour", DAY), (MINUTE, "minute", HOUR)):
+        if unit <= age < limit:
+            count = age // unit
+            return f"1 {length} ago" if count == 1 else f"{count} {length}s ago"
+    return None
 
 
 def token_kind(token: Token) -> str:
+    """Return the kind of a token in a user's words. A serial number is on a key fob; phone apps have none."""
     if isinstance(token, TotpToken):
-        return f"a new code every {token.period} seconds"
-    return "a new code at every press of the button"
+        device = "phone app" if token.serial is None else "key fob"
+        return f"{device}: a new code every {token.period} seconds"
+    return "key fob: a new code at every press of the button"
 
 
 def token_state(token: Token) -> str:

@@ -4,15 +4,17 @@ Rules:
 - A Host header must name one host: a name, or an address, with a port or without (RFC 9110 7.2). Any other header gets
   status 400 and no log line. werkzeug finds no URL for such a request, so even an error page of the portal would fail.
 - An empty path is the path "/" (RFC 9110 4.2.3). werkzeug would redirect the client to the host name in the request.
-- Host names are compared in lower case, and addresses as values.
+- Host names are compared as browsers send them: in lower case, in ASCII (IDNA), without a final dot. Addresses are
+  compared as values. A port does not matter.
+- A configured name that no browser can send is refused, because the portal would then answer no request.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from pam_totp.core import address as addresses
 from pam_totp.web.headers import refuse
@@ -22,6 +24,10 @@ App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 _MAX_LENGTH = 255  # of a name: RFC 1035 2.3.4
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123 forbids the underscore, but such names are common
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII | re.IGNORECASE)
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")  # the characters that separate labels: UTS #46, section 4
+_NUMBER = re.compile(
+    r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$"
+)  # browsers read such a name as an IPv4 address: WHATWG URL, 3.5
 _PORT = re.compile(r"(?::[0-9]{0,5})?", re.ASCII)
 
 
@@ -49,11 +55,33 @@ def _is_valid(host: str) -> bool:
 
 
 def is_listed(host: str, hosts: Iterable[str]) -> bool:
-    """Return True if a Host header names one of `hosts`, which may be empty. Ignore the port."""
-    return _usual_spelling(urlsplit(f"//{host}").hostname or "") in map(_usual_spelling, hosts)
+    """Return True if a valid Host header names one of `hosts`, which are in the spelling of `canonical`."""
+    return _usual_spelling(host) in hosts
+
+
+def canonical(host: str) -> str:
+    """Return a configured host name, or an address, as `is_listed` compares it.
+
+    `host` may have any case, a port, a final dot, letters beyond ASCII, and brackets around an IPv6 address. Raise
+    ValueError if no browser can send it.
+    """
+    text = host if addresses.parse(host) is None or ":" not in host else f"[{host}]"
+    ascii_text = ".".join(map(_ascii_label, _DOTS.split(text)))
+    name = _usual_spelling(ascii_text)
+    if not ascii_text or not _is_valid(ascii_text) or (_NUMBER.search(name) and addresses.parse(name) is None):
+        raise ValueError(f"{host}: must be one host name or address (examples: portal.example.org, 192.0.2.7, [::1])")
+    return name
+
+
+def _ascii_label(label: str) -> str:
+    """Return a label of a name as browsers send it (UTS #46, non-transitional: `ß` remains a letter of its own)."""
+    label = unicodedata.normalize("NFKC", label.lower()).replace("\u00ad", "")
+    return label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}"
 
 
 def _usual_spelling(host: str) -> str:
-    """Return a host name in lower case, or an address in its usual spelling."""
-    address = addresses.parse(host)
-    return host.lower() if address is None else str(address)
+    """Return the name in a Host header in lower case and without its final dot, or the address, without the port."""
+    is_ipv6 = host.startswith("[")
+    name = host[1:].partition("]")[0] if is_ipv6 else host.partition(":")[0].lower().removesuffix(".")
+    address = addresses.parse(name)
+    return name if address is None else str(address)

@@ -128,4 +128,4 @@ def sign_out() -> Page:
 def signed_out() -> Page:
     if current_session().state.step is not Step.ANONYMOUS:
         return redirect_to("tokens.overview")
-    return render_template("message.html", text="You are signed out.")
+    return render_template("message.html", heading="Signed out", text="You are signed out.")

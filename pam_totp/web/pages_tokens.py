@@ -197,18 +197,18 @@ def add_token() -> Page:
     form = _without_needless_proof(HardwareTokenForm(), record)
     if form.validate():
         serial = form.serial.data.strip()
-        problem = _claim(form, serial) if not form.key.data else _enroll(form, serial)
-        if problem is None:
-            return _finish_enrolment(serial)
-        _show_problem(form, problem)
+        added = _claim(form, serial) if not form.key.data else _enroll(form, serial)
+        if not isinstance(added, Problem):
+            return _finish_enrolment(added.name)
+        _show_problem(form, added)
     return render_template("add_token.html", form=form, may_add=_may_add(record)), 422
 
 
-def _claim(form: HardwareTokenForm, serial: str) -> Problem | None:
+def _claim(form: HardwareTokenForm, serial: str) -> Token | Problem:
     return current_portal().factors.claim(requester(_proof(form)), serial, _answer_bytes(form.codes.data))
 
 
-def _enroll(form: HardwareTokenForm, serial: str) -> Problem | None:
+def _enroll(form: HardwareTokenForm, serial: str) -> Token | Problem:
     try:
         token = new_token(
             "hotp",
@@ -220,9 +220,10 @@ def _enroll(form: HardwareTokenForm, serial: str) -> Problem | None:
         ).with_serial(serial)
     except ValueError as e:
         return Problem("key", Reason.INVALID_VALUE, str(e))
-    return current_portal().factors.add(
+    problem = current_portal().factors.add(
         requester(_proof(form)), token, _answer_bytes(form.codes.data), field="codes", codes=2
     )
+    return token if problem is None else problem
 
 
 # Change one token

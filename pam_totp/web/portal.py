@@ -12,11 +12,13 @@ import flask
 import werkzeug
 
 from pam_totp.core.policy import Policy
+from pam_totp.formats.otpauth import check_issuer
 from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
 from pam_totp.system.passwords import is_account
+from pam_totp.web import host_header
 from pam_totp.web.limits import Limits
 from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions
@@ -45,7 +47,8 @@ class Config:
     """The configuration of a portal.
 
     store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
-    hosts: the valid host names of the portal; an empty tuple means any name.
+    hosts: the valid host names of the portal, in any spelling; an empty tuple means any name.
+    issuer: the name that apps show for this site.
     tls: True if a proxy in front of the portal terminates TLS.
     first_token: the proof with which users add their first token.
     rate_limits: False turns the limits off, for tests.
@@ -68,6 +71,11 @@ class Config:
     clock: Callable[[], float] = time.monotonic
     passwd_name: Callable[[str], str] = passwd_name
     is_account: Callable[[str], bool] = is_account
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a host name can never match, or if apps cannot show the issuer."""
+        object.__setattr__(self, "hosts", tuple(map(host_header.canonical, self.hosts)))
+        check_issuer(self.issuer)
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,10 @@ class Cookies(SessionInterface):
         self._tls = tls
         self.cookie = TLS_COOKIE if tls else PLAIN_COOKIE
 
+    def was_sent(self, request: flask.Request) -> bool:
+        """Return True if the browser sent this cookie, which may have expired."""
+        return self.cookie in request.cookies
+
     def open_session(self, app: flask.Flask, request: flask.Request) -> RequestSession:
         return RequestSession(self._sessions, request.cookies.get(self.cookie))
 

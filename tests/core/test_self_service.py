@@ -76,7 +76,9 @@ def test_a_user_adds_the_first_token_only_if_the_site_says_so() -> None:
 def test_a_first_token_that_an_administrator_assigned_needs_its_codes_only() -> None:
     assigned = fob(serial="SM01", confirmed=False)
     assert reason(factors(assigned).claim(ALICE, "SM01", code(0))) is Reason.NOT_CONSECUTIVE
-    assert factors(assigned).claim(ALICE, "sm-01 ", code(0, 2)) is None
+    claimed = factors(assigned).claim(ALICE, "sm-01 ", code(0, 2))
+    assert isinstance(claimed, HotpToken)
+    assert (claimed.name, claimed.confirmed, claimed.counter) == ("fob", True, 2)
     assert reason(factors(assigned, other(1)).claim(Asking("alice"), "SM01", code(0, 2))) is Reason.REFUSED
 
 
@@ -136,7 +138,7 @@ def test_every_change_by_a_user_is_logged_without_codes() -> None:
 def test_a_claimed_token_is_logged_as_confirmed() -> None:
     lines: list[str] = []
     mine = factors(fob(serial="SM01", confirmed=False), sink=lambda _, line: lines.append(line))
-    assert mine.claim(Asking("alice"), "SM01", code(0, 2)) is None
+    assert reason(mine.claim(Asking("alice"), "SM01", code(0, 2))) is None
     assert lines == ["pam_totp(test:auth): changed user=alice what=confirm token=fob created=0 next=2 at=1000 by=alice"]
 
 

@@ -17,6 +17,9 @@ from tests.support.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone
 from tests.web.served import Served, TlsPortal
 
+COLOURS = """property => [...document.querySelectorAll('html, body, main, main *')].filter(e => e.checkVisibility())
+    .map(e => getComputedStyle(e)[property || 'backgroundColor'])"""
+
 
 def test_a_scanned_phone_signs_in_and_its_replayed_code_is_refused(
     people: People, served: Served, tmp_path: Path
@@ -95,7 +98,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
 
 def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served: Served) -> None:
     served.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
-    alice = people()
+    alice = people(color_scheme="dark")
     alice.sign_in(code=codes(0))
     alice.press("Create new recovery codes")
     alice.page.get_by_label("A code from a token that you already use").fill(codes(1))
@@ -105,6 +108,10 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     alice.page.emulate_media(media="print")
     assert not alice.page.get_by_role("button").first.is_visible(), "the printed page has no buttons"
     assert alice.page.locator(".codes").is_visible()
+    assert set(alice.page.evaluate(COLOURS)) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"}, (
+        "the paper is black on white, also in dark mode with printed backgrounds"
+    )
+    assert set(alice.page.evaluate(COLOURS, "color")) == {"rgb(0, 0, 0)"}
     alice.page.emulate_media(media="screen")
     alice.press("I have saved them")
     lost = people(viewport={"width": 320, "height": 640})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TotpToken
 from pam_totp.operations.enroll import new_recovery_codes
+from pam_totp.web.filters import time_ago
 from tests.support.site import KEY, codes, phone
 from tests.web.kit import REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
@@ -172,8 +174,8 @@ def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -
     assert browser.send(serial="SM0002", codes=codes(7, 2)).error.startswith(
         "You have no unconfirmed token with this serial number."
     )
-    page = browser.send(serial="SM0001", codes=codes(7, 2))
-    assert page.heading == "Your tokens"
+    page = browser.send(serial="sm-0001", codes=codes(7, 2))
+    assert (page.heading, page.notice) == ("Your tokens", "fob is in use now."), "the notice has the token's name"
     (token,) = portal.site.record("alice").tokens
     assert isinstance(token, HotpToken)
     assert (token.confirmed, token.counter, token.name) == (True, 9, "fob")
@@ -239,13 +241,14 @@ def test_two_codes_resynchronise_a_token_from_far_and_are_used_up(portal: Portal
     assert any("changed user=alice what=resync token=fob" in line for line in portal.log)
 
 
-def test_the_state_of_every_token_is_shown(portal: Portal) -> None:
+def test_the_kind_state_and_last_use_of_every_token_are_shown(portal: Portal) -> None:
+    now = int(portal.wall())
     tokens = (
-        HotpToken(name="a", secret=KEY, created=0, last_used=86_400),
-        phone(name="b", drift=2),
+        HotpToken(name="a", secret=KEY, created=0, last_used=now - 86_400),
+        phone(name="b", drift=2, last_used=now - 7_300),
         phone(name="c", secret=b"c" * 20, enabled=False),
         HotpToken(name="d", secret=b"d" * 20, created=0, confirmed=False, serial="D1"),
-        phone(name="e", secret=b"e" * 20),
+        phone(name="e", secret=b"e" * 20, serial="E1", period=60, last_used=now - 90),
     )
     portal.site.enrol(*tokens, user="alice")
     page = portal.signed_in(code=codes(0)).page
@@ -256,9 +259,34 @@ def test_the_state_of_every_token_is_shown(portal: Portal) -> None:
         "disabled by an administrator",
         "not active yet: enter two codes to activate it",
         "1970-01-01 00:00 UTC",
-        "a new code every 30 seconds",
+        "phone app: a new code every 30 seconds",
+        "key fob: a new code every 60 seconds",
+        "key fob: a new code at every press of the button",
+        *("Last used less than a minute ago", "Last used 2 hours ago", "Last used 1 minute ago", "Last used never"),
     ):
         assert text in page.text, text
+    assert time.strftime('title="%Y-%m-%d %H:%M UTC"', time.gmtime(now - 7_300)) in page.html
+
+
+@pytest.mark.parametrize(
+    ("age", "text"),
+    [
+        *(
+            (0, "less than a minute ago"),
+            (59, "less than a minute ago"),
+            (60, "1 minute ago"),
+            (3599, "59 minutes ago"),
+        ),
+        *((3600, "1 hour ago"), (86_399, "23 hours ago"), (86_400, "1 day ago"), (30 * 86_400, "30 days ago")),
+        *((31 * 86_400, None), (-1, None)),
+    ],
+)
+def test_a_recent_time_is_shown_as_its_age(portal: Portal, age: int, text: str | None) -> None:
+    with portal.app.app_context():
+        at = int(portal.wall()) - age
+        shown = str(time_ago(at))
+    exact = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
+    assert shown.endswith(f'title="{exact}">{text or exact}</time>')
 
 
 # Rename, remove
