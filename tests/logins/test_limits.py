@@ -138,9 +138,10 @@ def test_no_descriptor_limit_distinguishes_unknown_from_known_users(in_memory: P
 
     def refused_to(user: str, most: int) -> bool:
         def refuse() -> bool:
-            free = os.open("/", os.O_RDONLY)
-            os.close(free)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (free + most, free + most))
+            free = [os.open("/", os.O_RDONLY) for _ in range(most + 1)]  # perhaps with gaps between the numbers
+            for descriptor in free:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], free[-1]))
             try:
                 return decide(store, user, Answer.parse(b"000000"), Policy(), lambda: NOW).outcome is not None
             except StoreError:
