@@ -5,7 +5,6 @@ Rule: the real `make install` and `make uninstall` run in the namespace of the m
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,8 +113,7 @@ class Fresh(Machine):
 
     def pid(self, *ending: str) -> int:
         """Return the pid of the only process on this machine with a command line that ends with `ending`."""
-        here = os.readlink(self.root.parent / "ns/mnt")
-        found = [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
+        found = self.processes(*ending)
         assert len(found) == 1, found
         return found[0]
 
@@ -123,11 +121,3 @@ class Fresh(Machine):
         done = self.run("sh", "-c", text)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
-
-
-def _runs(process: Path, namespace: str, ending: tuple[str, ...]) -> bool:
-    try:
-        words = (process / "cmdline").read_text().split("\0")[:-1]
-        return os.readlink(process / "ns/mnt") == namespace and tuple(words[-len(ending) :]) == ending
-    except OSError:  # the process has ended
-        return False

@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sysconfig
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,9 @@ class Machine:
                 process.kill()
                 process.wait(PATIENCE)
         self.log.close()
+        for pid in set(self.processes()) - {self._holder.pid}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # for example a helper that its caller has stopped
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait(PATIENCE)
@@ -290,11 +295,24 @@ class Machine:
         self._talks.append(talk)
         return talk
 
+    def processes(self, *ending: str) -> list[int]:
+        """Return the pids of this machine's processes. The command line ends with `ending`."""
+        here = os.readlink(self.root.parent / "ns/mnt")
+        return [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
+
     def hang_up(self) -> None:
         """Close the terminals of all dialogues. This ends programs that still wait for input."""
         for talk in self._talks:
             talk.hangs_up()
         self._talks.clear()
+
+
+def _runs(process: Path, namespace: str, ending: tuple[str, ...]) -> bool:
+    try:
+        words = (process / "cmdline").read_text().split("\0")[:-1]
+        return os.readlink(process / "ns/mnt") == namespace and (not ending or tuple(words[-len(ending) :]) == ending)
+    except OSError:  # the process has ended
+        return False
 
 
 class Sshd:

@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ class Centre:
     """A scripted authority on the loopback of the machine. It accepts the answer 755224."""
 
     def __init__(self, machine: Machine, folder: Path) -> None:
+        self._machine = machine
         self.ca = Authority()
         listener = _listener(machine)
         self.server = Server(self.ca.sign(server=True), folder, self.reply, ca=self.ca.pem, listener=listener)
@@ -43,7 +45,7 @@ class Centre:
             certificate = self.ca.sign_request(str(request.document["csr"]).encode(), "web1").decode()
             ca, authorities = self.ca.pem.decode(), [self.server.address]
             return 200, {"name": "web1", "certificate": certificate, "ca": ca, "authorities": authorities}
-        self.helpers.append(_uids_of_helpers())
+        self.helpers.append(_uids_of_helpers(self._machine))
         return 200, ACCEPTED if request.document["answer"] == "755224" else REFUSED
 
     @property
@@ -67,16 +69,13 @@ def _listener(machine: Machine) -> socket.socket:
     return made[0]
 
 
-def _uids_of_helpers() -> set[str]:
-    """Return all uids of the processes that run the helper: real, effective, saved and of the file system."""
+def _uids_of_helpers(machine: Machine) -> set[str]:
+    """Return all uids of the machine's helpers: real, effective, saved and of the file system."""
     found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if HELPER.encode() in (process / "cmdline").read_bytes().split(b"\0"):
-                lines = (process / "status").read_text().splitlines()
-                found |= set(next(line for line in lines if line.startswith("Uid:")).split()[1:])
-        except OSError:
-            continue
+    for pid in machine.processes(HELPER):
+        with suppress(OSError):  # the process has ended
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            found |= set(next(line for line in lines if line.startswith("Uid:")).split()[1:])
     return found
 
 
