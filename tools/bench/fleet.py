@@ -102,6 +102,8 @@ def main() -> int:
         for pause_ms in (0, 100):
             report.section(f"a login after {pause_ms} ms of typing, minus the time of pam_permit")
             one_login(report, fleet, folder, args.rounds, pause_ms)
+        report.section("the service of a host, for 8 clients")
+        services(report, fleet, folder, args.logins // 2)
         report.section("one authority, which shares this machine with its clients and its database")
         under_load(report, measured, args.logins)
         report.section("connections to one authority")
@@ -160,37 +162,36 @@ def one_login(report: Report, fleet: Fleet, folder: Path, rounds: int, pause_ms:
 def cases(stack: ExitStack, fleet: Fleet, folder: Path, far: str) -> Iterator[Case]:
     """Yield the ways to log in. `far` is the address of the proxy."""
     yield Case(PERMIT, "pam_permit.so", lambda: "")
-    local = site_in(stack, folder / "local", "")
+    local, _ = site_in(stack, folder / "local", "")
     local.enrol(fob(), user="root")
     yield Case(LOCAL, f"{MODULE} store={local.store} socket={local.socket} nodelay", logins.counting())
     near = fleet.addresses[0]
     ways = {KEPT: (near, False), NEW: (near, True), FAR: (far, False), FAR_NEW: (far, True)}
     for number, (name, (address, is_new)) in enumerate(ways.items()):
-        member = member_of(fleet, address)
-        site = site_in(stack, folder / f"member{number}", site_of(member, address))
+        member = member_of(fleet)
+        site, _ = site_in(stack, folder / f"member{number}", site_of(member, address))
         user = f"load{number}"
         line = f"{MODULE} socket={site.socket} nodelay user={user}"
         answer = enrolled(fleet, user)
         yield Case(name, line, with_new_connection(member, answer) if is_new else answer)
     # A helper reads the settings of the host, which are private to this process.
-    member = member_of(fleet, near)
+    member = member_of(fleet)
     site_file = Path(SITE_FILE)
     site_file.write_text(site_of(member, near))
     stack.callback(site_file.unlink)
     yield Case(HELPER, f"{MODULE} socket=none nodelay user=load9", enrolled(fleet, "load9"))
 
 
-def site_in(stack: ExitStack, folder: Path, text: str) -> Site:
-    """Start a service with its own site file."""
+def site_in(stack: ExitStack, folder: Path, text: str) -> tuple[Site, int]:
+    """Start a service with its own site file. Return it with its pid."""
     folder.mkdir()
     site = Site(folder)
     site.config.write_text(text)
     stack.callback(site.stop)
-    site.start("--log", "syslog")
-    return site
+    return site, site.start("--log", "syslog").pid
 
 
-def member_of(fleet: Fleet, address: str) -> Member:
+def member_of(fleet: Fleet) -> Member:
     member = fleet.member()
     member.folder.chmod(0o700)
     for file in (member.key, member.certificate, member.ca):
@@ -268,6 +269,25 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fi
 
 
 # ---- many logins
+
+
+def services(report: Report, fleet: Fleet, folder: Path, count: int) -> None:
+    """Measure what a login costs the service of a host with a store, and that of a member."""
+    names, each = load.names(8), {}
+    for name in names:
+        enrolled(fleet, name)
+    texts = {LOCAL: "", KEPT: site_of(member_of(fleet), fleet.addresses[0])}
+    for number, (name, text) in enumerate(texts.items()):
+        with ExitStack() as stack:
+            site, pid = site_in(stack, folder / f"service{number}", text)
+            clients = load.clients(site, 8) if name == LOCAL else [load.Client(user) for user in names]
+            load.hammer(site.socket, clients, 80)
+            before = load.processor_seconds(pid)
+            rate = count / load.hammer(site.socket, clients, count)
+            each[name] = (load.processor_seconds(pid) - before) / count
+        figure = f"{rate:.0f}/s, {us(each[name])} of the processor for each login"
+        report.say(name, figure, per_second=rate, seconds=each[name])
+    report.say("processor of a member / of a host with a store", f"{each[KEPT] / each[LOCAL]:.2f}")
 
 
 class Measured:
