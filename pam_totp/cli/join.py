@@ -25,6 +25,7 @@ from pam_totp.cli.store_access import create_store
 from pam_totp.core.settings import CREDENTIALS, DEFAULT_STORE, SITE_FILE, MemberSettings, SettingsError, Site
 from pam_totp.pam.login_session import MAX_SITE_FILE, read_site
 from pam_totp.pam.privileges import act_as_owner_of, acting_as_root
+from pam_totp.store.locations import notice
 from pam_totp.system import service_network
 from pam_totp.system.audit import signals_held
 from pam_totp.system.site_edit import Value, with_member
@@ -81,7 +82,10 @@ def _renew(args: argparse.Namespace, site: Site, file: str) -> int:
 
 
 def _join(args: argparse.Namespace, site: Site, file: str) -> int:
-    """Join, and write the credentials, the drop-in and the site file, in this order."""
+    """Join, and write the credentials, the drop-in and the site file, in this order.
+
+    A store whose records were copied to a database is replaced. The site file is then written first.
+    """
     from pam_totp.member.joining import JoinRefused, join, verify
     from pam_totp.member.wire import JoinLine, WireError
 
@@ -104,6 +108,10 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
     new = _new_text(text, authorities, paths, file)
     is_whole_host = os.geteuid() == 0 and args.config is None  # not a test of another site file
     with signals_held():
+        if _has_copied_store(paths):
+            # The authorities must be in force before there is a new store: with `nullok`, it would let all users in.
+            _write(file, new)
+            os.unlink(DEFAULT_STORE)
         ends = _install(membership.key, membership.joined.certificate, membership.ca, paths)
         with acting_as_root():
             permitted = is_whole_host and service_network.permit()
@@ -130,6 +138,11 @@ def _paths(args: argparse.Namespace, site: Site) -> dict[str, str]:
         return {name: str(getattr(site.member, name)) for name in FILES}
     folder = CREDENTIALS if args.credentials is None else os.path.abspath(str(args.credentials))
     return {name: os.path.join(folder, file) for name, file in FILES.items()}
+
+
+def _has_copied_store(paths: Mapping[str, str]) -> bool:
+    """Return True if the credentials belong into the default store, and `pam-totp store copy` has replaced it."""
+    return os.path.dirname(paths["key"]) == CREDENTIALS and notice(DEFAULT_STORE) is not None
 
 
 def _require_rights(file: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import socket
 import stat
 import threading
@@ -16,7 +17,8 @@ import pytest
 from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.member.wire import JoinLine
 from pam_totp.operations.authenticate import REFUSED as REFUSED_TEXT
-from tests.services.namespace import ACCOUNTS, HELPER, Machine, Sshd
+from pam_totp.store.locations import NOTICE
+from tests.services.namespace import ACCOUNTS, COPY, HELPER, STORE, Machine, Sshd
 from tests.support.tls import ACCEPTED, REFUSED, Authority, Reply, Request, Server
 
 CODE = "One-time code: "
@@ -100,6 +102,29 @@ def test_join_writes_the_files_of_the_account_of_the_service(machine: Machine, c
     assert found == {".member": (0o700, owner), **files}
     assert machine.path("/etc/pam_totp.toml").stat().st_uid == 0
     assert "PrivateNetwork=no" in machine.path(DROP_IN).read_text()
+
+
+def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_path: Path) -> None:
+    """A file takes the place of such a store. With `nullok`, an empty store would let all users in."""
+    centre, store, aside = Centre(machine, tmp_path), machine.path(STORE), machine.path(f"{STORE}.aside")
+    store.rename(aside)
+    machine.write(STORE, f"{NOTICE}postgresql://authority@db1/otp\n")
+    try:
+        trace = ("strace", "-f", "-y", "-o", "/run/trace", "-e", "trace=rename,unlink,mkdir,mkdirat,unlinkat,renameat")
+        command = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-m", "pam_totp.cli", "join"]
+        joined = machine.run(*trace, *command, stdin=f"{centre.line}\n")
+        assert joined.returncode == 0, joined.stderr
+        assert machine.path(f"{FOLDER}/key.pem").stat().st_uid == ACCOUNTS["pam_totp"]
+        assert (stat.S_IMODE(store.stat().st_mode), store.stat().st_uid) == (0o700, ACCOUNTS["pam_totp"])
+        calls = machine.path("/run/trace").read_text().splitlines()
+        settings = next(i for i, line in enumerate(calls) if '"/etc/pam_totp.toml")' in line)
+        removed = next(i for i, line in enumerate(calls) if f'unlink("{STORE}")' in line)
+        assert settings < removed, "the logins ask the authorities before there is an empty store"
+    finally:
+        centre.server.close()
+        shutil.rmtree(store)
+        aside.rename(store)
+        machine.path(DROP_IN).unlink(missing_ok=True)
 
 
 def test_sshd_asks_the_authority(machine: Machine, sshd: Sshd, centre: Centre, way_there: str) -> None:
