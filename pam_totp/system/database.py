@@ -8,14 +8,19 @@ from typing import Any
 
 from pam_totp.core.settings import DatabaseSettings
 from pam_totp.store import Store, StoreError
-from pam_totp.store.locations import postgres
+from pam_totp.store.locations import notice, postgres
 from pam_totp.store.postgres_schema import NONE, REPLICATION, SYNCHRONOUS, VERSION
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-__all__ = ["NONE", "REPLICATION", "SYNCHRONOUS", "VERSION", "State", "has_password", "missing_library", "state_of"]
+__all__ = ["NONE", "REPLICATION", "SYNCHRONOUS", "VERSION", "State", "copied", "has_password", "missing_library", "state_of"]
 
 State = Mapping[str, Any]  # the fields of `store.postgres_state.State`
 _STATE = "state"  # the kind of the report with the state
+
+
+def copied(folder: str) -> str | None:
+    """Return a text with the URL if the records of `folder` were copied to a database, or None."""
+    return notice(folder)
 
 
 def missing_library() -> str | None:

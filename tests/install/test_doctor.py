@@ -403,6 +403,18 @@ def test_a_read_only_store_is_an_error(machine: Fresh) -> None:
         machine.shell(f"umount {STORE}")
 
 
+def test_a_store_whose_records_were_copied_names_the_database(machine: Fresh) -> None:
+    machine.shell(f"mv {STORE} {STORE}.away")
+    machine.write(STORE, "The records of this store were copied to postgresql://authority@db1/otp\n")
+    try:
+        (finding,) = (found for found in examine(machine) if found.check == "store")
+        assert (finding.severity, finding.code) == (ERROR, Code.STORE_UNREACHABLE)
+        assert f"{STORE}: the records of this store were copied to postgresql://authority@db1/otp;" in finding.what
+        assert finding.remedy.endswith("in [store] of /etc/pam_totp.toml, or run 'pam-totp join'")
+    finally:
+        machine.shell(f"rm {STORE}; mv {STORE}.away {STORE}")
+
+
 def test_a_stack_with_files_in_home_folders_needs_no_store(machine: Fresh) -> None:
     with_line(machine, "sudo", f"{LINE} secret=~/.pam_totp.json")
     machine.shell(f"mv {STORE} {STORE}.away")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pam_totp.core.settings import DEFAULT_STORE, SettingsError, is_database, settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.system import probe
+from pam_totp.system.database import copied
 from pam_totp.system.doctor import store_use
 from pam_totp.system.doctor.checks_database import database
 from pam_totp.system.doctor.context import ACCOUNT, Context
@@ -96,6 +97,11 @@ def store(context: Context) -> Iterator[Finding]:
         except OSError as e:
             what = f"{folder}: {(e.strerror or str(e)).lower()}; no user can log in with a code"
             remedy = _INSTALL if folder == DEFAULT_STORE else "create the folder with mode 0700"
+            yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
+            continue
+        if (text := copied(folder)) is not None:
+            what = f"{folder}: {text[0].lower()}{text[1:]}; no user can log in with a code"
+            remedy = "set url to that database in [store] of /etc/pam_totp.toml, or run 'pam-totp join'"
             yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
             continue
         yield from _store_folder(folder, status)
