@@ -25,6 +25,7 @@ from pam_totp.cli.store_access import create_store
 from pam_totp.core.settings import CREDENTIALS, DEFAULT_STORE, SITE_FILE, MemberSettings, SettingsError, Site
 from pam_totp.pam.login_session import MAX_SITE_FILE, read_site
 from pam_totp.pam.privileges import act_as_owner_of, acting_as_root
+from pam_totp.store.file import FileStore
 from pam_totp.store.locations import notice
 from pam_totp.system import service_network
 from pam_totp.system.audit import signals_held
@@ -168,10 +169,13 @@ def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> i
     from pam_totp.member.joining import validity
 
     folder = os.path.dirname(paths["key"])
-    if folder == CREDENTIALS and not os.path.exists(DEFAULT_STORE):
+    is_new = folder == CREDENTIALS and not os.path.exists(DEFAULT_STORE)
+    if is_new:
         create_store(DEFAULT_STORE)
     parent = os.path.dirname(folder)
     act_as_owner_of(folder if os.path.isdir(folder) else parent)
+    if is_new:
+        FileStore(DEFAULT_STORE).prepare()  # for the records of break-glass
     if not os.path.isdir(folder):
         os.mkdir(folder, 0o700)
     os.chmod(folder, 0o700)

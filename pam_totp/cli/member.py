@@ -104,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace, site: Site, file: str) -> Members:
+    if site.member is not None:
+        raise CommandError("this host is a member (run the command on an authority)")
     url = location(args, site)
     if not is_database(url):
         raise CommandError(NO_DATABASE.format(DATABASE, file))

@@ -96,7 +96,8 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
         print(f"{source} refuses all logins from now on; its records are kept in {done.old}")
         if permitted:
             print(f"{service_network.DROP_IN} permits the network to the service")
-        print("use the new store: set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service")
+        print("next: set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service;", end=" ")
+        print("or, if authorities use this database, run 'pam-totp join'")
     return DONE
 
 

@@ -12,7 +12,17 @@ from pam_totp.store.locations import notice, postgres
 from pam_totp.store.postgres_schema import NONE, REPLICATION, SYNCHRONOUS, VERSION
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-__all__ = ["NONE", "REPLICATION", "SYNCHRONOUS", "VERSION", "State", "copied", "has_password", "missing_library", "state_of"]
+__all__ = [
+    "NONE",
+    "REPLICATION",
+    "SYNCHRONOUS",
+    "VERSION",
+    "State",
+    "copied",
+    "has_password",
+    "missing_library",
+    "state_of",
+]
 
 State = Mapping[str, Any]  # the fields of `store.postgres_state.State`
 _STATE = "state"  # the kind of the report with the state

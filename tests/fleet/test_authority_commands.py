@@ -122,6 +122,7 @@ def test_init_lets_the_service_read_copied_keys(
         (AUTHORITY, ["authority", "serve"], 1, "an authority needs a database: set url"),
         (AUTHORITY, ["authority", "serve", "--json"], 2, "--json is an option of 'pam-totp authority init'"),
         (AUTHORITY, ["member", "list"], 1, "the members of a fleet are in a database: set [store] url"),
+        ("[member]\nauthorities = 'a:1'\n", ["member", "list"], 1, "this host is a member (run the command on an"),
         (AUTHORITY, ["member", "add"], 2, "pam-totp member add needs a name"),
         (AUTHORITY, ["member", "list", "web1"], 2, "pam-totp member list takes no name"),
         (AUTHORITY, ["member", "revoke", "web1", "web2"], 2, "pam-totp member revoke takes one name"),

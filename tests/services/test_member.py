@@ -116,6 +116,7 @@ def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_p
         assert joined.returncode == 0, joined.stderr
         assert machine.path(f"{FOLDER}/key.pem").stat().st_uid == ACCOUNTS["pam_totp"]
         assert (stat.S_IMODE(store.stat().st_mode), store.stat().st_uid) == (0o700, ACCOUNTS["pam_totp"])
+        assert len(list(machine.path(f"{STORE}/.decoy").iterdir())) == 64, "doctor has no finding about the store"
         calls = machine.path("/run/trace").read_text().splitlines()
         settings = next(i for i, line in enumerate(calls) if '"/etc/pam_totp.toml")' in line)
         removed = next(i for i, line in enumerate(calls) if f'unlink("{STORE}")' in line)
