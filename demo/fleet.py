@@ -50,7 +50,7 @@ UNREACHED, NOT_A_MEMBER = "no authority answered", "not-a-member"  # reasons in 
 
 
 def url(role: str, certificate: str) -> str:
-    tls = f"sslmode=verify-full&sslrootcert={ETC}/db-ca.crt&sslcert={certificate}.crt&sslkey={certificate}.key"
+    tls = f"sslmode=verify-full&sslrootcert={ETC}/ca.crt&sslcert={certificate}.crt&sslkey={certificate}.key"
     return f"postgresql://{role}@db1,db2/otp?{tls}"
 
 

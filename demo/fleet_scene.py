@@ -58,7 +58,7 @@ listen_addresses = '*'
 unix_socket_directories = '/run/postgresql'
 shared_buffers = 16MB
 ssl = on
-ssl_ca_file = '{ETC}/db-ca.crt'
+ssl_ca_file = '{ETC}/ca.crt'
 ssl_cert_file = '/var/lib/postgresql/server.crt'
 ssl_key_file = '/var/lib/postgresql/server.key'
 synchronous_standby_names = '*'
@@ -205,7 +205,7 @@ class Fleet:
 
     def make_standby(self, name: str, primary: str) -> None:
         """Copy the running database of `primary` to the host `name`, and start it as a synchronous standby."""
-        tls = f"sslmode=verify-full sslrootcert={ETC}/db-ca.crt"
+        tls = f"sslmode=verify-full sslrootcert={ETC}/ca.crt"
         own = f"sslcert=/var/lib/postgresql/{REPLICATOR}.crt sslkey=/var/lib/postgresql/{REPLICATOR}.key"
         source = f"host={primary} user={REPLICATOR} application_name={name} {tls} {own}"
         self._postgres(name, "pg_basebackup", "-D", DATA, "-d", source, "-R", "-X", "stream", "-c", "fast", "-N")
@@ -240,7 +240,7 @@ class Fleet:
         files = self._certificates
         self[name].write(f"{path}.crt", (files / f"{certificate}.crt").read_text())
         self[name].write(f"{path}.key", (files / f"{certificate}.key").read_text(), 0o600, owner)
-        self[name].write(f"{ETC}/db-ca.crt", (files / "ca.crt").read_text())
+        self[name].write(f"{ETC}/ca.crt", (files / "ca.crt").read_text())
 
     def _sign(self, name: str) -> None:
         """Make a key, and a certificate of the database's CA."""

@@ -16,6 +16,11 @@ from pam_totp.store.postgres_schema import REPLICATION
 from pam_totp.system import service_network
 
 INIT, COPY = "init", "copy"
+NEXT = {  # after a copy, by whether the records are in a database now
+    True: "set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service; or, if authorities use "
+    "this database, run 'pam-totp join'",
+    False: "delete [store] from /etc/pam_totp.toml, then restart the service",
+}
 USAGE = {INIT: "store init URL", COPY: "store copy FROM TO"}
 
 
@@ -96,8 +101,7 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
         print(f"{source} refuses all logins from now on; its records are kept in {done.old}")
         if permitted:
             print(f"{service_network.DROP_IN} permits the network to the service")
-        print("next: set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service;", end=" ")
-        print("or, if authorities use this database, run 'pam-totp join'")
+        print(f"next: {NEXT[is_database(target)]}")
     return DONE
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.fleet_scene import PACKAGES, PROGRAMS
 from tests.conftest import with_mounts
 from tests.demo.test_demo import processes_in
+from tests.support import isolation
 from tests.support.cluster import with_postgresql
 from tests.support.site import PATIENCE, TREE
 
@@ -22,17 +21,11 @@ PYTHON = "/usr/bin/python3"
 LIMIT = 300  # seconds: the demo takes less than a minute, and longer on a busy machine
 
 
-def _has_packages() -> bool:
-    names = [PYTHON, "-I", "-c", "import " + ", ".join(PACKAGES)]
-    return subprocess.run(names, capture_output=True, check=False).returncode == 0
-
-
 pytestmark = [
     with_postgresql,
     with_mounts,
     pytest.mark.skipif(
-        not (_has_packages() and all(map(shutil.which, PROGRAMS))),
-        reason="needs the packages iproute2, python3-aiohttp and python3-psycopg",
+        not isolation.has_fleet_packages(), reason="needs the packages iproute2, python3-aiohttp and python3-psycopg"
     ),
 ]
 

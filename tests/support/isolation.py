@@ -181,6 +181,12 @@ def installed_browser() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+def has_fleet_packages() -> bool:
+    """Return True if the packages of `make fleet-demo` are installed, apart from PostgreSQL and OpenSSH."""
+    python = Path("/usr/lib/python3/dist-packages")
+    return shutil.which("ip") is not None and all((python / name).is_dir() for name in ("aiohttp", "psycopg"))
+
+
 def left_out() -> list[str]:
     """Return the kinds of tests that the suite skips here, each with its reason."""
     root = os.geteuid() == 0
@@ -192,6 +198,7 @@ def left_out() -> list[str]:
         "a failover by Patroni (requires the packages patroni, etcd-server and etcd-client)": not all(
             map(shutil.which, ("patroni", "etcd", "etcdctl"))
         ),
+        "the demo of a fleet (requires iproute2, python3-aiohttp and python3-psycopg)": not has_fleet_packages(),
         "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (requires clang)": shutil.which("clang") is None,
         **{what: variable not in os.environ for variable, what in OWN_SYSTEMS.items()},
