@@ -12,11 +12,12 @@ Rules:
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 from typing import cast
 
-from flask import Flask, Response, abort, render_template, request
+from flask import Flask, Response, abort, current_app, render_template, request
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, TooManyRequests
 
 from pam_totp.client import DEFAULT_SOCKET, ClientError
 from pam_totp.operations import audit_log
@@ -34,6 +35,7 @@ from pam_totp.web.sessions import Sessions, Step
 FORM = "application/x-www-form-urlencoded"
 MAX_REQUEST = 16 * 1024  # bytes, more than the longest form
 
+A_MINUTE = 60  # seconds
 HSTS = "max-age=31536000"  # one year, in seconds
 
 
@@ -63,7 +65,14 @@ def create_app(config: Config) -> Flask:
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
     filters.add_to(app)
-    app.context_processor(lambda: {"sign_in": current_session().state, "Step": Step, "issuer": config.issuer})
+    app.context_processor(
+        lambda: {
+            "sign_in": current_session().state,
+            "Step": Step,
+            "issuer": config.issuer,
+            "seconds_left": pages_tokens.seconds_left,
+        }
+    )
     app.after_request(_add_headers)
     _add_error_pages(app)
     return app
@@ -84,7 +93,7 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
     return Portal(config, StoreFactor(factors), sessions, limits, factors)
 
 
-def _refuse_foreign_requests() -> tuple[str, int] | None:
+def _refuse_foreign_requests() -> Response | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site.
 
     Do not count them, so that a page of another site cannot use up the limits of its visitor.
@@ -132,7 +141,7 @@ HTTP_ERRORS = {
     404: ("Page not found", "This address has no page. Check it for a typing error."),
     405: ("Request not supported", "This page does not accept that request. Nothing was changed."),
     413: ("The form is too long", "The form is too long. Nothing was changed."),
-    429: ("Too many attempts", "Too many attempts. Try again later."),
+    429: ("Too many attempts", "Too many attempts. Try again in {}."),
 }
 OTHER_HTTP_ERROR = "The request failed", "The request failed. Nothing was changed."
 NO_COOKIE = (
@@ -142,26 +151,31 @@ NO_COOKIE = (
 
 
 def _add_error_pages(app: Flask) -> None:
-    def form_expired(_: CSRFError) -> tuple[str, int]:
-        if not cast(Cookies, app.session_interface).was_sent(request):
+    def form_expired(_: CSRFError) -> Response:
+        # Other forms are on pages that need the cookie, for example of a user who has signed out in another tab.
+        if request.endpoint == request_limits.SIGN_IN and not cast(Cookies, app.session_interface).was_sent(request):
             return _message_page("Your browser blocks cookies", NO_COOKIE, status=400)
         text = "This form is out of date and was ignored. Nothing was changed."
         return _message_page("The form is out of date", text, status=400)
 
-    def out_of_reach(error: StoreError | ClientError) -> tuple[str, int]:
+    def out_of_reach(error: StoreError | ClientError) -> Response:
         sink, user = current_portal().config.sink, current_session().state.user
         audit_log.write(sink, SERVICE, "error", user=user, problem=str(error))
-        return _message_page("Not available now", "Your tokens are not available now. Try again later.", status=503)
+        text = "Your tokens are not available now. Wait a minute, then try again."
+        return _message_page("Not available now", text, status=503, retry_after=A_MINUTE)
 
-    def too_many_checks(_: TooManyChecks) -> tuple[str, int]:
+    def too_many_checks(_: TooManyChecks) -> Response:
         text = "Too many people are signing in now. Wait a minute, then try again."
-        return _message_page("Too many sign-ins", text, status=503)
+        return _message_page("Too many sign-ins", text, status=503, retry_after=A_MINUTE)
 
-    def http_error(error: HTTPException) -> tuple[str, int] | HTTPException:
+    def http_error(error: HTTPException) -> Response:
         title, text = HTTP_ERRORS.get(error.code or 0, OTHER_HTTP_ERROR)
-        return _message_page(title, text, status=error.code or 500)
+        seconds = error.retry_after if isinstance(error, TooManyRequests) else None
+        if isinstance(seconds, int):
+            text = text.format(filters.duration(seconds))
+        return _message_page(title, text, status=error.code or 500, retry_after=seconds)
 
-    def internal_error(error: Exception) -> tuple[str, int]:
+    def internal_error(error: Exception) -> Response:
         app.logger.exception("internal error", exc_info=error)
         text = "Check whether your last change was made, and tell your administrator."
         return _message_page("Internal error", text, status=500)
@@ -174,5 +188,8 @@ def _add_error_pages(app: Flask) -> None:
     app.register_error_handler(Exception, internal_error)
 
 
-def _message_page(title: str, text: str, *, status: int) -> tuple[str, int]:
-    return render_template("message.html", heading=title, text=text), status
+def _message_page(title: str, text: str, *, status: int, retry_after: int | datetime | None = None) -> Response:
+    """Return a page with one message. `retry_after` is the time after which the client may try again, in seconds."""
+    response = current_app.make_response((render_template("message.html", heading=title, text=text), status))
+    response.retry_after = retry_after
+    return response

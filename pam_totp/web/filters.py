@@ -33,6 +33,15 @@ def time_ago(seconds: int | None) -> str | Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(for_machines, exact, text)
 
 
+def duration(seconds: int) -> str:
+    """Return a duration for a user, in the largest unit of which it has at least two. Round up."""
+    unit, name = next(
+        (u, n) for u, n in ((HOUR, "hour"), (MINUTE, "minute"), (1, "second")) if seconds >= 2 * u or u == 1
+    )
+    count = -(-seconds // unit)
+    return f"1 {name}" if count == 1 else f"{count} {name}s"
+
+
 def _ago(age: int) -> str | None:
     if 0 <= age < MINUTE:
         return "less than a minute ago"

@@ -43,6 +43,10 @@ class Budget:
         """Return True if a request at `now`, after those at `times`, would exceed a rate."""
         return any(len(times) >= count and times[-count] > now - seconds for count, seconds in self.rates)
 
+    def wait(self, times: array[float], now: float) -> float:
+        """Return the seconds from `now` until a request, after those at `times`, exceeds no rate."""
+        return max(times[-count] + seconds - now if len(times) >= count else 0.0 for count, seconds in self.rates)
+
     @property
     def longest(self) -> float:
         return max(seconds for _, seconds in self.rates)
@@ -109,6 +113,15 @@ class Limits:
             for budget, key in listed:
                 self._tables[budget.table].add(key, now, now - budget.longest)
         return True
+
+    def wait(self, charges: Iterable[tuple[Budget, str]]) -> float:
+        """Return the seconds until `admit` counts the request, if no other request is counted before. Count nothing."""
+        now, waits = self._clock(), [0.0]
+        with self._lock:
+            for budget, key in charges:
+                table = self._tables.setdefault(budget.table, _Table())
+                waits.append(budget.wait(table.recent(self._digest(key), now - budget.longest), now))
+        return max(waits)
 
     def remember(self, user: str, network: str) -> None:
         """Note that the network has signed `user` in."""

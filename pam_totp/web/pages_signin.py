@@ -20,10 +20,11 @@ from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
 
 P = ParamSpec("P")
-Page = str | Response | tuple[str, int]
+Page = str | Response | tuple[str, int] | dict[str, int]
 
 WRONG_PASSWORD = "User name and password do not match."
-EXPIRED = "Your session has expired. Nothing was lost. Sign in again."
+ENDED_TITLE = "Your session has ended"
+ENDED = "You were signed out. Every change that the portal reported was made. Sign in again."
 
 pages = Blueprint("signin", __name__)
 
@@ -57,7 +58,8 @@ def sign_in_form() -> Page:
     session = current_session()
     if session.state.step is Step.SIGNED_IN:
         return redirect_to("tokens.overview")
-    return render_template("sign_in.html", form=SignInForm(), notice=EXPIRED if session.has_expired else None)
+    ended = {"heading": ENDED_TITLE, "notice": ENDED} if session.has_expired else {}
+    return render_template("sign_in.html", form=SignInForm(), **ended)
 
 
 @pages.post("/sign-in")
@@ -116,6 +118,12 @@ def code() -> Page:
 def _sentence(text: str) -> str:
     """Return a login's message as a sentence: with a capital letter and a full stop."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+@pages.post("/prolong")
+def prolong() -> Page:
+    """Prolong the session. Only the script of a page sends this form; it reads the seconds that are left."""
+    return {"seconds": int(current_session().prolong())}
 
 
 @pages.post("/sign-out")

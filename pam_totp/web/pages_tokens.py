@@ -164,6 +164,11 @@ def scan() -> Page:
     return page, 422
 
 
+def seconds_left() -> int:
+    """Return the seconds that the user has for the current page."""
+    return current_session().seconds_left(with_pending=request.endpoint in ("tokens.scan_form", "tokens.scan"))
+
+
 def _scan_page(token: Token, form: FormWithProof) -> str:
     uri = to_uri(token, requester().user, current_portal().config.issuer)
     return render_template(

@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
+from math import ceil
 
-from flask import abort, request
+from flask import request
+from werkzeug.exceptions import TooManyRequests
 
 from pam_totp.core import address as addresses
 from pam_totp.operations import audit_log
@@ -61,13 +63,13 @@ OF_UNKNOWN_NETWORKS = Budget(_ACCOUNT, ((100, HOUR), (300, DAY)))
 
 
 def refuse_too_many_requests() -> None:
-    """Abort with status 429 if the client's networks request too many pages. Requests for files do not count."""
+    """Raise TooManyRequests if the client's networks request too many pages. Requests for files do not count."""
     if request.endpoint != "static":
         _refuse_unless(_of_networks(PAGE, "", PAGES * current_portal().config.per_address))
 
 
 def refuse_too_many_attempts() -> None:
-    """Abort with status 429 if a form with a password or a code is sent too often."""
+    """Raise TooManyRequests if a form with a password or a code is sent too often."""
     endpoint = request.endpoint or ""
     if request.method != "POST" or endpoint not in LIMITS:
         return
@@ -82,7 +84,7 @@ def refuse_too_many_attempts() -> None:
 
 
 def _refuse_password(user: str, limit: int) -> None:
-    """Count an attempt to sign `user` in, or abort. Log a refusal."""
+    """Count an attempt to sign `user` in or raise TooManyRequests. Log a refusal."""
     sizes = _sizes(user)
     charges = chain(_of_networks(ATTEMPT, SIGN_IN, limit, sizes=sizes), _of_account(user, sizes=sizes))
     _refuse_unless(charges, user)
@@ -94,15 +96,18 @@ def _sizes(user: str) -> int:
 
 
 def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
-    """Count the request, or abort. Log a refusal for `user`. Do not log requests without a user, which could flood the
-    log."""
-    if current_portal().limits.admit(charges):
+    """Count the request, or raise TooManyRequests with the time to wait. Log a refusal for `user`.
+
+    Do not log requests without a user, which could flood the log.
+    """
+    limits, listed = current_portal().limits, list(charges)
+    if limits.admit(listed):
         return
     if user is not None:
         sink = current_portal().config.sink
         name = name_for_log(user)
         audit_log.write(sink, SERVICE, "refused", user=name, reason="too-many-attempts", rhost=request.remote_addr)
-    abort(429)
+    raise TooManyRequests(retry_after=max(1, ceil(limits.wait(listed))))
 
 
 def remember_network(user: str) -> None:

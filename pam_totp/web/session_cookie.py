@@ -18,7 +18,7 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.datastructures import CallbackDict
 
 from pam_totp.core.record import Token
-from pam_totp.web.sessions import Session, Sessions, Step
+from pam_totp.web.sessions import Session, Sessions, Step, is_signed
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
 PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser rejects a __Host- cookie
@@ -28,8 +28,8 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
     """The session of one request: values of Flask and its extensions, and the server's session that stores them.
 
     `state` is the state of the session at the start of the request. `session_id` is None while there is no session.
-    `has_expired` is True if the browser sent the id of a session that has ended. `is_new` is True if the browser needs
-    a new cookie.
+    `has_expired` is True if the browser sent the id of a session that has ended, after the password. `is_new` is True
+    if the browser needs a new cookie.
     """
 
     def __init__(self, sessions: Sessions, session_id: str | None) -> None:
@@ -37,7 +37,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         stored = sessions.get(session_id) if session_id else None
         self.state = Session() if stored is None else stored
         self.session_id = None if stored is None else session_id
-        self.has_expired = session_id is not None and self.session_id is None
+        self.has_expired = session_id is not None and stored is None and not is_signed(session_id)
         self.is_new = False
         super().__init__(self.state.values, on_update=_mark_as_modified)
         self.modified = False
@@ -49,6 +49,14 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         self.session_id = self._sessions.create(self.state, instead_of=self.session_id)
         self.has_expired = False
         self.is_new = True
+
+    def prolong(self) -> float:
+        """Prolong the session at the user's request. Return the seconds that are left."""
+        return 0.0 if self.session_id is None else self._sessions.prolong(self.session_id)
+
+    def seconds_left(self, *, with_pending: bool) -> int:
+        """Return the seconds that the user has for the page. `with_pending`: the page needs the pending token."""
+        return int(self._sessions.seconds_left(self.state, with_pending=with_pending))
 
     def end(self) -> None:
         if self.session_id is not None:

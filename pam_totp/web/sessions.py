@@ -6,7 +6,8 @@ Rules:
 - From the password on, a browser holds only a random session id. The server stores a digest of the id.
 - Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen or
   planted before a step is invalid after the step.
-- A session expires after its idle limit or its total limit. All other sessions of a user end when that user adds
+- A session expires after its idle limit or its total limit. Its user can prolong the total limit `MAX_PROLONGED` times
+  by the idle limit (WCAG 2.2, 2.2.1). All other sessions of a user end when that user adds
   or removes a token, or makes recovery codes.
 - The number of sessions on the server is limited. A user has such a session only after a correct password.
 
@@ -29,6 +30,7 @@ from pam_totp.core.record import Token
 
 ID_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
+MAX_PROLONGED = 10  # times for each session
 MAX_SESSIONS = 5_000
 CSRF_TOKEN = "csrf_token"  # the name of the only value of a session before sign-in; Flask-WTF reads it
 
@@ -62,13 +64,24 @@ class Session:
     by_code: bool = False
     created_at: float = 0.0
     last_seen: float = 0.0
+    prolonged: int = 0  # times
     pending: PendingToken | None = field(default=None, repr=False)
     recovery_codes: tuple[str, ...] = field(default=(), repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
     def is_expired(self, now: float) -> bool:
+        return self.seconds_left(now) < 0
+
+    def seconds_left(self, now: float) -> float:
+        """Return the seconds until the session expires if no other request arrives."""
         max_idle, max_total = self.step.value
-        return now - self.last_seen > max_idle or now - self.created_at > max_total
+        return min(self.last_seen + max_idle, self.created_at + max_total + self.prolonged * max_idle) - now
+
+    def prolong(self, now: float) -> Session:
+        """Return the session with a later end: the idle limit from `now`, unless it was prolonged too often."""
+        max_idle, _ = self.step.value
+        is_late = self.created_at + self.step.value[1] + self.prolonged * max_idle < now + max_idle
+        return replace(self, prolonged=min(self.prolonged + is_late, MAX_PROLONGED))
 
 
 class Sessions:
@@ -82,7 +95,7 @@ class Sessions:
 
     def get(self, session_id: str) -> Session | None:
         """Return the session, and set `last_seen`. Return None for an unknown or expired session."""
-        if "." in session_id:
+        if is_signed(session_id):
             return self._read_signed(session_id)
         digest = _digest(session_id)
         with self._lock:
@@ -128,9 +141,35 @@ class Sessions:
             if before is not None:
                 after = change(before)
                 self._sessions[digest] = replace(
-                    before, pending=after.pending, recovery_codes=after.recovery_codes, values=after.values
+                    before,
+                    pending=after.pending,
+                    recovery_codes=after.recovery_codes,
+                    values=after.values,
+                    prolonged=after.prolonged,
                 )
             return before
+
+    def prolong(self, session_id: str) -> float:
+        """Prolong the session, and the life of its pending token. Return the seconds left, or 0 at its end."""
+        now = self._clock()
+
+        def prolong(session: Session) -> Session:
+            is_pending = session.pending is not None and session.pending.expires_at >= now
+            pending = (
+                replace(session.pending, expires_at=now + PENDING_LASTS) if is_pending and session.pending else None
+            )
+            return replace(session.prolong(now), pending=pending)
+
+        self.change(session_id, prolong)
+        session = self.get(session_id)
+        return 0.0 if session is None else self.seconds_left(session)
+
+    def seconds_left(self, session: Session, *, with_pending: bool = True) -> float:
+        """Return the seconds until the session expires or, if that is earlier and it counts, its pending token."""
+        left = session.seconds_left(self._clock())
+        if with_pending and session.pending is not None:
+            left = min(left, session.pending.expires_at - self._clock())
+        return max(0.0, left)
 
     def end(self, session_id: str) -> None:
         with self._lock:
@@ -170,6 +209,11 @@ class Sessions:
     def _delete_expired(self, now: float) -> None:
         while self._sessions and next(iter(self._sessions.values())).is_expired(now):
             self._sessions.popitem(last=False)
+
+
+def is_signed(session_id: str) -> bool:
+    """Return True for a session before sign-in, which only the browser stores."""
+    return "." in session_id
 
 
 def _digest(session_id: str) -> bytes:

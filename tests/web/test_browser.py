@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -16,6 +17,9 @@ from tests.support.etc import SHADOW
 from tests.support.site import KEY, TREE, codes, phone, until
 from tests.web.people import People, Person, Phone
 from tests.web.served import Served, TlsPortal
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 COLOURS = """property => [...document.querySelectorAll('html, body, main, main *')].filter(e => e.checkVisibility())
     .map(e => getComputedStyle(e)[property || 'backgroundColor'])"""
@@ -151,7 +155,7 @@ def test_a_session_stolen_before_the_code_is_worthless(people: People, served: S
     alice.press("Sign in")
     assert alice.heading == "Your tokens"
     thief.page.goto("/")
-    assert thief.heading == "Sign in"
+    assert thief.heading == "Your session has ended"
 
 
 def test_the_cookie_over_tls_is_secure_and_for_this_host_only(people: People, tls_portal: TlsPortal) -> None:
@@ -233,6 +237,58 @@ def test_the_copy_button_copies_the_key(people: People, served: Served, tmp_path
     alice.page.get_by_role("button", name="Copied").wait_for()
     shown = alice.page.locator(".key code").inner_text().replace(" ", "")
     assert alice.page.evaluate("navigator.clipboard.readText()") == shown
+
+
+def stop_clock(person: Person) -> None:
+    """Stop the clock of the pages that the person opens from now on. The test moves it."""
+    person.page.clock.install(time=0)
+    person.page.clock.pause_at(1000)
+
+
+def test_a_session_is_prolonged_in_its_page_and_its_end_is_announced(people: People, served: Served) -> None:
+    alice = people()
+    stop_clock(alice)
+    alice.sign_in()
+    warning = alice.page.get_by_role("alert")
+    alice.page.get_by_role("link", name="Add a phone").click()
+    alice.page.get_by_label("Name").fill("half-written")
+    alice.page.clock.run_for(775_000)  # milliseconds
+    assert not warning.is_visible()
+    alice.page.clock.run_for(10_000)
+    assert "Your session ends in two minutes." in warning.inner_text()
+    warning.get_by_role("button", name="Stay signed in").press("Enter")
+    warning.wait_for(state="hidden")
+    assert alice.page.get_by_label("Name").input_value() == "half-written"
+    alice.page.clock.run_for(785_000)
+    assert warning.is_visible()
+    alice.context.clear_cookies()
+    with alice.page.expect_navigation():
+        alice.page.clock.run_for(125_000)
+    assert alice.heading == "Sign in", "the page is no longer on the screen"
+
+
+def test_after_stop_a_form_works_again_and_a_double_click_sends_once(people: People, served: Served) -> None:
+    alice = people()
+    stop_clock(alice)
+    alice.page.goto("/sign-in")
+    stopped: list[str] = []
+
+    def stop(route: Route) -> None:
+        stopped.append(route.request.method)
+        route.abort("aborted")  # as the button Stop of the browser: the page stays
+
+    alice.page.route("**/sign-in", stop)
+    alice.fill(User_name="alice", Password=served.password)
+    button = alice.page.get_by_role("button", name="Continue")
+    with alice.page.expect_event("requestfailed"):
+        button.dblclick(no_wait_after=True)
+    button.click(no_wait_after=True)
+    assert stopped == ["POST"]
+    alice.page.unroute("**/sign-in")
+    alice.page.clock.run_for(1000)
+    alice.press("Continue")
+    assert alice.heading == "Your tokens"
+    assert stopped == ["POST"]
 
 
 def test_the_back_button_after_signing_out_shows_no_token(people: People, served: Served) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pam_totp.web.filters import duration
 from pam_totp.web.host_header import canonical, is_listed
 from pam_totp.web.request_limits import LIMITS
 from tests.support.site import PATIENCE, Site, codes
@@ -309,6 +310,28 @@ def test_guesses_of_one_password_from_one_address_are_limited(site: Site) -> Non
     assert page.heading == "Your tokens", "another user at the same address can sign in"
 
 
+def test_too_many_attempts_get_the_time_to_wait(site: Site) -> None:
+    portal = Portal(site, rate_limits=True)
+    for _ in range(10):
+        portal.browser().sign_in("alice", "wrong")
+        portal.clock.advance(1)
+    for wait, text in ((49.5, "50 seconds"), (0.5, "1 second")):
+        page = portal.browser().sign_in("alice", "wrong")
+        assert (page.status, page.heading) == (429, "Too many attempts")
+        assert f"Try again in {text}." in page.text
+        assert page.response.headers["Retry-After"] == text.partition(" ")[0]
+        portal.clock.advance(wait)
+    assert portal.browser().sign_in("alice", "wrong").status == 401
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1, "1 second"), (119, "119 seconds"), (121, "3 minutes"), (7199, "120 minutes"), (7201, "3 hours")],
+)
+def test_a_time_to_wait_is_rounded_up(seconds: int, text: str) -> None:
+    assert duration(seconds) == text
+
+
 def test_another_address_is_not_blocked(site: Site) -> None:
     portal = Portal(site, rate_limits=True)
     for _ in range(11):
@@ -394,6 +417,7 @@ def test_every_error_page_has_a_title_of_its_own(site: Site, monkeypatch: pytest
     site.store.chmod(0o755)
     pages.append((browser.sign_in(), 503, "Not available now"))
     site.store.chmod(0o700)
+    assert pages[-1][0].response.headers["Retry-After"] == "60"
     for page, status, title in pages:
         assert (page.status, page.heading) == (status, title)
         assert f"<title>{title} – portal.example</title>" in page.html

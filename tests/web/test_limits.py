@@ -43,6 +43,21 @@ def test_the_strictest_rate_of_a_budget_applies(limits: Limits, clock: Clock) ->
     assert limits.admit([(budget, "key")])
 
 
+def test_the_wait_is_the_time_until_the_next_request_is_admitted(limits: Limits, clock: Clock) -> None:
+    charges = [(Budget("demo", ((2, 60.0), (3, 3600.0))), "key"), (Budget("other", ((9, 60.0),)), "key")]
+    assert limits.wait(charges) == 0.0
+    assert limits.admit(charges)
+    clock.advance(15)
+    assert limits.admit(charges)
+    for wait in (45.0, 3540.0):
+        assert limits.wait(charges) == wait
+        clock.advance(wait - 1)
+        assert not limits.admit(charges)
+        clock.advance(1)
+        assert limits.wait(charges) == 0.0
+        assert limits.admit(charges)
+
+
 def test_a_refused_request_does_not_count_in_its_budgets(limits: Limits) -> None:
     one, many = Budget("one", ((1, 60.0),)), Budget("many", ((10, 60.0),))
     assert limits.admit([(many, "account"), (one, "network")])

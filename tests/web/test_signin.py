@@ -11,6 +11,7 @@ from pam_totp.web.sessions import Step
 from tests.support.site import ME, Site, codes
 from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, enroll_fob
 
+ENDED = "Your session has ended"
 WRONG = "User name and password do not match."
 
 
@@ -103,7 +104,7 @@ def test_a_session_stolen_before_the_code_is_worthless_after_it(portal: Portal) 
     thief.use_cookie(browser.cookie)
     assert thief.open("/").heading == "Your code"
     browser.send(proof=codes(0))
-    assert thief.open("/").heading == "Sign in"
+    assert thief.open("/").heading == ENDED
 
 
 def test_a_session_planted_before_the_password_is_worthless_after_it(portal: Portal) -> None:
@@ -124,7 +125,7 @@ def test_every_step_starts_a_new_session_and_ends_the_old_one(portal: Portal) ->
         for name in names:
             thief = portal.browser()
             thief.use_cookie(name)
-            assert thief.open("/").heading == "Sign in"
+            assert thief.open("/").heading == ("Sign in" if "." in name else ENDED)
         names.append(browser.cookie)
 
     enroll_fob(portal)
@@ -143,7 +144,7 @@ def test_an_invented_session_id_is_not_signed_in(portal: Portal) -> None:
     browser = portal.browser()
     for name in ("", "x", "A" * 43, "\xff" * 10, "../../etc", ".", "..", "a.1.b", "\xff.1.a"):
         browser.use_cookie(name)
-        assert browser.open("/").heading == "Sign in"
+        assert browser.open("/").heading in (ENDED, "Sign in")
 
 
 def test_signing_out_ends_the_session_on_the_server(portal: Portal) -> None:
@@ -154,10 +155,10 @@ def test_signing_out_ends_the_session_on_the_server(portal: Portal) -> None:
     assert portal.signed_in().open("/signed-out").heading == "Your tokens", (
         "a signed-in user is redirected from the page for signed-out users"
     )
-    assert copy.open("/").heading == "Sign in"
+    assert copy.open("/").heading == ENDED
 
 
-@pytest.mark.parametrize(("wait", "heading"), [(299.0, "Your code"), (301.0, "Sign in")])
+@pytest.mark.parametrize(("wait", "heading"), [(299.0, "Your code"), (301.0, ENDED)])
 def test_the_time_between_password_and_code_is_limited(portal: Portal, wait: float, heading: str) -> None:
     enroll_fob(portal)
     browser = portal.browser()
@@ -166,22 +167,69 @@ def test_the_time_between_password_and_code_is_limited(portal: Portal, wait: flo
     assert browser.open("/").heading == heading
 
 
-def test_an_idle_session_expires_with_a_clear_notice(portal: Portal) -> None:
+def test_an_idle_session_ends_under_a_title_of_its_own(portal: Portal) -> None:
     browser = portal.signed_in()
     portal.clock.advance(890)
     assert browser.open("/").heading == "Your tokens"
     portal.clock.advance(910)
     page = browser.open("/")
-    assert (page.heading, page.notice) == ("Sign in", "Your session has expired. Nothing was lost. Sign in again.")
+    assert page.heading == ENDED
+    assert "<title>Your session has ended – " in page.html
+    assert page.notice == "You were signed out. Every change that the portal reported was made. Sign in again."
+    portal.clock.advance(4000)
+    assert portal.browser().open("/").heading == "Sign in"
+    assert browser.send(user="alice", password=PASSWORD).status == 400, "the form before sign-in has expired"
+    assert browser.open("/sign-in").heading == "Sign in", "no session has ended, because nobody was signed in"
 
 
-def test_no_session_lasts_longer_than_an_hour(portal: Portal) -> None:
+def test_no_session_lasts_longer_than_an_hour_unless_prolonged(portal: Portal) -> None:
     browser = portal.signed_in()
     for _ in range(6):
         portal.clock.advance(590)
         assert browser.open("/").heading == "Your tokens"
     portal.clock.advance(100)
-    assert browser.open("/").heading == "Sign in"
+    assert browser.open("/").heading == ENDED
+
+
+def seconds_left(page: Page) -> int:
+    (seconds,) = re.findall(r'data-seconds="(\d+)"', page.html)
+    return int(seconds)
+
+
+def test_a_user_prolongs_a_session_ten_times(portal: Portal) -> None:
+    browser = portal.signed_in()
+
+    def prolong() -> int:
+        page = browser.post("/prolong", {"csrf_token": browser.open("/").csrf})
+        seconds: int = page.response.get_json()["seconds"]
+        return seconds
+
+    assert seconds_left(browser.open("/")) == 900
+    assert prolong() == 900, "the total limit is far away, so this does not count as one of ten times"
+    for _ in range(5):
+        portal.clock.advance(700)
+        assert seconds_left(browser.open("/")) == min(900, 3600 - portal.clock.at + 1_000_000)
+    for _ in range(10):
+        assert prolong() == 900
+        portal.clock.advance(850)
+    assert 0 < prolong() < 900, "the eleventh time does not move the total limit"
+    portal.clock.advance(900)
+    assert browser.open("/").heading == ENDED
+    assert browser.post("/prolong", {"csrf_token": "x"}).status == 400
+
+
+def test_prolonging_needs_the_csrf_token_and_revives_no_session(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.browser()
+    csrf = browser.sign_in().csrf
+    assert browser.post("/prolong", {}).status in (400, 415)
+    portal.clock.advance(290)
+    assert browser.post("/prolong", {"csrf_token": csrf}).response.get_json() == {"seconds": 300}
+    portal.clock.advance(299)
+    assert browser.open("/").heading == "Your code"
+    portal.clock.advance(301)
+    assert browser.post("/prolong", {"csrf_token": csrf}).status == 400
+    assert browser.open("/").heading == ENDED
 
 
 def test_the_password_is_not_enough_once_the_user_has_a_token(portal: Portal) -> None:

@@ -69,6 +69,24 @@ def test_an_expired_enrolment_adds_nothing_with_a_clear_notice(portal: Portal) -
     assert not portal.site.path("alice").exists()
 
 
+def test_a_prolonged_page_keeps_its_qr_code(portal: Portal) -> None:
+    browser = portal.signed_in()
+    page = open_scan_page(browser)
+    key = key_on_page(page)
+    portal.clock.advance(100)
+    assert 'data-seconds="500"' in browser.open("/add-phone/scan").html, "the time of the QR code, not of the session"
+    assert 'data-seconds="900"' in browser.open("/").html
+    portal.clock.advance(499)
+    browser.post("/prolong", {"csrf_token": page.csrf})
+    portal.clock.advance(599)
+    assert browser.open("/add-phone/scan").heading == "Scan this with your app"
+    assert browser.post(
+        "/add-phone/scan", {"csrf_token": page.csrf, "code": code_of_app(key, portal.wall)}
+    ).heading == ("Your tokens")
+    portal.clock.advance(601)
+    assert browser.post("/prolong", {"csrf_token": browser.open("/").csrf}).status == 200
+
+
 def test_a_form_sent_twice_enrols_once(portal: Portal) -> None:
     browser = portal.signed_in()
     page = open_scan_page(browser)
@@ -136,7 +154,7 @@ def test_a_new_token_ends_the_users_other_sessions(portal: Portal) -> None:
     key = key_on_page(open_scan_page(browser))
     browser.send(code=code_of_app(key, portal.wall))
     assert browser.open("/").heading == "Your tokens"
-    assert other.open("/").heading == "Sign in"
+    assert other.open("/").heading == "Your session has ended"
     assert browser.cookie != old
 
 
@@ -317,7 +335,7 @@ def test_removing_a_token_ends_the_users_other_sessions(portal: Portal) -> None:
     first, second = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
     first.open("/remove?token=fob")
     assert "was removed" in first.send(proof=codes(2)).notice
-    assert second.open("/").heading == "Sign in"
+    assert second.open("/").heading == "Your session has ended"
 
 
 def test_the_last_active_token_cannot_be_removed(portal: Portal) -> None:
@@ -384,7 +402,7 @@ def test_new_recovery_codes_end_the_users_other_sessions(portal: Portal) -> None
     first, second = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
     first.open("/recovery")
     first.send(proof=codes(2))
-    assert second.open("/").heading == "Sign in"
+    assert second.open("/").heading == "Your session has ended"
     assert len(shown_codes(first)) == 10
 
 

@@ -15,13 +15,51 @@ for (const button of document.querySelectorAll("[data-print]")) {
   button.addEventListener("click", () => window.print());
 }
 
-for (const form of document.querySelectorAll("form")) {
+const RESEND = 1000; // milliseconds: a second submission within this time is a double click
+for (const form of document.querySelectorAll("form:not(.ending)")) {
   let sent = false;
   form.addEventListener("submit", (event) => {
     if (sent) event.preventDefault();
     sent = true;
+    window.setTimeout(() => { sent = false; }, RESEND); // the user may have stopped the request
   });
 }
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) window.location.reload();
 });
+
+// Warn before the session ends, and prolong it if the user wishes.
+const WARNING = 120_000; // milliseconds
+const ending = document.querySelector(".ending");
+if (ending) {
+  const later = (seconds) => Date.now() + 1000 * seconds;
+  let end = later(Number(ending.dataset.seconds));
+  const check = () => {
+    const left = end - Date.now();
+    if (left <= 0) window.location.replace(window.location.href);
+    ending.hidden = left > WARNING;
+  };
+  window.setInterval(check, 1000);
+  check();
+  ending.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const body = new URLSearchParams(new FormData(ending));
+    const answer = await fetch(ending.action, { method: "POST", body });
+    if (!answer.ok) return window.location.replace(window.location.href);
+    const { seconds } = await answer.json();
+    end = later(seconds);
+    const isLast = 1000 * seconds <= WARNING;
+    ending.querySelector("span").hidden = !isLast;
+    ending.querySelector("button").hidden = isLast;
+    check();
+  });
+}
+
+for (const countdown of document.querySelectorAll("[data-countdown]")) {
+  const end = Date.now() + 1000 * Number(countdown.dataset.countdown);
+  const timer = window.setInterval(() => {
+    const left = Math.ceil((end - Date.now()) / 1000);
+    countdown.textContent = left > 0 ? `in ${left} second${left === 1 ? "" : "s"}` : "now";
+    if (left <= 0) window.clearInterval(timer);
+  }, 1000);
+}
