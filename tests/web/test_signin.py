@@ -179,7 +179,7 @@ def test_an_idle_session_ends_under_a_title_of_its_own(portal: Portal) -> None:
     portal.clock.advance(4000)
     assert portal.browser().open("/").heading == "Sign in"
     assert browser.send(user="alice", password=PASSWORD).status == 400, "the form before sign-in has expired"
-    assert browser.open("/sign-in").heading == "Sign in", "no session has ended, because nobody was signed in"
+    assert browser.open("/sign-in").heading == "Sign in", "no session has ended, because no user was signed in"
 
 
 def test_no_session_lasts_longer_than_an_hour_unless_prolonged(portal: Portal) -> None:
