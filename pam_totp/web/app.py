@@ -152,7 +152,7 @@ NO_COOKIE = (
 
 def _add_error_pages(app: Flask) -> None:
     def form_expired(_: CSRFError) -> Response:
-        # Other forms are on pages that need the cookie. They expire, for example, if another tab has signed the user out.
+        # Other forms are on pages that need the cookie. They expire, for example after a sign-out in another tab.
         if request.endpoint == request_limits.SIGN_IN and not cast(Cookies, app.session_interface).was_sent(request):
             return _message_page("Your browser blocks cookies", NO_COOKIE, status=400)
         text = "This form is out of date and was ignored. Nothing was changed."
