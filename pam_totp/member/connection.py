@@ -4,7 +4,8 @@ Rules:
 1. Every wait ends at the deadline of the question: the connection, the handshake, the request, and the whole reply. So
    a server that sends one byte at a time gains no time.
 2. A reply has at most MAX_REPLY bytes. A longer reply is an error.
-3. A connection that has failed, or whose state is unknown, is closed and not used again.
+3. A connection that has failed, or whose state is unknown, is closed and not used again. TCP drops what it has not sent
+   yet: otherwise a question that this host gave up could use up a code once the network is back.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import http.client
 import io
 import socket
 import ssl
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_REPLY = MAX_BODY + 16_384  # bytes, with the head
+_DROP_UNSENT = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, for 0 seconds
 # TCP closes a silent connection after two minutes, so that no question waits for a host that is gone.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
@@ -95,6 +98,8 @@ class Connection:
 
     def close(self) -> None:
         with suppress(OSError):
+            if not self.is_usable:
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
             self.sock.close()
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pam_totp.member.client import Client, client_of
 from pam_totp.member.errors import NotAllowed, OutOfReach
 from pam_totp.member.wire import ANSWER_PATH, Question, Verdict
 from pam_totp.store import StoreError
-from tests.support.site import until
+from tests.support.site import PATIENCE, until
 from tests.support.tls import ACCEPTED, Authority, Fleet, Reply, Request, Server, Signed, free_port, self_signed
 
 QUESTION = Question(id="0" * 32, user="alice", service="sshd", rhost=None, tty=None, answer="755224")
@@ -181,6 +183,34 @@ class DripFeeder(Server):
     def close(self) -> None:
         self.is_closed.set()
         super().close()
+
+
+def test_a_question_that_was_given_up_leaves_nothing_to_send(members: Fleet) -> None:
+    """A reset, instead of an orderly end, shows that TCP has dropped the data that it had not sent."""
+    server = SilentServer(members.good, members.folder)
+    try:
+        assert problem(members.client(server.address)).endswith("no answer in time")
+        assert server.ends.get(timeout=PATIENCE) == TCP_CLOSE
+    finally:
+        server.close()
+
+
+TCP_CLOSE = 7  # the state after a reset; after an orderly end, it is 8, CLOSE_WAIT (tcp_states.h of Linux)
+
+
+class SilentServer(Server):
+    """A server that sends no reply. `ends` has the final TCP state of each of its connections."""
+
+    def __init__(self, signed: Signed, folder: Path) -> None:
+        super().__init__(signed, folder, lambda request: None)
+        self.ends: queue.Queue[int] = queue.Queue()
+
+    def _answer(self, tls: Any) -> bool:
+        with suppress(OSError):
+            while tls.recv(65_536):
+                pass
+        self.ends.put(tls.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
+        return False
 
 
 def test_a_port_that_accepts_no_handshake_costs_one_connection_time(members: Fleet) -> None:
