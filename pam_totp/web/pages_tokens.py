@@ -14,7 +14,7 @@ from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
 from pam_totp.operations.enroll import grouped_key, new_token, valid_recovery_codes
 from pam_totp.operations.self_service import Problem, Reason, conflict, is_last
-from pam_totp.web.forms import FormWithProof, HardwareTokenForm, NameForm, ProofForm, ResyncForm, ScanForm
+from pam_totp.web.forms import FormWithProof, HardwareTokenForm, NameForm, ProofForm, ResyncForm, ScanForm, answer_bytes
 from pam_totp.web.pages_signin import Page, requester, requires_sign_in
 from pam_totp.web.portal import current_portal, redirect_to
 from pam_totp.web.session_cookie import current_session
@@ -118,7 +118,7 @@ def add_phone() -> Page:
         try:
             token = new_token(
                 "totp",
-                name=form.name.data.strip(),
+                name=form.name.data,
                 secret=secrets.token_bytes(NEW_SECRET),
                 algorithm="SHA1",
                 digits=6,
@@ -155,7 +155,7 @@ def scan() -> Page:
         flash(ALREADY_DONE)
         return redirect_to("tokens.overview")
     if form.validate():
-        problem = current_portal().factors.add(requester(_proof(form)), token, _answer_bytes(form.code.data))
+        problem = current_portal().factors.add(requester(_proof(form)), token, answer_bytes(form.code.data))
         if problem is None:
             return _finish_enrolment(token.name)
         _show_problem(form, problem)
@@ -201,7 +201,7 @@ def add_token() -> Page:
     record = _user_record()
     form = _without_needless_proof(HardwareTokenForm(), record)
     if form.validate():
-        serial = form.serial.data.strip()
+        serial = form.serial.data
         added = _claim(form, serial) if not form.key.data else _enroll(form, serial)
         if not isinstance(added, Problem):
             return _finish_enrolment(added.name)
@@ -210,7 +210,7 @@ def add_token() -> Page:
 
 
 def _claim(form: HardwareTokenForm, serial: str) -> Token | Problem:
-    return current_portal().factors.claim(requester(_proof(form)), serial, _answer_bytes(form.codes.data))
+    return current_portal().factors.claim(requester(_proof(form)), serial, answer_bytes(form.codes.data))
 
 
 def _enroll(form: HardwareTokenForm, serial: str) -> Token | Problem:
@@ -226,7 +226,7 @@ def _enroll(form: HardwareTokenForm, serial: str) -> Token | Problem:
     except ValueError as e:
         return Problem("key", Reason.INVALID_VALUE, str(e))
     problem = current_portal().factors.add(
-        requester(_proof(form)), token, _answer_bytes(form.codes.data), field="codes", codes=2
+        requester(_proof(form)), token, answer_bytes(form.codes.data), field="codes", codes=2
     )
     return token if problem is None else problem
 
@@ -246,7 +246,7 @@ def resync() -> Page:
     form = ResyncForm()
     token = _selected_token(_user_record())
     if token is not None and form.validate():
-        problem = current_portal().factors.resync(requester(), token.name, _answer_bytes(form.codes.data))
+        problem = current_portal().factors.resync(requester(), token.name, answer_bytes(form.codes.data))
         if problem is None:
             flash(f"{token.name} is back in step.")
             return redirect_to("tokens.overview")
@@ -266,7 +266,7 @@ def rename() -> Page:
     form = NameForm()
     token = _selected_token(_user_record())
     if token is not None and form.validate():
-        new = form.name.data.strip()
+        new = form.name.data
         problem = None if new == token.name else current_portal().factors.rename(requester(), token.name, new)
         if problem is None:
             flash(f"{token.name} was renamed to {new}.")
@@ -351,7 +351,3 @@ def recovery_codes() -> Page:
 def recovery_saved() -> Page:
     current_session().set_recovery_codes([])
     return redirect_to("tokens.overview")
-
-
-def _answer_bytes(text: str) -> bytes:
-    return text.strip().encode("utf-8", "replace")
