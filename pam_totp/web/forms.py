@@ -1,8 +1,8 @@
 """The forms: fields, hints, keyboards, and limits on the input.
 
 Rules:
-- A form reports only the shape of an input. Every user's codes have the same shapes, so such an error shows nothing about
-  a token. It is not counted as a failure, and not logged.
+- A form reports only the shape of an input. Every user's codes have the same shapes, so such an error shows nothing
+  about a token. It is not counted as a failure, and not logged.
 - White space and invisible characters around a name are ignored. An answer ignores more characters (core.answer).
 - Only the store decides whether an input of the right shape is correct. Its refusal has one text for all reasons.
 """
@@ -10,14 +10,16 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 from flask_wtf import FlaskForm
-from wtforms import Field, PasswordField, StringField
+from wtforms import Field, PasswordField, SelectField, StringField
 from wtforms.validators import DataRequired, Length, Optional, ValidationError
 
 from pam_totp.core.answer import CODE_LENGTHS, MAX_ANSWER, RECOVERY_LENGTH, Answer
 from pam_totp.core.fields import MAX_TEXT
+from pam_totp.core.oath import ALGORITHMS
 
 _CODE = {"inputmode": "numeric", "autocomplete": "one-time-code", "spellcheck": "false", "autocapitalize": "off"}
 # A recovery code has letters, which a numeric keyboard lacks.
@@ -134,6 +136,19 @@ class ScanForm(FormWithProof):
     )
 
 
+class Kind(StrEnum):
+    """The kinds of key fobs that users can add by their key."""
+
+    BUTTON = "a new code at every press"
+    EVERY_30_SECONDS = "a new code every 30 seconds"
+    EVERY_60_SECONDS = "a new code every 60 seconds"
+
+    @property
+    def period(self) -> int | None:
+        """The period of the codes in seconds, or None."""
+        return {Kind.EVERY_30_SECONDS: 30, Kind.EVERY_60_SECONDS: 60}.get(self)
+
+
 class HardwareTokenForm(FormWithProof):
     serial = StringField(
         "Serial number",
@@ -145,9 +160,13 @@ class HardwareTokenForm(FormWithProof):
     codes = StringField(
         "Two codes in a row",
         _answer("two codes", _is_code, NO_CODE),
-        description="Press the button and enter the code. Press again and enter the next code, in the same field.",
+        description="Enter a code and then the next code, in this field or one after the other. For the next code,"
+        " press the button again or, if there is no button, wait for it.",
         render_kw=_CODE,
     )
+    kind = SelectField("Kind", choices=[str(kind) for kind in Kind], default=str(Kind.BUTTON))
+    digits = SelectField("Digits of a code", choices=[str(n) for n in sorted(CODE_LENGTHS)], default="6")
+    algorithm = SelectField("Algorithm", choices=list(ALGORITHMS), default="SHA1")
     key = StringField(
         "Key",
         [Optional(), Length(max=MAX_ANSWER)],
@@ -156,13 +175,35 @@ class HardwareTokenForm(FormWithProof):
     )
 
 
+NEXT = {True: "press the button again", False: "wait for the next code"}  # by_button -> the way to the next code
+
+
 class ResyncForm(FlaskForm):  # type: ignore[misc]
+    codes = StringField("Two codes in a row", _answer("two codes", _is_code, NO_CODE), render_kw=_CODE)
+
+    def fit(self, *, by_button: bool, is_next: bool) -> None:
+        """Set the label and the hint for the kind of the token. `is_next`: the first code has arrived."""
+        if is_next:
+            self.codes.label.text = "The next code"
+            self.codes.description = f"The first code has arrived. Now {NEXT[by_button]}, and enter it."
+        else:
+            how = NEXT[by_button]
+            self.codes.description = f"Enter a code, {how}, and enter that too, in this field or one after the other."
+
+
+class NextCodeForm(FlaskForm):  # type: ignore[misc]
     codes = StringField(
-        "Two codes in a row",
-        _answer("two codes", _is_code, NO_CODE),
-        description="Enter the current code, then the next code, in the same field.",
+        "The next code",
+        _answer("the next code", _is_code, NO_CODE),
+        description="The first code has arrived. Press the button again or, if there is no button, wait for the next"
+        " code.",
         render_kw=_CODE,
     )
+
+
+def is_single_code(text: str | None) -> bool:
+    """Return True if a typed answer is one code, not codes in a row."""
+    return len(Answer.parse(answer_bytes(text)).codes(CODE_LENGTHS) or ()) == 1
 
 
 class ProofForm(FormWithProof):

@@ -106,8 +106,9 @@ def code() -> Page:
     form = _code_form()
     if not form.validate():
         return render_template("code.html", form=form), 422
-    result = current_portal().second_factor.verify(requester(form.proof.data))
+    result = current_portal().second_factor.verify(requester(form.proof.data), session.take_earlier())
     if not result.accepted:
+        session.set_earlier(result.earlier)
         form.proof.errors = [REFUSED_RECOVERY if isinstance(form, RecoveryCodeForm) else REFUSED]
         return render_template("code.html", form=form), 401
     user = requester().user

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pam_totp.core.record import HotpToken
 from pam_totp.web.forms import NO_CODE, NO_RECOVERY_CODE
 from pam_totp.web.pages_signin import REFUSED_RECOVERY
 from pam_totp.web.sessions import Step
-from tests.support.site import ME, Site, codes
+from tests.support.site import KEY, ME, Site, codes
 from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 ENDED = "Your session has ended"
@@ -143,7 +144,45 @@ def test_earlier_refusals_are_shown_after_a_sign_in(portal: Portal) -> None:
     browser = portal.browser()
     browser.sign_in()
     browser.send(proof="000000")
-    assert browser.send(proof=codes(0)).notice == "1 answer was refused since the last login."
+    assert browser.send(proof=codes(0)).notice == "", (
+        "a user's own refusals of this sign-in are not news, as at a login"
+    )
+    browser = portal.browser()
+    browser.sign_in()
+    browser.send(proof="000000")
+    assert portal.signed_in(code=codes(1)).page.notice == "1 answer was refused since the last login."  # type: ignore[union-attr]
+
+
+def test_codes_one_at_a_time_sign_in_out_of_step(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.browser()
+    browser.sign_in()
+    assert browser.send(proof=codes(400)).error == REFUSAL
+    assert browser.send(proof=codes(401)).heading == "Your tokens"
+    assert (portal.site.counter("alice"), portal.site.record("alice").failures) == (402, 0)
+
+
+def test_codes_of_two_sign_ins_are_no_row(portal: Portal) -> None:
+    enroll_fob(portal)
+    first, second = portal.browser(), portal.browser()
+    for browser in (first, second):
+        browser.sign_in()
+    first.send(proof=codes(400))
+    assert second.send(proof=codes(401)).error == REFUSAL
+    assert first.send(proof=codes(402)).error == REFUSAL, "the codes are not in a row"
+    assert first.send(proof=codes(403)).error == REFUSAL, "as at a login, a third code begins a new row"
+    assert first.send(proof=codes(404)).heading == "Your tokens"
+
+
+def test_a_third_code_is_needed_after_many_failures(portal: Portal) -> None:
+    portal.site.enrol(
+        HotpToken(name="fob", secret=KEY, created=0), user="alice", failures=20, failures_at=int(portal.wall())
+    )
+    browser = portal.browser()
+    browser.sign_in()
+    for counter in (400, 401):
+        assert browser.send(proof=codes(counter)).error == REFUSAL
+    assert browser.send(proof=codes(402)).heading == "Your tokens"
 
 
 def test_one_of_many_browsers_with_the_same_code_signs_in(portal: Portal) -> None:
