@@ -139,9 +139,9 @@ class ScanForm(FormWithProof):
 class Kind(StrEnum):
     """The kinds of key fobs that users can add by their key."""
 
-    BUTTON = "a new code at every press"
-    EVERY_30_SECONDS = "a new code every 30 seconds"
-    EVERY_60_SECONDS = "a new code every 60 seconds"
+    BUTTON = "at every press"
+    EVERY_30_SECONDS = "every 30 seconds"
+    EVERY_60_SECONDS = "every 60 seconds"
 
     @property
     def period(self) -> int | None:
@@ -164,7 +164,12 @@ class HardwareTokenForm(FormWithProof):
         " press the button again or, if there is no button, wait for it.",
         render_kw=_CODE,
     )
-    kind = SelectField("Kind", choices=[str(kind) for kind in Kind], default=str(Kind.BUTTON))
+    kind = SelectField(
+        "A new code appears",
+        choices=[str(kind) for kind in Kind],
+        default=str(Kind.BUTTON),
+        description="For a key fob with a clock, one code is enough instead of two in a row.",
+    )
     digits = SelectField("Digits of a code", choices=[str(n) for n in sorted(CODE_LENGTHS)], default="6")
     algorithm = SelectField("Algorithm", choices=list(ALGORITHMS), default="SHA1")
     key = StringField(

@@ -111,6 +111,8 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     alice.page.emulate_media(media="print")
     assert not alice.page.get_by_role("button").first.is_visible(), "the printed page has no buttons"
     assert alice.page.locator(".codes").is_visible()
+    alice.page.evaluate("document.querySelector('.ending').hidden = false")
+    assert not alice.page.locator(".ending").is_visible(), "the warning of the session's end is not printed"
     assert set(alice.page.evaluate(COLOURS)) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"}, (
         "the paper is black on white, also in dark mode with printed backgrounds"
     )
