@@ -22,7 +22,7 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
 from pam_totp.core.serials import serial_key
-from pam_totp.core.verify import Decision
+from pam_totp.core.verify import Decision, Earlier
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
 from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
@@ -143,14 +143,20 @@ class Factors:
         except NotThere:
             return UserRecord(user=user)
 
-    def answer(self, asking: Asking) -> Decision:
-        """Decide on the code of a sign-in, log the decision, and delay a refusal."""
-        begun = time.monotonic()
-        decision = decide(self._store, asking.user, Answer.parse(asking.proof), self._policy, self._now)
+    def answer(self, asking: Asking, earlier: Earlier = Earlier.NONE) -> tuple[Decision, Earlier]:
+        """Decide on the code of a sign-in, log the decision, and delay a refusal.
+
+        `earlier` are the refused answers before it. Return the decision, and the refused answers before the next one.
+        As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can.
+        """
+        begun, answer = time.monotonic(), Answer.parse(asking.proof)
+        decision = decide(self._store, asking.user, answer, self._policy, self._now, earlier=earlier)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
-        if not decision.outcome.accepted:
-            self._hold_back(begun)
-        return decision
+        if decision.outcome.accepted:
+            return decision, Earlier.NONE
+        self._hold_back(begun)
+        is_last = bool(earlier.answers) and decision.next_code is None
+        return decision, Earlier.NONE if is_last else earlier.followed_by(answer, decision, prompted=True)
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
         """Enrol a new token by its first code, or by two codes in a row if its counter is unknown."""

@@ -14,7 +14,7 @@ from pam_totp.operations.authenticate import REFUSED
 from pam_totp.operations.self_service import Asking
 from pam_totp.web import request_limits
 from pam_totp.web.delays import hold
-from pam_totp.web.forms import CodeForm, RecoveryCodeForm, SignInForm
+from pam_totp.web.forms import CodeForm, RecoveryCodeForm, SignInForm, answer_bytes
 from pam_totp.web.portal import SERVICE, current_portal, name_for_log, redirect_to
 from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
@@ -23,6 +23,9 @@ P = ParamSpec("P")
 Page = str | Response | tuple[str, int] | dict[str, int]
 
 WRONG_PASSWORD = "User name and password do not match."
+REFUSED_RECOVERY = (
+    "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
+)
 ENDED_TITLE = "Your session has ended"
 ENDED = "You were signed out. Every change that the portal reported was made. Sign in again."
 
@@ -50,7 +53,7 @@ def requester(proof: str | None = None) -> Asking:
     """Return the signed-in user, the user's address, and `proof`, the typed code."""
     user = current_session().state.user
     assert user is not None
-    return Asking(user, request.remote_addr, (proof or "").strip().encode("utf-8", "replace"))
+    return Asking(user, request.remote_addr, answer_bytes(proof))
 
 
 @pages.get("/sign-in")
@@ -103,9 +106,10 @@ def code() -> Page:
     form = _code_form()
     if not form.validate():
         return render_template("code.html", form=form), 422
-    result = current_portal().second_factor.verify(requester(form.proof.data))
+    result = current_portal().second_factor.verify(requester(form.proof.data), session.take_earlier())
     if not result.accepted:
-        form.proof.errors = [REFUSED]
+        session.set_earlier(result.earlier)
+        form.proof.errors = [REFUSED_RECOVERY if isinstance(form, RecoveryCodeForm) else REFUSED]
         return render_template("code.html", form=form), 401
     user = requester().user
     session.start(Step.SIGNED_IN, user, by_code=True)

@@ -7,18 +7,37 @@ from collections.abc import Callable
 from functools import wraps
 
 from flask import Blueprint, abort, flash, render_template, request
+from markupsafe import Markup
 from werkzeug import Response
 
-from pam_totp.core.record import NEW_SECRET, HotpToken, Token, UserRecord
+from pam_totp.core.oath import DEFAULT_PERIOD
+from pam_totp.core.record import NEW_SECRET, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
 from pam_totp.operations.enroll import grouped_key, new_token, valid_recovery_codes
 from pam_totp.operations.self_service import Problem, Reason, conflict, is_last
-from pam_totp.web.forms import FormWithProof, HardwareTokenForm, NameForm, ProofForm, ResyncForm, ScanForm
+from pam_totp.web.filters import duration
+from pam_totp.web.forms import (
+    FormWithProof,
+    HardwareTokenForm,
+    Kind,
+    NameForm,
+    NextCodeForm,
+    ProofForm,
+    ResyncForm,
+    ScanForm,
+    answer_bytes,
+    is_single_code,
+)
 from pam_totp.web.pages_signin import Page, requester, requires_sign_in
 from pam_totp.web.portal import current_portal, redirect_to
 from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
+
+NEW_CODE = "Enter a new code: the code that you signed in with is used up."
+NEW_CODE_BY_BUTTON = "Press the button for a new code: the code that you signed in with is used up."
+NEXT_CODE = Markup("The code that you signed in with is used up. The next code appears {}.")
+RECOVERY_ALSO = "A recovery code also works."
 
 pages = Blueprint("tokens", __name__)
 
@@ -43,10 +62,33 @@ def _selected_token(record: UserRecord) -> Token | None:
 
 
 def _without_needless_proof(form: FormWithProof, record: UserRecord) -> FormWithProof:
-    """Remove the proof from the form if the user has no token that can show a code."""
+    """Remove the proof from the form if the user has no token that can show a code. Otherwise set its hint."""
     if not record.enrolled:
         form.remove_proof()
+    else:
+        form.proof.description = _new_code_hint(record, current_portal().config.now())
     return form
+
+
+def _proof_form() -> ProofForm:
+    form = ProofForm()
+    form.proof.description = _new_code_hint(_user_record(), current_portal().config.now())
+    return form
+
+
+def _new_code_hint(record: UserRecord, now: int) -> Markup:
+    """Return a hint on how to get a code that is not used up, with the seconds until a clock shows it."""
+    active = [t for t in record.tokens if t.active]
+    waits = [(t.next_factor - t.drift) * t.period - now for t in active if isinstance(t, TotpToken)]
+    if not waits:
+        how: str = NEW_CODE_BY_BUTTON
+    elif len(waits) == len(active) and min(waits) > 0:
+        how = NEXT_CODE.format(
+            Markup('<span data-countdown="{0}">in {1}</span>').format(min(waits), duration(min(waits)))
+        )
+    else:
+        how = NEW_CODE
+    return Markup("{} {}").format(how, RECOVERY_ALSO)
 
 
 def _proof(form: FormWithProof) -> str | None:
@@ -118,7 +160,7 @@ def add_phone() -> Page:
         try:
             token = new_token(
                 "totp",
-                name=form.name.data.strip(),
+                name=form.name.data,
                 secret=secrets.token_bytes(NEW_SECRET),
                 algorithm="SHA1",
                 digits=6,
@@ -155,7 +197,7 @@ def scan() -> Page:
         flash(ALREADY_DONE)
         return redirect_to("tokens.overview")
     if form.validate():
-        problem = current_portal().factors.add(requester(_proof(form)), token, _answer_bytes(form.code.data))
+        problem = current_portal().factors.add(requester(_proof(form)), token, answer_bytes(form.code.data))
         if problem is None:
             return _finish_enrolment(token.name)
         _show_problem(form, problem)
@@ -191,8 +233,7 @@ def cancel() -> Page:
 @requires_sign_in
 def add_token_form() -> Page:
     form, record = HardwareTokenForm(data={"serial": request.args.get("serial", "")}), _user_record()
-    form = _without_needless_proof(form, record)
-    return render_template("add_token.html", form=form, may_add=_may_add(record))
+    return _add_token_page(_without_needless_proof(form, record), record)
 
 
 @pages.post("/add-token")
@@ -200,33 +241,83 @@ def add_token_form() -> Page:
 def add_token() -> Page:
     record = _user_record()
     form = _without_needless_proof(HardwareTokenForm(), record)
-    if form.validate():
-        serial = form.serial.data.strip()
-        added = _claim(form, serial) if not form.key.data else _enroll(form, serial)
-        if not isinstance(added, Problem):
-            return _finish_enrolment(added.name)
-        _show_problem(form, added)
-    return render_template("add_token.html", form=form, may_add=_may_add(record)), 422
+    if not form.validate():
+        return _add_token_page(form, record), 422
+    fields = {field.name: field.data or "" for field in form if field.name != "csrf_token"}
+    if is_single_code(fields["codes"]) and not _is_own_timed(fields):
+        current_session().set_first_code("tokens.add_token", fields)
+        return redirect_to("tokens.next_code_form")
+    return _add_token(form, fields)
 
 
-def _claim(form: HardwareTokenForm, serial: str) -> Token | Problem:
-    return current_portal().factors.claim(requester(_proof(form)), serial, _answer_bytes(form.codes.data))
+@pages.get("/add-token/next")
+@requires_sign_in
+def next_code_form() -> Page:
+    return render_template("next_code.html", form=NextCodeForm())
 
 
-def _enroll(form: HardwareTokenForm, serial: str) -> Token | Problem:
+@pages.post("/add-token/next")
+@requires_sign_in
+def next_code() -> Page:
+    form = NextCodeForm()
+    if not form.validate():
+        return render_template("next_code.html", form=form), 422
+    first = current_session().take_first_code("tokens.add_token")
+    if first is None:
+        flash(ALREADY_DONE)
+        return redirect_to("tokens.overview")
+    whole = _without_needless_proof(HardwareTokenForm(formdata=None, data=first.fields), _user_record())
+    return _add_token(whole, first.fields | {"codes": _as_row(first.fields["codes"], form.codes.data)})
+
+
+def _as_row(first: str, second: str) -> str:
+    """Return the second answer after the first code, or alone if it has several codes itself."""
+    return f"{first} {second}" if is_single_code(second) else second
+
+
+def _add_token_page(form: FormWithProof, record: UserRecord) -> str:
+    return render_template("add_token.html", form=form, may_add=_may_add(record))
+
+
+def _add_token(form: FormWithProof, fields: dict[str, str]) -> Page:
+    added = _enroll(fields) if fields["key"] else _claim(fields)
+    if not isinstance(added, Problem):
+        return _finish_enrolment(added.name)
+    _show_problem(form, added)
+    return _add_token_page(form, _user_record()), 422
+
+
+def _claim(fields: dict[str, str]) -> Token | Problem:
+    return current_portal().factors.claim(
+        requester(fields.get("proof")), fields["serial"], answer_bytes(fields["codes"])
+    )
+
+
+def _is_own_timed(fields: dict[str, str]) -> bool:
+    """Return True for a user's own key fob with a clock: one code proves it, as for a phone app."""
+    return bool(fields["key"]) and Kind(fields["kind"]).period is not None
+
+
+def _enroll(fields: dict[str, str]) -> Token | Problem:
+    serial, period = fields["serial"], Kind(fields["kind"]).period
     try:
         token = new_token(
-            "hotp",
+            "hotp" if period is None else "totp",
             name=serial,
-            secret=typed_secret(form.key.data),
-            algorithm="SHA1",
-            digits=6,
+            secret=typed_secret(fields["key"]),
+            algorithm=fields["algorithm"],
+            digits=int(fields["digits"]),
             now=current_portal().config.now(),
+            period=period or DEFAULT_PERIOD,
         ).with_serial(serial)
     except ValueError as e:
         return Problem("key", Reason.INVALID_VALUE, str(e))
     problem = current_portal().factors.add(
-        requester(_proof(form)), token, _answer_bytes(form.codes.data), field="codes", codes=2
+        requester(fields.get("proof")),
+        token,
+        answer_bytes(fields["codes"]),
+        field="codes",
+        codes=2 if period is None else 1,
     )
     return token if problem is None else problem
 
@@ -237,20 +328,33 @@ def _enroll(form: HardwareTokenForm, serial: str) -> Token | Problem:
 @pages.get("/resync")
 @requires_sign_in
 def resync_form() -> Page:
-    return _token_page("resync.html", ResyncForm())
+    return _resync_page(ResyncForm())
 
 
 @pages.post("/resync")
 @requires_sign_in
 def resync() -> Page:
-    form = ResyncForm()
+    session, form = current_session(), ResyncForm()
     token = _selected_token(_user_record())
     if token is not None and form.validate():
-        problem = current_portal().factors.resync(requester(), token.name, _answer_bytes(form.codes.data))
+        page = f"tokens.resync {token.name}"
+        first = session.take_first_code(page)
+        typed = form.codes.data
+        if is_single_code(typed) and (first is None or first.fields["codes"] == typed):
+            session.set_first_code(page, {"codes": typed})
+            return _resync_page(form, is_next=True)
+        codes = typed if first is None else _as_row(first.fields["codes"], typed)
+        problem = current_portal().factors.resync(requester(), token.name, answer_bytes(codes))
         if problem is None:
             flash(f"{token.name} is back in step.")
             return redirect_to("tokens.overview")
         form.codes.errors = [problem.text]
+    return _resync_page(form)
+
+
+def _resync_page(form: ResyncForm, *, is_next: bool = False) -> Page:
+    token = _selected_token(_user_record())
+    form.fit(by_button=isinstance(token, HotpToken), is_next=is_next)
     return _token_page("resync.html", form)
 
 
@@ -266,7 +370,7 @@ def rename() -> Page:
     form = NameForm()
     token = _selected_token(_user_record())
     if token is not None and form.validate():
-        new = form.name.data.strip()
+        new = form.name.data
         problem = None if new == token.name else current_portal().factors.rename(requester(), token.name, new)
         if problem is None:
             flash(f"{token.name} was renamed to {new}.")
@@ -278,13 +382,13 @@ def rename() -> Page:
 @pages.get("/remove")
 @requires_sign_in
 def remove_form() -> Page:
-    return _token_page("remove.html", ProofForm())
+    return _token_page("remove.html", _proof_form())
 
 
 @pages.post("/remove")
 @requires_sign_in
 def remove() -> Page:
-    form = ProofForm()
+    form = _proof_form()
     token = _selected_token(_user_record())
     if token is not None and form.validate():
         problem = current_portal().factors.remove(requester(form.proof.data), token.name)
@@ -315,14 +419,14 @@ def _token_page(template: str, form: NameForm | ResyncForm | ProofForm) -> Page:
 @pages.get("/recovery")
 @requires_sign_in
 def recovery_form() -> Page:
-    return render_template("recovery.html", form=ProofForm(), record=_user_record())
+    return render_template("recovery.html", form=_proof_form(), record=_user_record())
 
 
 @pages.post("/recovery")
 @requires_sign_in
 def recovery() -> Page:
     session = current_session()
-    form = ProofForm()
+    form = _proof_form()
     if form.validate():
         new_codes = current_portal().factors.recovery(requester(form.proof.data))
         if not isinstance(new_codes, Problem):
@@ -351,7 +455,3 @@ def recovery_codes() -> Page:
 def recovery_saved() -> Page:
     current_session().set_recovery_codes([])
     return redirect_to("tokens.overview")
-
-
-def _answer_bytes(text: str) -> bytes:
-    return text.strip().encode("utf-8", "replace")

@@ -45,6 +45,7 @@ LIMITS: dict[str, tuple[Step | None, int | None]] = {
     "signin.code": (Step.PASSWORD, None),
     "tokens.scan": (Step.SIGNED_IN, None),
     "tokens.add_token": (Step.SIGNED_IN, CHANGES),
+    "tokens.next_code": (Step.SIGNED_IN, CHANGES),
     "tokens.resync": (Step.SIGNED_IN, CHANGES),
     "tokens.remove": (Step.SIGNED_IN, CHANGES),
     "tokens.recovery": (Step.SIGNED_IN, CHANGES),

@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pam_totp import client
+from pam_totp.core.verify import Earlier
 from pam_totp.operations.authenticate import remarks
 from pam_totp.operations.self_service import Asking, Factors
 
 
 @dataclass(frozen=True, slots=True)
 class CodeResult:
-    """The result of a check. `messages` are for the user, after an accepted code."""
+    """The result of a check. `messages` are for the user, after an accepted code.
+
+    `earlier` are the refused answers for the check of the next answer, so that two answers can be codes in a row.
+    """
 
     accepted: bool
     messages: tuple[str, ...] = ()
+    earlier: Earlier = Earlier.NONE
 
 
 class SecondFactor(Protocol):
@@ -24,8 +29,8 @@ class SecondFactor(Protocol):
     def is_required(self, user: str) -> bool:
         """Return True if the user must also enter a code."""
 
-    def verify(self, asking: Asking) -> CodeResult:
-        """Check a code, and use up a right code."""
+    def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
+        """Check a code after the `earlier` answers of this sign-in, and use up a right code."""
 
 
 class StoreFactor:
@@ -37,16 +42,17 @@ class StoreFactor:
     def is_required(self, user: str) -> bool:
         return self._factors.of(user).enrolled
 
-    def verify(self, asking: Asking) -> CodeResult:
-        decision = self._factors.answer(asking)
-        return CodeResult(decision.outcome.accepted, tuple(remarks(decision)))
+    def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
+        decision, following = self._factors.answer(asking, earlier)
+        return CodeResult(decision.outcome.accepted, tuple(remarks(decision)), following)
 
 
 class ServiceFactor:
     """The check of codes through the service. Every user needs a code, because the portal cannot list the enrolled
     users.
 
-    `verify` raises client.ClientError if the service cannot check the code.
+    `verify` raises client.ClientError if the service cannot check the code. Codes in a row must be in one answer,
+    because the service keeps the answers of one connection only.
     """
 
     def __init__(self, service: str, path: str) -> None:
@@ -56,6 +62,6 @@ class ServiceFactor:
     def is_required(self, user: str) -> bool:
         return True
 
-    def verify(self, asking: Asking) -> CodeResult:
+    def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
         outcome = client.verify(asking.user, asking.proof, service=self._service, rhost=asking.rhost, path=self._path)
         return CodeResult(outcome.accepted, outcome.messages)

@@ -18,7 +18,8 @@ from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.datastructures import CallbackDict
 
 from pam_totp.core.record import Token
-from pam_totp.web.sessions import Session, Sessions, Step, is_signed
+from pam_totp.core.verify import Earlier
+from pam_totp.web.sessions import FirstCode, Session, Sessions, Step, is_signed
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
 PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser rejects a __Host- cookie
@@ -83,6 +84,23 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         """Remove and return the token that waits for its first code. Only one request gets the token."""
         return None if self.session_id is None else self._sessions.take_pending(self.session_id)
 
+    def take_earlier(self) -> Earlier:
+        """Remove and return the refused answers of this sign-in. Only one request gets them."""
+        before = self._change(lambda session: replace(session, earlier=Earlier.NONE))
+        return Earlier.NONE if before is None else before.earlier
+
+    def set_earlier(self, earlier: Earlier) -> None:
+        self._change(lambda session: replace(session, earlier=earlier))
+
+    def take_first_code(self, page: str) -> FirstCode | None:
+        """Remove and return the form with the first code for `page`, or None. Only one request gets it."""
+        before = self._change(lambda session: replace(session, first_code=None))
+        found = None if before is None else before.first_code
+        return found if found is not None and found.page == page else None
+
+    def set_first_code(self, page: str, fields: dict[str, str]) -> None:
+        self._change(lambda session: replace(session, first_code=FirstCode(page, fields)))
+
     @property
     def recovery_codes(self) -> tuple[str, ...]:
         """The new recovery codes that the user must still save, including codes from another request."""
@@ -93,9 +111,9 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         """Keep new recovery codes until the user confirms that they are saved."""
         self._change(lambda session: replace(session, recovery_codes=tuple(codes)))
 
-    def _change(self, change: Callable[[Session], Session]) -> None:
-        if self.session_id is not None:
-            self._sessions.change(self.session_id, change)
+    def _change(self, change: Callable[[Session], Session]) -> Session | None:
+        """Change the stored session. Return the session before the change, or None if it has ended."""
+        return None if self.session_id is None else self._sessions.change(self.session_id, change)
 
     def save(self) -> None:
         """Store the values. Before sign-in, the browser gets a new cookie with them."""

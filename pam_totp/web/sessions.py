@@ -27,6 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from pam_totp.core.record import Token
+from pam_totp.core.verify import Earlier
 
 ID_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
@@ -52,11 +53,19 @@ class PendingToken:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstCode:
+    """A form with the first of two codes in a row. The next form has the second code. `page` is the endpoint."""
+
+    page: str
+    fields: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """The state of one session at the start of a request. Times are in seconds of the sessions' clock.
 
     `by_code` is True if the user gave a code. If False, the session is valid only until the user has a token. `values`
-    belong to the web framework (the CSRF token, notices).
+    belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5).
     """
 
     step: Step = Step.ANONYMOUS
@@ -67,6 +76,8 @@ class Session:
     prolonged: int = 0  # times
     pending: PendingToken | None = field(default=None, repr=False)
     recovery_codes: tuple[str, ...] = field(default=(), repr=False)
+    earlier: Earlier = field(default=Earlier.NONE, repr=False)
+    first_code: FirstCode | None = field(default=None, repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
     def is_expired(self, now: float) -> bool:
@@ -146,6 +157,8 @@ class Sessions:
                     recovery_codes=after.recovery_codes,
                     values=after.values,
                     prolonged=after.prolonged,
+                    earlier=after.earlier,
+                    first_code=after.first_code,
                 )
             return before
 

@@ -66,6 +66,13 @@ class Person:
         field = self.page.get_by_label(label, exact=True)
         field.and_(self.page.locator(":focus")).wait_for()
 
+    def type_as_key_fob(self, label: str, code: str) -> None:
+        """Type a code and Return into the field with the focus, as a key fob that is a keyboard, and wait."""
+        self.wait_for_focus(label)
+        self.page.keyboard.type(code)
+        with self.page.expect_navigation():
+            self.page.keyboard.press("Enter")
+
     def press(self, button: str) -> None:
         """Press a button or follow a link, and wait for the next page."""
         as_button = self.page.get_by_role("button", name=button, exact=True)

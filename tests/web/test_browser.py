@@ -84,13 +84,12 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
             alice = people()
             alice.sign_in(code=press(1)[0])
             assert alice.error.startswith("Refused")
-            alice.page.get_by_label("One-time code").fill(" ".join(press(2)))
-            alice.press("Sign in")
+            alice.type_as_key_fob("One-time code", press(1)[0])
             assert alice.heading == "Your tokens"
             press(15)
             alice.page.goto("/resync?token=fob")
-            alice.page.get_by_label("Two codes in a row").fill(" ".join(press(2)))
-            alice.press("Bring back into step")
+            alice.type_as_key_fob("Two codes in a row", press(1)[0])
+            alice.type_as_key_fob("The next code", press(1)[0])
             assert alice.notice == "fob is back in step."
             (code,) = press(1)
         finally:
@@ -112,6 +111,8 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     alice.page.emulate_media(media="print")
     assert not alice.page.get_by_role("button").first.is_visible(), "the printed page has no buttons"
     assert alice.page.locator(".codes").is_visible()
+    alice.page.evaluate("document.querySelector('.ending').hidden = false")
+    assert not alice.page.locator(".ending").is_visible(), "the warning of the session's end is not printed"
     assert set(alice.page.evaluate(COLOURS)) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"}, (
         "the paper is black on white, also in dark mode with printed backgrounds"
     )
@@ -301,7 +302,7 @@ def test_the_back_button_after_signing_out_shows_no_token(people: People, served
 
 
 PAGES = (
-    *("/", "/add-phone", "/add-phone/scan", "/add-token", "/resync?token=fob", "/rename?token=fob"),
+    *("/", "/add-phone", "/add-phone/scan", "/add-token", "/add-token/next", "/resync?token=fob", "/rename?token=fob"),
     *("/remove?token=phone", "/recovery", "/recovery/codes", "/no-such-page"),
 )
 

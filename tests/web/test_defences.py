@@ -77,7 +77,7 @@ def test_every_post_needs_the_csrf_token_of_its_session(portal: Portal) -> None:
     browser, other = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
     other_token = other.open("/").csrf
     before = portal.site.path("alice").read_bytes()
-    assert len(every_post(portal)) == 12
+    assert len(every_post(portal)) == 14
     for path in every_post(portal):
         for token in ({}, {"csrf_token": ""}, {"csrf_token": "x"}, {"csrf_token": other_token}):
             page = browser.post(f"{path}?token=fob", {"name": "x", "proof": codes(2), "codes": codes(2, 2), **token})
@@ -370,14 +370,14 @@ def test_code_attempts_from_one_address_are_limited(site: Site) -> None:
     browser = portal.browser()
     browser.sign_in()
     statuses = [browser.send(proof="blank").status for _ in range(61)]
-    assert statuses == [401] * 60 + [429]
+    assert statuses == [422] * 60 + [429]
     assert browser.page is not None
     assert "Too many attempts." in browser.page.text
 
 
 def test_every_page_that_takes_a_code_or_a_password_is_limited(portal: Portal) -> None:
     endpoints = {"signin.sign_in", "signin.code"} | {
-        f"tokens.{name}" for name in ("scan", "add_token", "resync", "remove", "recovery")
+        f"tokens.{name}" for name in ("scan", "add_token", "next_code", "resync", "remove", "recovery")
     }
     assert set(LIMITS) == endpoints
 

@@ -270,7 +270,7 @@ def test_codes_of_one_user_do_not_count_for_another_user(site: Site) -> None:
         enroll_fob(portal, user)
     mallory = portal.browser(OWNER)
     mallory.sign_in("mallory")
-    assert [mallory.send(proof="blank").status for _ in range(61)] == [401] * 60 + [429]
+    assert [mallory.send(proof="blank").status for _ in range(61)] == [422] * 60 + [429]
     owner = portal.browser(OWNER)
     owner.sign_in()
     assert owner.send(proof=codes(0)).heading == "Your tokens"
@@ -289,7 +289,7 @@ def test_an_attacker_with_the_password_cannot_block_a_known_address(site: Site) 
         thief = portal.browser(f"192.0.2.{place}")
         thief.sign_in()
         statuses += [thief.post("/code", {"csrf_token": thief.page.csrf, "proof": "1"}).status for _ in range(2)]  # type: ignore[union-attr]
-    assert statuses == [401] * 8 + [429] * 2, "a /24 has four times the limit of an address"
+    assert statuses == [422] * 8 + [429] * 2, "a /24 has four times the limit of an address"
 
 
 # Pages

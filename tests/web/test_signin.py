@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pam_totp.core.record import HotpToken
+from pam_totp.web.forms import NO_CODE, NO_RECOVERY_CODE
+from pam_totp.web.pages_signin import REFUSED_RECOVERY
 from pam_totp.web.sessions import Step
-from tests.support.site import ME, Site, codes
-from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, enroll_fob
+from tests.support.site import KEY, ME, Site, codes
+from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 ENDED = "Your session has ended"
 WRONG = "User name and password do not match."
@@ -50,6 +53,80 @@ def test_a_used_code_and_a_wrong_code_get_the_same_message(portal: Portal) -> No
     assert replayed == wrong
 
 
+NO_SHAPE = ("12345", "123456789", "1" * 25, "12345a", "-", "\u200b\u200b", "1234 567 8901 23", "٣" * 5, "²" * 6)
+
+
+def test_a_shape_error_is_said_and_neither_counted_nor_logged(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.browser()
+    browser.sign_in()
+    stored, lines = portal.site.path("alice").read_bytes(), list(portal.log)
+    for proof in NO_SHAPE:
+        page = browser.send(proof=proof)
+        assert (page.status, page.error) == (422, NO_CODE), proof
+    browser.open("/code?recovery=yes")
+    for proof in (*NO_SHAPE, codes(0), "AAAA-AAAA-AAAA-AAA", "AAAA-AAAA-AAAA-AAAU"):
+        page = browser.send(proof=proof)
+        assert (page.status, page.error) == (422, NO_RECOVERY_CODE), proof
+    assert (portal.site.path("alice").read_bytes(), portal.log) == (stored, lines)
+
+
+def test_every_refusal_of_the_right_shape_is_the_same(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.signed_in(code=codes(3))
+    browser.open("/recovery")
+    used, *_ = re.findall(r"<code>([0-9A-Z-]+)</code>", browser.send(proof=codes(4)).html)
+    portal.signed_in(code=used)
+    for path, proofs in (
+        ("/code", ("000000", "00000000", codes(3), codes(4), codes(3, 2), "000000" * 2, "AAAA-AAAA-AAAA-AAAA")),
+        ("/code?recovery=yes", ("AAAA-AAAA-AAAA-AAAA", "0" * 16, used)),
+    ):
+        browser = portal.browser()
+        browser.sign_in()
+        pages = set()
+        for proof in proofs:
+            browser.open(path)
+            page = browser.send(proof=proof)
+            pages.add((page.status, without_csrf(page)))
+        assert len(pages) == 1
+        assert page.error == (REFUSAL if path == "/code" else REFUSED_RECOVERY)
+
+
+def spelled(code: str) -> str:
+    """Return a code in other digits, with white space, dashes and invisible characters."""
+    wide = code.translate({ord("0") + i: 0xFF10 + i for i in range(10)})
+    return f"\u200b {wide[:3]}\u2013\xa0{wide[3:]}\ufeff\t"
+
+
+def test_codes_and_names_are_read_in_every_spelling(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.browser()
+    space = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
+    browser.sign_in(f"\u200b{space}alice\ufeff{space}")
+    assert browser.send(proof=spelled(codes(0))).heading == "Your tokens"
+    assert portal.passwords.asked == ["alice"]
+    browser.open("/add-phone")
+    key = key_on_page(browser.send(name=" phone\u200b"))
+    page = browser.send(code=spelled(code_of_app(key, portal.wall)), proof=spelled(codes(1)))
+    assert page.notice == "phone is in use now."
+    browser.open("/resync?token=fob")
+    assert browser.send(codes=spelled(codes(50, 2))).notice == "fob is back in step."
+    browser.open("/add-token")
+    fields = {"serial": "\ufeffown ", "key": f"hex:{b'm'.hex() * 20}", "codes": spelled(codes(0, 2, b"m" * 20))}
+    assert browser.send(proof=spelled(codes(52)), **fields).notice == "own is in use now."
+    browser.open("/recovery")
+    recovery, *_ = re.findall(r"<code>([0-9A-Z-]+)</code>", browser.send(proof=spelled(codes(53))).html)
+    browser = portal.browser()
+    browser.sign_in()
+    browser.open("/code?recovery=yes")
+    assert browser.send(proof=f" \u200b{recovery.lower().replace('-', chr(0x2011))}\xa0").heading == "Your tokens"
+
+
+def test_a_user_name_of_white_space_is_not_looked_up(portal: Portal) -> None:
+    page = portal.browser().sign_in(" \u200b")
+    assert (page.status, page.error, portal.passwords.asked) == (422, "Enter your user name.", [])
+
+
 def test_codes_in_a_row_and_recovery_codes_are_accepted(portal: Portal) -> None:
     enroll_fob(portal)
     browser = portal.signed_in(code=codes(400, 2))
@@ -67,7 +144,45 @@ def test_earlier_refusals_are_shown_after_a_sign_in(portal: Portal) -> None:
     browser = portal.browser()
     browser.sign_in()
     browser.send(proof="000000")
-    assert browser.send(proof=codes(0)).notice == "1 answer was refused since the last login."
+    assert browser.send(proof=codes(0)).notice == "", (
+        "a user's own refusals of this sign-in are not news, as at a login"
+    )
+    browser = portal.browser()
+    browser.sign_in()
+    browser.send(proof="000000")
+    assert portal.signed_in(code=codes(1)).page.notice == "1 answer was refused since the last login."  # type: ignore[union-attr]
+
+
+def test_codes_one_at_a_time_sign_in_out_of_step(portal: Portal) -> None:
+    enroll_fob(portal)
+    browser = portal.browser()
+    browser.sign_in()
+    assert browser.send(proof=codes(400)).error == REFUSAL
+    assert browser.send(proof=codes(401)).heading == "Your tokens"
+    assert (portal.site.counter("alice"), portal.site.record("alice").failures) == (402, 0)
+
+
+def test_codes_of_two_sign_ins_are_no_row(portal: Portal) -> None:
+    enroll_fob(portal)
+    first, second = portal.browser(), portal.browser()
+    for browser in (first, second):
+        browser.sign_in()
+    first.send(proof=codes(400))
+    assert second.send(proof=codes(401)).error == REFUSAL
+    assert first.send(proof=codes(402)).error == REFUSAL, "the codes are not in a row"
+    assert first.send(proof=codes(403)).error == REFUSAL, "as at a login, a third code begins a new row"
+    assert first.send(proof=codes(404)).heading == "Your tokens"
+
+
+def test_a_third_code_is_needed_after_many_failures(portal: Portal) -> None:
+    portal.site.enrol(
+        HotpToken(name="fob", secret=KEY, created=0), user="alice", failures=20, failures_at=int(portal.wall())
+    )
+    browser = portal.browser()
+    browser.sign_in()
+    for counter in (400, 401):
+        assert browser.send(proof=codes(counter)).error == REFUSAL
+    assert browser.send(proof=codes(402)).heading == "Your tokens"
 
 
 def test_one_of_many_browsers_with_the_same_code_signs_in(portal: Portal) -> None:
