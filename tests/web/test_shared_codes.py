@@ -86,7 +86,9 @@ def test_a_code_used_by_one_application_is_refused_by_all(
     assert checking_portal(checked, fourth)
     assert not over_ssh(fourth)
     checked.page.goto(f"{applications.PORTAL}/add-phone")
-    assert checked.page.get_by_text("Page not found.").is_visible(), "only a portal with a store has this page"
+    assert checked.page.get_by_role("heading", name="Page not found").is_visible(), (
+        "only a portal with a store has this page"
+    )
 
     for service, times in (("web", 3), ("sshd", 2), ("pam_totp-portal", 2)):
         refusals = [line for line in shared.log.module_lines() if f"({service}:auth): refused user=alice" in line]
