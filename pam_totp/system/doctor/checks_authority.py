@@ -156,7 +156,9 @@ def _certificates(context: Context, settings: AuthoritySettings, state: State, a
         days = (ends - now) // DAY
         context.facts.append(Fact(path, {"days": days}, f"{path}: valid for {days} days"))
         if ends <= now:
-            yield _finding(ERROR, code, f"{path}: expired {-days} days ago, or the clock is wrong", remedy)
+            yield _finding(
+                ERROR, code, f"{path}: expired {(now - ends) // DAY} days ago, or the clock is wrong", remedy
+            )
         elif days < least:
             yield _finding(WARNING, code, f"{path}: ends in {days} days", remedy)
     if state.ca_problem is not None:
