@@ -4,7 +4,8 @@ Rules:
 1. Each request looks its certificate up in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
-4. A stop ends kept connections, but completes the requests that were received.
+4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`).
+5. A stop ends kept connections, but completes the requests that were received.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from typing import TypeVar
@@ -179,8 +181,18 @@ class Server:
 
     async def _answer(self, request: web.Request) -> web.Response:
         fingerprint, question = self._fingerprint(request), await self._message(request, wire.Question)
-        work = partial(self._answers.answer, fingerprint, question)
-        return _response(await self._run(request, work, question.user))
+        begun = asyncio.get_running_loop().time()
+        verdict, delay = await self._run(request, partial(self._answer_now, fingerprint, question), question.user)
+        if delay > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(begun + delay):
+                    await self._stopped.wait()
+        return _response(verdict)
+
+    def _answer_now(self, fingerprint: bytes, question: wire.Question) -> tuple[wire.Verdict, float]:
+        """Return the verdict, and the seconds from the question to its reply."""
+        verdict = self._answers.answer(fingerprint, question)
+        return verdict, 0.0 if verdict.accepted else self._answers.refusal_delay(question.service)
 
     async def _begin(self, request: web.Request) -> web.Response:
         fingerprint, begun = self._fingerprint(request), await self._message(request, wire.Begin)

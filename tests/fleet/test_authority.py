@@ -216,7 +216,7 @@ def test_a_guessing_member_is_held_while_others_log_in(fleet: Fleet) -> None:
         assert other.ask(question(user, codes(0))).accepted
         assert client.ask(question(user, codes(1, 2))).by == "row"
     fleet.authorities[0].waits_for("reason=member-budget", f"member={guesser.name}")
-    fleet.authorities[0].waits_for("too many wrong answers", f"member={guesser.name}")
+    fleet.authorities[0].waits_for("too many refused answers", f"member={guesser.name}")
 
 
 # ---- joining and renewal

@@ -21,7 +21,7 @@ from pam_totp.member import wire
 from pam_totp.store.postgres import PostgresStore
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import HOST, Client, Fleet, free_ports, question
-from tests.support.site import PATIENCE, codes
+from tests.support.site import PATIENCE, codes, until
 
 pytestmark = with_postgresql
 QUESTION = question("alice", "123456").to_json()
@@ -302,6 +302,28 @@ def test_a_defect_is_an_error_without_details(here: Here, monkeypatch: pytest.Mo
     here.serve(work)
     assert here.said("error problem=", f"KeyError in {wire.ANSWER_PATH}", f"member={member.name}")
     assert not here.said("secret")
+
+
+def test_a_refusal_has_its_delay_and_a_stop_ends_it(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its time would show a stolen member which work came before it."""
+    monkeypatch.setattr(Answers, "refusal_delay", lambda *_: 10 * PATIENCE)
+    member, user = here.fleet.member(), here.fleet.user()
+    held = []
+
+    def work() -> None:
+        held.append(here.encrypted(member.context()))
+        held[0].sendall(HEAD + b"\r\n" + QUESTION)
+        until(lambda: here.said("refused user=alice"), "the decision")
+        with Client(here.port, member.context()) as client:
+            assert client.ask(question(user, codes(0))).accepted
+        held[0].setblocking(False)
+        with pytest.raises(ssl.SSLWantReadError):
+            held[0].recv(1)
+
+    here.serve(work)
+    with held[0] as connection:
+        connection.settimeout(PATIENCE)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_without_the_key_of_the_ca_no_member_joins_or_renews(here: Here) -> None:
