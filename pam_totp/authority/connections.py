@@ -3,10 +3,12 @@
 Rules:
 1. TLS 1.3 only. A certificate must be signed by the fleet's CA; a connection without one may join.
 2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
-   limited for each address, and together, so that they keep no member out.
+   limited for each address, and together, so that they keep no member out. The connections of a member beyond
+   OF_ONE_MEMBER count as those of an unknown peer, so that one member does not keep the others out.
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
    before the first request.
-4. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
+4. A peer waits for each reply before its next request. Otherwise a version of aiohttp would keep all requests in memory.
+5. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import os
+import re
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -31,12 +35,15 @@ HANDSHAKE = 10.0  # seconds
 REQUEST = 10.0  # seconds
 UNKNOWN = 256  # connections of one IPv4 address, or one IPv6 link
 ALL_UNKNOWN = 4000
+OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has one
 CONNECTIONS = 20_000  # in total
 LINGER = 1.0  # seconds
 MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
 # asyncio keeps a buffer of this size for each connection, by default of 256 KiB. It reads longer messages in parts.
 asyncio.sslproto.SSLProtocol.max_size = 32_768
+
+_REQUEST_LINE_END = re.compile(rb" HTTP/\d\.\d\r?\n")  # never in JSON of a member, which has no line break
 
 Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
 
@@ -71,6 +78,7 @@ class Connections:
         self.refused = Seldom(refused)
         self.known: dict[asyncio.BaseTransport, Connection] = {}  # after their handshake
         self._unknown: dict[str, int] = {}
+        self.of_member: Counter[str | None] = Counter()  # connections of known peers, by the name of the member
         self._handshakes: set[asyncio.Task[None]] = set()
         self._lingering: set[socket.socket] = set()
 
@@ -194,7 +202,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, connections: Connections, gate: _Gate) -> None:
-        self._connections, self._network, self.peer = connections, gate.network, gate.peer
+        self._connections, self.network, self.peer = connections, gate.network, gate.peer
         self._http: Any = None
         self._early = b""  # received before `begin`, because asyncio delivers data before it reports the handshake
         self._limit: asyncio.TimerHandle | None = None
@@ -215,14 +223,26 @@ class Connection(asyncio.Protocol):
         self._http.connection_made(transport)
         self._set_limit()
         if self._early:
-            self._http.data_received(self._early)
+            self.data_received(self._early)
             self._early = b""
 
     def becomes_known(self) -> None:
-        """Stop counting this connection as one of an unknown peer."""
-        if self._is_unknown:
+        """Stop counting this connection as one of an unknown peer, unless its member has too many connections."""
+        of_member = self._connections.of_member
+        if self._is_unknown and of_member[self.name] < OF_ONE_MEMBER:
+            of_member[self.name] += 1
             self._is_unknown = False
-            self._connections.forget_unknown(self._network)
+            self._connections.forget_unknown(self.network)
+
+    def _forget(self) -> None:
+        """Stop counting this connection."""
+        of_member = self._connections.of_member
+        if self._is_unknown:
+            self._connections.forget_unknown(self.network)
+        else:
+            of_member[self.name] -= 1
+            if not of_member[self.name]:
+                del of_member[self.name]
 
     def received(self) -> None:
         """End the time limit, because a whole request was read."""
@@ -248,6 +268,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._http is None:
             self._early += data
+        elif self._is_answering or len(_REQUEST_LINE_END.findall(data)) > 1:
+            self._connections.refused.note("a request before the reply to another", self.peer)
+            self.transport.abort()
         else:
             self._set_limit()
             self._http.data_received(data)
@@ -267,7 +290,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._http is not None:
             self.received()
-            self.becomes_known()
+            self._forget()
             del self._connections.known[self.transport]
             self._http.connection_lost(error)
 

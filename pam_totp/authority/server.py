@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -40,6 +40,7 @@ JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field
 DAY = 86_400  # seconds
+_RENEWAL = object()  # in place of a user: one certificate at a time is renewed, because openssl uses a whole core
 NO_CERTIFICATE = "a certificate of a member is required"
 BAD_TOKEN = "the join token is unknown, used or expired (run 'pam-totp member add' again on an authority)"
 
@@ -169,10 +170,10 @@ class Server:
             raise NotAMember(NO_CERTIFICATE)
         return fingerprint
 
-    async def _run(self, request: web.Request, work: Callable[[], R], user: str | None = None) -> R:
+    async def _run(self, request: web.Request, work: Callable[[], R], user: Hashable = None) -> R:
         """Call `work`, which looks up the member, in a thread."""
         connection = self._connection(request)
-        result = await self._workers.run(work, member=connection.fingerprint or connection.peer, user=user)
+        result = await self._workers.run(work, member=connection.fingerprint or connection.network, user=user)
         if connection.fingerprint is not None:
             connection.becomes_known()
         return result
@@ -227,7 +228,7 @@ class Server:
 
     async def _renew(self, request: web.Request) -> web.Response:
         fingerprint, asked = self._fingerprint(request), await self._message(request, wire.Renew)
-        return _response(await self._run(request, partial(self._renew_now, fingerprint, asked)))
+        return _response(await self._run(request, partial(self._renew_now, fingerprint, asked), _RENEWAL))
 
     def _renew_now(self, fingerprint: bytes, asked: wire.Renew) -> wire.Renewed:
         """Sign the next certificate of a member."""

@@ -7,13 +7,17 @@ import json
 import random
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from pam_totp.authority import connections, server, workers
 from pam_totp.authority.answers import Answers
+from pam_totp.authority.certificates import BadRequest, Issuer
 from pam_totp.authority.server import Server
 from pam_totp.authority.workers import Busy, Workers
 from pam_totp.core.settings import AuthoritySettings, Site
@@ -214,6 +218,27 @@ def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest
     assert here.said("refused: too many connections", f"rhost={HOST}")
 
 
+def test_connections_of_one_member_beyond_its_share_count_as_unknown(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stolen member could otherwise open all connections that the authority may have."""
+    monkeypatch.setattr(connections, "OF_ONE_MEMBER", 2)
+    thief, member = here.fleet.member(), here.fleet.member()
+
+    def work() -> None:
+        with ExitStack() as stack:
+            for one in (thief, thief, thief, member):
+                client = stack.enter_context(Client(here.port, one.context()))
+                assert client.send("GET", wire.HEALTH_PATH).status == 200
+            made = here.server._connections
+            assert made.of_member == {thief.name: 2, member.name: 1}
+            assert list(made._unknown.values()) == [1]
+
+    here.serve(work)
+    assert here.server._connections.of_member == {}
+    assert here.server._connections._unknown == {}
+
+
 def until_admitted(here: Here) -> None:
     """Connect until the server has noticed that another connection has ended."""
     for _ in range(1000):
@@ -286,6 +311,40 @@ def test_a_malformed_head_ends_the_connection(here: Here, request_head: bytes) -
     assert not [line for line in here.lines if "Error in" in line]
 
 
+@pytest.mark.parametrize("is_at_once", [True, False])
+def test_a_request_before_the_reply_to_another_ends_the_connection(here: Here, is_at_once: bool) -> None:
+    """aiohttp 3.8 keeps all requests that it has received in memory."""
+    join = wire.Join(token="0" * 32, csr="x").to_json()
+    first = b"POST %b HTTP/1.1\r\nHost: otp\r\nContent-Length: %d\r\n\r\n%b" % (wire.JOIN_PATH.encode(), len(join), join)
+    second = b"GET / HTTP/1.1\r\nHost: otp\r\n\r\n"
+
+    def work() -> None:
+        with here.encrypted() as connection:
+            if is_at_once:
+                connection.sendall(first + second)
+            else:
+                connection.sendall(first)
+                until(lambda: here.said("refused: wrong join token"), "the first request")
+                connection.sendall(second)
+            with suppress(OSError):
+                assert connection.recv(4096) == b""
+        assert here.said("refused: a request before the reply to another", f"rhost={HOST}")
+
+    here.serve(work)
+
+
+def test_names_that_look_like_requests_are_asked(here: Here) -> None:
+    name = "GET / HTTP/1.1\r\n GET / HTTP/1.1\n"
+    member, user = here.fleet.member(), here.fleet.user()
+
+    def work() -> None:
+        with Client(here.port, member.context()) as client:
+            assert not client.ask(question(name, codes(0), rhost=name, tty=name)).accepted
+            assert client.ask(question(user, codes(0))).accepted
+
+    here.serve(work)
+
+
 def test_a_defect_is_an_error_without_details(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     member, user = here.fleet.member(), here.fleet.user()
 
@@ -340,6 +399,31 @@ def test_without_the_key_of_the_ca_no_member_joins_or_renews(here: Here) -> None
     assert here.said("/missing.key: not found")
 
 
+def test_one_certificate_at_a_time_is_renewed(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stolen member could otherwise use all processors of the authority."""
+    member, mutex, begun = here.fleet.member(), threading.Lock(), list[int]()
+
+    def sign(*_: object) -> None:
+        assert mutex.acquire(blocking=False)
+        if not begun:
+            begun.append(1)
+            until(lambda: here.server._workers._waiting[member.fingerprint] == 5, "all requests")
+        mutex.release()
+        raise BadRequest("signed alone")
+
+    monkeypatch.setattr(Issuer, "sign_member", sign)
+
+    def work() -> None:
+        with ThreadPoolExecutor(5) as threads:
+            clients = [Client(here.port, member.context()) for _ in range(5)]
+            replies = list(threads.map(lambda c: c.post(wire.RENEW_PATH, wire.Renew(csr="x")), clients))
+            for client in clients:
+                client.close()
+        assert [reply.content for reply in replies] == [{"error": "signed alone"}] * 5
+
+    here.serve(work)
+
+
 def test_a_wrong_join_token_is_refused_after_a_delay(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     delays: list[float] = []
     sleep = asyncio.sleep
@@ -382,5 +466,26 @@ def test_a_request_without_a_thread_in_time_fails(monkeypatch: pytest.MonkeyPatc
         await first
         await pool.finish(PATIENCE)
         assert pool._users._keys == pool._members._keys == {}
+
+    asyncio.run(run())
+
+
+def test_many_requests_of_one_member_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stolen member could otherwise fill the queue, so that every other member gets 503."""
+    monkeypatch.setattr(workers, "WAITING", 8)
+    monkeypatch.setattr(workers, "MEMBER_WAITING", 4)
+
+    async def run() -> None:
+        pool, go = Workers(4), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wait = lambda: asyncio.run_coroutine_threadsafe(go.wait(), loop).result()  # noqa: E731
+        flood = [asyncio.create_task(pool.run(wait, member="web1")) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert await pool.run(int, member="web2") == 0
+        go.set()
+        done = await asyncio.gather(*flood, return_exceptions=True)
+        assert sum(isinstance(result, Busy) for result in done) == 16
+        await pool.finish(PATIENCE)
+        assert pool._waiting == {}
 
     asyncio.run(run())
