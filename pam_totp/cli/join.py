@@ -67,7 +67,7 @@ def _renew(args: argparse.Namespace, site: Site, file: str) -> int:
     from pam_totp.member.joining import DAY, renew
 
     args.audit.look_up()
-    act_as_owner_of(os.path.dirname(site.member.key))
+    _act_as_owner_of(os.path.dirname(site.member.key))
     renewed = renew(site.member)
     args.audit.changed("member-renew", days=(renewed.end - int(time.time())) // DAY)
     if args.json:
@@ -157,8 +157,7 @@ def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> i
     folder = os.path.dirname(paths["key"])
     if folder == CREDENTIALS and not os.path.exists(DEFAULT_STORE):
         create_store(DEFAULT_STORE)
-    parent = os.path.dirname(folder)
-    act_as_owner_of(folder if os.path.isdir(folder) else parent)
+    _act_as_owner_of(folder)
     if not os.path.isdir(folder):
         os.mkdir(folder, 0o700)
     os.chmod(folder, 0o700)
@@ -166,6 +165,12 @@ def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> i
     with credentials.replacing():
         credentials.replace(key, certificate, ca)
     return validity(credentials.certificate).end
+
+
+def _act_as_owner_of(folder: str) -> None:
+    """As root, act as the account that may replace `folder`. Otherwise a link of that account would lead root astray."""
+    parent = os.path.dirname(folder)
+    act_as_owner_of(folder if os.path.isdir(folder) and os.stat(parent).st_uid == 0 else parent)
 
 
 def _read(file: str) -> str:
