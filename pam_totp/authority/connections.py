@@ -3,7 +3,7 @@
 Rules:
 1. TLS 1.3 only. A certificate must be signed by the fleet's CA; a connection without one may join.
 2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
-   limited for each address, and together, so that they keep no member out. The connections of a member beyond
+   limited for each network, and together, so that they keep no member out. The connections of a member beyond
    OF_ONE_MEMBER count as those of an unknown peer, so that one member does not keep the others out.
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
    before the first request.
@@ -33,10 +33,13 @@ from pam_totp.core.settings import AuthoritySettings
 
 HANDSHAKE = 10.0  # seconds
 REQUEST = 10.0  # seconds
-UNKNOWN = 256  # connections of one IPv4 address, or one IPv6 link
+# Connections from each network of `core.address.networks`: from one IPv4 address or one IPv6 link, and from larger ones,
+# because one host may have thousands of IPv6 links.
+UNKNOWN = (256, 1000, 2000)
 ALL_UNKNOWN = 4000
 OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has one
 CONNECTIONS = 20_000  # in total
+_ALL = ""  # in place of a network
 LINGER = 1.0  # seconds
 MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
@@ -77,7 +80,7 @@ class Connections:
         self.tls, self.http = tls, http
         self.refused = Seldom(refused)
         self.known: dict[asyncio.BaseTransport, Connection] = {}  # after their handshake
-        self._unknown: dict[str, int] = {}
+        self._unknown: Counter[str] = Counter()  # connections of unknown peers, by network
         self.of_member: Counter[str | None] = Counter()  # connections of known peers, by the name of the member
         self._handshakes: set[asyncio.Task[None]] = set()
         self._lingering: set[socket.socket] = set()
@@ -92,19 +95,21 @@ class Connections:
         for connection in list(self.known.values()):
             connection.transport.close()
 
-    def admit(self, network: str, peer: str) -> bool:
+    def admit(self, networks: tuple[str, ...], peer: str) -> bool:
         """Count a new connection, and return True, if it is within the limits."""
-        count, total = self._unknown.get(network, 0), len(self.known) + len(self._handshakes)
-        if count >= UNKNOWN or sum(self._unknown.values()) >= ALL_UNKNOWN or total >= CONNECTIONS:
+        total = len(self.known) + len(self._handshakes)
+        is_full = any(self._unknown[network] >= limit for network, limit in zip(networks, UNKNOWN, strict=False))
+        if is_full or self._unknown[_ALL] >= ALL_UNKNOWN or total >= CONNECTIONS:
             self.refused.note("too many connections", peer)
             return False
-        self._unknown[network] = count + 1
+        self._unknown.update((_ALL, *networks))
         return True
 
-    def forget_unknown(self, network: str) -> None:
-        count = self._unknown.pop(network)
-        if count > 1:
-            self._unknown[network] = count - 1
+    def forget_unknown(self, networks: tuple[str, ...]) -> None:
+        for network in (_ALL, *networks):
+            self._unknown[network] -= 1
+            if not self._unknown[network]:
+                del self._unknown[network]
 
     def linger(self, descriptor: int, alert: bytes) -> None:
         """Send `alert`, and close the connection when the peer does, or after LINGER seconds."""
@@ -155,8 +160,8 @@ class _Gate(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if name else "unknown"
         address = parse(self.peer)
-        self.network = self.peer if address is None else networks(address)[0]
-        if self._connections.admit(self.network, self.peer):
+        self.networks = (self.peer,) if address is None else networks(address)
+        if self._connections.admit(self.networks, self.peer):
             self._connections.shake_hands(self)
         else:
             transport.abort()
@@ -189,7 +194,7 @@ class _Gate(asyncio.Protocol):
 
     def _end(self) -> None:
         self._transport.abort()
-        self._connections.forget_unknown(self.network)
+        self._connections.forget_unknown(self.networks)
 
 
 _gate: ContextVar[_Gate | None] = ContextVar("gate", default=None)
@@ -202,7 +207,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, connections: Connections, gate: _Gate) -> None:
-        self._connections, self.network, self.peer = connections, gate.network, gate.peer
+        self._connections, self.networks, self.peer = connections, gate.networks, gate.peer
         self._http: Any = None
         self._early = b""  # received before `begin`, because asyncio delivers data before it reports the handshake
         self._limit: asyncio.TimerHandle | None = None
@@ -232,13 +237,13 @@ class Connection(asyncio.Protocol):
         if self._is_unknown and of_member[self.name] < OF_ONE_MEMBER:
             of_member[self.name] += 1
             self._is_unknown = False
-            self._connections.forget_unknown(self.network)
+            self._connections.forget_unknown(self.networks)
 
     def _forget(self) -> None:
         """Stop counting this connection."""
         of_member = self._connections.of_member
         if self._is_unknown:
-            self._connections.forget_unknown(self.network)
+            self._connections.forget_unknown(self.networks)
         else:
             of_member[self.name] -= 1
             if not of_member[self.name]:

@@ -173,7 +173,7 @@ class Server:
     async def _run(self, request: web.Request, work: Callable[[], R], user: Hashable = None) -> R:
         """Call `work`, which looks up the member, in a thread."""
         connection = self._connection(request)
-        result = await self._workers.run(work, member=connection.fingerprint or connection.network, user=user)
+        result = await self._workers.run(work, member=connection.fingerprint or connection.networks, user=user)
         if connection.fingerprint is not None:
             connection.becomes_known()
         return result

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pam_totp.authority.answers import Answers
 from pam_totp.authority.certificates import BadRequest, Issuer
 from pam_totp.authority.server import Server
 from pam_totp.authority.workers import Busy, Workers
+from pam_totp.core.address import networks, parse
 from pam_totp.core.settings import AuthoritySettings, Site
 from pam_totp.member import wire
 from pam_totp.store.postgres import PostgresStore
@@ -196,7 +198,7 @@ def test_an_idle_connection_takes_less_than_100_kib(fleet: Fleet) -> None:
 
 
 def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNKNOWN", 3)
+    monkeypatch.setattr(connections, "UNKNOWN", (3, 10, 10))
     member, user = here.fleet.member(), here.fleet.user()
 
     def work() -> None:
@@ -232,11 +234,30 @@ def test_connections_of_one_member_beyond_its_share_count_as_unknown(
                 assert client.send("GET", wire.HEALTH_PATH).status == 200
             made = here.server._connections
             assert made.of_member == {thief.name: 2, member.name: 1}
-            assert list(made._unknown.values()) == [1]
+            assert set(made._unknown.values()) == {1}
 
     here.serve(work)
     assert here.server._connections.of_member == {}
     assert here.server._connections._unknown == {}
+
+
+def test_a_host_with_many_ipv6_links_leaves_room_for_others(here: Here) -> None:
+    def admitted(site: int, home: int) -> int:
+        """Return how many connections from all links of a home were admitted."""
+        peers = [parse(f"2001:db8:{site:x}:{home:02x}{link:02x}::1") for link in range(256)]
+        return sum(made.admit(networks(peer), str(peer)) for peer in peers if peer is not None for _ in range(5))
+
+    async def run() -> None:
+        first = networks(ip_address("2001:db8:1::1"))
+        assert sum(made.admit(first, "peer") for _ in range(300)) == 256, "one link"
+        assert [admitted(1, 0), admitted(1, 1), admitted(1, 2)] == [744, 1000, 0], "homes of one site"
+        assert admitted(2, 0) == 1000, "another site"
+        for _ in range(256):
+            made.forget_unknown(first)
+        assert admitted(1, 2) == 256
+
+    made = connections.Connections(here.server._tls, lambda: None, lambda *_: None)
+    asyncio.run(run())
 
 
 def until_admitted(here: Here) -> None:
