@@ -261,10 +261,11 @@ def _verdict(kept: Mapping[str, Any]) -> wire.Verdict:
 
 def _suffices_elsewhere(decision: Decision, policy: Policy, now: int) -> bool:
     """Return True if the budget of the member is the only reason of a refusal."""
-    if decision.outcome is not Outcome.CONSECUTIVE_NEEDED or decision.next_code is not None or decision.token is None:
+    if decision.outcome is not Outcome.CONSECUTIVE_NEEDED or decision.next_code is not None:
         return False
     failures, _ = decision.record.failures_now(now)
-    return policy.codes_needed(failures) == 1 and not decision.record.token(decision.token).row_needed
+    token = None if decision.token is None else decision.record.token(decision.token)
+    return policy.codes_needed(failures) == 1 and token is not None and not token.row_needed
 
 
 def _facts_again(kept: Mapping[str, Any]) -> tuple[str, dict[str, str | int | None]]:

@@ -7,7 +7,7 @@ Rules:
    OF_ONE_MEMBER count as those of an unknown peer, so that one member does not keep the others out.
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
    before the first request.
-4. A peer waits for each reply before its next request. Otherwise a version of aiohttp would keep all requests in memory.
+4. A peer waits for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
 5. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
 """
 
@@ -33,8 +33,8 @@ from pam_totp.core.settings import AuthoritySettings
 
 HANDSHAKE = 10.0  # seconds
 REQUEST = 10.0  # seconds
-# Connections from each network of `core.address.networks`: from one IPv4 address or one IPv6 link, and from larger ones,
-# because one host may have thousands of IPv6 links.
+# Connections from one IPv4 address or one IPv6 link, and from the larger networks of `core.address.networks`, because one
+# host may have thousands of IPv6 links.
 UNKNOWN = (256, 1000, 2000)
 ALL_UNKNOWN = 4000
 OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has one

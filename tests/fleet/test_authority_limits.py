@@ -336,7 +336,7 @@ def test_a_malformed_head_ends_the_connection(here: Here, request_head: bytes) -
 def test_a_request_before_the_reply_to_another_ends_the_connection(here: Here, is_at_once: bool) -> None:
     """aiohttp 3.8 keeps all requests that it has received in memory."""
     join = wire.Join(token="0" * 32, csr="x").to_json()
-    first = b"POST %b HTTP/1.1\r\nHost: otp\r\nContent-Length: %d\r\n\r\n%b" % (wire.JOIN_PATH.encode(), len(join), join)
+    first = f"POST {wire.JOIN_PATH} HTTP/1.1\r\nHost: otp\r\nContent-Length: {len(join)}\r\n\r\n".encode() + join
     second = b"GET / HTTP/1.1\r\nHost: otp\r\n\r\n"
 
     def work() -> None:

@@ -281,7 +281,7 @@ def test_a_link_of_the_services_account_leads_root_nowhere(joining: Joining, ren
     """Root would change the mode of any folder, and write a key there."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-link-") as name:
         store, target = Path(name) / "store", Path(name) / "target"
-        os.chmod(name, 0o755)
+        Path(name).chmod(0o755)
         target.mkdir(0o755)
         store.mkdir(0o755)
         if renews:
