@@ -8,7 +8,9 @@ Rules:
    whether a third code completes a row. A third code is tried once for each pair.
 4. The same question of the same member gets the stored verdict, also from another authority.
 5. The member gets a verdict and messages for the user. The reason is in the log of this authority alone.
-6. A member that has sent too many wrong answers needs two codes in a row (`budget`).
+6. A member that has sent too many refused answers needs two codes in a row (`budget`).
+7. Every refused answer counts in the budget, also a repeated one, and costs the same search. Otherwise the
+   budget or the time could show a stolen member which users are enrolled, or that a code is right but not enough alone.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from pam_totp.core.settings import Settings, Site, settings
 from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
 from pam_totp.member import wire
 from pam_totp.operations import audit_log, grace
-from pam_totp.operations.authenticate import decide, facts, remarks
+from pam_totp.operations.authenticate import DECOY, decide, facts, refusal_delay, remarks
 from pam_totp.store import StoreError, read_or_unknown
 from pam_totp.store.file import file_name
 from pam_totp.store.postgres import AlreadyAnswered, PostgresStore, Question
@@ -101,16 +103,26 @@ class Answers:
             )
         except AlreadyAnswered as e:
             stored = json.loads(e.verdict)
+            if stored["o"] not in _ACCEPTED:
+                dialogue.verify(DECOY, answer, self.store.now(), chosen.policy, fewest=1)  # as for an unknown user
+                self._budgets.count(member, self._monotonic())
             log(*_facts_again(stored))
             return _verdict(stored)
         finally:
             answer.wipe()
-        self._count(member, decision, is_used_up=is_used_up)
         verb, fields = facts(decision)
-        if is_used_up and decision.outcome is Outcome.CONSECUTIVE_NEEDED:
+        if is_used_up and _suffices_elsewhere(decision, chosen.policy, self.store.now()):
             fields["reason"] = MEMBER_BUDGET
+        elif not decision.outcome.accepted:
+            self._budgets.count(member, self._monotonic())
+        if is_used_up:
+            self._alarm(member)
         log(verb, fields | {"at": _used(decision)})
         return _verdict(dialogue.kept(decision))
+
+    def refusal_delay(self, service: str) -> float:
+        """Return the seconds from a question to its refusal, which do not depend on the user. Raise SettingsError."""
+        return refusal_delay(settings(service, (), self._site()).policy)
 
     def begin(self, fingerprint: bytes, begun: wire.Begin) -> wire.BeginVerdict:
         """Return whether the user may pass without a code. Raise as `answer` does."""
@@ -142,12 +154,9 @@ class Answers:
             raise NotPermitted(reason)
         return found.name
 
-    def _count(self, member: str, decision: Decision, *, is_used_up: bool) -> None:
-        now = self._monotonic()
-        if decision.outcome in (Outcome.WRONG, Outcome.NOT_ENROLLED):
-            self._budgets.count(member, now)
-        if is_used_up and self._budgets.is_alarm_due(member, now):
-            problem = "too many wrong answers: this member needs two codes in a row now (is the host compromised?)"
+    def _alarm(self, member: str) -> None:
+        if self._budgets.is_alarm_due(member, self._monotonic()):
+            problem = "too many refused answers: this member needs two codes in a row now (is the host compromised?)"
             audit_log.write(self._sink, "authority", "error", problem=problem, member=member)
 
     def _log_of(self, asked: wire.Question | wire.Begin, member: str) -> Log:
@@ -179,7 +188,7 @@ class _Dialogue:
         while before is not None:
             self._before.insert(0, (before.digest(member).hex(), Answer.parse(before.answer.encode())))
             before = before.before()
-        self._earlier = Earlier.NONE
+        self.recall({})  # for an unknown user, whose answer costs the same search
 
     def recall(self, verdicts: Mapping[str, str]) -> None:
         """Rebuild the earlier answers from the stored verdicts of the user, by the digests of their questions."""
@@ -207,8 +216,8 @@ class _Dialogue:
         now: int,
         policy: Policy,
         *,
-        earlier: Earlier,
-        ahead: Ahead | None,
+        earlier: Earlier = Earlier.NONE,
+        ahead: Ahead | None = None,
         fewest: int,
     ) -> Decision:
         """Do the same as `core.verify.verify`, with the earlier answers of `recall`."""
@@ -248,6 +257,15 @@ def _verdict(kept: Mapping[str, Any]) -> wire.Verdict:
     if kept["o"] not in _ACCEPTED:
         return wire.Verdict(verdict=wire.REFUSED, again="n" in kept)
     return wire.Verdict(verdict=wire.ACCEPTED, by=kept["o"], messages=tuple(kept.get("m", ())))
+
+
+def _suffices_elsewhere(decision: Decision, policy: Policy, now: int) -> bool:
+    """Return True if the budget of the member is the only reason of a refusal."""
+    if decision.outcome is not Outcome.CONSECUTIVE_NEEDED or decision.next_code is not None:
+        return False
+    failures, _ = decision.record.failures_now(now)
+    token = None if decision.token is None else decision.record.token(decision.token)
+    return policy.codes_needed(failures) == 1 and token is not None and not token.row_needed
 
 
 def _facts_again(kept: Mapping[str, Any]) -> tuple[str, dict[str, str | int | None]]:

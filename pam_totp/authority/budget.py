@@ -1,19 +1,23 @@
-"""The budget of wrong answers of each member.
+"""The budget of refused answers of each member.
 
 Rules:
-1. A member may send BURST wrong answers, and then RATE a second. Beyond that, one code of this member is not enough,
+1. A member may send BURST refused answers, and then RATE a second. Beyond that, one code of this member is not enough,
    but two in a row are (law 8): a stolen member cannot guess, and its honest users are not locked out.
-2. Only wrong answers are counted, after their decision. Answers that were decided at the same time may exceed the
-   budget. They are paid back from later seconds.
-3. Each process of each authority has its own budgets, in memory.
+2. Every refused answer is counted after its decision, except a code that is refused because of the budget alone. So the
+   budget depends only on what the member knows already. By an exception for some reasons of refusals, a stolen member
+   could learn which users are enrolled, and guess two or three codes in a row one by one.
+3. Answers that were decided at the same time may exceed the budget. At most MOST are paid back from later seconds, so
+   the honest users of a member are not held for hours after a flood.
+4. Each process of each authority has its own budgets, in memory.
 """
 
 from __future__ import annotations
 
 import threading
 
-BURST = 20  # wrong answers
-RATE = 2.0  # wrong answers a second
+BURST = 20  # refused answers
+MOST = 140  # refused answers: a minute at RATE above BURST
+RATE = 2.0  # refused answers a second
 ALARM = 60.0  # seconds between two alarms about one member
 
 
@@ -22,18 +26,18 @@ class Budgets:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._spent: dict[str, tuple[float, float]] = {}  # name -> wrong answers, and when they were counted
+        self._spent: dict[str, tuple[float, float]] = {}  # name -> refused answers, and when they were counted
         self._alarms: dict[str, float] = {}
 
     def is_used_up(self, member: str, now: float) -> bool:
-        """Return True if the member has sent too many wrong answers."""
+        """Return True if the member has sent too many refused answers."""
         with self._mutex:
             return self._spent_at(member, now) >= BURST
 
     def count(self, member: str, now: float) -> None:
-        """Count a wrong answer."""
+        """Count a refused answer."""
         with self._mutex:
-            self._spent[member] = self._spent_at(member, now) + 1, now
+            self._spent[member] = min(self._spent_at(member, now) + 1, MOST), now
 
     def is_alarm_due(self, member: str, now: float) -> bool:
         """Return True at most once in ALARM seconds for a member."""

@@ -3,10 +3,12 @@
 Rules:
 1. TLS 1.3 only. A certificate must be signed by the fleet's CA; a connection without one may join.
 2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
-   limited for each address, and together, so that they keep no member out.
+   limited for each network, and together, so that they keep no member out. The connections of a member beyond
+   OF_ONE_MEMBER count as those of an unknown peer, so that one member does not keep the others out.
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
    before the first request.
-4. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
+4. A peer waits for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
+5. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import os
+import re
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -29,14 +33,20 @@ from pam_totp.core.settings import AuthoritySettings
 
 HANDSHAKE = 10.0  # seconds
 REQUEST = 10.0  # seconds
-UNKNOWN = 256  # connections of one IPv4 address, or one IPv6 link
+# Connections from one IPv4 address or IPv6 link, and from the larger networks of `core.address.networks`. One host may
+# have thousands of IPv6 links.
+UNKNOWN = (256, 1000, 2000)
 ALL_UNKNOWN = 4000
+OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has one
 CONNECTIONS = 20_000  # in total
+_ALL = ""  # in place of a network
 LINGER = 1.0  # seconds
 MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
 # asyncio keeps a buffer of this size for each connection, by default of 256 KiB. It reads longer messages in parts.
 asyncio.sslproto.SSLProtocol.max_size = 32_768
+
+_REQUEST_LINE_END = re.compile(rb" HTTP/\d\.\d\r?\n")  # never in JSON of a member, which has no line break
 
 Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
 
@@ -70,7 +80,8 @@ class Connections:
         self.tls, self.http = tls, http
         self.refused = Seldom(refused)
         self.known: dict[asyncio.BaseTransport, Connection] = {}  # after their handshake
-        self._unknown: dict[str, int] = {}
+        self._unknown: Counter[str] = Counter()  # connections of unknown peers, by network
+        self.of_member: Counter[str | None] = Counter()  # connections of known peers, by the name of the member
         self._handshakes: set[asyncio.Task[None]] = set()
         self._lingering: set[socket.socket] = set()
 
@@ -84,19 +95,21 @@ class Connections:
         for connection in list(self.known.values()):
             connection.transport.close()
 
-    def admit(self, network: str, peer: str) -> bool:
+    def admit(self, networks: tuple[str, ...], peer: str) -> bool:
         """Count a new connection, and return True, if it is within the limits."""
-        count, total = self._unknown.get(network, 0), len(self.known) + len(self._handshakes)
-        if count >= UNKNOWN or sum(self._unknown.values()) >= ALL_UNKNOWN or total >= CONNECTIONS:
+        total = len(self.known) + len(self._handshakes)
+        is_full = any(self._unknown[network] >= limit for network, limit in zip(networks, UNKNOWN, strict=False))
+        if is_full or self._unknown[_ALL] >= ALL_UNKNOWN or total >= CONNECTIONS:
             self.refused.note("too many connections", peer)
             return False
-        self._unknown[network] = count + 1
+        self._unknown.update((_ALL, *networks))
         return True
 
-    def forget_unknown(self, network: str) -> None:
-        count = self._unknown.pop(network)
-        if count > 1:
-            self._unknown[network] = count - 1
+    def forget_unknown(self, networks: tuple[str, ...]) -> None:
+        for network in (_ALL, *networks):
+            self._unknown[network] -= 1
+            if not self._unknown[network]:
+                del self._unknown[network]
 
     def linger(self, descriptor: int, alert: bytes) -> None:
         """Send `alert`, and close the connection when the peer does, or after LINGER seconds."""
@@ -147,8 +160,8 @@ class _Gate(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if name else "unknown"
         address = parse(self.peer)
-        self.network = self.peer if address is None else networks(address)[0]
-        if self._connections.admit(self.network, self.peer):
+        self.networks = (self.peer,) if address is None else networks(address)
+        if self._connections.admit(self.networks, self.peer):
             self._connections.shake_hands(self)
         else:
             transport.abort()
@@ -181,7 +194,7 @@ class _Gate(asyncio.Protocol):
 
     def _end(self) -> None:
         self._transport.abort()
-        self._connections.forget_unknown(self.network)
+        self._connections.forget_unknown(self.networks)
 
 
 _gate: ContextVar[_Gate | None] = ContextVar("gate", default=None)
@@ -194,7 +207,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, connections: Connections, gate: _Gate) -> None:
-        self._connections, self._network, self.peer = connections, gate.network, gate.peer
+        self._connections, self.networks, self.peer = connections, gate.networks, gate.peer
         self._http: Any = None
         self._early = b""  # received before `begin`, because asyncio delivers data before it reports the handshake
         self._limit: asyncio.TimerHandle | None = None
@@ -215,14 +228,26 @@ class Connection(asyncio.Protocol):
         self._http.connection_made(transport)
         self._set_limit()
         if self._early:
-            self._http.data_received(self._early)
+            self.data_received(self._early)
             self._early = b""
 
     def becomes_known(self) -> None:
-        """Stop counting this connection as one of an unknown peer."""
-        if self._is_unknown:
+        """Stop counting this connection as one of an unknown peer, unless its member has too many connections."""
+        of_member = self._connections.of_member
+        if self._is_unknown and of_member[self.name] < OF_ONE_MEMBER:
+            of_member[self.name] += 1
             self._is_unknown = False
-            self._connections.forget_unknown(self._network)
+            self._connections.forget_unknown(self.networks)
+
+    def _forget(self) -> None:
+        """Stop counting this connection."""
+        of_member = self._connections.of_member
+        if self._is_unknown:
+            self._connections.forget_unknown(self.networks)
+        else:
+            of_member[self.name] -= 1
+            if not of_member[self.name]:
+                del of_member[self.name]
 
     def received(self) -> None:
         """End the time limit, because a whole request was read."""
@@ -248,6 +273,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._http is None:
             self._early += data
+        elif self._is_answering or len(_REQUEST_LINE_END.findall(data)) > 1:
+            self._connections.refused.note("a request before the reply to another", self.peer)
+            self.transport.abort()
         else:
             self._set_limit()
             self._http.data_received(data)
@@ -267,7 +295,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if self._http is not None:
             self.received()
-            self.becomes_known()
+            self._forget()
             del self._connections.known[self.transport]
             self._http.connection_lost(error)
 

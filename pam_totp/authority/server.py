@@ -4,7 +4,8 @@ Rules:
 1. Each request looks its certificate up in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
-4. A stop ends kept connections, but completes the requests that were received.
+4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`).
+5. A stop ends kept connections, but completes the requests that were received.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from typing import TypeVar
@@ -38,6 +40,7 @@ JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field
 DAY = 86_400  # seconds
+_RENEWAL = object()  # in place of a user: one certificate at a time is renewed, because openssl uses a whole core
 NO_CERTIFICATE = "a certificate of a member is required"
 BAD_TOKEN = "the join token is unknown, used or expired (run 'pam-totp member add' again on an authority)"
 
@@ -167,10 +170,10 @@ class Server:
             raise NotAMember(NO_CERTIFICATE)
         return fingerprint
 
-    async def _run(self, request: web.Request, work: Callable[[], R], user: str | None = None) -> R:
+    async def _run(self, request: web.Request, work: Callable[[], R], user: Hashable = None) -> R:
         """Call `work`, which looks up the member, in a thread."""
         connection = self._connection(request)
-        result = await self._workers.run(work, member=connection.fingerprint or connection.peer, user=user)
+        result = await self._workers.run(work, member=connection.fingerprint or connection.networks, user=user)
         if connection.fingerprint is not None:
             connection.becomes_known()
         return result
@@ -179,8 +182,18 @@ class Server:
 
     async def _answer(self, request: web.Request) -> web.Response:
         fingerprint, question = self._fingerprint(request), await self._message(request, wire.Question)
-        work = partial(self._answers.answer, fingerprint, question)
-        return _response(await self._run(request, work, question.user))
+        begun = asyncio.get_running_loop().time()
+        verdict, delay = await self._run(request, partial(self._answer_now, fingerprint, question), question.user)
+        if delay > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(begun + delay):
+                    await self._stopped.wait()
+        return _response(verdict)
+
+    def _answer_now(self, fingerprint: bytes, question: wire.Question) -> tuple[wire.Verdict, float]:
+        """Return the verdict, and the seconds from the question to its reply."""
+        verdict = self._answers.answer(fingerprint, question)
+        return verdict, 0.0 if verdict.accepted else self._answers.refusal_delay(question.service)
 
     async def _begin(self, request: web.Request) -> web.Response:
         fingerprint, begun = self._fingerprint(request), await self._message(request, wire.Begin)
@@ -215,7 +228,7 @@ class Server:
 
     async def _renew(self, request: web.Request) -> web.Response:
         fingerprint, asked = self._fingerprint(request), await self._message(request, wire.Renew)
-        return _response(await self._run(request, partial(self._renew_now, fingerprint, asked)))
+        return _response(await self._run(request, partial(self._renew_now, fingerprint, asked), _RENEWAL))
 
     def _renew_now(self, fingerprint: bytes, asked: wire.Renew) -> wire.Renewed:
         """Sign the next certificate of a member."""

@@ -2,7 +2,7 @@
 
 Rules:
 1. There is a fixed number of threads. A request that gets no thread within TURN seconds fails, and so does a request
-   while WAITING others wait.
+   while WAITING others wait, or MEMBER_WAITING of the same member. Otherwise one member could keep the others out.
 2. Each member has at most half of the threads. Otherwise one member could use all.
 3. One thread at a time decides for a user. Otherwise the answers for one user would hold threads that wait.
 4. A request that has a thread is completed, also if the member has closed the connection.
@@ -11,13 +11,16 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 TURN = 4.0  # seconds
-WAITING = 1000  # requests
+WAITING = 4000  # requests
+MEMBER_WAITING = 250  # requests of one member: as many as threads of its service can wait for a reply
 
 R = TypeVar("R")
 
@@ -34,17 +37,27 @@ class Workers:
         self._free = _Turns(threads)
         self._members, self._users = _Turns(max(1, threads // 2)), _Turns(1)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._waiting: Counter[Hashable] = Counter()  # by member: the number of its tasks
 
-    async def run(self, work: Callable[[], R], *, member: Hashable, user: str | None = None) -> R:
+    async def run(self, work: Callable[[], R], *, member: Hashable, user: Hashable = None) -> R:
         """Call `work` in a thread, and return its result. Raise Busy."""
         if len(self._tasks) >= WAITING:
             raise Busy(f"{WAITING} requests wait")
+        if self._waiting[member] >= MEMBER_WAITING:
+            raise Busy(f"{MEMBER_WAITING} requests of this member wait")
+        self._waiting[member] += 1
         task = asyncio.get_running_loop().create_task(self._run(work, member, user))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._done, member))
         return await asyncio.shield(task)
 
-    async def _run(self, work: Callable[[], R], member: Hashable, user: str | None) -> R:
+    def _done(self, member: Hashable, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self._waiting[member] -= 1
+        if not self._waiting[member]:
+            del self._waiting[member]
+
+    async def _run(self, work: Callable[[], R], member: Hashable, user: Hashable) -> R:
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(TURN):

@@ -69,7 +69,7 @@ def _renew(args: argparse.Namespace, site: Site, file: str) -> int:
     from pam_totp.member.joining import DAY, renew
 
     args.audit.look_up()
-    act_as_owner_of(os.path.dirname(site.member.key))
+    _act_as_owner_of(os.path.dirname(site.member.key))
     renewed = renew(site.member)
     args.audit.changed("member-renew", days=(renewed.end - int(time.time())) // DAY)
     if args.json:
@@ -172,8 +172,7 @@ def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> i
     is_new = folder == CREDENTIALS and not os.path.exists(DEFAULT_STORE)
     if is_new:
         create_store(DEFAULT_STORE)
-    parent = os.path.dirname(folder)
-    act_as_owner_of(folder if os.path.isdir(folder) else parent)
+    _act_as_owner_of(folder)
     if is_new:
         FileStore(DEFAULT_STORE).prepare()  # for the records of break-glass
     if not os.path.isdir(folder):
@@ -183,6 +182,12 @@ def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> i
     with credentials.replacing():
         credentials.replace(key, certificate, ca)
     return validity(credentials.certificate).end
+
+
+def _act_as_owner_of(folder: str) -> None:
+    """As root, act as the account that may replace `folder`, because a link of that account must not lead root."""
+    parent = os.path.dirname(folder)
+    act_as_owner_of(folder if os.path.isdir(folder) and os.stat(parent).st_uid == 0 else parent)
 
 
 def _read(file: str) -> str:

@@ -116,7 +116,7 @@ class Client:
         if status in (UNAUTHORIZED, FORBIDDEN):
             raise NotAllowed(status, authority)
         if status != OK:
-            raise Failed(_reason(status, content), is_lasting=status < SERVER_ERROR)
+            raise Failed(reason(status, content), is_lasting=status < SERVER_ERROR)
         try:
             return reply.from_json(content)
         except WireError:
@@ -185,7 +185,8 @@ class Client:
                     idle.pop().close()
 
 
-def _reason(status: int, content: bytes) -> str:
+def reason(status: int, content: bytes) -> str:
+    """Return the reason of a reply that is no success."""
     try:
         return f"status {status}: {Failure.from_json(content).error}"
     except WireError:

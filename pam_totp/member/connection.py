@@ -61,7 +61,7 @@ class Connection:
         except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # also RemoteDisconnected of http.client
             self._raise_alert()
             raise (Failed if link.reader.has_received else Closed)("connection closed") from None
-        except http.client.HTTPException:
+        except (http.client.HTTPException, ValueError, OverflowError, MemoryError):  # the rest: impossible lengths
             raise Failed("the reply is not valid HTTP") from None
         self.is_usable = not reply.will_close
         self.date = reply.headers.get("Date")

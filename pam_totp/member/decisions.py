@@ -124,7 +124,7 @@ class RemoteVerifier:
             if prompted:
                 self._refused.append(text)
             fields = {"reason": REFUSED, "authority": authority}
-            return self._verdict(Result.REFUSED, fields, asks_again=found.again)
+            return self._verdict(Result.REFUSED, fields, asks_again=found.again and len(self._refused) == 2)
 
         return UseStore(job, is_slow=False, is_remote=True, record=(self._member.key, self._asked.user))
 

@@ -17,10 +17,10 @@ import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
-from pam_totp.member.client import OK, Client
+from pam_totp.member.client import OK, reason
 from pam_totp.member.connection import Connection
 from pam_totp.member.credentials import Credentials, client_context
-from pam_totp.member.errors import FORBIDDEN, Failed, NotAllowed, failure
+from pam_totp.member.errors import FORBIDDEN, UNAUTHORIZED, Failed, failure
 from pam_totp.member.wire import (
     CA_PATH,
     HEALTH_PATH,
@@ -223,12 +223,35 @@ def renew(settings: MemberSettings) -> Validity:
     credentials = Credentials.of(settings)
     with credentials.replacing():
         request = new_request()
-        client = Client(settings)
-        try:
-            renewed, _ = client.ask("POST", RENEW_PATH, Renew(csr=request.csr), Renewed)
-        except NotAllowed as e:
-            raise JoinError(f"{e.authority}: this host is not a member (run 'pam-totp join')") from None
-        finally:
-            client.close()
+        renewed = _renewed(settings, credentials.context(), Renew(csr=request.csr).to_json())
         credentials.replace(request.key, renewed.certificate)
     return validity(settings.certificate)
+
+
+def _renewed(settings: MemberSettings, context: ssl.SSLContext, body: bytes) -> Renewed:
+    """Return the reply of the first authority that gives one. Raise JoinError.
+
+    If the request was sent and not answered, no other authority is asked: the first one could still make its own
+    certificate the next of this member, and so end the one that another has sent.
+    """
+    problems = []
+    for authority in settings.authorities:
+        deadline = time.monotonic() + STEP_WAIT
+        connection = None
+        try:
+            connection = Connection(authority, context, min(deadline, time.monotonic() + settings.connect))
+            status, content = connection.ask("POST", RENEW_PATH, body, deadline)
+            if status in (UNAUTHORIZED, FORBIDDEN):
+                raise JoinError(f"{authority}: this host is not a member (run 'pam-totp join')")
+            if status == OK:
+                return Renewed.from_json(content)
+            problems.append(f"{authority}: {reason(status, content)}")
+        except (OSError, Failed, WireError) as e:
+            problem = Failed("the reply is malformed") if isinstance(e, WireError) else failure(e)
+            problems.append(f"{authority}: {problem}")
+            if connection is not None and not problem.is_lasting:
+                break
+        finally:
+            if connection is not None:
+                connection.close()
+    raise JoinError(f"no authority answered: {'; '.join(problems)}")

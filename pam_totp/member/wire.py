@@ -59,6 +59,12 @@ def text_of(low: int, high: int) -> Rule:
     return check
 
 
+def line_of(low: int, high: int) -> Rule:
+    """Return the rule for text as in `text_of` that a terminal shows as it is: without control characters."""
+    requirement, text = f"must be {low} to {high} bytes of printable UTF-8", text_of(low, high)
+    return lambda v: None if text(v) is None and type(v) is str and v.isprintable() else requirement
+
+
 def hex_of(size: int) -> Rule:
     """Return the rule for exactly `size` bytes in lower-case hexadecimal."""
     requirement = f"must be {2 * size} lower-case hexadecimal digits"
@@ -110,7 +116,7 @@ def _size(text: str) -> int:
 _name = text_of(1, MAX_NAME)
 _answer = text_of(0, MAX_ANSWER)
 _pem = text_of(1, MAX_PEM)
-_message = text_of(1, MAX_NAME)
+_message = line_of(1, MAX_NAME)
 
 
 # ---- messages
@@ -301,10 +307,10 @@ class Health(Message):
 
     RULES: ClassVar[dict[str, Rule]] = {
         "time": whole_number(0, 2**53),
-        "version": _name,
+        "version": _message,
         "member": host_name,
         "certificate_days": whole_number(-100_000, 100_000),
-        "store": text_of(1, 1024),
+        "store": line_of(1, 1024),
     }
 
 
@@ -313,7 +319,7 @@ class Failure(Message):
 
     error: str
 
-    RULES: ClassVar[dict[str, Rule]] = {"error": text_of(1, 1024)}
+    RULES: ClassVar[dict[str, Rule]] = {"error": line_of(1, 1024)}
 
 
 class JoinLine(Value):

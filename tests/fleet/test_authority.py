@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from http.client import HTTPException
@@ -22,7 +22,10 @@ from pam_totp.authority import certificates
 from pam_totp.authority.budget import BURST
 from pam_totp.authority.certificates import CLIENT, Issuer
 from pam_totp.core.record import HotpToken
-from pam_totp.member import wire
+from pam_totp.core.settings import parse_site
+from pam_totp.member import joining, wire
+from pam_totp.member.joining import renew
+from pam_totp.store import StoreError
 from tests.core.racing import in_threads
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import HOST, Client, Fleet, Member, question
@@ -216,7 +219,7 @@ def test_a_guessing_member_is_held_while_others_log_in(fleet: Fleet) -> None:
         assert other.ask(question(user, codes(0))).accepted
         assert client.ask(question(user, codes(1, 2))).by == "row"
     fleet.authorities[0].waits_for("reason=member-budget", f"member={guesser.name}")
-    fleet.authorities[0].waits_for("too many wrong answers", f"member={guesser.name}")
+    fleet.authorities[0].waits_for("too many refused answers", f"member={guesser.name}")
 
 
 # ---- joining and renewal
@@ -429,3 +432,35 @@ def test_a_reload_reads_the_certificates_again_and_survives_bad_ones(fleet: Flee
 
     until(is_new, "new connections get the new certificate")
     assert member.ask(question(user, codes(1))).accepted
+
+
+def test_a_renewal_that_an_authority_delays_shuts_no_member_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise another authority renews it meanwhile, and the delayed certificate then ends that one."""
+    member, slow = fleet.member(), fleet.authorities[0]
+    member.folder.chmod(0o700)
+    for path in (member.key, member.certificate, member.ca):
+        path.chmod(0o600)
+    settings = parse_site(member.site).member
+    assert settings is not None
+    ended = threading.Event()
+
+    def freeze_while_it_signs() -> None:
+        tasks = Path(f"/proc/{slow.pid}/task")
+        while not ended.is_set():
+            with suppress(OSError):
+                if any((task / "children").read_text() for task in tasks.iterdir()):
+                    slow.send_signal(signal.SIGSTOP)
+                    return
+
+    freezer = threading.Thread(target=freeze_while_it_signs)
+    freezer.start()
+    monkeypatch.setattr(joining, "STEP_WAIT", 2.0)
+    with suppress(StoreError):
+        renew(settings)
+    ended.set()
+    freezer.join()
+    slow.send_signal(signal.SIGCONT)
+    slow.waits_for("what=member-renew", member.name)
+    user = fleet.user()
+    for number in range(2):
+        assert member.ask(question(user, codes(number)), number).accepted

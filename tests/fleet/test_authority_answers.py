@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from pam_totp.authority import answers
 from pam_totp.authority.answers import Answers, NotAMember, NotPermitted
 from pam_totp.authority.budget import BURST, Budgets
-from pam_totp.core.answer import recovery_digest
+from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.settings import SettingsError, Site, parse_site
+from pam_totp.core.verify import Decision, Earlier, verify
 from pam_totp.member import wire
 from pam_totp.member.wire import Begin, Question, Verdict
 from pam_totp.store import StoreError
@@ -275,7 +277,7 @@ def test_a_guessing_member_needs_two_codes_in_a_row(authority: Authority) -> Non
         assert not authority.ask(question("000000", user=user)).accepted
     assert not authority.ask(question(code(0))).accepted
     assert authority.reason() == "member-budget"
-    alarms = [line for line in authority.lines if "too many wrong answers" in line]
+    alarms = [line for line in authority.lines if "too many refused answers" in line]
     assert len(alarms) == 1
     assert alarms[0].startswith("pam_totp(authority:auth): error problem=")
     assert alarms[0].endswith(" member=web1")
@@ -287,23 +289,79 @@ def test_a_guessing_member_needs_two_codes_in_a_row(authority: Authority) -> Non
     assert authority.ask(question(code(0), user="bob", service="sudo"), DB).accepted, "another member is not affected"
     authority.now += 1.0
     assert authority.ask(question(code(4))).accepted
-    assert len([line for line in authority.lines if "too many wrong answers" in line]) == 1, "one a minute"
+    assert len([line for line in authority.lines if "too many refused answers" in line]) == 1, "one a minute"
 
 
-def test_right_codes_and_repeats_use_no_budget(authority: Authority) -> None:
-    wrong = question("000000")
-    for number in range(BURST):
-        authority.ask(wrong)
+def test_right_codes_use_no_budget(authority: Authority) -> None:
+    for number in range(2 * BURST):
         assert authority.ask(question(code(number))).accepted
 
 
-def test_a_budget_of_wrong_answers_comes_back_with_time() -> None:
+def test_codes_that_the_budget_alone_refuses_use_no_budget(authority: Authority) -> None:
+    """A busy member would otherwise need two codes in a row until its users stay away."""
+    for number in range(BURST):
+        authority.ask(question("000000", user=f"user{number}"))
+    for _ in range(BURST):
+        assert not authority.ask(question(code(0))).accepted
+    authority.now += 0.5
+    assert authority.ask(question(code(0))).accepted
+
+
+PROBES: dict[str, tuple[str, str]] = {  # what a stolen member wants to know: user and answer of a probe
+    "unknown": ("nobody", "000000"),
+    "unknown, malformed": ("nobody", ""),
+    "enrolled": ("bob", "000000"),
+    "enrolled, malformed": ("bob", ""),
+    "a right code of three": ("bob", code(0)),
+    "two right codes of three": ("bob", f"{code(0)} {code(1)}"),
+    "a used code": ("carol", code(4)),
+}
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_budget_shows_nothing_of_a_refused_answer(authority: Authority, probe: str, repeats: bool) -> None:
+    """A stolen member with one right code of an own user would otherwise guess codes in a row one by one."""
+    authority.put("bob", failures=20, failures_at=2**31)
+    authority.put("carol", tokens=(fob(counter=5),))
+    user, answer = PROBES[probe]
+    asked = question(answer, user=user)
+    for _ in range(BURST):
+        assert not authority.ask(asked if repeats else question(answer, user=user)).accepted
+    assert not authority.ask(question(code(0))).accepted
+    assert authority.reason() == "member-budget"
+    assert authority.counter() == 0
+
+
+@pytest.mark.parametrize("user", ["alice", "nobody"])
+def test_an_answer_asked_again_costs_the_same_search(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    searched: list[tuple[int, ...]] = []
+
+    def note(record: UserRecord, answer: Answer, *rest: Any, earlier: Earlier, **options: Any) -> Decision:
+        searched.append(tuple(len(a.digits) for a in (*earlier.answers, answer)))
+        return verify(record, answer, *rest, earlier=earlier, **options)
+
+    monkeypatch.setattr(answers, "verify", note)
+    asked = question("222222", "111111", user=user)
+    for _ in range(2):
+        searched.clear()
+        assert not authority.ask(asked).accepted
+        assert searched == [(6, 6)]
+
+
+def test_a_budget_of_refused_answers_comes_back_with_time() -> None:
     budgets = Budgets()
     for _ in range(BURST + 4):  # more than the budget, because some were decided at the same time
         budgets.count("web1", 10.0)
     assert budgets.is_used_up("web1", 12.0)
     assert not budgets.is_used_up("web1", 12.5)
     assert not budgets.is_used_up("web2", 10.0)
+    for _ in range(100 * BURST):
+        budgets.count("web2", 10.0)
+    assert budgets.is_used_up("web2", 69.0)
+    assert not budgets.is_used_up("web2", 70.5), "a flood holds the honest users for a minute more"
     assert [budgets.is_alarm_due("web1", now) for now in (0.0, 59.0, 60.0, 61.0)] == [True, False, True, False]
 
 

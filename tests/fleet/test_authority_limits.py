@@ -7,21 +7,27 @@ import json
 import random
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from pam_totp.authority import connections, server, workers
 from pam_totp.authority.answers import Answers
+from pam_totp.authority.certificates import BadRequest, Issuer
 from pam_totp.authority.server import Server
 from pam_totp.authority.workers import Busy, Workers
+from pam_totp.core.address import networks, parse
 from pam_totp.core.settings import AuthoritySettings, Site
 from pam_totp.member import wire
 from pam_totp.store.postgres import PostgresStore
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import HOST, Client, Fleet, free_ports, question
-from tests.support.site import PATIENCE, codes
+from tests.support.site import PATIENCE, codes, until
 
 pytestmark = with_postgresql
 QUESTION = question("alice", "123456").to_json()
@@ -192,7 +198,7 @@ def test_an_idle_connection_takes_less_than_100_kib(fleet: Fleet) -> None:
 
 
 def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "UNKNOWN", 3)
+    monkeypatch.setattr(connections, "UNKNOWN", (3, 10, 10))
     member, user = here.fleet.member(), here.fleet.user()
 
     def work() -> None:
@@ -212,6 +218,46 @@ def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest
 
     here.serve(work)
     assert here.said("refused: too many connections", f"rhost={HOST}")
+
+
+def test_connections_of_one_member_beyond_its_share_count_as_unknown(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stolen member could otherwise open all connections that the authority may have."""
+    monkeypatch.setattr(connections, "OF_ONE_MEMBER", 2)
+    thief, member = here.fleet.member(), here.fleet.member()
+
+    def work() -> None:
+        with ExitStack() as stack:
+            for one in (thief, thief, thief, member):
+                client = stack.enter_context(Client(here.port, one.context()))
+                assert client.send("GET", wire.HEALTH_PATH).status == 200
+            made = here.server._connections
+            assert made.of_member == {thief.name: 2, member.name: 1}
+            assert set(made._unknown.values()) == {1}
+
+    here.serve(work)
+    assert here.server._connections.of_member == {}
+    assert here.server._connections._unknown == {}
+
+
+def test_a_host_with_many_ipv6_links_leaves_room_for_others(here: Here) -> None:
+    def admitted(site: int, home: int) -> int:
+        """Return how many connections from all links of a home were admitted."""
+        peers = [parse(f"2001:db8:{site:x}:{home:02x}{link:02x}::1") for link in range(256)]
+        return sum(made.admit(networks(peer), str(peer)) for peer in peers if peer is not None for _ in range(5))
+
+    async def run() -> None:
+        first = networks(ip_address("2001:db8:1::1"))
+        assert sum(made.admit(first, "peer") for _ in range(300)) == 256, "one link"
+        assert [admitted(1, 0), admitted(1, 1), admitted(1, 2)] == [744, 1000, 0], "homes of one site"
+        assert admitted(2, 0) == 1000, "another site"
+        for _ in range(256):
+            made.forget_unknown(first)
+        assert admitted(1, 2) == 256
+
+    made = connections.Connections(here.server._tls, lambda: None, lambda *_: None)
+    asyncio.run(run())
 
 
 def until_admitted(here: Here) -> None:
@@ -286,6 +332,40 @@ def test_a_malformed_head_ends_the_connection(here: Here, request_head: bytes) -
     assert not [line for line in here.lines if "Error in" in line]
 
 
+@pytest.mark.parametrize("is_at_once", [True, False])
+def test_a_request_before_the_reply_to_another_ends_the_connection(here: Here, is_at_once: bool) -> None:
+    """aiohttp 3.8 keeps all requests that it has received in memory."""
+    join = wire.Join(token="0" * 32, csr="x").to_json()
+    first = f"POST {wire.JOIN_PATH} HTTP/1.1\r\nHost: otp\r\nContent-Length: {len(join)}\r\n\r\n".encode() + join
+    second = b"GET / HTTP/1.1\r\nHost: otp\r\n\r\n"
+
+    def work() -> None:
+        with here.encrypted() as connection:
+            if is_at_once:
+                connection.sendall(first + second)
+            else:
+                connection.sendall(first)
+                until(lambda: here.said("refused: wrong join token"), "the first request")
+                connection.sendall(second)
+            with suppress(OSError):
+                assert connection.recv(4096) == b""
+        assert here.said("refused: a request before the reply to another", f"rhost={HOST}")
+
+    here.serve(work)
+
+
+def test_names_that_look_like_requests_are_asked(here: Here) -> None:
+    name = "GET / HTTP/1.1\r\n GET / HTTP/1.1\n"
+    member, user = here.fleet.member(), here.fleet.user()
+
+    def work() -> None:
+        with Client(here.port, member.context()) as client:
+            assert not client.ask(question(name, codes(0), rhost=name, tty=name)).accepted
+            assert client.ask(question(user, codes(0))).accepted
+
+    here.serve(work)
+
+
 def test_a_defect_is_an_error_without_details(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     member, user = here.fleet.member(), here.fleet.user()
 
@@ -304,6 +384,28 @@ def test_a_defect_is_an_error_without_details(here: Here, monkeypatch: pytest.Mo
     assert not here.said("secret")
 
 
+def test_a_refusal_has_its_delay_and_a_stop_ends_it(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its time would show a stolen member which work came before it."""
+    monkeypatch.setattr(Answers, "refusal_delay", lambda *_: 10 * PATIENCE)
+    member, user = here.fleet.member(), here.fleet.user()
+    held = []
+
+    def work() -> None:
+        held.append(here.encrypted(member.context()))
+        held[0].sendall(HEAD + b"\r\n" + QUESTION)
+        until(lambda: here.said("refused user=alice"), "the decision")
+        with Client(here.port, member.context()) as client:
+            assert client.ask(question(user, codes(0))).accepted
+        held[0].setblocking(False)
+        with pytest.raises(ssl.SSLWantReadError):
+            held[0].recv(1)
+
+    here.serve(work)
+    with held[0] as connection:
+        connection.settimeout(PATIENCE)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def test_without_the_key_of_the_ca_no_member_joins_or_renews(here: Here) -> None:
     member, line = here.fleet.member(), here.fleet.join_line("host-without-ca")
     here.server._settings = here.server._settings._replace(ca_key="/missing.key")
@@ -316,6 +418,31 @@ def test_without_the_key_of_the_ca_no_member_joins_or_renews(here: Here) -> None
 
     here.serve(work)
     assert here.said("/missing.key: not found")
+
+
+def test_one_certificate_at_a_time_is_renewed(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stolen member could otherwise use all processors of the authority."""
+    member, mutex, begun = here.fleet.member(), threading.Lock(), list[int]()
+
+    def sign(*_: object) -> None:
+        assert mutex.acquire(blocking=False)
+        if not begun:
+            begun.append(1)
+            until(lambda: here.server._workers._waiting[member.fingerprint] == 5, "all requests")
+        mutex.release()
+        raise BadRequest("signed alone")
+
+    monkeypatch.setattr(Issuer, "sign_member", sign)
+
+    def work() -> None:
+        with ThreadPoolExecutor(5) as threads:
+            clients = [Client(here.port, member.context()) for _ in range(5)]
+            replies = list(threads.map(lambda c: c.post(wire.RENEW_PATH, wire.Renew(csr="x")), clients))
+            for client in clients:
+                client.close()
+        assert [reply.content for reply in replies] == [{"error": "signed alone"}] * 5
+
+    here.serve(work)
 
 
 def test_a_wrong_join_token_is_refused_after_a_delay(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,5 +487,26 @@ def test_a_request_without_a_thread_in_time_fails(monkeypatch: pytest.MonkeyPatc
         await first
         await pool.finish(PATIENCE)
         assert pool._users._keys == pool._members._keys == {}
+
+    asyncio.run(run())
+
+
+def test_many_requests_of_one_member_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stolen member could otherwise fill the queue, so that every other member gets 503."""
+    monkeypatch.setattr(workers, "WAITING", 8)
+    monkeypatch.setattr(workers, "MEMBER_WAITING", 4)
+
+    async def run() -> None:
+        pool, go = Workers(4), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        wait = lambda: asyncio.run_coroutine_threadsafe(go.wait(), loop).result()  # noqa: E731
+        flood = [asyncio.create_task(pool.run(wait, member="web1")) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert await pool.run(int, member="web2") == 0
+        go.set()
+        done = await asyncio.gather(*flood, return_exceptions=True)
+        assert sum(isinstance(result, Busy) for result in done) == 16
+        await pool.finish(PATIENCE)
+        assert pool._waiting == {}
 
     asyncio.run(run())

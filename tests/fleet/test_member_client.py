@@ -136,6 +136,7 @@ def test_a_refusal_to_answer_is_final(members: Fleet, status: int, document: obj
     assert other.requests == []
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 REPLIES: dict[str, tuple[Reply, str]] = {
     "no JSON": (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{", "the reply is malformed"),
     "another verdict": ((200, {**ACCEPTED, "verdict": "perhaps"}), "the reply is malformed"),
@@ -146,6 +147,10 @@ REPLIES: dict[str, tuple[Reply, str]] = {
     "cut off": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "the reply is not valid HTTP"),
     "empty": (None, "connection closed"),
     "400": ((400, {"error": "malformed"}), "status 400: malformed"),
+    "a length of 100 GB": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{", "the reply is not valid HTTP"),
+    "a length of 67 bits": (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{" % 10**20, "the reply is not valid HTTP"),
+    "a chunk of 68 bits": (CHUNKED + b"f" * 17 + b"\r\nx", "the reply is not valid HTTP"),
+    "a chunk of -5 bytes": (CHUNKED + b"-5\r\nx", "the reply is not valid HTTP"),
 }
 
 

@@ -8,6 +8,9 @@ import json
 import os
 import ssl
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,8 @@ from pam_totp.member.wire import JoinLine
 from pam_totp.store import StoreError
 from pam_totp.system import service_network
 from pam_totp.system.site_edit import with_member
-from tests.support.site import TREE
+from tests.conftest import as_root
+from tests.support.site import TREE, UNPRIVILEGED_UID
 from tests.support.tls import Authority, Fleet, Reply, Request, Script, Server, free_port
 
 TOKEN = "ab" * 16
@@ -269,6 +273,37 @@ def test_a_site_file_that_cannot_be_written_uses_up_no_token(joining: Joining, m
     status, _, err = joining.run()
     assert (status, "run the command as root" in err) == (3, True)
     assert joining.server.connections == 0
+
+
+@as_root
+@pytest.mark.parametrize("renews", [False, True])
+def test_a_link_of_the_services_account_leads_root_nowhere(joining: Joining, renews: bool) -> None:
+    """Root would change the mode of any folder, and write a key there."""
+    with tempfile.TemporaryDirectory(prefix="pam_totp-link-") as name:
+        store, target = Path(name) / "store", Path(name) / "target"
+        Path(name).chmod(0o755)
+        target.mkdir(0o755)
+        store.mkdir(0o755)
+        if renews:
+            joining.folder = store / ".member"
+            assert joining.run()[0] == 0
+            (store / ".member").rename(target / "was")
+            target = target / "was"
+        os.chown(store, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+        (store / ".member").symlink_to(target)
+        before = {path: path.read_bytes() for path in target.iterdir()}, target.stat()
+        words = ["--renew"] if renews else ["--credentials", str(store / ".member")]
+        done = subprocess.run(
+            [sys.executable, "-m", "pam_totp.cli", "join", "--config", str(joining.config), *words],
+            cwd=TREE,
+            input=f"{joining.line()}\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr
+        assert ({path: path.read_bytes() for path in target.iterdir()}, target.stat()) == before
 
 
 # ---- the network of the service

@@ -167,6 +167,12 @@ def test_a_third_code_is_asked_for_if_the_authority_says_so(start: Start) -> Non
     assert asked(server)[2] == {"first": "000000", "second": "111111", "answer": "222222"}
 
 
+def test_an_authority_asks_for_no_fourth_code(start: Start) -> None:
+    made, _ = start(*[(200, {**REFUSED, "again": True})] * 4)
+    assert made.run(b"000000", b"111111", b"222222", b"333333") is Result.REFUSED
+    assert made.steps.count(NEXT_PROMPT) == 2
+
+
 def test_an_answer_of_an_earlier_module_is_no_part_of_a_row(start: Start) -> None:
     made, server = start((200, REFUSED), (200, REFUSED), (200, REFUSED))
     assert made.run(b"111111", b"222222", arguments=["try_first_pass"], first_pass=b"000000") is Result.REFUSED

@@ -131,6 +131,20 @@ def test_a_verdict_cannot_contradict_itself() -> None:
             Verdict(**fields)
 
 
+@pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\nb", "\x9b2J", "a\u202eb", "\0"])
+def test_a_text_for_people_has_no_control_characters(text: str) -> None:
+    """An authority could otherwise send escape sequences to the terminal of every user, and of root."""
+    made: tuple[tuple[Any, dict[str, Any]], ...] = (
+        (Verdict, {"verdict": "accepted", "by": "code", "messages": ("ok", text)}),
+        (wire.Failure, {"error": text}),
+        (wire.Health, {"time": 1, "version": "1", "member": "web1", "certificate_days": 1, "store": text}),
+        (wire.Health, {"time": 1, "version": text, "member": "web1", "certificate_days": 1, "store": "ok"}),
+    )
+    for cls, fields in made:
+        with pytest.raises(WireError):
+            cls(**fields)
+
+
 def test_every_part_of_a_question_changes_its_digest() -> None:
     changes: list[dict[str, Any]] = [
         {},
