@@ -8,13 +8,13 @@ CFLAGS  = -std=c11 -Wall -Wextra -Werror -O2 -fPIC -fvisibility=hidden -fstack-p
 LDFLAGS = -shared -Wl,-z,relro,-z,now
 LDLIBS  = -lpam
 
-# Debian packages, by target. The build and the demo need only these, without a package index.
+# Debian packages, by target. The build and the demo need no package index.
 NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
-# A browser, fail2ban, the proxy and certificates in front of the portal, a database, and the demo of a fleet. The tests that
-# need them are skipped if they are missing. The tests make their own database clusters, and do not use the cluster that
+# A browser, fail2ban, the proxy and certificates in front of the portal, a database, and the demo of a fleet. Tests that
+# need a missing package are skipped. The tests make their own database clusters, and do not use the cluster that
 # Debian's package makes.
 WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-light openssl postgresql python3-aiohttp python3-psycopg
 # Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
@@ -133,8 +133,8 @@ systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## run demo and tests 
 test-roots: need-systems build venv  ## test the tool that makes bare roots, as root
 	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
 
-# `test-django` makes environments in build/django, where pam_totp is installed by the words of docs/web.md. pip offers
-# the newest Django to the newest Python of this machine.
+# `test-django` makes environments in build/django, and installs pam_totp there as docs/web.md describes. The newest Django
+# may need the newest Python of this machine.
 NEWEST_PYTHON = $(firstword $(foreach minor,16 15 14 13 12,$(shell python3.$(minor) -c 'import sys; print(sys.executable)' 2>&-)) $(PYTHON))
 test-django: need-test build venv $(DJANGOS:%=build/django/%)  ## test new projects of Django 4.2, 5.2 and the newest
 	PAM_TOTP_DJANGO='$(DJANGOS)' $(BIN)/python -m pytest -p no:xdist --verbose tests/django/test_fresh_project.py $(ARGS)
