@@ -1,7 +1,7 @@
 """A Flask application with a sign-in by system password and code: `flask --app flask_app run --cert=adhoc`.
 
 Its account must be in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
-Before real use, add a limit on guesses of passwords. docs/web.md has an example.
+Before real use, add a limit on guesses of passwords. docs/web.md contains an example.
 """
 
 import os
@@ -29,7 +29,7 @@ name="{{ name }}" required autocapitalize="off" spellcheck="false" {{ attributes
 USER = ("user", "User name", {"autocomplete": "username"})
 PASSWORD = ("password", "Password", {"autocomplete": "current-password", "type": "password"})
 CODE = ("code", "One-time code", {"autocomplete": "one-time-code", "inputmode": "numeric"})
-RECOVERY = ("code", "Recovery code", {"autocomplete": "off"})  # it has letters: no keyboard of digits
+RECOVERY = ("code", "Recovery code", {"autocomplete": "off"})  # letters: not for a keyboard of digits
 
 
 def page(title: str, problem: str | None, *fields: tuple[str, str, dict[str, str]]) -> str:

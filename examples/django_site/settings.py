@@ -5,7 +5,7 @@ List the account that runs the application in /etc/pam_totp.toml:
     [clients]
     www-data = "web"
 
-Before real use, add a limit on guesses of passwords. docs/web.md has the settings.
+Before real use, add a limit on guesses of passwords. docs/web.md lists the settings.
 """
 
 import os

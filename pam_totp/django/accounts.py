@@ -1,4 +1,4 @@
-"""Public: the account on this host that a Django user stands for.
+"""Public: the account on this host that belongs to a Django user.
 
 The name of the account is the user's name (`USERNAME_FIELD` of the user model), unless PAM_TOTP_ACCOUNT_FIELD names
 another field. Users who sign in by an e-mail address, for example, need such a field.
@@ -14,7 +14,7 @@ from pam_totp.django import conf
 
 
 def account_field() -> str:
-    """Return the name of the field of the user model that has the name of the account."""
+    """Return the name of the field of the user model that contains the name of the account."""
     return str(conf.get("PAM_TOTP_ACCOUNT_FIELD") or get_user_model().USERNAME_FIELD)
 
 
@@ -26,7 +26,7 @@ def account_of(user: Any) -> str:
 def account_named(name: str) -> str:
     """Return the account of the user who signs in with `name`: a name of an account, or that of a Django user.
 
-    The names differ only with PAM_TOTP_ACCOUNT_FIELD. An account's name comes first.
+    The names differ only with PAM_TOTP_ACCOUNT_FIELD. An account's name takes precedence.
     """
     users = get_user_model()._default_manager
     if not conf.get("PAM_TOTP_ACCOUNT_FIELD") or users.filter(**{account_field(): name}).exists():
@@ -38,7 +38,7 @@ def account_named(name: str) -> str:
 
 
 def find_user(account: str) -> Any:
-    """Return the Django user of the account. Raise the model's DoesNotExist if there is none.
+    """Return the Django user of the account. Raise the model's DoesNotExist if no user has the account.
 
     The lookup may ignore case, so compare the result with `account_of`.
     """

@@ -12,7 +12,7 @@ from pam_totp.django.models import HostDevice
 class HostDeviceAdmin(admin.ModelAdmin):  # type: ignore[misc]
     """The list of devices, with search by the name of the account."""
 
-    fields = ("user",)  # the other fields have one permitted value
+    fields = ("user",)  # each other field has a single permitted value
     list_display = ("user",)
     search_fields = (f"user__{account_field()}",)
     raw_id_fields = ("user",)

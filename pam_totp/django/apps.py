@@ -6,7 +6,7 @@ from django.apps import AppConfig, apps
 
 
 class PamTotpConfig(AppConfig):  # type: ignore[misc]
-    """The application, which registers its checks and guards, and its device if django-two-factor-auth is installed."""
+    """The application. It registers checks, guards and, if django-two-factor-auth is installed, the device."""
 
     name = "pam_totp.django"
     label = "pam_totp"

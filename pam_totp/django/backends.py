@@ -1,12 +1,12 @@
 """Public: sign in to Django with the password of an account on this host.
 
 Rules:
-- Only PAM checks a password, in the synchronous and in the asynchronous method. Django's own passwords are worthless.
-- No error leaves `authenticate`: it is logged, and the sign-in is refused. The callers' variables have the password,
-  and Django 4.2 shows them in its error report.
+- Only PAM checks a password, in the synchronous and in the asynchronous method. Django's own passwords have no effect.
+- `authenticate` raises no error: it logs the error, and refuses the sign-in. The variables of its callers contain the
+  password, and Django 4.2 shows them in its error report.
 - A Django user is signed in only by the account with exactly the same name. The lookup may ignore case. With
-  PAM_TOTP_ACCOUNT_FIELD, that field has the account's name.
-- Every frame that has the password is marked as sensitive, because the error is logged with its traceback.
+  PAM_TOTP_ACCOUNT_FIELD, that field contains the account's name.
+- Every frame that contains the password is marked as sensitive, because the error is logged with its traceback.
 - Log lines show names as ASCII in quotes (`%a`), so that no name can forge a line.
 """
 
@@ -37,7 +37,7 @@ _checkers: dict[str, SystemPasswords] = {}  # by PAM service; a checker limits t
 
 
 class PamBackend(ModelBackend):  # type: ignore[misc]
-    """Authentication by the system password. A successful check creates a device, so that Django then asks for a code.
+    """An authentication backend for system passwords. A right password creates a device, so Django asks for a code.
 
     Use this backend instead of ModelBackend. With both, Django would also accept the passwords in its database.
     """
@@ -48,7 +48,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
     ) -> Any:
         """Return the user, or None. If an error prevents the sign-in, log it and return None.
 
-        As with ModelBackend, the name of the user may have the name of the field, for example `email`.
+        As with ModelBackend, the keyword of the user's name may be the value of USERNAME_FIELD, for example `email`.
         """
         if username is None:
             username = kwargs.get(get_user_model().USERNAME_FIELD)
@@ -64,7 +64,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
             return None
 
     def fields_of_new_user(self, account: str) -> dict[str, Any]:
-        """Return the values of fields for a new Django user. Override it if the user model has required fields."""
+        """Return the values of fields for a new Django user. A user model with required fields needs an override."""
         return {}
 
     def _sign_in(self, name: str, password: str, rhost: str | None) -> Any:
@@ -78,13 +78,13 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
             return None
         if conf.get("PAM_TOTP_CREATE_DEVICES"):
             device, _ = HostDevice.objects.get_or_create(user=user, defaults={"name": NAME})
-            if (device.name, device.confirmed) != (NAME, True):  # written before the database had the constraint
+            if (device.name, device.confirmed) != (NAME, True):  # a device from before the database had the constraint
                 device.save()
         log.info("password accepted: user=%a rhost=%a", name, rhost)
         return user
 
     def _find_or_create_user(self, account: str) -> Any:
-        """Return the Django user. Create a missing user if PAM_TOTP_CREATE_USERS is set, else return None."""
+        """Return the Django user. For a missing user, create it with PAM_TOTP_CREATE_USERS, or else return None."""
         model = get_user_model()
         try:
             return find_user(account)
@@ -103,7 +103,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
     ) -> Coroutine[Any, Any, Any]:
         """Do the same as `authenticate`, in a thread. ModelBackend's method would ask Django's database."""
 
-        # Without arguments, because asgiref's frames would show them.
+        # The call has no arguments, because asgiref's frames would show them.
         @sensitive_variables()  # type: ignore[untyped-decorator]
         def check() -> Any:
             return self.authenticate(request, username, password, **kwargs)
@@ -116,7 +116,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
 def _problem_of(name: str, password: str) -> str | None:
     """Ask PAM. Return None if the password is right, or else the reason for the log: `password` or `unavailable`.
 
-    If the password cannot be checked, log the reason and tell the user.
+    If the password cannot be checked, log the reason and inform the user.
     """
     try:
         return None if _checker(conf.get("PAM_TOTP_PASSWORD_SERVICE")).verify(name, password) else "password"

@@ -100,7 +100,7 @@ def _is_unique_field(name: Any) -> bool:
 
 
 def _fields_that_new_users_lack(backends: Iterable[PamBackend]) -> list[str]:
-    """Return the fields without which the database refuses a new user, or refuses the second one."""
+    """Return the required fields: if one is missing, the database refuses the first or the second new user."""
     given = {account_field(), "password"}
     for backend in backends:
         given |= set(backend.fields_of_new_user("account"))
@@ -118,7 +118,7 @@ def _must_be_given(field: Any) -> bool:
 
 
 def _missing_guard() -> str | None:
-    """Return how to guard the types of devices of other applications, or None if they are guarded."""
+    """Return a hint on how to guard the types of devices of other applications, or None if they are guarded."""
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         return f"add {REQUEST_MIDDLEWARE!r}: then a user of this host needs a code before adding a device"
     if not _backends() or not conf.get("PAM_TOTP_CREATE_DEVICES"):
@@ -129,7 +129,7 @@ def _missing_guard() -> str | None:
 
 
 class _UserWithoutCode:
-    """A user who may do everything, and who gave the password only."""
+    """A user with all permissions, who gave the password only."""
 
     pk = id = otp_device = None
     is_active = is_staff = is_superuser = is_authenticated = True
@@ -206,10 +206,10 @@ def _is_login_of_former_class(page: Callable[..., Any]) -> bool:
 
 
 def _may_be_open(site: Any) -> bool:
-    """Ask the site itself, so that every way of guarding it counts."""
+    """Return True if a user without a code may open the site. The site itself decides, by any kind of guard."""
     request = HttpRequest()
     request.user = _UserWithoutCode()
     try:
         return bool(site.has_permission(request))
-    except Exception:  # the site needs more of a request than this one has, so the answer is unknown
+    except Exception:  # the site needs attributes that this request lacks, so the result is unknown
         return True

@@ -1,4 +1,4 @@
-"""Public: a context processor, with which templates link to the page where users manage their tokens."""
+"""Public: a context processor for templates that link to the page where users manage their tokens."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The form for a code, and the attributes of its field for keyboards of phones and for password managers.
 
 Rules:
-- A keyboard of digits cannot type a recovery code. A field that also takes recovery codes does not ask for one.
-- An outage is not shown as a wrong code, because the user would try code after code.
+- A keyboard of digits cannot type a recovery code. A field that also takes recovery codes therefore requests another
+  keyboard.
+- The text about an outage differs from that about a wrong code. Otherwise, the user would try code after code.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ NO_DEVICE = "Your account has no device for codes. Ask an administrator."
 
 
 class EmptyInput(forms.TextInput):  # type: ignore[misc]
-    """A field that is empty again after a refusal, so that no page has a code and the user can type the next one."""
+    """A field that is empty after a refusal, so that no page contains a code and the user can type the next code."""
 
     def get_context(self, name: str, value: object, attrs: dict[str, Any]) -> Any:
         return super().get_context(name, None, attrs)
 
 
 class CodeForm(forms.Form):  # type: ignore[misc]
-    """A form for the code of a user who gave the password. If it is valid, `device` is the device that accepted it.
+    """A form for the code of a user who gave the password.
 
-    The field asks a phone for the keyboard of digits, or for that of letters if the request's query has `recovery`.
+    If the form is valid, `device` is the device that accepted the code. The field requests the keyboard of digits on a
+    phone, or the keyboard of letters if the request's query has `recovery`.
     """
 
     code = forms.CharField(

@@ -5,7 +5,7 @@ Rules:
   with the password could add a device, and give its codes.
 - The same applies to a session with a HostDevice from `PamBackend`, even after the deletion of the device.
 - The request must be of a user who gave a code. Commands have no request, and may add devices.
-- A device is new if the database does not have it for this user: a copy, for example, or a device of another user. An
+- A device is new if the database has no such device of this user: a copy, for example, or a device of another user. An
   existing device may be saved: every check of its codes saves it before its user counts as verified.
 """
 
@@ -64,6 +64,6 @@ def needs_code(request: Any, user_id: object) -> bool:
 
 
 def _is_verified(request: Any) -> bool:
-    """Return True if the user of the request gave a code. Without OTPMiddleware, no user did."""
+    """Return True if the user of the request gave a code. Return False if OTPMiddleware is missing."""
     is_verified = getattr(getattr(request, "user", None), "is_verified", None)
     return is_verified is not None and bool(is_verified())

@@ -1,7 +1,7 @@
-"""Public: remember the request of the current thread or task.
+"""Public: the request of the current thread or task.
 
-django-otp calls `verify_token` without the request. The device needs it for the user's address, which goes to the log,
-and for the service's messages, which go to the user.
+django-otp calls `verify_token` without the request. The device needs the request to log the user's address, and to show
+the service's messages to the user.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _request: ContextVar[Any] = ContextVar("pam_totp_request", default=None)
 
 
 class RequestMiddleware:
-    """Remember the request while its view runs, and while the view generates a streaming response."""
+    """A middleware that stores the request while its view runs, and while the view generates a streaming response."""
 
     sync_capable = True
     async_capable = True
@@ -48,7 +48,7 @@ class RequestMiddleware:
 
 
 def _remembering(request: Any, response: Any) -> Any:
-    """Return the response. Remember the request while the view generates the parts of a streaming response."""
+    """Return the response. Store the request while the view generates the parts of a streaming response."""
     is_file = getattr(response, "file_to_stream", None) is not None  # its parts run no code of the view
     if getattr(response, "streaming", False) and not is_file:
         parts = response.streaming_content
@@ -88,14 +88,14 @@ def current_request() -> Any:
 
 
 def tell(level: int, *texts: str) -> None:
-    """Add messages for the user of the current request, if there is one. A project without messages gets none."""
+    """Add messages for the user of the current request, if the project uses django.contrib.messages."""
     request = current_request()
     for text in texts if request is not None else ():
         messages.add_message(request, level, text, fail_silently=True)
 
 
 def address_of(request: Any) -> str | None:
-    """Return the client's address: Django's REMOTE_ADDR, or None if it has no address, as on a Unix socket.
+    """Return Django's REMOTE_ADDR, the client's address, or None if it contains no address, as on a Unix socket.
 
     The address has its usual spelling, so that the log has one spelling for one client.
     """

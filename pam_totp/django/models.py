@@ -2,11 +2,11 @@
 
 Rules:
 - The database holds no keys or counters, because the service on this host checks every code.
-- Every row has the name "default" and is confirmed. Without both, django-two-factor-auth asks for no code, and lets
-  the user add a device by the password alone.
-- No error leaves `verify_token`: it is logged, and the code is refused. The callers' variables have the code, and
-  Django shows them in its error report. The frames that have the code are marked as sensitive.
-- An outage never looks like a wrong code to the user, because another code would not help.
+- Every row has the name "default" and is confirmed. Otherwise, django-two-factor-auth asks for no code, and lets the
+  user add a device by the password alone.
+- `verify_token` raises no error: it logs the error, and refuses the code. The variables of its callers contain the
+  code, and Django shows them in its error report. The frames that contain the code are marked as sensitive.
+- The text about an outage differs from that about a wrong code, because another code would not help.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class HostDevice(Device):  # type: ignore[misc]
     def verify_is_allowed(self) -> tuple[bool, dict[str, str] | None]:
         """Return (True, None), or (False, {"error_message": ...}) if the service is not running.
 
-        The forms of django-otp show that message. Otherwise, they would say that the code is wrong.
+        The forms of django-otp show that message. Otherwise, the forms would report a wrong code.
         """
         return (True, None) if _listens(conf.get("PAM_TOTP_SOCKET")) else (False, {"error_message": UNAVAILABLE})
 
@@ -60,7 +60,7 @@ class HostDevice(Device):  # type: ignore[misc]
     def verify_token(self, token: object) -> bool:
         """Return True if the service accepts the code, which uses it up. Show the service's messages to the user.
 
-        Return False if the service refuses the code. If the service cannot check it, log the reason, tell the user,
+        Return False if the service refuses the code. If the service cannot check it, log the reason, inform the user,
         and return False.
         """
         try:
@@ -107,7 +107,7 @@ class HostDevice(Device):  # type: ignore[misc]
 
 
 def _listens(path: str) -> bool:
-    """Return True if a service listens on the socket. A full queue means that it does."""
+    """Return True if a service listens on the socket. A full queue of connections also means True."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.setblocking(False)
         try:

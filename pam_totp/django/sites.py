@@ -4,7 +4,7 @@
 
 Rules:
 - The page for the code has no choice of devices, because a user has one device of pam_totp.
-- The address of both pages is that of `login`. The session decides which of them is shown.
+- The address of both pages is that of `login`. The state of the session selects the page.
 - Other types of devices cannot be used at these pages. A user who gave their codes elsewhere may use the site.
 """
 
@@ -29,7 +29,7 @@ except ImportError:  # Django 4.2 and 5.0 have no LoginRequiredMiddleware
 
 
 class HostAdminSite(AdminSite):  # type: ignore[misc]
-    """An admin site for staff who gave the password and a code."""
+    """An admin site for staff users that gave the password and a code."""
 
     code_template = "pam_totp/admin_code.html"
 
@@ -39,7 +39,7 @@ class HostAdminSite(AdminSite):  # type: ignore[misc]
     @method_decorator(never_cache)  # type: ignore[untyped-decorator]
     @login_not_required  # type: ignore[untyped-decorator]
     def login(self, request: Any, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the page for the password, or the page for the code to staff who gave the password."""
+        """Show the page for the password or, to a staff user that gave the password, the page for the code."""
         if not super().has_permission(request) or request.user.is_verified():
             return super().login(request, extra_context)
         request.current_app = self.name

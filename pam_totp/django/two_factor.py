@@ -1,9 +1,10 @@
 """The plugin for django-two-factor-auth: a login with a code that this host verifies.
 
 Rules:
-- A user with a HostDevice sets up no other device (see `guard.needs_code`). SetupView itself refuses a user with a
-  device for GET only, so three POST requests after the password would add a thief's own device.
-- Such a user makes no backup tokens, because this host would neither count nor use them up. It has recovery codes.
+- A user with a HostDevice sets up no other device (see `guard.needs_code`). SetupView itself refuses only the GET
+  requests of a user with a device. A thief could therefore add a device by three POST requests after the password.
+- Such a user makes no backup tokens, because their use would bypass this host's count of failures. The user has
+  recovery codes of this host instead.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class HostMethod(MethodBase):  # type: ignore[misc]
 
 
 def guard_pages() -> None:
-    """Let the pages that add devices or backup tokens redirect every request of a user with a HostDevice."""
+    """Make the pages that add devices or backup tokens redirect every request of a user with a HostDevice."""
     _guard(SetupView, lambda view: view.get_success_url())
     _guard(BackupTokensView, lambda _: _recovery_page())
 
@@ -78,6 +79,6 @@ def _guard(view: Any, target: Callable[[Any], str]) -> None:
 
 
 def _recovery_page() -> str:
-    """Return the address of the portal. Without one, tell the user where recovery codes come from."""
+    """Return the address of the portal. Without a portal, show the user how to get recovery codes."""
     tell(messages.INFO, "Recovery codes are made in the portal of this host, or by an administrator.")
     return str(conf.get("PAM_TOTP_PORTAL_URL") or resolve_url("two_factor:profile"))

@@ -16,9 +16,9 @@ from pam_totp.django.forms import CodeForm
 
 
 class CodeView(LoginView):  # type: ignore[misc]
-    """Ask for a code, codes in a row, or a recovery code, and go on to the page in `next`.
+    """The page that asks for a code, codes in a row or a recovery code, and then redirects to the page in `next`.
 
-    The page asks a phone for the keyboard of digits. With the query `recovery=yes`, it asks for that of letters.
+    The field requests the keyboard of digits on a phone. With the query `recovery=yes`, it requests that of letters.
     """
 
     authentication_form = CodeForm
@@ -35,5 +35,5 @@ class CodeView(LoginView):  # type: ignore[misc]
 
     def form_valid(self, form: CodeForm) -> HttpResponseRedirect:
         otp_login(self.request, form.device)
-        self.request.session.cycle_key()  # a copy of the cookie from before the code stays without it
+        self.request.session.cycle_key()  # a copy of the cookie from before the code gives no access
         return HttpResponseRedirect(self.get_success_url())

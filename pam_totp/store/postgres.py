@@ -3,11 +3,12 @@
 Rules:
 1. A change is one statement (`UPDATE ... WHERE version = ...`), or one transaction. It holds no lock while the process
    decides. If another process changed the record meanwhile, the change function gets the new record, and decides again.
-2. A change is in force only if the database answers with one row and without a notice. A notice means that the primary
+2. A change is in force only if the database replies with one row and without a notice. A notice means that the primary
    has committed without its standby.
-3. The condition of `postgres_schema.GUARDS` is a part of each change. It is a safety net: it may be outdated.
-4. A change that was sent and not answered is refused. With a question, the process looks for the question's digest in
-   the record before it decides again. So one question has one verdict, whichever hosts it was sent to.
+3. The condition of `postgres_schema.GUARDS` is a part of each change. This condition is only a safety net, because the
+   checked settings may be outdated.
+4. A change without a reply of the database refuses the login. With a question, the process first searches the record
+   for the question's digest. One question therefore has one verdict, even if several hosts ask it.
 5. The threads of a process take turns for one user, so that answers for one user use one connection.
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 POOL = 4  # connections of a process
 WAIT = 3.0  # seconds that one use of the database may take
-ASKED = 8  # digests in a record: with one, a second question for the user would make a repeat of the first fail
+ASKED = 8  # digests in a record: a repeated question gets its verdict even after 7 other questions for the user
 _PAGE = 1000  # names that are read at once
 _INITIALISE = 60.0  # seconds for all statements that create the tables
 _NO_TABLE = ("42P01", "3F000")  # undefined table, undefined schema
@@ -59,7 +60,7 @@ class Question(NamedTuple):
 
 
 class AlreadyAnswered(Exception):
-    """The question was answered before. `verdict` is the stored text."""
+    """The error for a question that was answered before. `verdict` is the stored text."""
 
     def __init__(self, verdict: str) -> None:
         super().__init__("the question was answered before")
@@ -67,7 +68,7 @@ class AlreadyAnswered(Exception):
 
 
 class _Stored(NamedTuple):
-    """A record in the database. `version` is None if there is none. `problem` is the reason of GUARDS, or None."""
+    """A record in the database. `version` is None if there is no record. `problem` is the reason of GUARDS, or None."""
 
     version: int | None
     body: bytes
@@ -94,7 +95,7 @@ class Work(NamedTuple):
 
 
 class _Contended(Exception):
-    """Another process changed the record. Decide again."""
+    """The error for a record that another process changed meanwhile. Decide again."""
 
 
 class _Turns:
@@ -106,7 +107,7 @@ class _Turns:
 
     @contextmanager
     def turn(self, name: str, wait: float) -> Iterator[None]:
-        """Hold the turn of `name`. Raise LockBusy if it was not free within `wait` seconds."""
+        """Hold the turn of `name`. Raise LockBusy if another thread holds it for `wait` seconds."""
         with self._mutex:
             lock, count = self._turns.get(name, (threading.Lock(), 0))
             self._turns[name] = lock, count + 1
@@ -125,13 +126,13 @@ class _Turns:
 
 
 class _Database:
-    """What all stores of one URL in this process share: connections, turns, and the clock."""
+    """The shared state of all stores of one URL in this process: connections, turns, and the clock."""
 
     def __init__(self, url: str, size: int) -> None:
         self.pool = Pool(url, size)
         self.turns = _Turns()
         self.was_reached = False
-        self.clock_ahead: float | None = None  # of the database, before the monotonic clock, in seconds
+        self.clock_ahead: float | None = None  # the database's time minus the monotonic clock, in seconds
         self.decoy = _decoy()
 
 
@@ -223,7 +224,7 @@ class PostgresStore(SharedStore):
         create: bool = False,
         decoy: bool = False,
     ) -> R:
-        """Do the same as `update`. With `question`, raise AlreadyAnswered if the record has its digest."""
+        """Do the same as `update`. Raise AlreadyAnswered if the record contains the digest of `question`."""
         name = file_name(user)
 
         def attempt(work: Work) -> R:
@@ -232,7 +233,7 @@ class PostgresStore(SharedStore):
                 raise StoreError(f"the database does not keep changes safely: {stored.problem}")
             verdict = None if question is None else _verdict(stored, question)
             if verdict is not None:
-                # The primary alone may have committed the record. This change is durable only after that one.
+                # Perhaps only the primary has committed the verdict. Once this write is durable, so is the verdict.
                 self._write_again(work, name, stored)
                 raise AlreadyAnswered(verdict)
             if stored.version is None and not create:
@@ -258,7 +259,7 @@ class PostgresStore(SharedStore):
     def _attempts(self, attempt: Callable[[Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:
         """Call `attempt` with a connection until it succeeds, within the time of one use of the database.
 
-        A lost connection is followed by another attempt if the attempt `reads_only`, or if it `repeats` safely.
+        After a lost connection, call `attempt` again only if it `reads_only`, or if it `repeats` safely.
         """
         shared, deadline, pause = self._shared, time.monotonic() + self._wait, _FIRST_PAUSE
         while True:
@@ -287,7 +288,7 @@ class PostgresStore(SharedStore):
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _read(self, work: Work, name: str) -> _Stored:
-        """Return the record `name`. It changes nothing, so a lost connection is not a lost change."""
+        """Return the record `name`. A lost connection loses no change, because this statement only reads."""
         try:
             (row,) = work.run(work.statements.read, name)
         except Unanswered as e:
@@ -388,8 +389,8 @@ class PostgresStore(SharedStore):
 def initialise(url: str, replication: str | None = None, grant: str | None = None) -> str:
     """Create the tables that are missing in the database at `url`, and return the required replication.
 
-    `replication` is one of `schema.REPLICATION`; None keeps the required one, or requires a standby. `grant` is the
-    role that may use the tables. Raise StoreError.
+    `replication` is one of `schema.REPLICATION`; None keeps the stored requirement, or requires a standby for new
+    tables. `grant` is the role that may use the tables. Raise StoreError.
     """
     deadline = time.monotonic() + _INITIALISE
     pool = Pool(url, 1)
@@ -401,7 +402,7 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
 
             if run("SHOW server_encoding") != [(b"UTF8",)]:
                 raise StoreError("the encoding of the database must be UTF8")
-            run("SET client_min_messages = warning")  # a notice about a table that exists is no error
+            run("SET client_min_messages = warning")  # a notice about an existing table is no error
             run("BEGIN")
             for statement in schema.CREATE:
                 run(statement)
@@ -436,7 +437,7 @@ def _decoy() -> bytes:
 
 
 def _statements(connection: Connection, deadline: float) -> schema.Statements:
-    """Return the statements for the replication that the store requires. Raise StoreError if it is not prepared."""
+    """Return the statements for the replication that the store requires. Raise StoreError if the tables are missing."""
     try:
         rows = connection.run(schema.STORE, deadline=deadline)
     except Refused as e:
@@ -447,7 +448,7 @@ def _statements(connection: Connection, deadline: float) -> schema.Statements:
 
 
 def statements_of(rows: list[Row]) -> schema.Statements:
-    """Return the statements for the row of the table `store`. Raise StoreError if there is none."""
+    """Return the statements for the row of the table `store`. Raise StoreError if the row is missing."""
     if not rows:
         raise StoreError("the database has no tables of pam_totp (run 'pam-totp store init URL')")
     version, replication = _number(rows[0][0] or b""), (rows[0][1] or b"").decode()
@@ -470,7 +471,7 @@ def _number(value: bytes) -> int:
 
 
 class _NotSent(Unanswered):
-    """The connection was lost before a change was sent."""
+    """The error for a connection that was lost before a change was sent."""
 
 
 class _Asking:

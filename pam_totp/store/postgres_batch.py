@@ -2,7 +2,8 @@
 
 Rules:
 1. The transaction first computes all new records, without a lock, and keeps them in a temporary table.
-2. Its last statements write the records whose version is unchanged. Logins of these users wait only for them.
+2. Its last statements write the records whose version is unchanged. Logins of these users wait only for these
+   statements.
 3. If another process changed a record meanwhile, the transaction locks the record, and calls its changes again.
 4. A lost connection, an error or a signal before the commit leaves all records unchanged.
 """
@@ -73,7 +74,7 @@ def update_many(
 
 
 class _Runner:
-    """Runs the statements of one transaction."""
+    """A function that runs the statements of one transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,9 +1,10 @@
 """Connections to PostgreSQL with a deadline for every wait, and a pool of them.
 
 Rules:
-1. No query is cancelled, also at a deadline or at Ctrl-C: a cancel would end the wait for the standby, and the primary
-   alone would commit. Instead, this process closes the socket.
-2. After `Unanswered`, the statement may be in force, now or later. After every other error, it is not in force.
+1. A query is never cancelled, even at a deadline or at Ctrl-C: a cancel would end the wait for the standby, and the
+   primary alone would commit. Instead, this process closes the socket.
+2. After `Unanswered`, the statement may be in force, now or later. After every other error, the statement is not in
+   force.
 3. A notice makes a statement fail with `Noticed`, because the primary reports in a notice that it committed alone.
 4. A process does not use the connections of its parent process.
 """
@@ -35,19 +36,19 @@ Row = tuple[bytes | None, ...]
 
 
 class OutOfReach(StoreError):
-    """No server accepts a connection. Nothing was sent."""
+    """The error if no server accepts a connection. The statement was not sent."""
 
 
 class Unanswered(StoreError):
-    """The statement was sent, but its result is unknown."""
+    """The error for a statement that was sent, and has an unknown result."""
 
 
 class Noticed(StoreError):
-    """The server answered with a notice. The primary may have committed without a standby."""
+    """The error for a reply with a notice. The primary may have committed without a standby."""
 
 
 class Refused(StoreError):
-    """The server refused the statement with the SQLSTATE `state`. The statement is not in force."""
+    """The error for a statement that the server refused with the SQLSTATE `state`. It is not in force."""
 
     def __init__(self, text: str, state: str) -> None:
         super().__init__(text)
@@ -119,7 +120,7 @@ class Connection:
 
     def _await(self, events: int, deadline: float) -> None:
         if not _wait(self._pgconn.socket, events, deadline - time.monotonic()):
-            raise Unanswered("the database gave no answer in time (is a standby there?)")
+            raise Unanswered("the database gave no answer in time (is a standby connected?)")
 
     def _rows(self, results: list[pq.abc.PGresult]) -> list[Row]:
         failed = [r for r in results if r.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK)]
@@ -170,7 +171,7 @@ def _servers(url: str) -> list[bytes]:
     try:
         settings = conninfo_to_dict(url)
     except psycopg.Error as e:
-        raise OutOfReach(f"the URL of the database is not valid: {_line(str(e))}") from None
+        raise OutOfReach(f"the URL of the database cannot be parsed: {_line(str(e))}") from None
     if has_password(url):
         raise OutOfReach("the URL of the database must contain no password (use a password file or a certificate)")
     lists = {name: str(settings[name]).split(",") for name in _HOST_SETTINGS if settings.get(name)}
@@ -225,7 +226,7 @@ class Pool:
 
     @contextmanager
     def connection(self, deadline: float) -> Iterator[Connection]:
-        """Yield a connection for one unit of work. Raise OutOfReach if there is none at the deadline."""
+        """Yield a connection for one unit of work. Raise OutOfReach if no connection is free at the deadline."""
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise OutOfReach("all connections to the database are in use")
         try:

@@ -1,15 +1,15 @@
-"""Copy all records of a store on this host into a database, or back. The old store refuses every login from then on.
+"""Copy all records of a store on this host into a database, or back. The old store refuses every login afterwards.
 
 Rules:
-1. The copy is complete or without effect. While it runs, every login is refused: it cannot be lost between the stores.
+1. The copy is complete or without effect. Every login is refused while the copy runs, so no login is lost between the
+   stores.
 2. The folder gets another name before its records are read, so that no login can begin. A lock of all its records makes
    the copy wait for the logins that have begun.
 3. A copied folder is refused from then on, also for a login that opened it before: its lock file becomes a folder. A
    file takes the place of the folder, so that no command creates an empty store there.
 4. The table of a copied database gets another name in the transaction of the copy.
-5. The process reads all records back, and compares each byte, before the copy counts.
-6. If the process is killed, no store accepts logins, or the old one does. The same command, run again, completes the
-   copy.
+5. The process reads all records back, and compares each byte, before the copy is valid.
+6. If the process is killed, at most the old store accepts logins. A second run of the command completes the copy.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Copied(NamedTuple):
 def to_database(folder: str, url: str, as_root: AsRoot) -> Copied:
     """Copy the records of the folder at the path `folder` to the database at `url`. Raise StoreError."""
     aside, done = folder + COPYING, _free_name(folder + COPIED)
-    if os.path.isdir(os.path.join(aside, LOCK)):  # a killed copy had completed the copy itself
+    if os.path.isdir(os.path.join(aside, LOCK)):  # a killed process had completed the copy
         number = sum(1 for _ in FileStore(aside).users())
     else:
         number = _copy_rows(folder, aside, url, as_root)
@@ -92,7 +92,7 @@ def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot) -> int:
 def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot) -> Copied:
     """Copy the records of the database at `url` to a new folder, which belongs to `owner` (uid and gid).
 
-    Raise StoreError. A notice of an earlier copy to the database is replaced.
+    Raise StoreError. The folder replaces the notice of an earlier copy to the database.
     """
     aside = folder + COPYING
     if os.path.lexists(folder) and notice(folder) is None:
@@ -192,7 +192,7 @@ def _claim(owners: dict[str, str], name: str, document: bytes) -> None:
     for key, serial in serials(parse_record(document, user_name(name), name)).items():
         if owners.setdefault(key, name) != name:
             users = f"{user_name(owners[key])} and {user_name(name)}"
-            raise StoreError(f"{users} have a token with the serial number {serial} (remove one of them)")
+            raise StoreError(f"{users} have a token with the serial number {serial} (remove the token from one user)")
 
 
 def _rows(run: Run, table: str) -> Iterator[tuple[str, bytes]]:
@@ -272,7 +272,7 @@ def _write_files(store: FileStore, run: Run) -> int:
 
 
 def _make_folder(path: str, owner: tuple[int, int], as_root: AsRoot) -> None:
-    _remove_folder(path, as_root)  # left by a killed copy
+    _remove_folder(path, as_root)  # a remnant of a killed copy
     with as_root():
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)  # independent of the umask

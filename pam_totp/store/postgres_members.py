@@ -2,7 +2,7 @@
 
 Rules:
 1. A certificate alone permits nothing. Its fingerprint must be in a row of `member` that is not revoked. One statement
-   reads the row, and whether the member may ask for a user and a service.
+   reads the row, and the member's permission for a user and a service.
 2. Each change has the condition of `postgres_schema.GUARDS` in its WHERE, like a change of a record.
 3. A join token is stored as a digest, is deleted by its use, and expires by the clock of the database.
 4. The group ALL_USERS contains every user, enrolled or not.
@@ -33,7 +33,8 @@ _TRUE = b"\x01"  # in PostgreSQL's binary format
 
 
 class Found(NamedTuple):
-    """A row of `member` for a certificate, and what it permits. `now` is the database's clock in Unix seconds."""
+    """A row of `member` for a certificate, and the member's permissions. `now` is the database's time in Unix
+    seconds."""
 
     name: str
     is_revoked: bool
@@ -120,7 +121,7 @@ class Members:
     # ---- for an authority
 
     def find(self, fingerprint: bytes, user: str | None = None, service: str | None = None) -> Found | None:
-        """Return the member with this certificate, and whether it may ask for `user` and `service`."""
+        """Return the member with this certificate, and its permissions for `user` and `service`."""
         rows = self._read(_FIND, fingerprint, None if user is None else file_name(user), service)
         if not rows:
             return None
@@ -129,11 +130,11 @@ class Members:
         return Found(_text(name), is_revoked, is_next, may_ask, may_serve, _number(now))
 
     def adopt(self, fingerprint: bytes) -> None:
-        """Make the certificate of the last renewal the member's only one. Do nothing if it is not the next."""
+        """Make `fingerprint` the member's only certificate, if it is that of the last renewal."""
         self._use(lambda work, made: work.run(made.adopt, fingerprint))
 
     def renew(self, fingerprint: bytes, following: bytes) -> bool:
-        """Let the member with the certificate `fingerprint` use `following`, too. Return False if it is revoked."""
+        """Let the member with the certificate `fingerprint` use `following`, too. Return False for a revoked member."""
         return bool(self._change(lambda made: made.renew, fingerprint, following))
 
     def joining(self, token_digest: bytes) -> str | None:
@@ -147,7 +148,7 @@ class Members:
         return _text(rows[0][0]) if rows else None
 
     def problem(self) -> str | None:
-        """Return why the database does not keep changes safely, or None."""
+        """Return the reason why the database does not keep changes safely, or None."""
         ((problem,),) = self._use(lambda work, made: work.run(made.guard), reads_only=True)
         return None if problem is None else _text(problem)
 
@@ -158,7 +159,7 @@ class Members:
     ) -> bool:
         """Add a member, or change its groups and services, and let it join within `seconds`.
 
-        Return True if it has joined before. Its earlier tokens end.
+        Return True if it has joined before. Its earlier join tokens become invalid.
         """
         listed = None if services is None else sorted(set(services))
 
@@ -212,7 +213,7 @@ class Members:
         return self._each(lambda made: made.allow, group, user_groups)
 
     def deny(self, group: str, user_groups: Iterable[str]) -> int:
-        """Do the opposite of `allow`. Return how many of the groups were permitted before."""
+        """Forbid the members of `group` to ask for these groups of users. Return the number of earlier permissions."""
         return self._each(lambda made: made.deny, group, user_groups)
 
     def put(self, user_group: str, users: Iterable[str]) -> int:
@@ -220,7 +221,7 @@ class Members:
         return self._each(lambda made: made.put, user_group, map(file_name, users))
 
     def take(self, user_group: str, users: Iterable[str]) -> int:
-        """Take users out of a group. Return how many of them were in it."""
+        """Take users out of a group. Return the number of users that were in the group."""
         return self._each(lambda made: made.take, user_group, map(file_name, users))
 
     # ---- statements
@@ -264,7 +265,7 @@ def _changed(
 
 
 def _required(work: Work, made: _Statements, sql: str, *parameters: str | int | bytes) -> list[Row]:
-    """Run a change that changes a row wherever the guard permits it."""
+    """Run a statement that changes a row if the guard is met, and return that row."""
     rows = work.run(sql, *parameters)
     if not rows:
         _explained(work, made)
@@ -273,7 +274,7 @@ def _required(work: Work, made: _Statements, sql: str, *parameters: str | int | 
 
 
 def _explained(work: Work, made: _Statements) -> list[Row]:
-    """Raise StoreError if the guard forbids changes. Otherwise return no rows, because none had to be changed."""
+    """Raise StoreError if the guard forbids changes. Otherwise return no rows: no change was necessary."""
     ((problem,),) = work.run(made.guard)
     if problem is not None:
         raise StoreError(f"the database does not keep changes safely: {_text(problem)}")

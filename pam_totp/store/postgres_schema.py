@@ -1,14 +1,16 @@
 """The tables of the PostgreSQL store, and the condition under which a change may be made.
 
 Rules:
-1. A change repeats the condition GUARD in its WHERE, so that no change is made on a primary without a standby. Where
-   the condition is not met, GUARD is the reason, else NULL.
-2. The replication that a store requires is in the database. So all hosts require the same.
+1. A change repeats the condition GUARD in its WHERE, so that no change is made on a primary without a standby. GUARD is
+   the reason if the condition is not met, and NULL otherwise.
+2. The database stores the required replication, so all hosts have the same requirement.
 3. A name is in the encoding of file names (`file.file_name`), which is ASCII in every database.
-4. `serial` has the result of `serial_key` for each serial number. `name` is its owner, or NULL for a token in stock.
-5. The version of a record only goes up, also when its user is deleted and enrolled again: it starts at the time.
-6. `member` has the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that a
-   group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
+4. `serial` contains the result of `serial_key` for each serial number. `name` is the owner, or NULL for a token in
+   stock.
+5. The version of a record only increases, even if its user is deleted and enrolled again. It starts at the current
+   time.
+6. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
+   a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
 """
 
 from __future__ import annotations

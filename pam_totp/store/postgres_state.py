@@ -1,9 +1,9 @@
 """The state of the database of a store, as `pam-totp doctor` needs it.
 
 Rules:
-1. Nothing is changed. Every value is read as the role of the store sees it.
+1. The module only reads, under the role of the store.
 2. A value is None if the role may not see it, or if the server has no such setting.
-3. A pooler answers with the process of its own, or shares one process of the server between two connections.
+3. A pooler reports its own process id, or shares one process of the server between two connections.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _PROCESS = "SELECT pg_backend_pid()::text"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a connection to the database shows.
+    """The state of a database, as one connection shows it.
 
     `settings` are those of `_SETTINGS`. `ahead` (of this host's clock) and `round_trip` are in seconds. `version` and
-    `replication` are those of the tables; `reason` is that of GUARDS. `standbys` has the `sync_state` of each.
-    `pooler` is None, "a pooler", or "a pooler in transaction mode".
+    `replication` are those of the tables; `reason` is that of GUARDS. `standbys` lists the `sync_state` of each
+    standby. `pooler` is None, "a pooler", or "a pooler in transaction mode".
     """
 
     role: str

@@ -37,7 +37,7 @@ pytestmark = [
 Lose = Callable[[Cluster, Node], Callable[[], None]]  # lose the primary, and return its repair
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 FEW = USERS[:3]
-NO_ANSWER = "gave no answer in time (is a standby there?)"
+NO_ANSWER = "gave no answer in time (is a standby connected?)"
 
 
 def prepared(running: Cluster, replication: str = SYNCHRONOUS) -> Cluster:
