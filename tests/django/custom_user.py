@@ -1,8 +1,8 @@
-"""A program that runs in a new project with a user model of its own, and prints what it saw as JSON.
+"""A program that runs in a new project with a custom user model, and prints its observations as JSON.
 
     DJANGO_SETTINGS_MODULE=mysite.settings python custom_user.py USER CODE...
 
-Users sign in by e-mail, as is common. The field `account` has the name of the account, and `born` is required. The
+Users sign in by e-mail, as is common. The field `account` contains the name of the account, and `born` is required. The
 rules are those of fresh_project.py.
 """
 
@@ -103,7 +103,7 @@ def refused(user: str) -> bool:
 
 
 def sign_in_at_once(user: str) -> list[str]:
-    """Sign in for the first time in several threads. Each waits to write the user until all found none."""
+    """Sign in for the first time in several threads. No thread writes the user before all have searched for it."""
     from django.contrib.auth import get_user_model
     from django.db import connection
     from django.db.models.signals import pre_save

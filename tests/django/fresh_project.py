@@ -1,10 +1,10 @@
-"""A program that runs in a new project of `startproject`, and prints what it saw as JSON.
+"""A program that runs in a new project of `startproject`, and prints its observations as JSON.
 
     DJANGO_SETTINGS_MODULE=mysite.settings python -m tests.django.fresh_project USER FOLDER CODE...
 
 Rules:
 - The program imports only Django and pam_totp, because it also runs in environments with another Django.
-- Only the system password is simulated. The service is the real one, at the socket of the project's settings.
+- Only the system password is simulated. The service is real, at the socket of the project's settings.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def fields_of(page: Any) -> dict[str, str | None]:
 
 
 def use_permissions(user: str) -> list[str]:
-    """Return what PamBackend inherits from ModelBackend for permissions, as text."""
+    """Return the results of PamBackend's inherited methods for permissions, as text."""
     from django.contrib.auth import authenticate, get_user_model
     from django.contrib.auth.models import Group, Permission
 

@@ -1,4 +1,4 @@
-"""Tests of a new project, made by `startproject` and the words of docs/web.md, with the real service.
+"""Tests of a new project, made by `startproject` and changed as docs/web.md describes, with the real service.
 
 `make test` uses the installed Django. `make test-django` uses environments with Django 4.2, 5.2 and the newest.
 """
@@ -44,7 +44,7 @@ def new_project(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_project(new_project: Path, folder: Path, socket: Path, *more: str) -> None:
-    """Copy the project to the folder, and change it by the words of docs/web.md."""
+    """Copy the project to the folder, and change it as docs/web.md describes."""
     shutil.copytree(new_project, folder, dirs_exist_ok=True)
     settings = documented("INSTALLED_APPS += ", "# instead of ModelBackend")
     text = "\n".join((settings, f"PAM_TOTP_SOCKET = {str(socket)!r}", *more))
@@ -63,7 +63,7 @@ def run(python: str, folder: Path, *words: str) -> str:
 
 
 def visit(python: str, folder: Path, program: str, *words: str) -> Any:
-    """Run a program of this folder in the project, and return what it saw."""
+    """Run a program of this folder in the project, and return its observations."""
     shutil.copy(Path(__file__).parent / program, folder)
     return json.loads(run(python, folder, program, *words).splitlines()[-1])
 
@@ -76,7 +76,7 @@ def test_a_new_project_needs_the_password_and_a_code(
     site.enrol()
     copy_project(new_project, tmp_path, site.socket)
     seen = visit(python, tmp_path, "fresh_project.py", ME, codes(0))
-    assert set(seen["findings"]) <= {"pam_totp.W002"}, "only the PAM service may be missing on a machine of tests"
+    assert set(seen["findings"]) <= {"pam_totp.W002"}, "only the PAM service may be missing on a test machine"
     assert seen["admin"] == {
         "password page": {"username": None, "password": None},
         "wrong password": True,

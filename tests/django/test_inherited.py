@@ -1,8 +1,8 @@
 """Tests of the methods that the backend and the device inherit: each is harmless for a stated reason, or overridden.
 
 Rules:
-- A new release of Django or django-otp may add a method that lets a user in. Its name is then not in the list, and the
-  test fails until someone has read the method.
+- A new release of Django or django-otp may add a method that lets a user in. The test then fails until the list has the
+  method's name, with a reason.
 - The lists have the methods of Django 4.2, 5.2 and 6.1 with django-otp 1.5 and 1.7, so a name may be missing here.
 """
 
@@ -32,7 +32,7 @@ BACKEND = {
 }
 DEVICE = {
     "generate_challenge": "does nothing: the user's token shows the code",
-    "generate_is_allowed": "is about generate_challenge only",
+    "generate_is_allowed": "concerns generate_challenge only",
     "is_interactive": "returns False, because there is no challenge",
     **dict.fromkeys(("from_persistent_id", "afrom_persistent_id", "model_label", "from_db"), READS),
     **dict.fromkeys(("refresh_from_db", "arefresh_from_db", "get_deferred_fields", "serializable_value"), READS),
@@ -74,7 +74,7 @@ def test_an_asynchronous_sign_in_asks_pam(project: Any) -> None:
 
     user = get_user_model().objects.create_user(ME, password="stale")
     sign_in = async_to_sync(PamBackend().aauthenticate)
-    assert sign_in(None, username=ME, password="stale") is None, "Django's own password is worthless"
+    assert sign_in(None, username=ME, password="stale") is None, "Django's own password has no effect"
     assert sign_in(None, username=ME) is None
     assert HostDevice.objects.count() == 0
     assert sign_in(None, username=ME, password=PASSWORD) == user

@@ -1,4 +1,4 @@
-"""Tests of the pages for a code: CodeView, HostAdminSite, and those of the Flask example."""
+"""Tests of the pages for a code: CodeView, HostAdminSite, and the pages of the Flask example."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_both_keyboards_send_a_recovery_code(client: Any, site: Site, path: str)
     assert f"Hello, {ME}" in client.get("/").content.decode()
 
 
-def test_the_page_goes_on_to_the_page_that_was_asked_for(client: Any, site: Site) -> None:
+def test_the_page_redirects_to_the_requested_page(client: Any, site: Site) -> None:
     site.enrol()
     sign_in(client)
     page = client.get("/code/?next=/admin/%3Fa%3D1%26b%3D2")
@@ -100,7 +100,7 @@ def test_the_page_links_to_the_portal(client: Any, site: Site, project: Any, mon
     assert PORTAL in Page(client.get("/")).links
 
 
-def test_a_user_without_a_device_is_told_and_refused(visitor: Any, site: Site) -> None:
+def test_a_user_without_a_device_is_refused_with_a_message(visitor: Any, site: Site) -> None:
     from pam_totp.django.models import HostDevice
 
     site.enrol()
@@ -117,7 +117,7 @@ def test_a_user_without_a_device_is_told_and_refused(visitor: Any, site: Site) -
 def test_an_outage_of_the_service_is_no_wrong_code(
     client: Any, site: Site, project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The forms of django-otp ask the device first. Pages that only call verify_token show a message."""
+    """The forms of django-otp first call verify_is_allowed. Pages that only call verify_token show a message."""
     from django_otp.admin import OTPAdminSite
     from two_factor.admin import original_login
 
@@ -140,7 +140,9 @@ def test_an_outage_of_the_service_is_no_wrong_code(
     assert client.post("/a/b/login/", {**answer, "otp_device": device.persistent_id}).status_code == 302
 
 
-def test_every_reason_that_is_not_the_code_is_told(client: Any, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_cause_besides_a_wrong_code_is_reported_as_an_outage(
+    client: Any, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     site.enrol()
     sign_in(client)
     site.path().chmod(0o644)  # the service refuses to use such a record
@@ -153,7 +155,7 @@ def test_every_reason_that_is_not_the_code_is_told(client: Any, site: Site, capl
     assert client.post("/code/", {"code": codes(0)}).url == "/"
 
 
-def test_a_view_of_ones_own_can_tell_an_outage_from_a_wrong_code(client: Any, site: Site) -> None:
+def test_a_custom_view_can_distinguish_an_outage_from_a_wrong_code(client: Any, site: Site) -> None:
     from pam_totp.client import OutOfReach, Verdict
 
     site.enrol()
@@ -167,10 +169,10 @@ def test_a_view_of_ones_own_can_tell_an_outage_from_a_wrong_code(client: Any, si
 
 
 @pytest.mark.parametrize("code", [755224, None, 0])
-def test_a_code_that_is_no_text_is_a_clear_error(
+def test_a_code_that_is_not_text_raises_a_type_error(
     client: Any, site: Site, caplog: pytest.LogCaptureFixture, code: Any
 ) -> None:
-    """A number loses its leading zeros. verify_token, which must not raise, logs the error and refuses."""
+    """A number loses its leading zeros. verify_token must raise no error, so it logs the error and refuses the code."""
     site.enrol()
     device = make_device()
     with pytest.raises(TypeError, match=r"^code must be str or bytes, not (int|NoneType)$"):
@@ -239,7 +241,7 @@ def test_the_admin_site_asks_for_a_code_without_a_choice(admin: Any) -> None:
 
 
 @pytest.mark.usefixtures("_stock_login")
-def test_the_admin_site_tells_an_outage_from_a_wrong_code(admin: Any, site: Site) -> None:
+def test_the_admin_site_distinguishes_an_outage_from_a_wrong_code(admin: Any, site: Site) -> None:
     sign_in(admin, LOGIN)
     site.stop()
     page = Page(admin.post(LOGIN, {"code": codes(0)}))
@@ -248,7 +250,7 @@ def test_the_admin_site_tells_an_outage_from_a_wrong_code(admin: Any, site: Site
 
 
 @pytest.mark.usefixtures("_stock_login")
-def test_the_admin_site_asks_no_code_of_users_who_are_not_staff(visitor: Any) -> None:
+def test_the_admin_site_asks_only_staff_users_for_a_code(visitor: Any) -> None:
     sign_in(visitor)
     page = Page(visitor.get(LOGIN))
     assert set(page.fields) == {"username", "password"}
@@ -257,7 +259,7 @@ def test_the_admin_site_asks_no_code_of_users_who_are_not_staff(visitor: Any) ->
 
 
 @pytest.mark.usefixtures("_stock_login")
-def test_an_admin_user_without_a_device_is_told_and_refused(visitor: Any) -> None:
+def test_an_admin_user_without_a_device_is_refused_with_a_message(visitor: Any) -> None:
     from pam_totp.django.models import HostDevice
 
     make_superuser()

@@ -148,7 +148,7 @@ def test_the_interface_ends_when_its_terminal_disappears(tmp_path: Path) -> None
     process = pexpect.spawn(sys.executable, words, dimensions=(24, 80), timeout=30, env=env, ignore_sighup=True)
     process.expect_exact("--------")
     process.expect("asleep; on")
-    os.close(process.child_fd)  # the terminal is gone, and nohup's setting hides the signal
+    os.close(process.child_fd)  # the terminal has disappeared, and nohup's setting hides the signal
     assert os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1]) == 128 + signal.SIGHUP
     process.closed = True
     assert names(tmp_path) == ["fob"]
@@ -274,7 +274,7 @@ def test_wrong_usage_is_reported_before_anything_is_opened(
     assert ended.value.code == 2 and message in err and err.count("\n") == 1
 
 
-def test_names_have_any_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_case_insensitive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["new", str(tmp_path / "fob"), "--profile", "eToken_Pass", "--type", "TOTP", "--algorithm", "sha-512"]
     assert main([*words, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)

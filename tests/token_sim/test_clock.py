@@ -43,7 +43,7 @@ def test_a_slow_clock_shows_the_code_of_its_own_time() -> None:
     assert press(device) == [totp(SEED, behind, period=60)]
 
 
-def test_the_token_may_age_while_the_worlds_time_is_unchanged() -> None:
+def test_the_token_may_age_while_the_true_time_is_unchanged() -> None:
     device = token()
     now, age = device.hardware.now, device.hardware.age
     device.elapse(30 * DAY, world=False)

@@ -198,7 +198,7 @@ def test_a_fork_does_not_wait_for_the_thread_of_its_parent(token_sim: LiveToken)
     assert token_sim.press()
 
 
-def test_a_token_works_without_descriptors_left(token_sim: LiveToken) -> None:
+def test_a_token_works_after_all_descriptors_are_used_up(token_sim: LiveToken) -> None:
     with Client(token_sim.port, timeout=PATIENCE) as client:
         with no_descriptors_left():
             assert client.press() == hotp(token_sim.key, 0)

@@ -191,7 +191,7 @@ def test_a_client_that_ends_its_input_still_gets_the_code() -> None:
         assert read().startswith(b"OK\r\n+OTP 755224\r\nEOF")
 
 
-def test_a_client_that_has_ended_its_input_gives_way_to_a_new_client() -> None:
+def test_a_new_client_replaces_a_client_that_has_ended_its_input() -> None:
     with stepping(0) as (client, step_until, runner):
         client.sendall(b"PRESS 60000\r")
         client.shutdown(socket.SHUT_WR)
@@ -277,7 +277,7 @@ def test_a_clients_exclusive_access_ends_with_the_client(account: int) -> None:
         pipe = subprocess.PIPE
         with subprocess.Popen(words, user=65534, group=65534, stdin=pipe, stdout=pipe, text=True) as client:
             os.setegid(account)
-            os.seteuid(account)  # of all threads: root is not excluded, an ordinary user is
+            os.seteuid(account)  # of all threads: exclusive access excludes ordinary users, but not root
             try:
                 with LiveToken(f"{folder}/port") as token:
                     os.chmod(token.port, 0o666)  # noqa: S103

@@ -51,7 +51,7 @@ COMMANDS = "bulk"  # the PAM service that doctor checks
 
 
 class Usage(NamedTuple):
-    """The use of the primary: bytes and full pages of its log, processor seconds by process, scans of whole tables."""
+    """The resources used by the primary: bytes and full pages of its log, processor seconds by process, table scans."""
 
     wal: int
     pages: int
