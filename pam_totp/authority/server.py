@@ -4,7 +4,8 @@ Rules:
 1. Each request looks its certificate up in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
-4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`).
+4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). So is the
+   reply that a user needs a code (ASK_DELAY).
 5. A stop ends kept connections, but completes the requests that were received.
 """
 
@@ -36,6 +37,7 @@ from pam_totp.store import LockBusy, StoreError
 
 SERVICE = "authority"  # the service name of lines about no login
 STOP = 5.0  # seconds for the requests that were received before a stop
+ASK_DELAY = 0.02  # seconds from the question whether a user needs a code to the reply that asks for one
 JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field
@@ -184,10 +186,7 @@ class Server:
         fingerprint, question = self._fingerprint(request), await self._message(request, wire.Question)
         begun = asyncio.get_running_loop().time()
         verdict, delay = await self._run(request, partial(self._answer_now, fingerprint, question), question.user)
-        if delay > 0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(begun + delay):
-                    await self._stopped.wait()
+        await self._wait_until(begun + delay)
         return _response(verdict)
 
     def _answer_now(self, fingerprint: bytes, question: wire.Question) -> tuple[wire.Verdict, float]:
@@ -197,7 +196,18 @@ class Server:
 
     async def _begin(self, request: web.Request) -> web.Response:
         fingerprint, begun = self._fingerprint(request), await self._message(request, wire.Begin)
-        return _response(await self._run(request, partial(self._answers.begin, fingerprint, begun), begun.user))
+        end = asyncio.get_running_loop().time() + ASK_DELAY
+        verdict = await self._run(request, partial(self._answers.begin, fingerprint, begun), begun.user)
+        if verdict.verdict == wire.ASK:
+            await self._wait_until(end)
+        return _response(verdict)
+
+    async def _wait_until(self, end: float) -> None:
+        """Wait until the loop's time is `end`, or the server stops."""
+        if end > asyncio.get_running_loop().time():
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await self._stopped.wait()
 
     async def _send_ca(self, request: web.Request) -> web.Response:
         self._connection(request).received()

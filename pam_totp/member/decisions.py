@@ -91,7 +91,9 @@ class RemoteVerifier:
         self._lengths = frozenset({member.forward_digits}) if settings.first_pass == "forward_pass" else CODE_LENGTHS
 
     def before_prompt(self) -> UseStore | None:
-        return UseStore(self._exempt, is_slow=False, is_remote=True) if self._nullok or self._asks_grace else None
+        if not (self._nullok or self._asks_grace):
+            return None
+        return UseStore(self._exempt, is_slow=False, is_remote=True, record=self._record)  # one thread for one user
 
     def while_typing(self) -> None:
         return None
@@ -126,7 +128,11 @@ class RemoteVerifier:
             fields = {"reason": REFUSED, "authority": authority}
             return self._verdict(Result.REFUSED, fields, asks_again=found.again and len(self._refused) == 2)
 
-        return UseStore(job, is_slow=False, is_remote=True, record=(self._member.key, self._asked.user))
+        return UseStore(job, is_slow=False, is_remote=True, record=self._record)
+
+    @property
+    def _record(self) -> tuple[str, str]:
+        return self._member.key, self._asked.user
 
     def wipe(self) -> None:
         self._refused.clear()

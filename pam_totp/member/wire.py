@@ -115,8 +115,12 @@ def _size(text: str) -> int:
 
 _name = text_of(1, MAX_NAME)
 _answer = text_of(0, MAX_ANSWER)
-_pem = text_of(1, MAX_PEM)
 _message = line_of(1, MAX_NAME)
+
+
+def _pem(v: object) -> str | None:
+    """Require text in ASCII, as files of keys and certificates contain it."""
+    return "must be in PEM" if text_of(1, MAX_PEM)(v) is not None or not str(v).isascii() else None
 
 
 # ---- messages

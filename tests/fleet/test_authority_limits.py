@@ -384,16 +384,24 @@ def test_a_defect_is_an_error_without_details(here: Here, monkeypatch: pytest.Mo
     assert not here.said("secret")
 
 
-def test_a_refusal_has_its_delay_and_a_stop_ends_it(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+BEGIN = wire.Begin(user="alice", service="sshd", rhost=None).to_json()
+
+
+@pytest.mark.parametrize(("path", "body"), [(wire.ANSWER_PATH, QUESTION), (wire.BEGIN_PATH, BEGIN)])
+def test_a_refusal_has_its_delay_and_a_stop_ends_it(
+    here: Here, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
+) -> None:
     """Otherwise its time would show a stolen member which work came before it."""
     monkeypatch.setattr(Answers, "refusal_delay", lambda *_: 10 * PATIENCE)
+    monkeypatch.setattr(server, "ASK_DELAY", 10 * PATIENCE)
     member, user = here.fleet.member(), here.fleet.user()
     held = []
 
     def work() -> None:
         held.append(here.encrypted(member.context()))
-        held[0].sendall(HEAD + b"\r\n" + QUESTION)
-        until(lambda: here.said("refused user=alice"), "the decision")
+        head = f"POST {path} HTTP/1.1\r\nHost: otp\r\nContent-Length: {len(body)}\r\n\r\n"
+        held[0].sendall(head.encode() + body)
+        until(lambda: here.server._connections.of_member[member.name] == 1, "the decision")
         with Client(here.port, member.context()) as client:
             assert client.ask(question(user, codes(0))).accepted
         held[0].setblocking(False)

@@ -37,6 +37,7 @@ class Login:
         self._store, self._tty = store or fleet.folder / "none", tty
         self.steps: list[str] = []
         self.log: list[str] = []
+        self.records: list[tuple[str, str] | None] = []  # of each use of the authorities
         self.names = {"alice": "alice"}  # the accounts, and the name of each uid
 
     def run(
@@ -73,6 +74,7 @@ class Login:
             try:
                 if isinstance(wait, UseStore):
                     self.is_remote = wait.is_remote
+                    self.records.append(wait.record)
                     reply = wait.job(0.0)
                 else:
                     assert isinstance(wait, Pause)
@@ -268,6 +270,13 @@ def test_grace_and_nullok_are_asked_for_before_the_prompt(start: Start) -> None:
     made, server = start(NOT_ENROLLED)
     assert made.run(arguments=["nullok"]) is Result.IGNORED
     assert made.log == [f"ignored user=alice reason=not-enrolled authority={server.address} rhost=192.0.2.7"]
+
+
+def test_the_questions_about_one_user_follow_each_other(start: Start) -> None:
+    """One account with many logins could otherwise hold all threads of the service while no authority answers."""
+    made, _ = start((200, {"verdict": "ask", "by": None}), (200, ACCEPTED))
+    assert made.run(b"755224", arguments=["nullok"]) is Result.ACCEPTED
+    assert made.records == [(made._settings.key, "alice")] * 2
 
 
 @pytest.mark.parametrize("arguments", [["grace_period=60"], ["nullok"], ["nullok_until=2999-01-01"]])

@@ -120,6 +120,11 @@ def test_any_body_is_a_message_or_a_wire_error(body: bytes) -> None:
         assert str(e).isascii()
 
 
+def test_a_certificate_is_ascii() -> None:
+    with pytest.raises(WireError):
+        wire.Renewed(certificate=f"é{PEM}")
+
+
 def test_a_verdict_cannot_contradict_itself() -> None:
     contradictions: list[dict[str, Any]] = [
         {"verdict": "accepted"},

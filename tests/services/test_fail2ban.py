@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.verify import Outcome
+from pam_totp.member.decisions import NOT_THIS_MEMBER, REFUSED
 from pam_totp.operations import audit_log
 from tests.services.namespace import Machine, Sshd
 from tests.services.test_log import FORGERIES
@@ -96,6 +97,24 @@ def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Pat
         "sshd", "refused", user="a", reason="wrong", token="my fob", refused_before=2, rhost="192.0.2.9"
     )
     assert failures(tmp_path, own(portal, long)) == [("2001:db8::7", None), ("192.0.2.9", "a")]
+
+
+@needs_fail2ban
+def test_in_a_fleet_the_lines_of_the_host_count_and_no_member_bans_an_address(tmp_path: Path) -> None:
+    """A stolen member could otherwise have the address of an authority or of another member banned."""
+    member = {"authority": "otp1.example.org:8443", "rhost": "192.0.2.7"}
+    lines = [
+        audit_log.line("sshd", "refused", user=f"user{number}", reason=reason, **member)
+        for number, reason in enumerate((REFUSED, NOT_THIS_MEMBER))
+    ]
+    lines += [
+        audit_log.line("sshd", "refused", user="x", reason=reason, member="web1", rhost="192.0.2.66")
+        for reason in (*(o.value for o in Outcome), NOT_THIS_MEMBER)
+    ]
+    lines.append(
+        audit_log.line("sshd", "refused", user="x", reason="replayed", token="a", member="web1", rhost="192.0.2.66")
+    )
+    assert failures(tmp_path, own(*lines)) == [("192.0.2.7", "user0"), ("192.0.2.7", "user1")]
 
 
 @needs_fail2ban
