@@ -122,7 +122,7 @@ def _add(export: _Export, record: UserRecord, chosen: Format) -> None:
 
 
 def _log(args: argparse.Namespace, export: _Export, chosen: Format) -> None:
-    """Log the keys before they leave the store: a line for each token, and the number of tokens after MAX_LINES."""
+    """Log the export before it writes keys: a line for each of MAX_LINES tokens, and the number of the other tokens."""
     where = {"format": chosen.name, "file": args.output}
     for user, token in islice(export.tokens, MAX_LINES):
         args.audit.revealed("export", user, **of_token(token), **where)

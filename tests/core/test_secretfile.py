@@ -101,7 +101,7 @@ def test_a_document_without_the_added_keys_is_read_and_written_with_them() -> No
 @pytest.mark.parametrize(
     "data",
     [
-        ALICE.replace(b'   "row_needed": false,\n', b"", 1),  # only one of the tokens has the key
+        ALICE.replace(b'   "row_needed": false,\n', b"", 1),  # only one of the tokens has the field
         ALICE.replace(b'"row_needed": false', b'"row_needed": 0'),
         ALICE.replace(b'"row_needed": false', b'"row_needed": null'),
         ALICE.replace(b'   "row_needed": false,\n', b'   "row_needed":  false,\n'),

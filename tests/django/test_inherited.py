@@ -17,8 +17,8 @@ from tests.support.site import ME
 
 LOADS = "loads the user of a session that exists; checks is_active"
 PERMITS = "reads permissions of a signed-in user"
-READS = "reads fields or rows; a row has neither a key nor a counter"
-WRITES = "writes the row of the device; a row has neither a key nor a counter"
+READS = "reads fields or rows, which contain no key of a token"
+WRITES = "writes the row of the device, which contains no key of a token"
 VALIDATES = "validates the fields of a form"
 IS_ERROR = "a class of errors, or options of the model"
 
