@@ -1,9 +1,9 @@
 """`make bench-fleet`: a benchmark of logins at a member of a fleet, and of one authority.
 
-It makes a primary with a synchronous standby, an authority and members on this machine. In each round, every way to log
-in runs once, in a random order: by pam_permit, by the store of the host, and by the authority. A proxy stands for an
-authority that is far away. Then, many connections ask the authority at once. It prints the figures, and writes them to
-bench-fleet.json. ARGS=--help lists the options. Root is required.
+The program makes a primary with a synchronous standby, an authority and members on this machine. In each round, every
+kind of login runs once, in a random order: by pam_permit, by the store of the host, and by the authority. A proxy
+simulates a distant authority. Then, many connections ask the authority at once. The program prints the figures, and
+writes them to bench-fleet.json. ARGS=--help lists the options. Root is required.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from tools.bench.__main__ import (
 from tools.bench.database import processor, replicated, sql
 from tools.bench.logins import Case
 
-AWAY = 0.2  # seconds: the round trip to an authority that is far away
+AWAY = 0.2  # seconds: the round trip to a distant authority
 PERMIT, LOCAL = "pam_permit", "store of the host, by the service"
 KEPT, NEW = "authority, kept connection", "authority, new connection"
 HELPER = "authority, by a helper started for the login"
@@ -161,7 +161,7 @@ def one_login(report: Report, fleet: Fleet, folder: Path, rounds: int, pause_ms:
 
 
 def cases(stack: ExitStack, fleet: Fleet, folder: Path, far: str) -> Iterator[Case]:
-    """Yield the ways to log in. `far` is the address of the proxy."""
+    """Yield the kinds of logins. `far` is the address of the proxy."""
     yield Case(PERMIT, "pam_permit.so", lambda: "")
     local, _ = site_in(stack, folder / "local", "")
     local.enrol(fob(), user="root")
@@ -222,11 +222,11 @@ def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[
     return following
 
 
-# ---- an authority that is far away
+# ---- a distant authority
 
 
 def proxy(port: int, target: int) -> None:
-    """Pass on what connections to `port` send, half of AWAY later, until this process is killed.
+    """Forward the data of connections to `port`, half of AWAY later, until this process is killed.
 
     The kernel accepts a connection at once. So the first data of the client waits for the round trip that a handshake
     of TCP would take.
@@ -273,7 +273,7 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fi
 
 
 def services(report: Report, fleet: Fleet, folder: Path, count: int) -> None:
-    """Measure what a login costs the service of a host with a store, and that of a member."""
+    """Measure the cost of a login for the service of a host with a store, and for that of a member."""
     names, each = load.names(8), {}
     for name in names:
         enrolled(fleet, name)
@@ -342,7 +342,7 @@ class Asker:
 
 
 def under_load(report: Report, measured: Measured, count: int) -> None:
-    """Measure logins a second over kept connections, and what a login costs each process."""
+    """Measure logins a second over kept connections, and the cost of a login for each process."""
     askers = [Asker(measured, number) for number in range(max(THREADS))]
     for asker in askers:
         asker.ask()  # connects
