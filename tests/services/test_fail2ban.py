@@ -100,7 +100,7 @@ def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Pat
 
 
 @needs_fail2ban
-def test_in_a_fleet_the_lines_of_the_host_count_and_no_member_bans_an_address(tmp_path: Path) -> None:
+def test_in_a_fleet_lines_of_the_host_count_and_no_member_can_cause_a_ban(tmp_path: Path) -> None:
     """A stolen member could otherwise have the address of an authority or of another member banned."""
     member = {"authority": "otp1.example.org:8443", "rhost": "192.0.2.7"}
     lines = [
