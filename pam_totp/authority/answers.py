@@ -113,8 +113,10 @@ class Answers:
         verb, fields = facts(decision)
         if is_used_up and _suffices_elsewhere(decision, chosen.policy, self.store.now()):
             fields["reason"] = MEMBER_BUDGET
-        elif not decision.outcome.accepted:
+        if not decision.outcome.accepted:
             self._budgets.count(member, self._monotonic())
+        elif is_used_up:
+            self._budgets.give_back(member, dialogue.refused, self._monotonic())
         if is_used_up:
             self._alarm(member)
         log(verb, fields | {"at": _used(decision)})
@@ -208,6 +210,11 @@ class _Dialogue:
             if any(json.loads(verdict).get("p") == parent for verdict in verdicts.values()):
                 earlier = earlier._replace(next_code=None)
         self._earlier = earlier
+
+    @property
+    def refused(self) -> int:
+        """The number of earlier answers of this login that were refused."""
+        return self._earlier.refused
 
     def verify(
         self,

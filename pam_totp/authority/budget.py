@@ -3,9 +3,10 @@
 Rules:
 1. A member may send BURST refused answers, and then RATE a second. Beyond that, one code of this member is not enough,
    but two in a row are (law 8): a stolen member cannot guess, and its honest users are not locked out.
-2. Every refused answer is counted after its decision, except a code that is refused because of the budget alone. So the
-   budget depends only on what the member knows already. By an exception for some reasons of refusals, a stolen member
-   could learn which users are enrolled, and guess two or three codes in a row one by one.
+2. Every refused answer is counted after its decision. So the budget depends only on what the member knows already. By
+   an exception for some reasons of refusals, a stolen member could learn which users are enrolled, and which codes are
+   right and not used up. If the budget is used up, codes in a row give back the refusals of their login: a busy member
+   would otherwise need two codes in a row until few of its users log in.
 3. Answers that were decided at the same time may exceed the budget. At most MOST are paid back from later seconds, so
    the honest users of a member are not held for hours after a flood.
 4. Each process of each authority has its own budgets, in memory.
@@ -38,6 +39,11 @@ class Budgets:
         """Count a refused answer."""
         with self._mutex:
             self._spent[member] = min(self._spent_at(member, now) + 1, MOST), now
+
+    def give_back(self, member: str, count: int, now: float) -> None:
+        """Count `count` refused answers less."""
+        with self._mutex:
+            self._spent[member] = max(0.0, self._spent_at(member, now) - count), now
 
     def is_alarm_due(self, member: str, now: float) -> bool:
         """Return True at most once in ALARM seconds for a member."""

@@ -297,13 +297,30 @@ def test_right_codes_use_no_budget(authority: Authority) -> None:
         assert authority.ask(question(code(number))).accepted
 
 
-def test_codes_that_the_budget_alone_refuses_use_no_budget(authority: Authority) -> None:
+def test_codes_in_a_row_give_back_the_refusals_of_their_login(authority: Authority) -> None:
     """A busy member would otherwise need two codes in a row until its users stay away."""
     for number in range(BURST):
         authority.ask(question("000000", user=f"user{number}"))
-    for _ in range(BURST):
-        assert not authority.ask(question(code(0))).accepted
-    authority.now += 0.5
+    for number in range(0, 2 * BURST, 2):
+        first = question(code(number))
+        assert not authority.ask(first).accepted
+        assert authority.ask(question(code(number + 1), code(number), id=first.id)).accepted
+    assert authority.ask(question(f"{code(40)} {code(41)}", "000000")).accepted, "an answer that was never asked"
+    assert not authority.ask(question(code(42))).accepted
+    authority.now += 1.0
+    assert authority.ask(question(code(42))).accepted
+
+
+@pytest.mark.parametrize("answer", [code(0), "000000"])
+def test_the_budget_shows_no_right_code_that_is_not_used_up(authority: Authority, answer: str) -> None:
+    authority.put("bob")
+    for number in range(BURST):
+        authority.ask(question("000000", user=f"user{number}"))
+    for _ in range(4):
+        assert not authority.ask(question(answer, user="bob")).accepted
+    authority.now += 2.0
+    assert not authority.ask(question(code(0))).accepted
+    authority.now += 1.0
     assert authority.ask(question(code(0))).accepted
 
 
