@@ -94,7 +94,14 @@ class Fresh(Machine):
         path = self.path("/run/sshd.pid")
         before = path.stat().st_mtime_ns
         yield
-        until(lambda: path.exists() and path.stat().st_mtime_ns != before, "sshd writes its pid file again")
+
+        def is_new() -> bool:
+            try:
+                return path.stat().st_mtime_ns != before
+            except FileNotFoundError:  # sshd removes the file before it writes the new one
+                return False
+
+        until(is_new, "sshd writes its pid file again")
 
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
         """Run the real ssh with a remote terminal. It tries to connect again while sshd restarts."""

@@ -896,12 +896,8 @@ def test_an_answer_is_wiped_when_its_login_ends(site: Site, monkeypatch: pytest.
 
 
 def test_the_service_raises_its_descriptor_limit_to_the_maximum(site: Site) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
-    try:
-        process = site.start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process = site.start(before=f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))")
     assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (min(service.MAX_FILES, hard), hard)
 
 
