@@ -38,6 +38,7 @@ from pam_totp.store import LockBusy, StoreError
 SERVICE = "authority"  # the service name of lines about no login
 STOP = 5.0  # seconds for the requests that were received before a stop
 ASK_DELAY = 0.02  # seconds from the question whether a user needs a code to the reply that asks for one
+BUSY_DELAY = 0.5  # seconds before the reply to a member with too many requests, which would otherwise ask again at once
 JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field
@@ -137,7 +138,7 @@ class Server:
         try:
             response = await handler(request)
         except NotAMember as e:
-            self._refused.note(f"{e} (its name is {connection.name})" if connection.name else str(e), connection.peer)
+            self._refused.note(_named(e, connection), connection.peer)
             return _failure(401, str(e))
         except NotPermitted as e:
             response = _failure(403, str(e))
@@ -145,7 +146,11 @@ class Server:
             response = _failure(400, str(e))
         except web.HTTPException as e:
             response = _failure(400 if e.status == 413 else e.status, e.reason)
-        except (StoreError, SettingsError, CertificateError, Busy) as e:
+        except Busy as e:
+            self._refused.note(_named(e, connection), connection.peer)
+            await self._wait_until(asyncio.get_running_loop().time() + BUSY_DELAY)
+            response = _failure(503, "busy")
+        except (StoreError, SettingsError, CertificateError) as e:
             self._log("error", problem=str(e), member=connection.name)
             what = next(text for kind, text in _UNAVAILABLE.items() if isinstance(e, kind))
             response = _failure(503, what)
@@ -287,12 +292,16 @@ _UNAVAILABLE: dict[type[Exception], str] = {
     StoreError: "the database is out of reach",
     SettingsError: "the site file of the authority is invalid",
     CertificateError: "this authority cannot sign certificates",
-    Busy: "busy",
 }
 
 
 def _response(message: wire.Message, status: int = 200) -> web.Response:
     return web.Response(body=message.to_json(), status=status, content_type="application/json")
+
+
+def _named(error: Exception, connection: Connection) -> str:
+    """Return the reason of a refusal, with the name in the certificate of the peer."""
+    return f"{error} (its name is {connection.name})" if connection.name else str(error)
 
 
 def _failure(status: int, reason: str) -> web.Response:

@@ -414,6 +414,29 @@ def test_a_refusal_has_its_delay_and_a_stop_ends_it(
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
 
+def test_a_flood_of_requests_causes_one_line_and_slow_replies(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stolen member could otherwise fill the log with a line for each request that was not decided."""
+    monkeypatch.setattr(workers, "MEMBER_WAITING", 0)
+    monkeypatch.setattr(connections, "SILENCE", PATIENCE)
+    member, waits = here.fleet.member(), list[float]()
+    wait_until = here.server._wait_until
+
+    async def note(end: float) -> None:
+        waits.append(end - asyncio.get_running_loop().time())
+        await wait_until(0.0)
+
+    monkeypatch.setattr(here.server, "_wait_until", note)
+
+    def work() -> None:
+        with Client(here.port, member.context()) as client:
+            for _ in range(5):
+                assert client.post(wire.ANSWER_PATH, question("alice", codes(0))).status == 503
+        assert len([line for line in here.lines if "of this member wait" in line and member.name in line]) == 1
+        assert [0 < seconds <= server.BUSY_DELAY for seconds in waits] == [True] * 5
+
+    here.serve(work)
+
+
 def test_without_the_key_of_the_ca_no_member_joins_or_renews(here: Here) -> None:
     member, line = here.fleet.member(), here.fleet.join_line("host-without-ca")
     here.server._settings = here.server._settings._replace(ca_key="/missing.key")
