@@ -303,9 +303,9 @@ def parse_site(text: str) -> Site:
         policy=policy,
         services=services,
         clients=clients,
-        database=_one_of(document, DatabaseSettings, "store", "url"),
-        member=_one_of(document, MemberSettings, "member", "authorities"),
-        authority=_one_of(document, AuthoritySettings, "authority"),
+        database=_table_as(document, DatabaseSettings, "store", "url"),
+        member=_table_as(document, MemberSettings, "member", "authorities"),
+        authority=_table_as(document, AuthoritySettings, "authority"),
     )
     _check_tables(site)
     return site
@@ -401,7 +401,7 @@ def _table(value: object, place: str) -> dict[str, Any]:
     return value
 
 
-def _one_of(document: Mapping[str, Any], kind: type[V], name: str, required: str | None = None) -> V | None:
+def _table_as(document: Mapping[str, Any], kind: type[V], name: str, required: str | None = None) -> V | None:
     """Return the table `name` of the site file as a value of `kind`, or None if the file lacks the table."""
     if name not in document:
         return None

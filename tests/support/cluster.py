@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -208,6 +208,29 @@ def servers() -> Iterator[Server]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+@contextmanager
+def replicated(settings: Mapping[str, str] | None = None) -> Iterator[tuple[Server, Server]]:
+    """Yield a primary and its synchronous standby, both running. `settings` are added to those of both servers."""
+    folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
+    folder.chmod(0o755)
+    with servers() as primary:
+        if settings:
+            primary.stop()
+            with (primary.data / "postgresql.conf").open("a") as file:
+                file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+            primary.start()
+        standby = primary.standby(folder)
+        try:
+            standby.start()
+            primary.set(synchronous_standby_names="'standby'")
+            synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+            until(lambda: primary.sql(synchronous) == "1", "the standby is synchronous")
+            yield primary, standby
+        finally:
+            standby.stop()
+            shutil.rmtree(folder)
 
 
 def emptied(server: Server, replication: str = NONE) -> str:

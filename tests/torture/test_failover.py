@@ -8,13 +8,9 @@ Rules:
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -24,31 +20,13 @@ from pam_totp.store.postgres import PostgresStore, initialise
 from pam_totp.store.postgres_connection import Connection
 from pam_totp.store.postgres_schema import SYNCHRONOUS
 from tests.core.racing import in_processes, in_threads
-from tests.support.cluster import Server, servers, with_postgresql
+from tests.support.cluster import Server, replicated, with_postgresql
 from tests.support.site import KEY, PATIENCE, until
 from tests.torture.failover import PHONE, RECOVERY, USERS, Crowd, check, enrol, log_in
 from tests.torture.pace import figure, rounds
 
 pytestmark = with_postgresql
 MANY = 50
-
-
-@contextmanager
-def pair() -> Iterator[tuple[Server, Server]]:
-    """Yield a primary and its synchronous standby, both running."""
-    folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
-    folder.chmod(0o755)
-    with servers() as primary:
-        standby = primary.standby(folder)
-        try:
-            standby.start()
-            primary.set(synchronous_standby_names="'standby'")
-            synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
-            until(lambda: primary.sql(synchronous) == "1", "the standby is synchronous")
-            yield primary, standby
-        finally:
-            standby.stop()
-            shutil.rmtree(folder)
 
 
 def url_of(*cluster: Server) -> str:
@@ -58,7 +36,7 @@ def url_of(*cluster: Server) -> str:
 @pytest.mark.timeout(3600)
 def test_a_promoted_standby_accepts_no_used_code_again() -> None:
     for number in range(rounds(1, 20)):
-        with pair() as (primary, standby):
+        with replicated() as (primary, standby):
             url = url_of(primary, standby)
             initialise(url, SYNCHRONOUS)
             store = PostgresStore(url, wait=PATIENCE)
@@ -101,7 +79,7 @@ def test_a_store_that_ignores_notices_accepts_a_code_twice(
     """The primary commits without its standby, because an administrator cancels its wait. Then the primary is lost."""
     if ignores_notices:
         monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
-    with pair() as (primary, standby):
+    with replicated() as (primary, standby):
         url = url_of(primary, standby)
         initialise(url, SYNCHRONOUS)
         store = PostgresStore(url, wait=PATIENCE)
@@ -125,7 +103,7 @@ def test_a_store_that_ignores_notices_accepts_a_code_twice(
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Yield the URL of an empty store with a synchronous standby."""
-    with pair() as (primary, standby):
+    with replicated() as (primary, standby):
         initialise(url_of(primary, standby), SYNCHRONOUS)
         yield url_of(primary, standby)
 

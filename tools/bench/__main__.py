@@ -36,6 +36,19 @@ IMAGE_SIZE = 1 << 30  # bytes
 ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
 
+def enter_namespace(target: str, module: str) -> bool:
+    """Run `module` with the same arguments in a private mount namespace. Return True there, and False without root."""
+    if os.geteuid() != 0:
+        print(f"make {target}: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
+        return False
+    if INSIDE not in os.environ:
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", module, *sys.argv[1:]]
+        os.chdir(TREE)
+        # Replace this process. On Ctrl-C, a parent process would kill its child while the child cleans up.
+        os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606
+    return True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="logins with each module (%(default)s)")
@@ -43,14 +56,8 @@ def main() -> int:
     parser.add_argument("--logins", type=int, default=10_000, help="logins before the memory measurement (%(default)s)")
     parser.add_argument("--no-log", action="store_true", help="run without a log daemon: see docs/speed.md")
     args = parser.parse_args()
-    if os.geteuid() != 0:
-        print("make bench: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
+    if not enter_namespace("bench", "tools.bench"):
         return 3
-    if INSIDE not in os.environ:
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tools.bench", *sys.argv[1:]]
-        os.chdir(TREE)
-        # Replace this process. On Ctrl-C, a parent process would kill its child while the child cleans up.
-        os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606
     report = Report()
     report.section("search of a resynchronisation")
     search(report)

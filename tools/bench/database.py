@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,10 +28,10 @@ from pam_totp.operations.authenticate import decide
 from pam_totp.store import clock_of
 from pam_totp.store.postgres import PostgresStore, initialise
 from pam_totp.store.postgres_schema import SYNCHRONOUS
-from tests.support.cluster import Server, servers
-from tests.support.site import KEY, MODULE, TREE, until
+from tests.support.cluster import Server, replicated
+from tests.support.site import KEY, MODULE, TREE
 from tools.bench import bulk
-from tools.bench.__main__ import INSIDE, Report, centiles, ms, private_etc
+from tools.bench.__main__ import Report, centiles, enter_namespace, ms, private_etc
 
 SMALL, LARGE = "small", "large"
 AT_ONCE = 100_000  # users in one transaction
@@ -66,40 +65,14 @@ def main() -> int:
     parser.add_argument("--more", type=int, default=100_000, help="users that are imported last (%(default)s)")
     parser.add_argument("--logins", type=int, default=2000, help="logins of each measurement (%(default)s)")
     args = parser.parse_args()
-    if os.geteuid() != 0:
-        print("make bench-database: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
+    if not enter_namespace("bench-database", "tools.bench.database"):
         return 3
-    if INSIDE not in os.environ:
-        command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tools.bench.database"]
-        os.execvpe(command[0], [*command, *sys.argv[1:]], os.environ | {INSIDE: "1"})  # noqa: S606
     tempfile.tempdir = "/var/tmp"  # noqa: S108  the parent of temporary folders, on the disk
     report = Report()
-    with replicated() as (primary, _), tempfile.TemporaryDirectory() as folder, private_etc(Path(folder)):
+    with replicated(SETTINGS) as (primary, _), tempfile.TemporaryDirectory() as folder, private_etc(Path(folder)):
         measure(report, primary, args, Path(folder))
     report.write(TREE / "bench-database.json")
     return 0
-
-
-@contextmanager
-def replicated() -> Iterator[tuple[Server, Server]]:
-    """Yield a primary, and its synchronous standby."""
-    folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
-    folder.chmod(0o755)
-    with servers() as primary:
-        primary.stop()
-        with (primary.data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in SETTINGS.items())
-        primary.start()
-        standby = primary.standby(folder)
-        try:
-            standby.start()
-            primary.set(synchronous_standby_names="'standby'")
-            synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
-            until(lambda: primary.sql(synchronous) == "1", "the standby is synchronous")
-            yield primary, standby
-        finally:
-            standby.stop()
-            shutil.rmtree(folder)
 
 
 def measure(report: Report, primary: Server, args: argparse.Namespace, folder: Path) -> None:

@@ -30,15 +30,15 @@ from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
 from pam_totp.member import wire
 from pam_totp.store.postgres import initialise
 from pam_totp.store.postgres_schema import SYNCHRONOUS
-from tests.support.cluster import Server
+from tests.support.cluster import Server, replicated
 from tests.support.fleet import HOST, Client, Fleet, Member, free_ports
 from tests.support.site import KEY, MODULE, TREE, Site, fob
 from tools.bench import load, logins
 from tools.bench.__main__ import (
-    INSIDE,
     Report,
     centiles,
     compile_programs,
+    enter_namespace,
     ms,
     private_dev,
     private_etc,
@@ -46,7 +46,7 @@ from tools.bench.__main__ import (
     spread,
     us,
 )
-from tools.bench.database import processor, replicated, sql
+from tools.bench.database import SETTINGS, processor, sql
 from tools.bench.logins import Case
 
 AWAY = 0.2  # seconds: the round trip to a distant authority
@@ -79,19 +79,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50, help="logins in each way (%(default)s)")
     parser.add_argument("--logins", type=int, default=4000, help="logins of each measurement of load (%(default)s)")
     args = parser.parse_args()
-    if os.geteuid() != 0:
-        print("make bench-fleet: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
+    if not enter_namespace("bench-fleet", "tools.bench.fleet"):
         return 3
-    if INSIDE not in os.environ:
-        words = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", "tools.bench.fleet"]
-        os.execvpe(words[0], [*words, *sys.argv[1:]], os.environ | {INSIDE: "1"})  # noqa: S606
     tempfile.tempdir = "/var/tmp"  # noqa: S108  the parent of temporary folders, on the disk
     report = Report()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pam_totp-bench-")))
         folder.chmod(0o755)
         compile_programs(folder)
-        primary, standby = stack.enter_context(replicated())
+        primary, standby = stack.enter_context(replicated(SETTINGS))
         fleet = Fleet(primary, folder)
         initialise(fleet.url, SYNCHRONOUS)
         stack.callback(fleet.stop)
