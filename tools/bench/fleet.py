@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pam_totp.authority.connections import OF_ONE_MEMBER
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import UserRecord
 from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
@@ -402,12 +403,12 @@ def connections(report: Report, measured: Measured) -> None:
 
 @contextmanager
 def kept(measured: Measured, count: int) -> Iterator[None]:
-    """Keep connections of a member open, each after one question."""
-    context = measured.member.context()
+    """Keep connections open, each after one question, of as many members as the limit of each requires."""
+    contexts = [measured.fleet.member().context() for _ in range(0, count, OF_ONE_MEMBER)]
     clients = []
     try:
-        for _ in range(count):
-            clients.append(Client(measured.fleet.authorities[0].port, context))
+        for number in range(count):
+            clients.append(Client(measured.fleet.authorities[0].port, contexts[number % len(contexts)]))
             status, content = clients[-1].send("GET", wire.HEALTH_PATH)
             if status != 200:
                 raise RuntimeError(json.dumps(content))
