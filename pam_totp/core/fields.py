@@ -142,6 +142,11 @@ def optional(rule: Rule) -> Rule:
     return lambda v: None if v is None else rule(v)
 
 
+def instance_of(kind: type[object]) -> Rule:
+    """Return the rule for an instance of `kind`, whose fields have rules of their own."""
+    return lambda v: None if type(v) is kind else "must be an object"
+
+
 def tuple_of(kind: type[object], most: int) -> Rule:
     """Return the rule for a tuple of at most `most` instances of `kind`."""
 

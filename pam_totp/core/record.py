@@ -7,6 +7,7 @@ Rules:
    for each day from the first failure to the latest time of the clock, regardless of clock changes.
 4. An error names the place and the requirement there, and never shows a value.
 5. `repr` never shows a secret.
+6. Recent logins are for display only. No decision reads them, and the store drops them if a slot has no space.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pam_totp.core.fields import (
     boolean,
     choice,
     hexadecimal,
+    instance_of,
     optional,
     printable,
     text,
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 8
 MAX_RECOVERY_CODES = 100
+NEW_RECOVERY_CODES = 10  # recovery codes for a user who enrols without an administrator
 MAX_GRACE = 64  # entries in a file; a login keeps at most KEPT_GRACE
 KEPT_GRACE = 16
+KEPT_LOGINS = 4  # recent acceptances, and as many recent refusals
+MAX_ORIGIN = 64  # characters of the service and of the address of a recent login
 MAX_GRACE_SERVICE, MAX_GRACE_RHOST = 32, 39  # characters: a service file's name, and the longest address of IPv6
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
@@ -224,6 +229,62 @@ _LONGEST_GRACE = KEPT_GRACE * (
 )
 
 
+class Ticket(Value):
+    """An enrolment ticket. `digest` is the hexadecimal SHA-256 of salt ‖ ticket, and `ends` is in Unix seconds.
+
+    `token` is the name of the unconfirmed token that the ticket's owner confirms by a code. `picture` is the QR code of
+    the token's key as text (`formats.qr`), or None.
+    """
+
+    salt: str
+    digest: str
+    ends: int
+    token: str
+    picture: str | None = None
+
+    ERROR = RecordError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "salt": hexadecimal(16, 64),
+        "digest": _DIGEST,
+        "ends": _TIME,
+        "token": text,
+        "picture": optional(text),
+    }
+
+
+class TemporaryCode(Value):
+    """A single-use code of 80 bits that is valid before `ends` (Unix seconds). `digest` is as in `Ticket`."""
+
+    salt: str
+    digest: str
+    ends: int
+
+    ERROR = RecordError
+    RULES: ClassVar[dict[str, Rule]] = {"salt": hexadecimal(16, 64), "digest": _DIGEST, "ends": _TIME}
+
+
+class RecentLogin(Value):
+    """A decision on an answer at `at` (Unix seconds). `outcome` is the value of an `Outcome`.
+
+    `service` and `rhost` have at most MAX_ORIGIN characters. `rhost` is None for a local login.
+    """
+
+    at: int
+    accepted: bool
+    outcome: str
+    service: str
+    rhost: str | None
+
+    ERROR = RecordError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "at": _TIME,
+        "accepted": boolean,
+        "outcome": text,
+        "service": printable,
+        "rhost": optional(printable),
+    }
+
+
 class UserRecord(Value):
     """The second factors of one user. The fields are those of the secret file.
 
@@ -240,6 +301,9 @@ class UserRecord(Value):
     failures_at: int | None = None
     refused: int = 0
     grace: tuple[Grace, ...] = ()
+    ticket: Ticket | None = None
+    temporary: TemporaryCode | None = None
+    recent: tuple[RecentLogin, ...] = ()
 
     ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
@@ -250,6 +314,9 @@ class UserRecord(Value):
         "failures_at": optional(_TIME),
         "refused": whole_number(0, MAX_COUNT),
         "grace": tuple_of(Grace, MAX_GRACE),
+        "ticket": optional(instance_of(Ticket)),
+        "temporary": optional(instance_of(TemporaryCode)),
+        "recent": tuple_of(RecentLogin, 2 * KEPT_LOGINS),
     }
 
     def check(self, new: Collection[str]) -> None:
@@ -288,14 +355,27 @@ class UserRecord(Value):
         """The parts that no login changes: user, salt of the recovery codes, keys and texts of the tokens."""
         return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens]
 
+    @property
+    def invited(self) -> Token | None:
+        """The unconfirmed token that the ticket's owner may confirm, or None without a ticket."""
+        token = None if self.ticket is None else self.token(self.ticket.token)
+        return token if token is not None and not token.confirmed else None
+
     def longest(self) -> UserRecord:
-        """Return the record with the longest value of every number, and all grace that logins can give or keep."""
+        """Return the record with the longest value of every number, and all grace that logins can give or keep.
+
+        It has no recent logins. With a ticket, it has the recovery codes that the ticket's owner gets.
+        """
+        digests = tuple(f"{i:064x}" for i in range(max(NEW_RECOVERY_CODES, len(self.recovery))))
         return self._replace(
             tokens=tuple(t.longest() for t in self.tokens),
             failures=MAX_COUNT,
             failures_at=TIME_LIMIT - 1,
             refused=MAX_COUNT,
             grace=_LONGEST_GRACE if len(self.grace) <= KEPT_GRACE else self.grace,
+            salt=self.salt if self.ticket is None else "0" * 32,
+            recovery=self.recovery if self.ticket is None else digests,
+            recent=(),
         )
 
     def token(self, name: str) -> Token | None:
@@ -307,20 +387,54 @@ class UserRecord(Value):
         return self._replace(tokens=(*self.tokens, token), grace=())
 
     def with_changed(self, old: Token, new: Token) -> UserRecord:
-        """Return the record with `new` in place of `old`. Grace ends when the tokens change."""
-        return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=())
+        """Return the record with `new` in place of `old`. Grace ends when the tokens change.
+
+        A ticket for `old` becomes a ticket for `new`, or ends if `new` is confirmed.
+        """
+        ticket = self.ticket
+        if ticket is not None and ticket.token == old.name:
+            ticket = None if new.confirmed else ticket._replace(token=new.name)
+        return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=(), ticket=ticket)
 
     def without_token(self, name: str) -> UserRecord:
-        """Return the record without the token `name`. Grace ends when the tokens change."""
-        return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=())
+        """Return the record without the token `name` and a ticket for it. Grace ends when the tokens change."""
+        ticket = None if self.ticket is not None and self.ticket.token == name else self.ticket
+        return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=(), ticket=ticket)
 
     def restored(self, tokens: tuple[Token, ...]) -> UserRecord:
-        """Return the record with `tokens` in place of its own, without recovery codes and grace."""
-        return self._replace(tokens=tokens, recovery=(), grace=())
+        """Return the record with `tokens` in place of its own, without its codes of 80 bits, its ticket and grace."""
+        return self._replace(tokens=tokens, recovery=(), grace=(), ticket=None, temporary=None)
 
     def without_tokens(self, user: str) -> UserRecord:
-        """Return the record for `user` without tokens and grace, but with its recovery codes and failures."""
-        return self._replace(user=user, tokens=(), grace=())
+        """Return the record for `user` with only the recovery codes and failures of this record."""
+        return self._replace(user=user, tokens=(), grace=(), ticket=None, temporary=None, recent=())
+
+    def with_ticket(self, ticket: Ticket | None) -> UserRecord:
+        """Return the record with this ticket, or without a ticket."""
+        return self._replace(ticket=ticket)
+
+    def redeemed(self, confirmed: Token) -> UserRecord:
+        """Return the record after its ticket was used for the token `confirmed`.
+
+        The token replaces all tokens that were confirmed before, and the temporary code ends.
+        """
+        kept = (confirmed if t.name == confirmed.name else t for t in self.tokens)
+        tokens = tuple(t for t in kept if t is confirmed or not t.confirmed)
+        return self._replace(tokens=tokens, grace=(), ticket=None, temporary=None, refused=0)
+
+    def with_temporary(self, code: TemporaryCode | None) -> UserRecord:
+        """Return the record with this temporary code, or without a temporary code."""
+        return self._replace(temporary=code)
+
+    def with_recent(self, login: RecentLogin) -> UserRecord:
+        """Return the record with one more recent login. Keep the last KEPT_LOGINS acceptances, and as many refusals."""
+        same = [r for r in self.recent if r.accepted == login.accepted]
+        dropped = same[0] if len(same) == KEPT_LOGINS else None
+        return self._replace(recent=(*(r for r in self.recent if r is not dropped), login))
+
+    def without_oldest_recent(self) -> UserRecord:
+        """Return the record without the oldest of its recent logins."""
+        return self._replace(recent=self.recent[1:])
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
         """Return the record with these recovery codes in place of the old ones."""
@@ -371,6 +485,10 @@ class UserRecord(Value):
         """Return the record after the recovery code with `digest` was accepted: without it, and `lowered`."""
         left = tuple(d for d in self.recovery if d != digest)
         return self._replace(recovery=left, refused=0).lowered(most, now)
+
+    def passed_temporarily(self, most: int, now: int) -> UserRecord:
+        """Return the record after the temporary code was accepted: without it, and `lowered`."""
+        return self._replace(temporary=None, refused=0).lowered(most, now)
 
     def lowered(self, most: int, now: int, *, own: int = 0) -> UserRecord:
         """Return the record after `own` failures are subtracted at `now` (Unix seconds), with at most `most` failures.

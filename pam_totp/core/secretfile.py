@@ -2,7 +2,7 @@
 
 Rules:
 1. A record has one encoding. `parse` accepts only this encoding, so `serialize(parse(data)) == data`. The exception is
-   a document that is older than a key of `_ADDED`: it lacks all these keys.
+   an older document, which lacks all keys of `_ADDED_LATER`, and may lack all keys of `_ADDED`.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
 3. An error names the field or the line, and the requirement. It never shows a value.
 """
@@ -11,7 +11,16 @@ from __future__ import annotations
 
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, encode_basestring_ascii, json_loads
-from pam_totp.core.record import TOKEN_TYPES, Grace, RecordError, Token, UserRecord
+from pam_totp.core.record import (
+    TOKEN_TYPES,
+    Grace,
+    RecentLogin,
+    RecordError,
+    TemporaryCode,
+    Ticket,
+    Token,
+    UserRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,6 +34,9 @@ MAX_FILE = 64 * 1024  # bytes
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
 _ADDED = {"row_needed": False}  # keys of a token that older documents do not have, with their value there
+_ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": []}  # the same for keys of the record
+_LISTS: dict[str, type[Value]] = {"grace": Grace, "recent": RecentLogin}  # keys of the record with a list of objects
+_PARTS: dict[str, type[Value]] = {"ticket": Ticket, "temporary": TemporaryCode}  # keys with an object or null
 _NOT_BASE32 = "must be base32 in upper case without padding"
 
 
@@ -44,19 +56,23 @@ def parse(data: bytes) -> UserRecord:
 
         place = f" (error at line {e.lineno})" if isinstance(e, JSONDecodeError) else ""
         raise RecordError(f"must be JSON{place}") from None
-    fields = _members(document, "", ("version", *UserRecord._fields))
+    is_old = type(document) is dict and document.keys().isdisjoint(_ADDED_LATER)
+    fields = _members(document | _ADDED_LATER if is_old else document, "", ("version", *UserRecord._fields))
     if type(fields["version"]) is not int or fields.pop("version") != VERSION:
         raise RecordError(f"version: must be {VERSION}")
     documents = _items(fields, "tokens")
-    is_older = _is_older(documents)
+    is_older = is_old and _is_older(documents)
     fields["tokens"] = tuple(_token(_ADDED | t if is_older else t, f"tokens[{i}]") for i, t in enumerate(documents))
-    fields["grace"] = tuple(
-        _made(Grace, _members(g, f"grace[{i}]", Grace._fields), f"grace[{i}]")
-        for i, g in enumerate(_items(fields, "grace"))
-    )
+    for name, kind in _LISTS.items():
+        fields[name] = tuple(_part(kind, item, f"{name}[{i}]") for i, item in enumerate(_items(fields, name)))
+    for name, kind in _PARTS.items():
+        fields[name] = None if fields[name] is None else _part(kind, fields[name], name)
     fields["recovery"] = tuple(_items(fields, "recovery"))
     record = _made(UserRecord, fields, "")
-    if (_without_added(serialize(record)) if is_older else serialize(record)) != data:
+    encoding = serialize(record)
+    if is_old:
+        encoding = encoding.removesuffix(_END_ADDED_LATER) + b"\n}\n"
+    if (_without_added(encoding) if is_older else encoding) != data:
         raise RecordError("must be in the canonical encoding (key order, indentation, escapes)")
     return record
 
@@ -106,7 +122,8 @@ _LAYOUTS: dict[type[Value], str] = {
         cls: _layout(_placeholders(["name"]) | {"type": f'"{kind}"'} | _placeholders(cls._fields), "\n  ")
         for kind, cls in TOKEN_TYPES.items()
     },
-    Grace: _layout(_placeholders(Grace._fields), "\n  "),
+    **{kind: _layout(_placeholders(kind._fields), "\n  ") for kind in (Grace, RecentLogin)},
+    **{kind: _layout(_placeholders(kind._fields), "\n ") for kind in (Ticket, TemporaryCode)},
 }
 
 
@@ -129,6 +146,10 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
     tuple: _list,
     **dict.fromkeys(_LAYOUTS, _object),
 }
+
+
+# The end of the encoding of a record that has only the defaults of _ADDED_LATER.
+_END_ADDED_LATER = b',\n "ticket": null,\n "temporary": null,\n "recent": []\n}\n'
 
 
 # ---- reading
@@ -172,6 +193,11 @@ def _members(document: object, place: str, names: tuple[str, ...]) -> dict[str, 
         if len(document) > len(names):
             raise RecordError(f"{place or 'document'}: unknown key")
     return dict(document)
+
+
+def _part(kind: type[V], document: object, place: str) -> V:
+    """Return the value of `kind` that `document`, a part of a record, encodes."""
+    return _made(kind, _members(document, place, kind._fields), place)
 
 
 def _items(fields: dict[str, Any], name: str) -> list[Any]:

@@ -37,6 +37,7 @@ DEFAULT_PROMPT = "One-time code: "
 FORWARD_PROMPT = "Password and one-time code: "  # with forward_pass: one answer holds both
 NEXT_PROMPT = "Not accepted. Next code: "
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
+ENROLL = ("off", "ticket")  # the enrolments that a login allows
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
 
@@ -60,6 +61,7 @@ class Settings(Value):
     grace_period: int
     user: str | None
     debug: bool
+    enroll: str
     origins: Mapping[str, str]
     member: MemberSettings | None = None  # None if the login uses a store of this host
 
@@ -253,6 +255,7 @@ _VALUES: dict[str, Rule] = {  # arguments of the form name=value
     "user": printable,
     "nullok_until": _date,
     "nullok_group": printable,
+    "enroll": choice(*ENROLL),
     "store": _location,
     "secret": _template,
     "socket": _path_or_none,  # the relay uses `socket`, `helper` and `nodelay`
@@ -271,6 +274,7 @@ _SITE: dict[str, Rule] = {
     "nullok": boolean,
     "nullok_until": _date,
     "nullok_group": printable,
+    "enroll": choice(*ENROLL),
     "debug": boolean,
     "forward_pass": boolean,  # in [service.NAME] only
 }
@@ -349,6 +353,10 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         reason = f"a lock would let any person lock users out (add lock_after=0 {where})"
         raise SettingsError(f"forward_pass and lock_after: only one is allowed: {reason}")
     get = chosen.get
+    nullok, enroll = get("nullok", any(limit in chosen for limit in _LIMITS)), get("enroll", "off")
+    if nullok and enroll != "off":
+        reason = "with nullok, users who are not enrolled get no prompt for a ticket"
+        raise SettingsError(f"nullok and enroll={enroll}: only one is allowed: {reason}")
     member = site.member if origins.keys().isdisjoint({"store", "secret"}) else None
     if member is not None and (name := next((n for n in Policy.RULES if n in chosen), None)) is not None:
         raise SettingsError(f"{name}: {AUTHORITY_DECIDES}")
@@ -359,13 +367,14 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
         prompt=get("prompt", FORWARD_PROMPT if first_pass == "forward_pass" else DEFAULT_PROMPT),
         echo=get("echo", False),
         second_prompt=get("second_prompt", True) and first_pass in (None, "try_first_pass"),
-        nullok=get("nullok", any(limit in chosen for limit in _LIMITS)),
+        nullok=nullok,
         nullok_until=get("nullok_until"),
         nullok_group=get("nullok_group"),
         first_pass=first_pass,
         grace_period=get("grace_period", 0),
         user=get("user"),
         debug=get("debug", False),
+        enroll=enroll,
         origins=origins,
         member=member,
     )

@@ -65,7 +65,7 @@ def slot_size(record: UserRecord, document: bytes | None = None) -> int:
     """
     length = len(serialize(record) if document is None else document)
     of_record, of_token = _growth()
-    if length + of_record + of_token * len(record.tokens) + MAX_HEADER < BLOCK:
+    if record.ticket is None and length + of_record + of_token * len(record.tokens) + MAX_HEADER < BLOCK:
         return BLOCK  # most records: two more encodings would take a third of the time of an import
     longest = max(length, len(serialize(record.longest())))
     return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK

@@ -4,7 +4,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 1. A counter or step is accepted at most once, and the next must be higher.
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends only on the record, the answer, the time and the policy.
-4. The record remains unchanged after a malformed answer, and after any answer for a user without a confirmed token.
+4. The record remains unchanged after a malformed answer, after a ticket, and after any answer for a user without a
+   confirmed token.
 5. Every other answer changes the record. Otherwise a full disk or the response time would show the reason of a refusal.
 6. Single codes of one dialogue may be codes in a row together (law 5). The first two codes are used up if a third is
    needed. A repeated answer is refused at once, and is not a failure. Codes in a row take the dialogue's failures back.
@@ -18,7 +19,7 @@ from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, Enum
 from pam_totp.core.oath import Ahead, find_numbers
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import MAX_DRIFT, TIME_LIMIT, HotpToken, TemporaryCode, Ticket, Token, TotpToken, UserRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Set
@@ -33,6 +34,8 @@ class Outcome(Enum):
     CODE = "code"
     CONSECUTIVE = "row"
     RECOVERY = "recovery"
+    TEMPORARY = "temporary"
+    TICKET = "ticket"
     WRONG = "wrong"
     REPLAYED = "replayed"
     CONSECUTIVE_NEEDED = "codes-in-a-row-needed"
@@ -46,8 +49,21 @@ class Outcome(Enum):
         """Return True if the user may pass."""
         return self in _ACCEPTED
 
+    @property
+    def is_long_code(self) -> bool:
+        """Return True for an accepted code of 80 bits: a recovery code or a temporary code."""
+        return self in (Outcome.RECOVERY, Outcome.TEMPORARY)
 
-_ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY}
+
+_ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY, Outcome.TEMPORARY}
+
+
+class Tickets(Enum):
+    """The users whose enrolment tickets count in a dialogue."""
+
+    NOBODY = "nobody"
+    UNENROLLED = "unenrolled"
+    EVERYBODY = "everybody"
 
 
 class NextCode(Value):
@@ -94,7 +110,7 @@ class Earlier(Value):
 
     def followed_by(self, answer: Answer, decision: Decision, *, prompted: bool) -> Earlier:
         """Return the refused answers and `answer`. `prompted` is False for a first pass, which cannot begin a row."""
-        recorded = decision.outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED)
+        recorded = decision.outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED, Outcome.TICKET)
         failed = prompted and decision.outcome is Outcome.WRONG and answer.recovery_code is None
         return Earlier(
             answers=(*self.answers, answer) if prompted else self.answers,
@@ -138,8 +154,11 @@ def verify(
     earlier: Earlier = Earlier.NONE,
     ahead: Ahead | None = None,
     fewest: int = 1,
+    tickets: Tickets = Tickets.NOBODY,
 ) -> Decision:
     """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
+
+    A valid ticket of the user has the outcome TICKET, which is not accepted: its owner must confirm the token.
 
     At least `fewest` codes in a row are needed, regardless of the count of failures. Codes in `ahead` are not computed
     again. They cannot change the decision, because a code depends only on its key and counter.
@@ -149,6 +168,9 @@ def verify(
     """
     if not 0 <= now < TIME_LIMIT:
         raise ValueError("the time must be 0 to TIME_LIMIT - 1")
+    counts = tickets is Tickets.EVERYBODY or (tickets is Tickets.UNENROLLED and not record.enrolled)
+    if counts and record.ticket is not None and is_ticket(record, answer, now):
+        return Decision(outcome=Outcome.TICKET, record=record, token=record.ticket.token)
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
 
@@ -164,6 +186,9 @@ def verify(
         if digest in record.recovery:
             after = record.recovered(digest, policy.most_failures_kept, now)
             return Decision(outcome=Outcome.RECOVERY, record=after, refused_before=refused_before)
+    if _is_long_code(record.temporary, answer, now):
+        after = record.passed_temporarily(policy.most_failures_kept, now)
+        return Decision(outcome=Outcome.TEMPORARY, record=after, refused_before=refused_before)
     if found is None:
         return Decision(outcome=Outcome.WRONG, record=record.refused_uncounted())  # law 11: too long to be guessed
     digits, codes = found
@@ -206,6 +231,18 @@ def verify(
         if _find(token, codes, _used(token)) is not None:
             return Decision(outcome=Outcome.REPLAYED, record=record.refused_uncounted(), token=token.name)
     return Decision(outcome=Outcome.WRONG, record=record.refused_as_wrong(now))
+
+
+def is_ticket(record: UserRecord, answer: Answer, now: int) -> bool:
+    """Return True if `answer` is the user's ticket, and it is valid at `now` (Unix seconds)."""
+    return record.invited is not None and _is_long_code(record.ticket, answer, now)
+
+
+def _is_long_code(stored: Ticket | TemporaryCode | None, answer: Answer, now: int) -> bool:
+    """Return True if `answer` is the ticket or temporary code `stored`, and it is valid at `now`."""
+    if stored is None or answer.recovery_code is None or now >= stored.ends:
+        return False
+    return recovery_digest(stored.salt, answer.recovery_code) == stored.digest
 
 
 def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now: int, policy: Policy) -> bool:

@@ -9,8 +9,13 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from pam_totp.core.record import Token
+from pam_totp.core.secretfile import base32
+from pam_totp.formats.otpauth import to_uri
+
 BORDER = 2  # modules: ISO/IEC 18004 requires 4, readers accept 2, and a terminal of 80 × 24 has no space for more
 PICTURE_BORDER = 4  # modules
+PACKED_VERSION = 4  # 33 × 33 modules: with the border, 37 columns and 19 lines
 PICTURE_SCALE = 8  # pixels a module
 BLOCKS = "█▀▄"
 _BLOCKS = {(0, 0): "█", (0, 1): "▀", (1, 0): "▄", (1, 1): " "}  # (upper, lower) module, 1 is dark
@@ -60,6 +65,28 @@ def inline_svg(uri: str) -> str:
     """Return the QR code as an SVG element for a page: black on white, without width and height."""
     shape = _code(uri).svg_inline(border=PICTURE_BORDER, dark="black", light="white", omitsize=True)
     return str(shape)
+
+
+def packed(token: Token, user: str, issuer: str) -> str | None:
+    """Return the QR code of a token for a login, which draws it without segno (`operations.qr_text`).
+
+    The text is base32 of the modules, row by row, with the border left out. Dark modules are 1. Return None for a QR
+    code above PACKED_VERSION, or without segno.
+    """
+    label, _, secret = to_uri(token, user, issuer, brief=True).partition("secret=")
+    key, _, rest = secret.partition("&")
+    parts = [f"&{part}" for part in rest.split("&") if part and not part.startswith("issuer=")]  # the label has it
+    try:
+        import segno  # an optional package
+    except ImportError:
+        return None
+    segments: Any = [text for text in (f"{label}secret=", key, "".join(parts)) if text]
+    code = segno.make(segments, error="l", micro=False, boost_error=False)
+    if int(code.version) > PACKED_VERSION:
+        return None
+    bits = "".join(str(int(bool(module))) for row in code.matrix for module in row)
+    size = -(-len(bits) // 8)
+    return base32(int(bits.ljust(8 * size, "0"), 2).to_bytes(size, "big"))
 
 
 def _code(uri: str) -> Any:

@@ -14,11 +14,20 @@ from __future__ import annotations
 import os
 
 from pam_totp.core.answer import CODE_LENGTHS, Answer
+from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_TOKENS, NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
-from pam_totp.core.verify import Decision, Earlier, Outcome, verify
+from pam_totp.core.record import (
+    MAX_ORIGIN,
+    MAX_TOKENS,
+    NEW_SECRET,
+    UNKNOWN_USER,
+    HotpToken,
+    RecentLogin,
+    UserRecord,
+)
+from pam_totp.core.verify import Decision, Earlier, Outcome, Tickets, verify
 from pam_totp.operations import audit_log
 from pam_totp.store import NotThere, Store, read_or_unknown
 
@@ -43,6 +52,19 @@ Follow: TypeAlias = "Callable[[Decision, int], UserRecord]"  # (decision, now in
 Verify: TypeAlias = "Callable[..., Decision]"  # `verify`, or a function that waits before it calls `verify`
 
 
+class Origin(Value):
+    """The origin of a login: the service, and the address or name of the remote host, or None for a local login."""
+
+    service: str
+    rhost: str | None = None
+
+    def login(self, outcome: Outcome, at: int) -> RecentLogin:
+        """Return the login with this outcome at `at` (Unix seconds), with its texts made short and printable."""
+        rhost = None if not self.rhost else _short(self.rhost)
+        service = _short(self.service or "?")
+        return RecentLogin(at=at, accepted=outcome.accepted, outcome=outcome.value, service=service, rhost=rhost)
+
+
 def decide(
     store: Store,
     user: str,
@@ -54,12 +76,15 @@ def decide(
     earlier: Earlier = Earlier.NONE,
     ahead: Ahead | None = None,
     verify: Verify = verify,
+    tickets: Tickets = Tickets.NOBODY,
+    origin: Origin | None = None,
 ) -> Decision:
     """Verify `answer` against the record of `user`, and return the decision once it is durable.
 
     `now` returns Unix seconds. `earlier` are the refused answers of the same dialogue. Codes in `ahead` are not
     computed again. `follow` computes the record to store after an accepted answer. The record is unchanged if `follow`
-    raises an exception. Raise StoreError if the store cannot be reached.
+    raises an exception. The record keeps the decision among its recent logins if `origin` is given. Raise StoreError if
+    the store cannot be reached.
     """
     if not answer.is_well_formed:  # law 2: the code must be refused, because no record is written
         record = read_or_unknown(store, user)
@@ -67,9 +92,11 @@ def decide(
 
     def change(record: UserRecord) -> tuple[UserRecord, Decision]:
         at = now()
-        decision = verify(record, answer, at, policy, earlier=earlier, ahead=ahead)
-        if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED):
+        decision = verify(record, answer, at, policy, earlier=earlier, ahead=ahead, tickets=tickets)
+        if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED, Outcome.TICKET):
             search_decoy()
+        elif origin is not None:
+            decision = decision.followed_by(decision.record.with_recent(origin.login(decision.outcome, at)))
         if follow is not None and decision.outcome.accepted:
             decision = decision.followed_by(follow(decision, at))
         return decision.record, decision
@@ -115,7 +142,7 @@ def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
 
 def remarks(decision: Decision) -> list[str]:
     """Return the messages for the user after an accepted answer."""
-    found = []
+    found = ["temporary code used"] if decision.outcome is Outcome.TEMPORARY else []
     left = _recovery_left(decision)
     if left is not None:
         found.append(f"recovery code used, {left} left")
@@ -124,6 +151,11 @@ def remarks(decision: Decision) -> list[str]:
         answers = "1 answer was" if refused == 1 else f"{refused} answers were"
         found.append(f"{answers} refused since the last login")
     return found
+
+
+def _short(text: str) -> str:
+    """Return `text` with at most MAX_ORIGIN printable characters, for a recent login."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_ORIGIN])
 
 
 def _recovery_left(decision: Decision) -> int | None:

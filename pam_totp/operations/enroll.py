@@ -101,9 +101,9 @@ def grouped_key(token: Token) -> str:
 def new_recovery_codes(record: UserRecord, count: int) -> tuple[UserRecord, list[str]]:
     """Return `record` with `count` new recovery codes instead of the old codes, and the new codes for display."""
     salt = secrets.token_hex(_SALT)
-    codes = [_recovery_code() for _ in range(count)]
-    digests = tuple(recovery_digest(salt, code) for code in codes)
-    return record.with_recovery(salt, digests), [_grouped(code, "-") for code in codes]
+    codes = [new_long_code() for _ in range(count)]
+    digests = tuple(recovery_digest(salt, code) for code, _ in codes)
+    return record.with_recovery(salt, digests), [shown for _, shown in codes]
 
 
 def valid_recovery_codes(record: UserRecord, codes: Iterable[str]) -> list[str]:
@@ -112,9 +112,11 @@ def valid_recovery_codes(record: UserRecord, codes: Iterable[str]) -> list[str]:
     return [] if salt is None else [c for c in codes if recovery_digest(salt, c.replace("-", "")) in record.recovery]
 
 
-def _recovery_code() -> str:
+def new_long_code() -> tuple[str, str]:
+    """Return a random code of 80 bits, and the same code in groups of four characters, for display."""
     number = secrets.randbits(RECOVERY_BITS)
-    return "".join(CROCKFORD[number >> 5 * i & 31] for i in range(RECOVERY_LENGTH))
+    code = "".join(CROCKFORD[number >> 5 * i & 31] for i in range(RECOVERY_LENGTH))
+    return code, _grouped(code, "-")
 
 
 def _grouped(text: str, between: str) -> str:

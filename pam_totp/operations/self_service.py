@@ -20,7 +20,7 @@ from enum import StrEnum
 
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import MAX_TOKENS, Token, UserRecord
+from pam_totp.core.record import MAX_TOKENS, NEW_RECOVERY_CODES, Token, UserRecord
 from pam_totp.core.serials import serial_key
 from pam_totp.core.verify import Decision, Earlier
 from pam_totp.operations import audit_log
@@ -29,7 +29,6 @@ from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
 from pam_totp.store import NotThere, SerialTaken, Store, clock_of
 
-RECOVERY_CODES = 10
 # Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and a match gives no
 # access.
 RESYNC_REACH = 20_000
@@ -249,7 +248,7 @@ class Factors:
         def with_new(record: UserRecord) -> UserRecord:
             if not record.enrolled:
                 raise Unfit("proof", Reason.NOT_ENROLLED)
-            after, codes = new_recovery_codes(record, RECOVERY_CODES)
+            after, codes = new_recovery_codes(record, NEW_RECOVERY_CODES)
             shown[:] = codes
             return after
 

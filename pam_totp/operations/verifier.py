@@ -193,7 +193,7 @@ class LocalVerifier:
         return self._origin is not None and grace.holds(record, self._origin, self._now(), period, policy)
 
     def _with_grace(self, decision: Decision, now: int) -> UserRecord:
-        if decision.outcome is Outcome.RECOVERY or self._origin is None:
+        if decision.outcome.is_long_code or self._origin is None:
             return decision.record
         return grace.granted(decision.record, self._origin, now)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from pam_totp.core.oath import ALGORITHMS
-from pam_totp.core.record import Grace, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import Grace, HotpToken, RecentLogin, TemporaryCode, Ticket, Token, TotpToken, UserRecord
 
 TIME_END = 2**62  # Unix seconds: the upper bound for the times of a record
 LAST_COUNTER = 2**64 - 1
@@ -38,6 +38,12 @@ totp_tokens = st.builds(
 )
 tokens: st.SearchStrategy[Token] = hotp_tokens | totp_tokens
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
+salts = st.binary(min_size=16, max_size=64).map(bytes.hex)
+tickets = st.builds(Ticket, salt=salts, digest=digests, ends=times, token=texts, picture=st.none() | texts)
+temporary_codes = st.builds(TemporaryCode, salt=salts, digest=digests, ends=times)
+recent_logins = st.builds(
+    RecentLogin, at=times, accepted=st.booleans(), outcome=texts, service=texts, rhost=st.none() | texts
+)
 
 
 @st.composite
@@ -45,7 +51,6 @@ def records(draw: st.DrawFn) -> UserRecord:
     """Return a record with all fields, sometimes with the maximum number of tokens."""
     made = draw(st.lists(tokens, max_size=8, unique_by=(lambda t: t.name, lambda t: t.secret)))
     recovery = draw(st.lists(digests, max_size=10, unique=True))
-    salts = st.binary(min_size=16, max_size=64).map(bytes.hex)
     failures = draw(st.integers(0, 30) | st.integers(0, 2**62))
     return UserRecord(
         user=draw(texts),
@@ -56,4 +61,7 @@ def records(draw: st.DrawFn) -> UserRecord:
         failures_at=draw(times if failures else st.none() | times),
         refused=draw(st.integers(0, 30) | st.integers(0, 2**62)),
         grace=tuple(draw(st.lists(st.builds(Grace, service=texts, rhost=texts, granted=times), max_size=4))),
+        ticket=draw(st.none() | tickets),
+        temporary=draw(st.none() | temporary_codes),
+        recent=tuple(draw(st.lists(recent_logins, max_size=8))),
     )

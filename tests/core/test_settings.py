@@ -500,3 +500,15 @@ def test_any_site_file_is_a_site_or_a_settings_error(text: str) -> None:
     except SettingsError:
         return
     assert isinstance(site, Site)
+
+
+@pytest.mark.parametrize("other", ["nullok", "nullok_until=2030-01-01", "nullok_group=staff"])
+def test_tickets_and_nullok_are_a_contradiction(other: str) -> None:
+    with pytest.raises(SettingsError, match=r"^nullok and enroll=ticket: only one is allowed"):
+        settings("sshd", ["enroll=ticket", other])
+    site = parse_site('[service.sshd]\nenroll = "ticket"\n')
+    assert settings("sshd", [], site).enroll == "ticket"
+    assert settings("sudo", [other], site).enroll == "off"
+    with pytest.raises(SettingsError, match=r"^nullok and enroll"):
+        settings("sshd", [other], site)
+    assert settings("sshd", ["enroll=off", other], site).nullok

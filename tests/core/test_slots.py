@@ -180,6 +180,8 @@ def at_the_limits(record: UserRecord) -> UserRecord:
         failures=2**62,
         failures_at=2**62 - 1,
         refused=2**62,
+        ticket=record.ticket,
+        temporary=record.temporary,
     )
     for number in range(KEPT_GRACE + 3):
         origin = grace.origin("s" * 32, ":".join(f"{0xF000 + number:x}" for _ in range(8)))
@@ -196,7 +198,7 @@ def drifted(token: object) -> TotpToken:
 @given(records())
 def test_a_slot_has_space_for_every_later_change_by_logins(record: UserRecord) -> None:
     tokens = tuple(type(t)(**{**vars(t), **START[t.type]}) for t in record.tokens)
-    fresh = UserRecord(**{**vars(record), "tokens": tokens, "failures": 0, "refused": 0, "grace": ()})
+    fresh = UserRecord(**{**vars(record), "tokens": tokens, "failures": 0, "refused": 0, "grace": (), "recent": ()})
     grown = at_the_limits(fresh)
     size = slot_size(fresh)
     assert size % BLOCK == 0
