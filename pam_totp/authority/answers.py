@@ -28,7 +28,7 @@ from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_GRACE_SERVICE, UserRecord
 from pam_totp.core.settings import Settings, Site, settings
-from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
+from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, Tickets, verify
 from pam_totp.member import wire
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import DECOY, decide, facts, refusal_delay, remarks
@@ -226,9 +226,10 @@ class _Dialogue:
         earlier: Earlier = Earlier.NONE,
         ahead: Ahead | None = None,
         fewest: int,
+        tickets: Tickets = Tickets.NOBODY,
     ) -> Decision:
         """Do the same as `core.verify.verify`, with the earlier answers of `recall`."""
-        return verify(record, answer, now, policy, earlier=self._earlier, ahead=ahead, fewest=fewest)
+        return verify(record, answer, now, policy, earlier=self._earlier, ahead=ahead, fewest=fewest, tickets=tickets)
 
     def stored(self, decision: Decision) -> str:
         """Return the text to store for a decision: short, because it is written at each login."""

@@ -31,6 +31,7 @@ from pam_totp.system.audit import Audit
 
 COMMANDS = {  # names and modules, in the order of --help
     "enroll": "enroll",
+    "invite": "invite",
     "replace": "replace",
     "qr": "qr",
     "list": "list_",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, Commands, add_command
+from pam_totp.cli.durations import duration
 from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.store_access import now, open_store, read, token_facts, user_of
 from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
@@ -17,8 +17,6 @@ from pam_totp.store import SharedStore, Store, StoreError, read_each
 
 HEADS = ("USER", "TOKEN", "TYPE", "SERIAL", "CODES", "STATE", "LAST USED")
 STATES = ("active", "disabled", "unconfirmed")
-DAY = 86_400  # seconds
-_UNITS = {"h": 3600, "d": DAY, "w": 7 * DAY, "y": 365 * DAY}  # seconds
 
 Shown = tuple[UserRecord, Sequence[Token]]  # a record, and its tokens that the filters select
 SortKey = Callable[[Token], tuple[object, ...]]
@@ -38,21 +36,13 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("user", nargs="?", help="show only this user's tokens")
     parser.add_argument("--serial", metavar="S", help="only the token with this serial number")
     parser.add_argument(
-        "--unused", type=_duration, metavar="TIME", help="only tokens that were not used during this time, such as 90d"
+        "--unused", type=duration, metavar="TIME", help="only tokens that were not used during this time, such as 90d"
     )
     parser.add_argument("--without-recovery", action="store_true", help="only users without unused recovery codes")
     parser.add_argument("--state", choices=STATES, help="only tokens in this state")
     parser.add_argument(
         "--sort", choices=("user", *SORT_KEYS), default="user", help="order of the tokens (%(default)s)"
     )
-
-
-def _duration(text: str) -> int:
-    """Return a time such as 90d or 12h in seconds."""
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([hdwy])", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text}: must be a number and h, d, w or y, such as 90d")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,12 +36,16 @@ GAP = 2  # columns between the QR code and the text beside it
 LEAST_TEXT = 24  # columns: four groups of the key, and "key: "
 
 
-def add_qr_options(parser: argparse.ArgumentParser) -> None:
+def add_issuer_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--issuer",
         default=socket.gethostname() or DEFAULT_ISSUER,
         help="the name that apps show for this site (%(default)s)",
     )
+
+
+def add_qr_options(parser: argparse.ArgumentParser) -> None:
+    add_issuer_option(parser)
     parser.add_argument("--qr", metavar="HOW", help=f"output of the QR code: {HOW}")
     add_output_option(parser, "the key and the QR code as text")
 

@@ -17,10 +17,19 @@ from __future__ import annotations
 import secrets
 
 from pam_totp.core.answer import Answer, recovery_digest
+from pam_totp.core.oath import MIN_DIGITS
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import NEW_RECOVERY_CODES, TemporaryCode, Ticket, Token, UserRecord
+from pam_totp.core.record import (
+    DEFAULT_NAMES,
+    NEW_RECOVERY_CODES,
+    NEW_SECRET,
+    TemporaryCode,
+    Ticket,
+    Token,
+    UserRecord,
+)
 from pam_totp.core.verify import is_ticket
-from pam_totp.operations.enroll import new_long_code, new_recovery_codes, verify_first_code
+from pam_totp.operations.enroll import new_long_code, new_recovery_codes, new_token, verify_first_code
 
 DAY = 86_400  # seconds
 TICKET_DAYS = 7  # days that a ticket is valid, unless its maker chooses another end
@@ -30,20 +39,39 @@ _SALT = 16  # bytes
 
 
 def invited(record: UserRecord, token: Token, ends: int, picture: str | None = None) -> tuple[UserRecord, str]:
-    """Return `record` with a ticket for `token`, and the ticket for display. The ticket replaces an earlier one.
+    """Return `record` with a new ticket for `token`, and the ticket for display. See `new_ticket` and `with_ticket`."""
+    ticket, shown = new_ticket(token, ends, picture)
+    return with_ticket(record, token, ticket), shown
 
-    `token` is unconfirmed. It is a new token, or a token of `record` that an administrator has assigned. The key of the
-    earlier ticket's token is removed, unless the token has a serial number. `ends` is in Unix seconds. Raise
-    RecordError for a name or key that another token has.
+
+def new_ticket(token: Token, ends: int, picture: str | None = None) -> tuple[Ticket, str]:
+    """Return a new ticket for the unconfirmed `token`, and the ticket for display. `ends` is in Unix seconds."""
+    salt, (code, shown) = secrets.token_hex(_SALT), new_long_code()
+    digest = recovery_digest(salt, code)
+    return Ticket(salt=salt, digest=digest, ends=ends, token=token.name, picture=picture), shown
+
+
+def with_ticket(record: UserRecord, token: Token, ticket: Ticket) -> UserRecord:
+    """Return `record` with `ticket` in place of an earlier one, and with `token` unless the record has it.
+
+    `token` is a new token, or a token that an administrator has assigned. The token of the earlier ticket is removed,
+    unless it has a serial number. Raise RecordError for a name or key that another token has.
     """
     earlier = record.invited
     if earlier is not None and earlier.serial is None and earlier != token:
         record = record.without_token(earlier.name)
     if record.token(token.name) != token:
         record = record.with_token(token)
-    salt, (code, shown) = secrets.token_hex(_SALT), new_long_code()
-    ticket = Ticket(salt=salt, digest=recovery_digest(salt, code), ends=ends, token=token.name, picture=picture)
-    return record.with_ticket(ticket), shown
+    return record.with_ticket(ticket)
+
+
+def new_phone(record: UserRecord, now: int) -> Token:
+    """Return a new unconfirmed phone app for `record`, with the name `phone` or, for a second phone, `phone 2`."""
+    kept = record.tokens if (old := record.invited) is None else [t for t in record.tokens if t is not old]
+    names, name = {t.name for t in kept}, DEFAULT_NAMES["totp"]
+    name = next(n for n in (name, *(f"{name} {i}" for i in range(2, len(kept) + 3))) if n not in names)
+    key = secrets.token_bytes(NEW_SECRET)
+    return new_token("totp", name=name, secret=key, algorithm="SHA1", digits=MIN_DIGITS, now=now)
 
 
 def redeemed(

@@ -127,7 +127,7 @@ def test_until_the_first_code_the_old_tokens_remain() -> None:
     assert verify(record, code(key=9), NOW, POLICY).outcome is Outcome.CODE
 
 
-def test_a_key_fob_is_confirmed_by_two_codes_in_a_row_and_its_key_is_not_shown() -> None:
+def test_a_key_fob_is_confirmed_by_two_codes_in_a_row() -> None:
     record, shown = invited(UserRecord(user="alice").with_token(fob()), fob(), ENDS)
     assert record.tokens == (fob(),)
     assert not shows_key(fob())

@@ -68,7 +68,7 @@ _pam_totp_services() { # KIND: print the services that can be enabled or disable
 _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for argument PLACE (1, 2, …) of a command
     local program=$1 command=$2 place=$3 store=$4 first=$5
     case $command:$place in
-    enroll:1 | rehearse:2) compgen -u ;;
+    enroll:1 | invite:* | rehearse:2) compgen -u ;;
     list:1 | recovery:1 | unlock:1 | export:1 | verify:1 | resync:1) _pam_totp_enrolled "$store" ;;
     qr:1 | replace:1 | rename:1 | enable-token:1 | disable-token:1 | remove:1)
         _pam_totp_enrolled "$store"
