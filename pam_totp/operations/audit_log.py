@@ -35,6 +35,7 @@ _PRIORITIES = {
     "accepted": syslog.LOG_INFO,
     "ignored": syslog.LOG_INFO,
     "refused": syslog.LOG_NOTICE,
+    "presented": syslog.LOG_NOTICE,
     "changed": syslog.LOG_NOTICE,
     "revealed": syslog.LOG_NOTICE,
     "error": syslog.LOG_ERR,

@@ -134,6 +134,8 @@ def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
     token = None if decision.token is None else decision.record.token(decision.token)
     if token is not None:  # it is None after an answer that permitted the token's removal
         fields = audit_log.of_token(token)
+    if decision.outcome is Outcome.TICKET:
+        return "presented", {"what": decision.outcome.value} | fields
     if not decision.outcome.accepted:
         return "refused", {"reason": decision.outcome.value} | fields
     fields |= {"recovery_left": _recovery_left(decision), "refused_before": decision.refused_before or None}
