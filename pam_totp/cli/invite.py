@@ -43,7 +43,7 @@ Valid until {ends}, for one enrolment.
    Enter the code that the {device} shows.
 4. Write down the recovery codes, and keep them in a safe place.
 
-Anybody who has this ticket can enrol in your place: do not forward it.
+Anybody with this ticket can enrol in your place: do not forward it.
 """
 PHONE = ("Install an authenticator app on your phone.", "Enter the shown key in the app, or scan the QR code.", "app")
 FOB = ("Have your key fob ready.", "Press the button of the key fob.", "key fob")

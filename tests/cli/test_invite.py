@@ -115,7 +115,7 @@ def test_wrong_usage_changes_nothing(site: Site, arguments: list[str], problem: 
 
 
 def test_an_empty_list_of_users_is_an_error(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "nobody").write_text("# nobody\n")
-    done = site.command("invite", "--from", str(tmp_path / "nobody"), "--output", "-")
+    (tmp_path / "empty").write_text("# empty\n")
+    done = site.command("invite", "--from", str(tmp_path / "empty"), "--output", "-")
     assert done.returncode == 1
     assert "has no user names" in done.stderr
