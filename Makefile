@@ -35,7 +35,7 @@ DATA = pam_totp/system/data
 DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo portal test bench bench-database bench-fleet bench-portal cover cover-all fuzz torture requirements audit lint
+.PHONY: demo portal test bench bench-database bench-fleet bench-portal cover cover-all fuzz torture requirements audit lint texts
 .PHONY: build venv install fleet-demo want-root uninstall clean help want-test booted systems test-roots
 .PHONY: test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-fleet need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
@@ -132,6 +132,10 @@ systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## run demo and tests 
 
 test-roots: need-systems build venv  ## test the tool that makes bare roots, as root
 	PAM_TOTP_SYSTEMS=1 $(BIN)/python -m pytest -p no:xdist --quiet tests/systems/test_roots.py
+
+# `texts` finds the marked texts, and keeps the translations. ARGS=it adds Italian. docs/translating.md has the steps.
+texts: venv  ## update the portal's translations after a change of a text (ARGS=it)
+	@$(BIN)/python -m tools.texts $(ARGS)
 
 # `test-django` makes environments in build/django, and installs pam_totp there as docs/web.md describes. The newest Django
 # may need the newest Python of this machine.

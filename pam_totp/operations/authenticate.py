@@ -138,14 +138,14 @@ def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
         return "presented", {"what": decision.outcome.value} | fields
     if not decision.outcome.accepted:
         return "refused", {"reason": decision.outcome.value} | fields
-    fields |= {"recovery_left": _recovery_left(decision), "refused_before": decision.refused_before or None}
+    fields |= {"recovery_left": recovery_left(decision), "refused_before": decision.refused_before or None}
     return "accepted", {"by": decision.outcome.value} | fields
 
 
 def remarks(decision: Decision) -> list[str]:
     """Return the messages for the user after an accepted answer."""
     found = ["temporary code used"] if decision.outcome is Outcome.TEMPORARY else []
-    left = _recovery_left(decision)
+    left = recovery_left(decision)
     if left is not None:
         found.append(f"recovery code used, {left} left")
     refused = decision.refused_before
@@ -160,5 +160,6 @@ def _short(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:MAX_ORIGIN])
 
 
-def _recovery_left(decision: Decision) -> int | None:
+def recovery_left(decision: Decision) -> int | None:
+    """Return the number of recovery codes that are left after one was used, or None."""
     return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None

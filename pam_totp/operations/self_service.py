@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pam_totp.core.answer import Answer
+from pam_totp.core.fields import MAX_TEXT
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, NEW_RECOVERY_CODES, Token, UserRecord
 from pam_totp.core.serials import serial_key
@@ -54,7 +55,8 @@ class Reason(StrEnum):
     NAME_IN_USE = "name-in-use"
     TOKEN_KNOWN = "token-known"
     SERIAL_TAKEN = "serial-taken"
-    INVALID_VALUE = "invalid-value"
+    INVALID_NAME = "invalid-name"
+    INVALID_KEY = "invalid-key"
 
 
 TEXTS = {
@@ -73,30 +75,30 @@ TEXTS = {
     Reason.NAME_IN_USE: "You already have a token of that name.",
     Reason.TOKEN_KNOWN: "You already have this token.",
     Reason.SERIAL_TAKEN: "Another user has a token with this serial number. Ask your administrator.",
-    Reason.INVALID_VALUE: "This value is not valid: {}.",
+    Reason.INVALID_NAME: f"This name is not valid: it must be 1 to {MAX_TEXT} printable characters.",
+    Reason.INVALID_KEY: "This key is not valid. Compare it with the key of the token: it has 112 to 1024 bits.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The reason of a change that failed, and the form field that it concerns. The text contains `detail`."""
+    """The reason of a change that failed, and the form field that it concerns."""
 
     field: str
     reason: Reason
-    detail: str = ""
 
     @property
     def text(self) -> str:
-        """The text for the user."""
-        return TEXTS[self.reason].format(self.detail)
+        """The text for the user, in English."""
+        return TEXTS[self.reason]
 
 
 class Unfit(Exception):
     """A change is not possible with the current record."""
 
-    def __init__(self, field: str, reason: Reason, detail: str = "") -> None:
+    def __init__(self, field: str, reason: Reason) -> None:
         super().__init__(reason)
-        self.problem = Problem(field, reason, detail)
+        self.problem = Problem(field, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +265,8 @@ class Factors:
                 raise Unfit("name", Reason.NAME_IN_USE)
             try:
                 return record.with_changed(token, token.renamed(new)), token
-            except ValueError as e:
-                raise Unfit("name", Reason.INVALID_VALUE, str(e)) from None
+            except ValueError:
+                raise Unfit("name", Reason.INVALID_NAME) from None
 
         try:
             token = self._store.update(asking.user, renamed)

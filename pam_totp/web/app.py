@@ -24,13 +24,14 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, host_header, pages_signin, pages_tokens, request_limits
+from pam_totp.web import filters, host_header, pages_signin, pages_tokens, request_limits, texts
 from pam_totp.web.headers import HEADERS, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
 from pam_totp.web.session_cookie import Cookies, current_session
 from pam_totp.web.sessions import Sessions, Step
+from pam_totp.web.texts import gettext, lazy_gettext
 
 FORM = "application/x-www-form-urlencoded"
 MAX_REQUEST = 16 * 1024  # bytes, more than the longest form
@@ -65,6 +66,7 @@ def create_app(config: Config) -> Flask:
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
     filters.add_to(app)
+    texts.add_to(app)
     app.context_processor(
         lambda: {
             "sign_in": current_session().state,
@@ -100,16 +102,17 @@ def _refuse_foreign_requests() -> Response | None:
     """
     config = current_portal().config
     if config.hosts and not host_header.is_listed(request.host, config.hosts):  # prevents DNS rebinding
-        text = "This server does not answer to that host name. Check the address."
-        return _message_page("Unknown host name", text, status=400)
+        text = gettext("This server does not answer to that host name. Check the address.")
+        return _message_page(gettext("Unknown host name"), text, status=400)
     if config.tls and not request.is_secure:
-        return _message_page("https is required", "This page requires https. Check the address.", status=400)
+        text = gettext("This page requires https. Check the address.")
+        return _message_page(gettext("https is required"), text, status=400)
     if request.method == "POST" and _is_from_another_site():
-        text = "This form was sent from another site. Nothing was changed."
-        return _message_page("Form of another site", text, status=403)
+        text = gettext("This form was sent from another site. Nothing was changed.")
+        return _message_page(gettext("Form of another site"), text, status=403)
     if _is_embedded_elsewhere():
-        text = "This page cannot be part of another site. Open it by its address."
-        return _message_page("Part of another site", text, status=403)
+        text = gettext("This page cannot be part of another site. Open it by its address.")
+        return _message_page(gettext("Part of another site"), text, status=403)
     return None
 
 
@@ -138,13 +141,19 @@ def _add_headers(response: Response) -> Response:
 
 
 HTTP_ERRORS = {
-    404: ("Page not found", "This address has no page. Check it for a typing error."),
-    405: ("Request not supported", "This page does not accept that request. Nothing was changed."),
-    413: ("The form is too long", "The form is too long. Nothing was changed."),
-    429: ("Too many attempts", "Too many attempts. Try again in {}."),
+    404: (
+        lazy_gettext("Page not found"),
+        lazy_gettext("This address has no page. Check it for a typing error."),
+    ),
+    405: (
+        lazy_gettext("Request not supported"),
+        lazy_gettext("This page does not accept that request. Nothing was changed."),
+    ),
+    413: (lazy_gettext("The form is too long"), lazy_gettext("The form is too long. Nothing was changed.")),
+    429: (lazy_gettext("Too many attempts"), lazy_gettext("Too many attempts. Try again later.")),
 }
-OTHER_HTTP_ERROR = "The request failed", "The request failed. Nothing was changed."
-NO_COOKIE = (
+OTHER_HTTP_ERROR = lazy_gettext("The request failed"), lazy_gettext("The request failed. Nothing was changed.")
+NO_COOKIE = lazy_gettext(
     "Your browser sent no cookie with this form. Nothing was changed. Allow cookies for this site, then open the page"
     " again and fill in the form."
 )
@@ -154,31 +163,31 @@ def _add_error_pages(app: Flask) -> None:
     def form_expired(_: CSRFError) -> Response:
         # Other forms are on pages that need the cookie. They expire, for example after a sign-out in another tab.
         if request.endpoint == request_limits.SIGN_IN and not cast(Cookies, app.session_interface).was_sent(request):
-            return _message_page("Your browser blocks cookies", NO_COOKIE, status=400)
-        text = "This form is out of date and was ignored. Nothing was changed."
-        return _message_page("The form is out of date", text, status=400)
+            return _message_page(gettext("Your browser blocks cookies"), gettext(NO_COOKIE), status=400)
+        text = gettext("This form is out of date and was ignored. Nothing was changed.")
+        return _message_page(gettext("The form is out of date"), text, status=400)
 
     def out_of_reach(error: StoreError | ClientError) -> Response:
         sink, user = current_portal().config.sink, current_session().state.user
         audit_log.write(sink, SERVICE, "error", user=user, problem=str(error))
-        text = "Your tokens are not available now. Wait a minute, then try again."
-        return _message_page("Not available now", text, status=503, retry_after=A_MINUTE)
+        text = gettext("Your tokens are not available now. Wait a minute, then try again.")
+        return _message_page(gettext("Not available now"), text, status=503, retry_after=A_MINUTE)
 
     def too_many_checks(_: TooManyChecks) -> Response:
-        text = "Too many people are signing in now. Wait a minute, then try again."
-        return _message_page("Too many sign-ins", text, status=503, retry_after=A_MINUTE)
+        text = gettext("Too many people are signing in now. Wait a minute, then try again.")
+        return _message_page(gettext("Too many sign-ins"), text, status=503, retry_after=A_MINUTE)
 
     def http_error(error: HTTPException) -> Response:
-        title, text = HTTP_ERRORS.get(error.code or 0, OTHER_HTTP_ERROR)
+        title, text = map(gettext, HTTP_ERRORS.get(error.code or 0, OTHER_HTTP_ERROR))
         seconds = error.retry_after if isinstance(error, TooManyRequests) else None
         if isinstance(seconds, int):
-            text = text.format(filters.duration(seconds))
+            text = gettext("Too many attempts. Try again in %(time)s.", time=filters.duration(seconds))
         return _message_page(title, text, status=error.code or 500, retry_after=seconds)
 
     def internal_error(error: Exception) -> Response:
         app.logger.exception("internal error", exc_info=error)
-        text = "Check whether your last change was made, and tell your administrator."
-        return _message_page("Internal error", text, status=500)
+        text = gettext("Check whether your last change was made, and tell your administrator.")
+        return _message_page(gettext("Internal error"), text, status=500)
 
     app.register_error_handler(CSRFError, form_expired)
     app.register_error_handler(StoreError, out_of_reach)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pam_totp.core.record import HotpToken, Token, TotpToken
 from pam_totp.web.portal import current_portal
+from pam_totp.web.texts import gettext, ngettext
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400  # seconds
 RECENT_DAYS = 31  # the age up to which a page shows the age instead of the date
@@ -23,10 +24,11 @@ def add_to(app: Flask) -> None:
 def time_ago(seconds: int | None) -> str | Markup:
     """Format Unix seconds as the time since then, or after RECENT_DAYS or if it lies ahead, as a UTC time.
 
-    The time to the minute is in the attributes of the element, for machines and as a tooltip.
+    The time to the minute is in the attributes of the element, for machines and as a tooltip. The script of the page
+    shows it in the browser's time zone.
     """
     if seconds is None:
-        return "never"
+        return gettext("never")
     moment = time.gmtime(seconds)
     for_machines, exact = time.strftime("%Y-%m-%dT%H:%MZ", moment), time.strftime("%Y-%m-%d %H:%M UTC", moment)
     text = _ago(current_portal().config.now() - seconds) or exact
@@ -35,41 +37,48 @@ def time_ago(seconds: int | None) -> str | Markup:
 
 def duration(seconds: int) -> str:
     """Return a duration for a user, in the largest unit of which it has at least two. Round up."""
-    unit, name = next(
-        (u, n) for u, n in ((HOUR, "hour"), (MINUTE, "minute"), (1, "second")) if seconds >= 2 * u or u == 1
-    )
-    count = -(-seconds // unit)
-    return f"1 {name}" if count == 1 else f"{count} {name}s"
+    if seconds >= 2 * HOUR:
+        return ngettext("%(num)d hour", "%(num)d hours", -(-seconds // HOUR))
+    if seconds >= 2 * MINUTE:
+        return ngettext("%(num)d minute", "%(num)d minutes", -(-seconds // MINUTE))
+    return ngettext("%(num)d second", "%(num)d seconds", seconds)
 
 
 def _ago(age: int) -> str | None:
     if 0 <= age < MINUTE:
-        return "less than a minute ago"
-    for unit, length, limit in ((DAY, "day", RECENT_DAYS * DAY), (HOUR, "hour", DAY), (MINUTE, "minute", HOUR)):
-        if unit <= age < limit:
-            count = age // unit
-            return f"1 {length} ago" if count == 1 else f"{count} {length}s ago"
+        return gettext("less than a minute ago")
+    if MINUTE <= age < HOUR:
+        return ngettext("%(num)d minute ago", "%(num)d minutes ago", age // MINUTE)
+    if HOUR <= age < DAY:
+        return ngettext("%(num)d hour ago", "%(num)d hours ago", age // HOUR)
+    if DAY <= age < RECENT_DAYS * DAY:
+        return ngettext("%(num)d day ago", "%(num)d days ago", age // DAY)
     return None
 
 
 def token_kind(token: Token) -> str:
     """Return the kind of a token in a user's words. A serial number is on a key fob; phone apps have none."""
     if isinstance(token, TotpToken):
-        device = "phone app" if token.serial is None else "key fob"
-        return f"{device}: a new code every {token.period} seconds"
-    return "key fob: a new code at every press of the button"
+        if token.serial is None:
+            return gettext("phone app: a new code every %(seconds)d seconds", seconds=token.period)
+        return gettext("key fob: a new code every %(seconds)d seconds", seconds=token.period)
+    return gettext("key fob: a new code at every press of the button")
 
 
 def token_state(token: Token) -> str:
     """Return a description of the token's state."""
     if not token.confirmed:
-        return "not active yet: enter two codes to activate it"
+        return gettext("not active yet: enter two codes to activate it")
     if not token.enabled:
-        return "disabled by an administrator"
+        return gettext("disabled by an administrator")
     if isinstance(token, HotpToken):
-        return "in step at its last code" if token.last_used is not None else "in step when it was issued"
+        if token.last_used is not None:
+            return gettext("in step at its last code")
+        return gettext("in step when it was issued")
     assert isinstance(token, TotpToken)
     if token.drift == 0:
-        return "in step"
-    direction = "ahead" if token.drift > 0 else "behind"
-    return f"in step: its clock is {abs(token.drift) * token.period} seconds {direction}, which is corrected"
+        return gettext("in step")
+    seconds = abs(token.drift) * token.period
+    if token.drift > 0:
+        return gettext("in step: its clock is %(seconds)d seconds ahead, which is corrected", seconds=seconds)
+    return gettext("in step: its clock is %(seconds)d seconds behind, which is corrected", seconds=seconds)

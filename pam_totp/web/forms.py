@@ -13,13 +13,18 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+import wtforms
 from flask_wtf import FlaskForm
 from wtforms import Field, PasswordField, SelectField, StringField
 from wtforms.validators import DataRequired, Length, Optional, ValidationError
 
+from pam_totp.core import fields
 from pam_totp.core.answer import CODE_LENGTHS, MAX_ANSWER, RECOVERY_LENGTH, Answer
 from pam_totp.core.fields import MAX_TEXT
 from pam_totp.core.oath import ALGORITHMS
+from pam_totp.operations.self_service import Problem, Reason
+from pam_totp.web import texts
+from pam_totp.web.texts import gettext, lazy_gettext
 
 _CODE = {"inputmode": "numeric", "autocomplete": "one-time-code", "spellcheck": "false", "autocapitalize": "off"}
 # A recovery code has letters, which a numeric keyboard lacks.
@@ -30,14 +35,33 @@ _AROUND += "\u202f\u205f\u2060\u3000\ufeff"
 _TEXT = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off"}
 
 
-_DIGITS = f"{min(CODE_LENGTHS)} to {max(CODE_LENGTHS)} digits"
-NO_CODE = f"This is not a code: a code has {_DIGITS}. Codes in a row must have the same length."
-NO_RECOVERY_CODE = f"This is not a recovery code: a recovery code has {RECOVERY_LENGTH} letters and digits."
-NO_PROOF = f"This is not a code: a code has {_DIGITS}, and a recovery code {RECOVERY_LENGTH} letters and digits."
+def no_code() -> str:
+    return gettext(
+        "This is not a code: a code has %(least)d to %(most)d digits. Codes in a row must have the same length.",
+        least=min(CODE_LENGTHS),
+        most=max(CODE_LENGTHS),
+    )
 
 
-def _required(what: str, max_length: int) -> list[Any]:
-    return [DataRequired(f"Enter {what}."), Length(max=max_length, message="This text is too long.")]
+def no_recovery_code() -> str:
+    return gettext(
+        "This is not a recovery code: a recovery code has %(length)d letters and digits.", length=RECOVERY_LENGTH
+    )
+
+
+def no_proof() -> str:
+    return gettext(
+        "This is not a code: a code has %(least)d to %(most)d digits, and a recovery code %(length)d letters and"
+        " digits.",
+        least=min(CODE_LENGTHS),
+        most=max(CODE_LENGTHS),
+        length=RECOVERY_LENGTH,
+    )
+
+
+def _required(request: str, max_length: int) -> list[Any]:
+    """Return the validators of a required field. `request` is the error of an empty field."""
+    return [DataRequired(request), Length(max=max_length, message=lazy_gettext("This text is too long."))]
 
 
 def answer_bytes(text: str | None) -> bytes:
@@ -57,14 +81,20 @@ def _is_either(answer: Answer) -> bool:
     return answer.is_well_formed
 
 
-def _answer(what: str, has_shape: Callable[[Answer], bool], otherwise: str) -> list[Any]:
-    """Return the validators of a field for an answer. `otherwise` is the error of another shape."""
+def _answer(request: str, has_shape: Callable[[Answer], bool], otherwise: Callable[[], str]) -> list[Any]:
+    """Return the validators of a field for an answer. `otherwise` returns the error of another shape."""
 
     def check(_: FlaskForm, field: Field) -> None:
         if not has_shape(Answer.parse(answer_bytes(field.data))):
-            raise ValidationError(otherwise)
+            raise ValidationError(otherwise())
 
-    return [*_required(what, MAX_ANSWER), check]
+    return [*_required(request, MAX_ANSWER), check]
+
+
+def _is_printable(_: FlaskForm, field: Field) -> None:
+    """Check a name, as the record does."""
+    if fields.text(field.data) is not None:
+        raise ValidationError(texts.of_problem(Problem(field.name, Reason.INVALID_NAME)))
 
 
 def _trimmed(text: str | None) -> str | None:
@@ -74,22 +104,24 @@ def _trimmed(text: str | None) -> str | None:
 
 class SignInForm(FlaskForm):  # type: ignore[misc]
     user = StringField(
-        "User name",
-        _required("your user name", MAX_TEXT),
+        lazy_gettext("User name"),
+        _required(lazy_gettext("Enter your user name."), MAX_TEXT),
         filters=[_trimmed],
         render_kw={"autocomplete": "username", "autocapitalize": "off", "spellcheck": "false"},
     )
     # InputRequired is omitted, because a blank and a wrong password must get the same page after the same time.
     password = PasswordField(
-        "Password", [Length(max=MAX_ANSWER)], render_kw={"autocomplete": "current-password", "required": True}
+        lazy_gettext("Password"),
+        [Length(max=MAX_ANSWER, message=lazy_gettext("This text is too long."))],
+        render_kw={"autocomplete": "current-password", "required": True},
     )
 
 
 class CodeForm(FlaskForm):  # type: ignore[misc]
     proof = StringField(
-        "One-time code",
-        _answer("the code", _is_either, NO_CODE),
-        description="From your phone app or key fob. Two codes in a row also work.",
+        lazy_gettext("One-time code"),
+        _answer(lazy_gettext("Enter the code."), _is_either, no_code),
+        description=lazy_gettext("From your phone app or key fob. Two codes in a row also work."),
         render_kw=_CODE,
     )
 
@@ -98,9 +130,9 @@ class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
     """The form for a recovery code. Its field selects a full keyboard, because a recovery code has letters."""
 
     proof = StringField(
-        "Recovery code",
-        _answer("the recovery code", _is_recovery_code, NO_RECOVERY_CODE),
-        description="One of the recovery codes that you saved. Each works once.",
+        lazy_gettext("Recovery code"),
+        _answer(lazy_gettext("Enter the recovery code."), _is_recovery_code, no_recovery_code),
+        description=lazy_gettext("One of the recovery codes that you saved. Each works once."),
         render_kw=_TEXT,
     )
 
@@ -109,9 +141,8 @@ class FormWithProof(FlaskForm):  # type: ignore[misc]
     """A form that asks for a code from a token that the user already has."""
 
     proof = StringField(
-        "A code from a token that you already use",
-        _answer("a code", _is_either, NO_PROOF),
-        description="Enter a new code: the code that you signed in with is used up. A recovery code also works.",
+        lazy_gettext("A code from a token that you already use"),
+        _answer(lazy_gettext("Enter a code."), _is_either, no_proof),
         render_kw=_CODE_WITH_LETTERS,
     )
 
@@ -122,17 +153,19 @@ class FormWithProof(FlaskForm):  # type: ignore[misc]
 
 class NameForm(FlaskForm):  # type: ignore[misc]
     name = StringField(
-        "Name",
-        _required("a name", MAX_TEXT),
+        lazy_gettext("Name"),
+        [*_required(lazy_gettext("Enter a name."), MAX_TEXT), _is_printable],
         filters=[_trimmed],
-        description="Choose a new name, such as “phone” or “old phone”.",
+        description=lazy_gettext("Choose a new name, such as “phone” or “old phone”."),
         render_kw=_TEXT,
     )
 
 
 class ScanForm(FormWithProof):
     code = StringField(
-        "The code that the app shows", _answer("the code that the app shows", _is_code, NO_CODE), render_kw=_CODE
+        lazy_gettext("The code that the app shows"),
+        _answer(lazy_gettext("Enter the code that the app shows."), _is_code, no_code),
+        render_kw=_CODE,
     )
 
 
@@ -149,59 +182,87 @@ class Kind(StrEnum):
         return {Kind.EVERY_30_SECONDS: 30, Kind.EVERY_60_SECONDS: 60}.get(self)
 
 
+KINDS = {
+    Kind.BUTTON: lazy_gettext("at every press"),
+    Kind.EVERY_30_SECONDS: lazy_gettext("every 30 seconds"),
+    Kind.EVERY_60_SECONDS: lazy_gettext("every 60 seconds"),
+}
+
+
+def _choice(value: str, label: str) -> Any:
+    """Return a choice of a SelectField. WTForms before version 3.3 takes pairs."""
+    make = getattr(wtforms.fields, "SelectChoice", None)
+    return (value, label) if make is None else make(value, label)
+
+
 class HardwareTokenForm(FormWithProof):
     serial = StringField(
-        "Serial number",
-        _required("the serial number", MAX_TEXT),
+        lazy_gettext("Serial number"),
+        [*_required(lazy_gettext("Enter the serial number."), MAX_TEXT), _is_printable],
         filters=[_trimmed],
-        description="On the back of the key fob.",
+        description=lazy_gettext("On the back of the key fob."),
         render_kw=_TEXT,
     )
     codes = StringField(
-        "Two codes in a row",
-        _answer("two codes", _is_code, NO_CODE),
-        description="Enter a code and then the next code, in this field or one after the other. For the next code,"
-        " press the button again or, if there is no button, wait for it.",
+        lazy_gettext("Two codes in a row"),
+        _answer(lazy_gettext("Enter two codes."), _is_code, no_code),
+        description=lazy_gettext(
+            "Enter a code and then the next code, in this field or one after the other. For the next code, press the"
+            " button again or, if there is no button, wait for it."
+        ),
         render_kw=_CODE,
     )
     kind = SelectField(
-        "A new code appears",
-        choices=[str(kind) for kind in Kind],
+        lazy_gettext("A new code appears"),
+        choices=[_choice(str(kind), text) for kind, text in KINDS.items()],
         default=str(Kind.BUTTON),
-        description="For a key fob with a clock, one code is enough instead of two in a row.",
+        description=lazy_gettext("For a key fob with a clock, one code is enough instead of two in a row."),
     )
-    digits = SelectField("Digits of a code", choices=[str(n) for n in sorted(CODE_LENGTHS)], default="6")
-    algorithm = SelectField("Algorithm", choices=list(ALGORITHMS), default="SHA1")
+    digits = SelectField(lazy_gettext("Digits of a code"), choices=[str(n) for n in sorted(CODE_LENGTHS)], default="6")
+    algorithm = SelectField(lazy_gettext("Algorithm"), choices=list(ALGORITHMS), default="SHA1")
     key = StringField(
-        "Key",
-        [Optional(), Length(max=MAX_ANSWER)],
-        description="In Base32, or in hexadecimal with “hex:” in front.",
+        lazy_gettext("Key"),
+        [Optional(), Length(max=MAX_ANSWER, message=lazy_gettext("This text is too long."))],
+        description=lazy_gettext("In Base32, or in hexadecimal with “hex:” in front."),
         render_kw=_TEXT,
     )
 
 
-NEXT = {True: "press the button again", False: "wait for the next code"}  # by_button -> the way to the next code
+FIRST_HINT = {  # by_button -> the hint of the field for both codes
+    True: lazy_gettext(
+        "Enter a code, press the button again, and enter that too, in this field or one after the other."
+    ),
+    False: lazy_gettext(
+        "Enter a code, wait for the next code, and enter that too, in this field or one after the other."
+    ),
+}
+NEXT_HINT = {  # by_button -> the hint of the field for the second code
+    True: lazy_gettext("The first code has arrived. Now press the button again, and enter it."),
+    False: lazy_gettext("The first code has arrived. Now wait for the next code, and enter it."),
+}
 
 
 class ResyncForm(FlaskForm):  # type: ignore[misc]
-    codes = StringField("Two codes in a row", _answer("two codes", _is_code, NO_CODE), render_kw=_CODE)
+    codes = StringField(
+        lazy_gettext("Two codes in a row"),
+        _answer(lazy_gettext("Enter two codes."), _is_code, no_code),
+        render_kw=_CODE,
+    )
 
     def fit(self, *, by_button: bool, is_next: bool) -> None:
         """Set the label and the hint for the kind of the token. `is_next`: the first code has arrived."""
         if is_next:
-            self.codes.label.text = "The next code"
-            self.codes.description = f"The first code has arrived. Now {NEXT[by_button]}, and enter it."
-        else:
-            how = NEXT[by_button]
-            self.codes.description = f"Enter a code, {how}, and enter that too, in this field or one after the other."
+            self.codes.label.text = gettext("The next code")
+        self.codes.description = (NEXT_HINT if is_next else FIRST_HINT)[by_button]
 
 
 class NextCodeForm(FlaskForm):  # type: ignore[misc]
     codes = StringField(
-        "The next code",
-        _answer("the next code", _is_code, NO_CODE),
-        description="The first code has arrived. Press the button again or, if there is no button, wait for the next"
-        " code.",
+        lazy_gettext("The next code"),
+        _answer(lazy_gettext("Enter the next code."), _is_code, no_code),
+        description=lazy_gettext(
+            "The first code has arrived. Press the button again or, if there is no button, wait for the next code."
+        ),
         render_kw=_CODE,
     )
 

@@ -18,16 +18,17 @@ from pam_totp.web.forms import CodeForm, RecoveryCodeForm, SignInForm, answer_by
 from pam_totp.web.portal import SERVICE, current_portal, name_for_log, redirect_to
 from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
+from pam_totp.web.texts import gettext, lazy_gettext
 
 P = ParamSpec("P")
 Page = str | Response | tuple[str, int] | dict[str, int]
 
-WRONG_PASSWORD = "User name and password do not match."
-REFUSED_RECOVERY = (
+WRONG_PASSWORD = lazy_gettext("User name and password do not match.")
+REFUSED_RECOVERY = lazy_gettext(
     "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
 )
-ENDED_TITLE = "Your session has ended"
-ENDED = "You were signed out. Every change that the portal reported was made. Sign in again."
+ENDED_TITLE = lazy_gettext("Your session has ended")
+ENDED = lazy_gettext("You were signed out. Every change that the portal reported was made. Sign in again.")
 
 pages = Blueprint("signin", __name__)
 
@@ -75,7 +76,7 @@ def sign_in() -> Page:
     if not config.passwords.verify(user, form.password.data or "", partial(hold, request.environ)):
         name = name_for_log(user)
         audit_log.write(config.sink, SERVICE, "refused", user=name, reason="password", rhost=request.remote_addr)
-        form.password.errors = [WRONG_PASSWORD]
+        form.password.errors = [gettext(WRONG_PASSWORD)]
         return render_template("sign_in.html", form=form), 401
     if current_portal().second_factor.is_required(user):
         current_session().start(Step.PASSWORD, user)
@@ -109,19 +110,14 @@ def code() -> Page:
     result = current_portal().second_factor.verify(requester(form.proof.data), session.take_earlier())
     if not result.accepted:
         session.set_earlier(result.earlier)
-        form.proof.errors = [REFUSED_RECOVERY if isinstance(form, RecoveryCodeForm) else REFUSED]
+        form.proof.errors = [gettext(REFUSED_RECOVERY if isinstance(form, RecoveryCodeForm) else REFUSED)]
         return render_template("code.html", form=form), 401
     user = requester().user
     session.start(Step.SIGNED_IN, user, by_code=True)
     request_limits.remember_network(user)
     for message in result.messages:
-        flash(_sentence(message))
+        flash(message)
     return redirect_to("tokens.overview")
-
-
-def _sentence(text: str) -> str:
-    """Return a login's message as a sentence: with a capital letter and a full stop."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
 @pages.post("/prolong")
@@ -140,4 +136,4 @@ def sign_out() -> Page:
 def signed_out() -> Page:
     if current_session().state.step is not Step.ANONYMOUS:
         return redirect_to("tokens.overview")
-    return render_template("message.html", heading="Signed out", text="You are signed out.")
+    return render_template("message.html", heading=gettext("Signed out"), text=gettext("You are signed out."))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from flask import Blueprint, abort, flash, render_template, request
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from werkzeug import Response
 
 from pam_totp.core.oath import DEFAULT_PERIOD
@@ -16,6 +16,7 @@ from pam_totp.formats import qr
 from pam_totp.formats.otpauth import to_uri, typed_secret
 from pam_totp.operations.enroll import grouped_key, new_token, valid_recovery_codes
 from pam_totp.operations.self_service import Problem, Reason, conflict, is_last
+from pam_totp.web import texts
 from pam_totp.web.filters import duration
 from pam_totp.web.forms import (
     FormWithProof,
@@ -33,15 +34,20 @@ from pam_totp.web.pages_signin import Page, requester, requires_sign_in
 from pam_totp.web.portal import current_portal, redirect_to
 from pam_totp.web.session_cookie import current_session
 from pam_totp.web.sessions import Step
+from pam_totp.web.texts import gettext, lazy_gettext
 
-NEW_CODE = "Enter a new code: the code that you signed in with is used up."
-NEW_CODE_BY_BUTTON = "Press the button for a new code: the code that you signed in with is used up."
-NEXT_CODE = Markup("The code that you signed in with is used up. The next code appears {}.")
-RECOVERY_ALSO = "A recovery code also works."
+NEW_CODE = lazy_gettext("Enter a new code: the code that you signed in with is used up. A recovery code also works.")
+NEW_CODE_BY_BUTTON = lazy_gettext(
+    "Press the button for a new code: the code that you signed in with is used up. A recovery code also works."
+)
+# The script of the page replaces "in 20 seconds", and "now" follows it.
+NEXT_CODE = lazy_gettext(
+    "The code that you signed in with is used up. The next code appears %(when)s. A recovery code also works."
+)
 
 pages = Blueprint("tokens", __name__)
 
-ALREADY_DONE = "This change was already made, or the page has expired. Check your tokens below."
+ALREADY_DONE = lazy_gettext("This change was already made, or the page has expired. Check your tokens below.")
 
 
 @pages.before_request
@@ -76,19 +82,17 @@ def _proof_form() -> ProofForm:
     return form
 
 
-def _new_code_hint(record: UserRecord, now: int) -> Markup:
+def _new_code_hint(record: UserRecord, now: int) -> str:
     """Return a hint on how to get a code that is not used up, with the seconds until a clock shows it."""
     active = [t for t in record.tokens if t.active]
     waits = [(t.next_factor - t.drift) * t.period - now for t in active if isinstance(t, TotpToken)]
     if not waits:
-        how: str = NEW_CODE_BY_BUTTON
-    elif len(waits) == len(active) and min(waits) > 0:
-        how = NEXT_CODE.format(
-            Markup('<span data-countdown="{0}">in {1}</span>').format(min(waits), duration(min(waits)))
-        )
-    else:
-        how = NEW_CODE
-    return Markup("{} {}").format(how, RECOVERY_ALSO)
+        return gettext(NEW_CODE_BY_BUTTON)
+    if len(waits) == len(active) and min(waits) > 0:
+        when = gettext("in %(time)s", time=duration(min(waits)))
+        countdown = Markup('<span data-countdown="{}" data-now="{}">{}</span>')
+        return escape(gettext(NEXT_CODE)) % {"when": countdown.format(min(waits), gettext("now"), when)}
+    return gettext(NEW_CODE)
 
 
 def _proof(form: FormWithProof) -> str | None:
@@ -98,7 +102,7 @@ def _proof(form: FormWithProof) -> str | None:
 def _show_problem(form: FormWithProof, problem: Problem) -> None:
     """Show the problem beside its field, or beside the first field if the form has no such field."""
     field = form[problem.field] if problem.field in form else next(f for f in form if f.name != "csrf_token")
-    field.errors = [problem.text]
+    field.errors = [texts.of_problem(problem)]
 
 
 def _finish_enrolment(name: str) -> Page:
@@ -106,7 +110,7 @@ def _finish_enrolment(name: str) -> Page:
     session = current_session()
     session.start(Step.SIGNED_IN, session.state.user, by_code=True)
     session.end_others()
-    flash(f"{name} is in use now.")
+    flash(gettext("%(name)s is in use now.", name=name))
     return redirect_to("tokens.overview")
 
 
@@ -147,8 +151,8 @@ def requires_permission_to_add(view: Callable[[], Page]) -> Callable[[], Page]:
 @requires_permission_to_add
 def add_phone_form() -> Page:
     form = NameForm()
-    used_names = {t.name for t in _user_record().tokens}
-    form.name.data = next(n for n in ("phone", *(f"phone {i}" for i in range(2, 99))) if n not in used_names)
+    used_names, first = {t.name for t in _user_record().tokens}, gettext("phone")
+    form.name.data = next(n for n in (first, *(f"{first} {i}" for i in range(2, 99))) if n not in used_names)
     return render_template("add_phone.html", form=form)
 
 
@@ -157,23 +161,19 @@ def add_phone_form() -> Page:
 def add_phone() -> Page:
     form = NameForm()
     if form.validate():
-        try:
-            token = new_token(
-                "totp",
-                name=form.name.data,
-                secret=secrets.token_bytes(NEW_SECRET),
-                algorithm="SHA1",
-                digits=6,
-                now=current_portal().config.now(),
-            )
-        except ValueError as e:
-            form.name.errors = [Problem("name", Reason.INVALID_VALUE, str(e)).text]
-        else:
-            reason = conflict(_user_record(), token)  # so that a conflict is reported before the user scans the QR code
-            if reason is None:
-                current_session().set_pending(token)
-                return redirect_to("tokens.scan_form")
-            form.name.errors = [Problem("name", reason).text]
+        token = new_token(
+            "totp",
+            name=form.name.data,
+            secret=secrets.token_bytes(NEW_SECRET),
+            algorithm="SHA1",
+            digits=6,
+            now=current_portal().config.now(),
+        )
+        reason = conflict(_user_record(), token)  # so that a conflict is reported before the user scans the QR code
+        if reason is None:
+            current_session().set_pending(token)
+            return redirect_to("tokens.scan_form")
+        form.name.errors = [texts.of_problem(Problem("name", reason))]
     return render_template("add_phone.html", form=form), 422
 
 
@@ -182,7 +182,7 @@ def add_phone() -> Page:
 def scan_form() -> Page:
     token = current_session().pending_token
     if token is None:
-        flash(ALREADY_DONE)
+        flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
     return _scan_page(token, _without_needless_proof(ScanForm(), _user_record()))
 
@@ -194,7 +194,7 @@ def scan() -> Page:
     form = _without_needless_proof(ScanForm(), _user_record())
     token = session.take_pending()  # only one request gets the token if the form is sent twice
     if token is None:
-        flash(ALREADY_DONE)
+        flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
     if form.validate():
         problem = current_portal().factors.add(requester(_proof(form)), token, answer_bytes(form.code.data))
@@ -222,7 +222,7 @@ def _scan_page(token: Token, form: FormWithProof) -> str:
 @requires_sign_in
 def cancel() -> Page:
     current_session().set_pending(None)
-    flash("Nothing was added.")
+    flash(gettext("Nothing was added."))
     return redirect_to("tokens.overview")
 
 
@@ -264,7 +264,7 @@ def next_code() -> Page:
         return render_template("next_code.html", form=form), 422
     first = current_session().take_first_code("tokens.add_token")
     if first is None:
-        flash(ALREADY_DONE)
+        flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
     whole = _without_needless_proof(HardwareTokenForm(formdata=None, data=first.fields), _user_record())
     return _add_token(whole, first.fields | {"codes": _as_row(first.fields["codes"], form.codes.data)})
@@ -310,8 +310,8 @@ def _enroll(fields: dict[str, str]) -> Token | Problem:
             now=current_portal().config.now(),
             period=period or DEFAULT_PERIOD,
         ).with_serial(serial)
-    except ValueError as e:
-        return Problem("key", Reason.INVALID_VALUE, str(e))
+    except ValueError:
+        return Problem("key", Reason.INVALID_KEY)
     problem = current_portal().factors.add(
         requester(fields.get("proof")),
         token,
@@ -346,9 +346,9 @@ def resync() -> Page:
         codes = typed if first is None else _as_row(first.fields["codes"], typed)
         problem = current_portal().factors.resync(requester(), token.name, answer_bytes(codes))
         if problem is None:
-            flash(f"{token.name} is back in step.")
+            flash(gettext("%(name)s is back in step.", name=token.name))
             return redirect_to("tokens.overview")
-        form.codes.errors = [problem.text]
+        form.codes.errors = [texts.of_problem(problem)]
     return _resync_page(form)
 
 
@@ -373,9 +373,9 @@ def rename() -> Page:
         new = form.name.data
         problem = None if new == token.name else current_portal().factors.rename(requester(), token.name, new)
         if problem is None:
-            flash(f"{token.name} was renamed to {new}.")
+            flash(gettext("%(name)s was renamed to %(new)s.", name=token.name, new=new))
             return redirect_to("tokens.overview")
-        form.name.errors = [problem.text]
+        form.name.errors = [texts.of_problem(problem)]
     return _token_page("rename.html", form)
 
 
@@ -394,7 +394,7 @@ def remove() -> Page:
         problem = current_portal().factors.remove(requester(form.proof.data), token.name)
         if problem is None:
             current_session().end_others()
-            flash(f"{token.name} was removed. Its codes are refused from now on.")
+            flash(gettext("%(name)s was removed. Its codes are refused from now on.", name=token.name))
             return redirect_to("tokens.overview")
         _show_problem(form, problem)
     return _token_page("remove.html", form)
@@ -405,7 +405,7 @@ def _token_page(template: str, form: NameForm | ResyncForm | ProofForm) -> Page:
     record = _user_record()
     token = _selected_token(record)
     if token is None:
-        flash(ALREADY_DONE)
+        flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
     page = render_template(
         template, form=form, token=token, is_only_active=is_last(record, token), by_button=isinstance(token, HotpToken)
@@ -445,7 +445,7 @@ def recovery_codes() -> Page:
     # Another request may have replaced the codes.
     codes = valid_recovery_codes(_user_record(), current_session().recovery_codes)
     if not codes:
-        flash("Recovery codes are shown only once. If you did not save them, create new codes.")
+        flash(gettext("Recovery codes are shown only once. If you did not save them, create new codes."))
         return redirect_to("tokens.overview")
     return render_template("recovery_codes.html", codes=codes, user=requester().user)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from pam_totp import client
-from pam_totp.core.verify import Earlier
-from pam_totp.operations.authenticate import remarks
+from pam_totp.core.verify import Decision, Earlier, Outcome
+from pam_totp.operations.authenticate import recovery_left
 from pam_totp.operations.self_service import Asking, Factors
+from pam_totp.web.texts import gettext, ngettext
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,22 @@ class StoreFactor:
 
     def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
         decision, following = self._factors.answer(asking, earlier)
-        return CodeResult(decision.outcome.accepted, tuple(remarks(decision)), following)
+        return CodeResult(decision.outcome.accepted, tuple(_remarks(decision)), following)
+
+
+def _remarks(decision: Decision) -> Iterator[str]:
+    """Yield the messages of operations.authenticate.remarks, as sentences in the user's language."""
+    if decision.outcome is Outcome.TEMPORARY:
+        yield gettext("Temporary code used.")
+    left = recovery_left(decision)
+    if left is not None:
+        yield gettext("Recovery code used, %(left)d left.", left=left)
+    if decision.refused_before:
+        yield ngettext(
+            "%(num)d answer was refused since the last login.",
+            "%(num)d answers were refused since the last login.",
+            decision.refused_before,
+        )
 
 
 class ServiceFactor:
@@ -64,4 +81,9 @@ class ServiceFactor:
 
     def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
         outcome = client.verify(asking.user, asking.proof, service=self._service, rhost=asking.rhost, path=self._path)
-        return CodeResult(outcome.accepted, outcome.messages)
+        return CodeResult(outcome.accepted, tuple(map(_sentence, outcome.messages)))
+
+
+def _sentence(text: str) -> str:
+    """Return a message of the service, in English, as a sentence: with a capital letter and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")

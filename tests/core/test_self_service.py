@@ -57,7 +57,7 @@ def test_the_reason_for_a_refused_change_is_a_code() -> None:
     mine = factors(fob(), other(1))
     assert reason(mine.rename(ALICE, "lost", "new")) is Reason.TOKEN_GONE
     assert reason(mine.rename(ALICE, "fob", "token 1")) is Reason.NAME_IN_USE
-    assert reason(mine.rename(ALICE, "fob", "")) is Reason.INVALID_VALUE
+    assert reason(mine.rename(ALICE, "fob", "")) is Reason.INVALID_NAME
     assert reason(mine.remove(Asking("alice", proof=b"000000"), "fob")) is Reason.REFUSED
     assert reason(factors(fob()).remove(ALICE, "fob")) is Reason.LAST_TOKEN
     assert reason(mine.claim(ALICE, "SM01", code(0, 2))) is Reason.NO_TOKEN_WAITING
@@ -152,7 +152,7 @@ def test_a_refused_change_is_not_logged_as_a_change() -> None:
 
 def test_every_reason_has_a_text_for_the_user() -> None:
     assert list(TEXTS) == list(Reason)
-    assert Problem("name", Reason.INVALID_VALUE, "name: empty").text == "This value is not valid: name: empty."
+    assert Problem("name", Reason.INVALID_NAME).text.startswith("This name is not valid")
     assert Problem("proof", Reason.REFUSED).text.startswith("Refused")
 
 

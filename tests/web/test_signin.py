@@ -8,13 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pam_totp.core.record import HotpToken
-from pam_totp.web.forms import NO_CODE, NO_RECOVERY_CODE
-from pam_totp.web.pages_signin import REFUSED_RECOVERY
 from pam_totp.web.sessions import Step
 from tests.support.site import KEY, ME, Site, codes
 from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 ENDED = "Your session has ended"
+NO_CODE = "This is not a code: a code has 6 to 8 digits. Codes in a row must have the same length."
+NO_RECOVERY_CODE = "This is not a recovery code: a recovery code has 16 letters and digits."
+REFUSED_RECOVERY = (
+    "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
+)
 WRONG = "User name and password do not match."
 
 

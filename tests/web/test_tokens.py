@@ -238,7 +238,7 @@ def test_adding_a_hardware_token_needs_a_code_of_the_first_token(
 def test_a_users_own_token_is_added_by_its_key(portal: Portal) -> None:
     browser = portal.signed_in()
     browser.open("/add-token")
-    assert browser.send(serial="own", codes=codes(3, 2), key="hex:123").error.startswith("This value is not valid:")
+    assert browser.send(serial="own", codes=codes(3, 2), key="hex:123").error.startswith("This key is not valid.")
     assert browser.send(serial="own", codes=codes(3, 2), key=f"hex:{KEY.hex()}").heading == "Your tokens"
     assert portal.site.counter("alice") == 5
 
@@ -338,7 +338,7 @@ def test_the_page_says_when_the_next_code_appears(portal: Portal) -> None:
     for path in ("/recovery", "/add-token", "/remove?token=phone"):
         page = browser.open(path)
         if path != "/remove?token=phone":  # the only token cannot be removed
-            assert f'The next code appears <span data-countdown="{wait}">in {wait} second' in page.html
+            assert f'The next code appears <span data-countdown="{wait}" data-now="now">in {wait} second' in page.html
     portal.wall.advance(wait)
     assert "data-countdown" not in browser.open("/recovery").html
     enroll_fob(portal, user="bob")

@@ -6,7 +6,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
+    button.textContent = button.dataset.copied;
   });
 }
 
@@ -55,11 +55,22 @@ if (ending) {
   });
 }
 
+const language = document.documentElement.lang;
+
+// Times in the browser's time zone. Without this script, they are in UTC.
+const local = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+for (const time of document.querySelectorAll("time")) {
+  const text = local.format(new Date(time.dateTime));
+  if (time.textContent === time.title) time.textContent = text;
+  time.title = text;
+}
+
+const relative = new Intl.RelativeTimeFormat(language);
 for (const countdown of document.querySelectorAll("[data-countdown]")) {
   const end = Date.now() + 1000 * Number(countdown.dataset.countdown);
   const timer = window.setInterval(() => {
     const left = Math.ceil((end - Date.now()) / 1000);
-    countdown.textContent = left > 0 ? `in ${left} second${left === 1 ? "" : "s"}` : "now";
+    countdown.textContent = left > 0 ? relative.format(left, "second") : countdown.dataset.now;
     if (left <= 0) window.clearInterval(timer);
   }, 1000);
 }
