@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
@@ -18,7 +20,7 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken
 from pam_totp.web import texts
 from pam_totp.web.portal import FirstToken
-from tests.support.site import KEY, Site, codes, phone
+from tests.support.site import KEY, TREE, Site, codes, phone
 from tests.web import pseudo
 from tests.web.conftest import FLAGS
 from tests.web.kit import PASSWORD, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
@@ -571,3 +573,10 @@ def test_the_keyboard_alone_switches_the_language_without_scripts(alice: Person)
     assert (alice.heading, alice.page.locator("html").get_attribute("lang")) == ("Anmelden", "de")
     alice.page.goto("/")
     assert alice.heading == "Anmelden"
+
+
+def test_a_portal_without_flask_babel_names_the_missing_package() -> None:
+    program = "import sys; sys.modules['flask_babel'] = None; from pam_totp.cli import main; sys.exit(main(['portal']))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=TREE, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.partition(" (")[0]) == (3, "pam-totp: the portal needs flask_babel")
+    assert "pam-totp-portal" in done.stderr
