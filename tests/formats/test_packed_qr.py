@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from typing import Any
 
 import pytest
 import segno
@@ -20,7 +21,8 @@ def test_the_modules_are_packed_row_by_row() -> None:
     text = packed(PHONE, "alice", "host")
     assert text is not None
     assert len(text) <= MAX_TEXT
-    code = segno.make(["otpauth://totp/host:alice?secret=", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"], error="l", micro=False)
+    parts: Any = ["otpauth://totp/host:alice?secret=", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"]
+    code = segno.make(parts, error="l", micro=False)
     rows = ["".join(str(int(bool(module))) for module in row) for row in code.matrix]
     packed_bits = "".join(f"{byte:08b}" for byte in unbase32(text))
     assert packed_bits[: len(rows) ** 2] == "".join(rows)
