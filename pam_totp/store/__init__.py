@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from pam_totp.store.batch import Change, Changes, Progress
+    from pam_totp.store.stock import Stock
 
     R = TypeVar("R")
 
@@ -36,10 +37,11 @@ class LockBusy(StoreError):
 
 
 class SerialTaken(StoreError):
-    """Another user, `owner`, has a token with this serial number. The store is unchanged."""
+    """Another user, `owner`, has a token with this serial number, or it is in stock (None). The store is unchanged."""
 
-    def __init__(self, serial: str, owner: str) -> None:
-        super().__init__(f"{owner} has the token with the serial number {serial}")
+    def __init__(self, serial: str, owner: str | None) -> None:
+        token = f"the token with the serial number {serial}"
+        super().__init__(f"{token} is in stock" if owner is None else f"{owner} has {token}")
         self.serial, self.owner = serial, owner
 
 
@@ -103,6 +105,10 @@ class SharedStore:
         self, changes: Changes[R], progress: Progress, taken: Callable[[Change[R], SerialTaken], R] | None = None
     ) -> list[R]:
         """Do the same as `batch.update_many`."""
+        raise NotImplementedError
+
+    def stock(self) -> Stock:
+        """Return the stock of tokens."""
         raise NotImplementedError
 
 

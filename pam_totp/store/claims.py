@@ -12,6 +12,11 @@ Rules:
    record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
    that checked for `.import` before could still delete the claim.
 6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
+7. A claim may also point to an entry of the stock (`stock_entries`). The owner is the user whose record has the token
+   and to whom the claim points; otherwise it is the stock, if its entry contains a token. This rule has one result
+   after a kill at any moment of a change, and `settle` completes such a change.
+8. Before a user's record loses a token, an entry of the stock for it contains no token. Otherwise an old counter of a
+   killed return could come back.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pam_totp.core.lean import json_loads, sha256
 from pam_totp.core.record import UserRecord
 from pam_totp.core.serials import serial_key
-from pam_totp.store import NotThere, SerialTaken, StoreError
+from pam_totp.store import NotThere, SerialTaken, StoreError, stock_entries
 from pam_totp.store.file import JOURNAL, FileStore, user_of_file
 from pam_totp.store.secret_file import exists, unlink
 
@@ -65,8 +70,7 @@ def of_record(record: UserRecord) -> dict[str, str]:
 def owner(store: FileStore, folder: int, serial: str) -> str | None:
     """Return the owner of the token with this serial number, or None."""
     make(store, folder)
-    name = holder(store, folder, file_of(serial))
-    return None if name is None else user_of_file(name)
+    return _user_of(holder(store, folder, file_of(serial)))
 
 
 @contextmanager
@@ -81,6 +85,8 @@ def moved(store: FileStore, folder: int, name: str, old: Mapping[str, str], new:
     with ExitStack() as stack:
         for claim in changed:
             stack.enter_context(_locked(store, folder, claim))
+        for claim in old.keys() - new.keys():
+            stock_entries.withhold(folder, claim)
         try:
             for claim in added:
                 _take(store, folder, claim, name, serial=new[claim])
@@ -99,6 +105,8 @@ def take_for_import(store: FileStore, folder: int, name: str, new: Mapping[str, 
     """
     for claim, serial in new.items():
         try:
+            if exists(folder, stock_entries.path_of(claim)):
+                raise FileExistsError
             _link(folder, claim, name)
         except FileExistsError:
             with _locked(store, folder, claim):  # rule 5, also for a claim of this record
@@ -139,6 +147,8 @@ def make(store: FileStore, folder: int) -> None:
             os.mkdir(_NEW, 0o700, dir_fd=folder)
             for user in sorted(store.users()):
                 _copy_claims(store, folder, store.file_of(user))
+            for claim in stock_entries.names(folder):
+                _copy_claim_of_stock(folder, claim)
             _flush(folder, _NEW)
             os.rename(_NEW, FOLDER, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
@@ -172,7 +182,78 @@ def sweep(store: FileStore, folder: int) -> None:
         with _locked(store, folder, claim):
             name = _read(folder, claim)
             if name is None or _is_stale(store, folder, claim, name):
-                _delete(folder, claim)
+                _free(folder, claim)
+
+
+# ---- for the stock
+
+
+@contextmanager
+def locked(store: FileStore, folder: int, claims: Collection[str]) -> Iterator[None]:
+    """Hold the locks of several claims."""
+    with ExitStack() as stack:
+        for claim in sorted(claims):
+            stack.enter_context(_locked(store, folder, claim))
+        yield
+
+
+def owner_of(store: FileStore, folder: int, claim: str) -> str | None:
+    """Return the user whose record has the token, or None. Unlike `holder`, the result does not depend on an import.
+
+    Raise StoreError if this record is damaged: it may have the token.
+    """
+    name = _read(folder, claim)
+    if name is None or stock_entries.is_path(name) or not _has(store, folder, claim, name):
+        return None
+    return user_of_file(name)
+
+
+def point(folder: int, claim: str, name: str) -> None:
+    """Make a claim point to `name`, durably, in place of its old target. The caller holds the claim's lock."""
+    if _read(folder, claim) == name:
+        return
+    temporary = f".{claim}"
+    unlink(folder, f"{FOLDER}/{temporary}")
+    _link(folder, temporary, name)
+    os.rename(f"{FOLDER}/{temporary}", f"{FOLDER}/{claim}", src_dir_fd=folder, dst_dir_fd=folder)
+    _flush(folder, FOLDER)
+
+
+def take(store: FileStore, folder: int, claim: str, name: str, serial: str) -> None:
+    """Claim one serial number that is not in stock, durably. The caller holds the claim's lock. Raise SerialTaken."""
+    _take(store, folder, claim, name, serial=serial)
+    _flush(folder, FOLDER)
+
+
+def take_for_stock(store: FileStore, folder: int, claim: str) -> None:
+    """Claim one serial number for the stock. The caller holds the claim's lock, and flushes the claims afterwards.
+
+    Raise SerialTaken, also if the token is in stock already.
+    """
+    _take(store, folder, claim, stock_entries.path_of(claim), serial=claim)
+
+
+def target(folder: int, claim: str) -> str | None:
+    """Return the path to which a claim points, or None if the claim is missing."""
+    return _read(folder, claim)
+
+
+def settle(store: FileStore, folder: int, claim: str) -> None:
+    """Complete a change of the stock that a kill has interrupted (rule 7). The caller holds the claim's lock."""
+    name = _read(folder, claim)
+    with suppress(StoreError):  # a damaged record or entry: an administrator must restore it
+        if name is not None and not stock_entries.is_path(name) and _has(store, folder, claim, name):
+            stock_entries.withhold(folder, claim)
+        elif stock_entries.has_token(folder, claim):
+            point(folder, claim, stock_entries.path_of(claim))
+        elif name is None or _is_stale(store, folder, claim, name):
+            _free(folder, claim)
+
+
+def _has(store: FileStore, folder: int, claim: str, name: str) -> bool:
+    """Return True if the record `name` has the serial number of a claim. Raise StoreError for a damaged record."""
+    stored = store.find(folder, name)
+    return stored is not None and claim in _serials(name, stored.document)
 
 
 class Owners:
@@ -187,8 +268,7 @@ class Owners:
         claim = file_of(serial)
         with self._store.opened() as folder:
             if exists(folder, FOLDER):
-                name = holder(self._store, folder, claim)
-                return None if name is None else user_of_file(name)
+                return _user_of(holder(self._store, folder, claim))
             if self._found is None:
                 self._found = self._of_records(folder)
             return self._found.get(claim)
@@ -230,6 +310,8 @@ def _take(
     store: FileStore, folder: int, claim: str, name: str, *, serial: str, is_staged: IsStaged | None = None
 ) -> None:
     """Claim one serial number for a record. The caller holds the claim's lock. Raise SerialTaken."""
+    if stock_entries.has_token(folder, claim):
+        raise SerialTaken(serial, owner_of(store, folder, claim))
     while True:
         with suppress(FileExistsError):
             _link(folder, claim, name)
@@ -238,14 +320,28 @@ def _take(
         if other == name:
             return
         if other is not None and not _is_stale(store, folder, claim, other, is_staged):
-            raise SerialTaken(serial, user_of_file(other))
+            raise SerialTaken(serial, _user_of(other))
         _delete(folder, claim)  # an import may create the claim again before the next attempt
 
 
 def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import: bool = False) -> None:
     """Delete a claim of a record if it is stale. The caller holds the claim's lock."""
     if _read(folder, claim) == name and _is_stale(store, folder, claim, name, _never if own_import else None):
-        _delete(folder, claim)
+        _free(folder, claim)
+
+
+def _free(folder: int, claim: str) -> None:
+    """Delete a stale claim, and the entry of the stock without a token. With a token, the stock gets the claim."""
+    if stock_entries.has_token(folder, claim):
+        point(folder, claim, stock_entries.path_of(claim))
+        return
+    _delete(folder, claim)
+    stock_entries.delete(folder, claim)
+
+
+def _user_of(name: str | None) -> str | None:
+    """Return the user with the record `name`, or None for an entry of the stock."""
+    return None if name is None or stock_entries.is_path(name) else user_of_file(name)
 
 
 def _delete(folder: int, claim: str) -> None:
@@ -286,6 +382,12 @@ def _copy_claims(store: FileStore, folder: int, name: str) -> None:
     for claim in _claims_of(store, folder, name):
         with suppress(FileExistsError):
             os.symlink(_BEFORE + name, f"{_NEW}/{claim}", dir_fd=folder)
+
+
+def _copy_claim_of_stock(folder: int, claim: str) -> None:
+    with suppress(FileExistsError, StoreError):  # a user has the token, or the entry is damaged
+        if stock_entries.has_token(folder, claim):
+            os.symlink(_BEFORE + stock_entries.path_of(claim), f"{_NEW}/{claim}", dir_fd=folder)
 
 
 def _claims_of(store: FileStore, folder: int, name: str) -> Collection[str]:

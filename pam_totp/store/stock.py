@@ -1,0 +1,165 @@
+"""The stock: hardware tokens that no user has, because they are new, or because a user has returned them.
+
+Rules:
+1. The stock has an entry for each serial number that was imported into it. The entry contains the token, with its key,
+   while the token is in stock. It contains no key while a user has the token.
+2. A token is in the record of one user, or in stock. `exchange` changes the record and the stock together: after a kill
+   at any moment, the serial number has one owner, and the key is in one of the two places.
+3. A returned token keeps its counter or step. Codes that one user has used are refused for the next user too.
+4. Serial numbers are compared by `core.serials`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
+
+from pam_totp.core.fields import Rule, Value, optional, text, whole_number
+from pam_totp.core.record import TIME_LIMIT, RecordError, Token, UserRecord
+from pam_totp.core.secretfile import parse, serialize
+from pam_totp.store import SharedStore, Store, StoreError
+from pam_totp.store.file import FileStore
+
+if TYPE_CHECKING:
+    from pam_totp.store import R
+
+VERSION = 1
+_NO_USER = "-"  # the user in the document of an entry: no user has the token
+_TIME = whole_number(0, TIME_LIMIT - 1)
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+def _token_or_none(v: object) -> str | None:
+    return None if v is None or isinstance(v, Token) else "must be a token"
+
+
+class StockEntry(Value):
+    """The entry of one serial number.
+
+    `imported` is the time at which the token came into stock for the first time, `returned` the time of its last return
+    (Unix seconds). `token` is None while a user has the token.
+    """
+
+    serial: str
+    batch: str | None = None
+    imported: int
+    returned: int | None = None
+    token: Token | None = None
+
+    ERROR = RecordError
+    RULES: ClassVar[dict[str, Rule]] = {
+        "serial": text,
+        "batch": optional(text),
+        "imported": _TIME,
+        "returned": optional(_TIME),
+        "token": _token_or_none,
+    }
+
+    def without_token(self) -> StockEntry:
+        """Return the entry for a token that a user has."""
+        return self._replace(token=None)
+
+    def holding(self, token: Token, returned: int | None = None) -> StockEntry:
+        """Return the entry with `token` in stock. `returned` is the time of a return, or None if it is unchanged."""
+        return self._replace(token=token, returned=self.returned if returned is None else returned)
+
+
+class Held(NamedTuple):
+    """An entry, and the user who has the token. `owner` is None if the token is in stock."""
+
+    entry: StockEntry
+    owner: str | None
+
+
+if TYPE_CHECKING:
+    # the old record, and the entries of the named serial numbers (None for a serial number without an entry)
+    # -> the new record (None: delete it), the entries of tokens that come into stock, and the result
+    Exchange = Callable[
+        [UserRecord, Mapping[str, StockEntry | None]], tuple[UserRecord | None, Sequence[StockEntry], R]
+    ]
+
+
+class NotInStock(Exception):
+    """The stock does not have this token. `owner` is the user who has the token, or None."""
+
+    def __init__(self, serial: str, owner: str | None) -> None:
+        super().__init__(f"the token with the serial number {serial} is not in stock")
+        self.serial, self.owner = serial, owner
+
+
+class Stock(Protocol):
+    """The stock of one store. Every method may raise StoreError."""
+
+    def find(self, serial: str) -> Held | None:
+        """Return the entry of a serial number, or None, within 50 ms. Change nothing."""
+
+    def entries(self) -> Iterator[Held | StoreError]:
+        """Yield all entries, or the error of reading an entry, in any order."""
+
+    def add(
+        self, entries: Sequence[StockEntry], progress: Progress = lambda done, total: None
+    ) -> list[tuple[str | None] | None]:
+        """Add tokens, durably. A killed `add` adds all tokens or none, once the next command has completed it.
+
+        Return a result for each entry: None if it was added. Otherwise the serial number was taken, and the result is
+        a tuple with its owner, or (None,) if the token is in stock.
+        """
+
+    def update(self, serial: str, change: Callable[[StockEntry], StockEntry | None]) -> StockEntry:
+        """Replace the entry of a token in stock by the value that `change` returns; with None, delete it.
+
+        Return the old entry. Raise NotInStock.
+        """
+
+    def exchange(self, user: str, change: Exchange[R], serials: Sequence[str], *, create: bool = False) -> R:
+        """Change a user's record and the stock together, durably, and return the result of `change`.
+
+        `change` gets the record, and the entries of `serials`. An entry without a token is not in stock. A token of
+        the new record whose serial number is in stock leaves the stock. The entries that `change` returns come into
+        stock: their tokens must be in the old record, and missing in the new record. `change` may be called more than
+        once; the last call counts.
+
+        Raise NotThere if the user has no record, unless `create` is True. Raise SerialTaken.
+        """
+
+
+def stock_of(store: Store) -> Stock:
+    """Return the stock of a store. Raise StoreError for a store of one user, which has no stock."""
+    if type(store) is FileStore:
+        from pam_totp.store.stock_files import FileStock  # imported here because `claims` imports this module
+
+        return FileStock(store)
+    if isinstance(store, SharedStore):
+        return store.stock()
+    raise StoreError("a store of one user has no stock of tokens")
+
+
+def is_in_stock(store: Store, serial: str) -> bool:
+    """Return True if the token with this serial number is in stock. A store of one user has no stock."""
+    if type(store) is not FileStore and not isinstance(store, SharedStore):
+        return False
+    held = stock_of(store).find(serial)
+    return held is not None and held.entry.token is not None
+
+
+def document_of(entry: StockEntry) -> bytes:
+    """Return the document of an entry: a line of JSON, then a record that contains the token."""
+    head = {"stock": VERSION} | {name: getattr(entry, name) for name in StockEntry._fields if name != "token"}
+    record = UserRecord(user=_NO_USER, tokens=() if entry.token is None else (entry.token,))
+    return json.dumps(head).encode("ascii") + b"\n" + serialize(record)
+
+
+def parse_entry(document: bytes, place: str) -> StockEntry:
+    """Return the entry that a document contains. Raise StoreError, which names `place`."""
+    head, _, rest = document.partition(b"\n")
+    try:
+        fields = json.loads(head.decode("ascii"))
+        if type(fields) is not dict or fields.pop("stock", None) != VERSION:
+            raise RecordError("must be an entry of the stock")
+        tokens = parse(rest).tokens
+        return StockEntry(**fields, token=tokens[0] if tokens else None)
+    except (ValueError, TypeError, RecursionError) as e:
+        why = str(e) if isinstance(e, RecordError) else "must be an entry of the stock"
+        raise StoreError(f"{place}: {why}") from None

@@ -1,0 +1,96 @@
+"""The files of the stock in a file store: the folder `.stock` has a file for each serial number.
+
+Rules:
+1. The name of a file is the name of the serial number's claim (`claims.file_of`).
+2. A writer holds the lock of the claim. It replaces a file by rename(2), so a reader finds a complete file.
+3. A file has mode 0600, and belongs to the account of this process, like a secret file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+from pam_totp.store import NotThere
+from pam_totp.store.secret_file import create, exists, unlink
+from pam_totp.store.secret_file import read as read_file
+from pam_totp.store.stock import StockEntry, document_of, parse_entry
+
+FOLDER = ".stock"
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def path_of(claim: str) -> str:
+    """Return the path of an entry in the store's folder."""
+    return f"{FOLDER}/{claim}"
+
+
+def is_path(name: str) -> bool:
+    """Return True if a claim with the target `name` belongs to the stock."""
+    return name.startswith(f"{FOLDER}/")
+
+
+def read(folder: int, claim: str) -> StockEntry | None:
+    """Return an entry, or None. Raise StoreError if its file is damaged."""
+    path = path_of(claim)
+    try:
+        return parse_entry(read_file(folder, path).document, path)
+    except NotThere:
+        return None
+
+
+def has_token(folder: int, claim: str) -> bool:
+    """Return True if the entry contains a token. Raise StoreError if its file is damaged."""
+    if not exists(folder, path_of(claim)):  # most serial numbers have no entry
+        return False
+    entry = read(folder, claim)
+    return entry is not None and entry.token is not None
+
+
+def write(folder: int, claim: str, entry: StockEntry) -> None:
+    """Write an entry durably. The caller holds the claim's lock."""
+    make_folder(folder)
+    create(folder, path_of(claim), document_of(entry), f"{FOLDER}/.{claim}", over=True)
+    flush(folder)
+
+
+def withhold(folder: int, claim: str) -> None:
+    """Remove the key from an entry durably, because a user has the token. The caller holds the claim's lock."""
+    if has_token(folder, claim):
+        entry = read(folder, claim)
+        assert entry is not None
+        write(folder, claim, entry.without_token())
+
+
+def delete(folder: int, claim: str) -> None:
+    """Delete an entry durably, if it exists. The caller holds the claim's lock."""
+    if exists(folder, path_of(claim)) and unlink(folder, path_of(claim)):
+        flush(folder)
+
+
+def names(folder: int, name: str = FOLDER) -> Iterator[str]:
+    """Yield the names of all files in the folder `name`, in order, including temporary files."""
+    with suppress(FileNotFoundError):
+        opened = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+        try:
+            yield from sorted(os.listdir(opened))
+        finally:
+            os.close(opened)
+
+
+def make_folder(folder: int) -> None:
+    """Create the folder of the entries durably, unless it exists."""
+    if not exists(folder, FOLDER):
+        with suppress(FileExistsError):
+            os.mkdir(FOLDER, 0o700, dir_fd=folder)
+            os.fsync(folder)
+
+
+def flush(folder: int, name: str = FOLDER) -> None:
+    """Flush the entries of a folder to the disk."""
+    file = os.open(name, _FOLDER_FLAGS, dir_fd=folder)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
