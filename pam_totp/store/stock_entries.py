@@ -51,12 +51,13 @@ def has_token(folder: int, claim: str) -> bool:
 def write(folder: int, claim: str, entry: StockEntry) -> None:
     """Write an entry durably. The caller holds the claim's lock."""
     make_folder(folder)
-    create(folder, path_of(claim), document_of(entry), f"{FOLDER}/.{claim}", over=True)
+    create(folder, path_of(claim), document_of(entry), _temporary(claim), over=True)
     flush(folder)
 
 
 def withhold(folder: int, claim: str) -> None:
     """Remove the key from an entry durably, because a user has the token. The caller holds the claim's lock."""
+    unlink(folder, _temporary(claim))  # left by a killed process
     if has_token(folder, claim):
         entry = read(folder, claim)
         assert entry is not None
@@ -65,8 +66,12 @@ def withhold(folder: int, claim: str) -> None:
 
 def delete(folder: int, claim: str) -> None:
     """Delete an entry durably, if it exists. The caller holds the claim's lock."""
-    if exists(folder, path_of(claim)) and unlink(folder, path_of(claim)):
+    if sum(unlink(folder, name) for name in (_temporary(claim), path_of(claim))):
         flush(folder)
+
+
+def _temporary(claim: str) -> str:
+    return f"{FOLDER}/.{claim}"
 
 
 def names(folder: int, name: str = FOLDER) -> Iterator[str]:

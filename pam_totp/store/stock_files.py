@@ -71,6 +71,10 @@ class FileStock:
     ) -> list[tuple[str | None] | None]:
         results: list[tuple[str | None] | None] = [None] * len(entries)
         with self._store.opened() as folder, self._adding(folder):
+            for number, entry in enumerate(entries):  # before the write: a second import of a file is common
+                held = self._find(folder, claims.file_of(entry.serial))
+                if held is not None:
+                    results[number] = (held.owner,)
             numbers = _write_new(folder, entries, results, progress)
             flush_all(folder)
             os.rename(NEW, READY, src_dir_fd=folder, dst_dir_fd=folder)
@@ -245,7 +249,7 @@ def _defect(store: FileStore, folder: int, claim: str) -> str | None:
         return None if entry.token is None else f"{owner} has this token (an interrupted change is to be completed)"
     if entry.token is None:
         return "no user has this token"
-    if name != stock_entries.path_of(claim):
+    if name != stock_entries.path_of(claim) and exists(folder, claims.FOLDER):
         return "a user can get this token too: the serial number has no claim of the stock"
     return None
 
@@ -271,6 +275,8 @@ def _write_new(
             if number % _REPORT_EVERY == 0:
                 progress(number, 2 * len(entries))
             claim = claims.file_of(entry.serial)
+            if results[number] is not None:
+                continue
             if numbers.setdefault(claim, number) != number:
                 results[number] = (None,)
                 continue

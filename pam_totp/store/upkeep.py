@@ -13,6 +13,8 @@ Rules:
 6. After a failed repair, the other repairs continue.
 7. Records can have serial numbers without a claim if another program restored them, or if they are older than the
    claims. If two users have the same token, only an administrator can decide.
+8. A kill during a change of the stock can leave a copy of a key or an old claim. `claims` names the owner, and the
+   repair completes the change.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import NamedTuple
 from pam_totp.core.record import RecordError
 from pam_totp.core.secretfile import parse
 from pam_totp.core.slots import Slots, new_file, slot_size
-from pam_totp.store import NotThere, StoreError, claims, decoys, journal
+from pam_totp.store import NotThere, StoreError, claims, decoys, journal, stock_entries, stock_files
 from pam_totp.store.byte_lock import acquire_as_version_1
 from pam_totp.store.file import JOURNAL, LOCK, LOCK_WAIT, FileStore, user_of_file
 from pam_totp.store.secret_file import create, empty_file, exists, has_content, read, unlink, write
@@ -159,6 +161,9 @@ def _defects(store: FileStore, folder: int) -> Iterator[Defect]:
         elif name.endswith(".json") and not name.startswith("."):
             records += has_content(folder, name)
             yield from _of_version_1(store, folder, name, in_use)
+    for text, mend in stock_files.examine(store, folder):
+        yield Defect(text, mend)
+    in_use.of_stock()
     yield from in_use.rest(records)
 
 
@@ -193,6 +198,15 @@ class _ClaimsInUse:
                     yield Defect(
                         f"{name}: {user} has a token with the serial number {serial} too (remove one of the two)"
                     )
+
+    def of_stock(self) -> None:
+        """Count the claims of the tokens in stock. `stock_files.examine` yields their defects."""
+        for claim in stock_entries.names(self._folder):
+            path = stock_entries.path_of(claim)
+            with suppress(StoreError):
+                if stock_entries.has_token(self._folder, claim):
+                    self._are_needed = True
+                    self._count += claims.is_held_by(self._folder, claim, path)
 
     def rest(self, records: int) -> Iterator[Defect]:
         """Yield the defects of all claims together, after the last record. `records` is the number of all records."""
