@@ -182,8 +182,9 @@ def _claim_serials(store: FileStore, user: str) -> None:
     try:
         bring_in(store, user)
     except SerialTaken as e:
+        other = "the stock" if e.owner is None else e.owner
         print(
-            f"pam-totp: warning: {user} has a token with a serial number of {e.owner} (see 'pam-totp doctor')",
+            f"pam-totp: warning: {user} has a token with a serial number of {other} (see 'pam-totp doctor')",
             file=sys.stderr,
         )
 

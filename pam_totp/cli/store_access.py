@@ -30,6 +30,7 @@ from pam_totp.store.empty import EmptyStore
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
 from pam_totp.store.locations import absolute, notice, opened, postgres
+from pam_totp.store.stock import is_in_stock
 from pam_totp.system.audit import signals_held
 from pam_totp.system.extras import how_to_get
 
@@ -346,8 +347,8 @@ def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
 def require_free_serial(store: Store, user: str, token: Token) -> None:
     """Raise CommandError if another user has a token with the serial number of `token`."""
     owner = None if token.serial is None else store.owner_of_serial(token.serial)
-    if token.serial is not None and owner not in (None, user):
-        raise _taken(token.serial, str(owner))
+    if token.serial is not None and (owner not in (None, user) or is_in_stock(store, token.serial)):
+        raise _taken(token.serial, owner)
 
 
 @contextmanager
@@ -359,7 +360,10 @@ def serial_errors() -> Iterator[None]:
         raise _taken(e.serial, e.owner) from None
 
 
-def _taken(serial: str, owner: str) -> CommandError:
+def _taken(serial: str, owner: str | None) -> CommandError:
+    if owner is None:
+        what = f"the token with the serial number {serial} is in stock; nothing was changed"
+        return CommandError(f"{what} (give it to a user with 'pam-totp assign {serial} USER')")
     what = f"{owner} has the token with the serial number {serial}; nothing was changed"
     return CommandError(f"{what} (see 'pam-totp list {owner}', and 'pam-totp remove --help')")
 

@@ -29,6 +29,7 @@ from pam_totp.formats.parsing import FormatError
 from pam_totp.store import NotThere, SerialTaken, SharedStore, Store, StoreError, claims
 from pam_totp.store.batch import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
+from pam_totp.store.stock import is_in_stock
 
 Progress = Callable[[int, int], None]  # done, total
 AccountName = Callable[[str], str | None]  # a user name -> the account's name in the passwd database, or None
@@ -366,11 +367,12 @@ class _Addition:
 
 
 def _omitted(addition: Change[PackedResult], why: SerialTaken) -> PackedResult:
-    """Return the result of an addition if another user has the serial number of its token."""
+    """Return the result of an addition if another user has the serial number of its token, or if it is in stock."""
     assert isinstance(addition, _Addition)
-    return PackedResult(
-        addition.candidate.result(Status.SERIAL_TAKEN, f"{why.owner} has a token with this serial number")
-    )
+    reason = f"{why.owner} has a token with this serial number"
+    if why.owner is None:
+        reason = "the token is in stock (see 'pam-totp assign')"
+    return PackedResult(addition.candidate.result(Status.SERIAL_TAKEN, reason))
 
 
 def _with_free_name(token: Token, record: UserRecord) -> Token:
@@ -457,6 +459,8 @@ class _Trial:
         key = serial_key(serial)
         if any(token.serial is not None and serial_key(token.serial) == key for token in record.tokens):
             return None  # the user already has this serial number, as in `update_many`
+        if key not in self._owners and is_in_stock(self._store, serial):
+            return SerialTaken(serial, None)
         owner = self._owners.get(key) or self._owner_of(serial) or user
         self._owners[key] = owner
         return None if owner == user else SerialTaken(serial, owner)

@@ -38,6 +38,7 @@ from pam_totp.store.postgres_records import document_of, serials, user_name
 if TYPE_CHECKING:
     from pam_totp.store import R
     from pam_totp.store.batch import Change, Changes, Progress
+    from pam_totp.store.stock import Stock
 
 POOL = 4  # connections of a process
 WAIT = 3.0  # seconds that one use of the database may take
@@ -252,6 +253,49 @@ class PostgresStore(SharedStore):
         with self._shared.turns.turn(name, self._lock_wait):
             return self._attempts(attempt, reads_only=False, repeats=question is not None)
 
+    def update_with(
+        self,
+        user: str,
+        change: Callable[[Work, UserRecord], tuple[UserRecord | None, Callable[[], None], R]],
+        *,
+        create: bool = False,
+    ) -> R:
+        """Do the same as `update`, with a second change in the same transaction.
+
+        `change` gets the use of the database and the record. It returns the new record, the function that makes the
+        second change, and the result.
+        """
+        name = file_name(user)
+
+        def attempt(work: Work) -> R:
+            stored = self._read(work, name)
+            if stored.problem is not None:
+                raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+            if stored.version is None and not create:
+                raise NotThere
+            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name)
+            new, also, result = change(work, old)
+            self._write(work, name, stored, (old, new), stored.asked, also=also)
+            return result
+
+        with self._shared.turns.turn(name, self._lock_wait):
+            return self._attempts(attempt, reads_only=False)
+
+    def stock(self) -> Stock:
+        from pam_totp.store.postgres_stock import PostgresStock  # imported here because logins do not need it
+
+        return PostgresStock(self)
+
+    def require_safe(self, work: Work) -> None:
+        """Raise StoreError if the database would not keep a change safely."""
+        stored = self._read(work, "")
+        if stored.problem is not None:
+            raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+
+    def contended(self) -> Exception:
+        """Return the error for a row that another process has changed meanwhile. The process decides again."""
+        return _Contended()
+
     def use(self, attempt: Callable[[Work], R], *, reads_only: bool = False) -> R:
         """Call `attempt` with a connection, for tables besides the records."""
         return self._attempts(attempt, reads_only=reads_only)
@@ -313,8 +357,13 @@ class PostgresStore(SharedStore):
         stored: _Stored,
         records: tuple[UserRecord, UserRecord | None],
         asked: list[tuple[str, str]],
+        *,
+        also: Callable[[], None] | None = None,
     ) -> None:
-        """Replace the record that `stored` contains. Raise _Contended if another process has changed it."""
+        """Replace the record that `stored` contains. Raise _Contended if another process has changed it.
+
+        `also` makes a second change in the same transaction, before the serial numbers get their new owners.
+        """
         statements = work.statements
         old, new = records
         body, texts = b"" if new is None else document_of(new, name), json.dumps(asked)
@@ -327,13 +376,15 @@ class PostgresStore(SharedStore):
         else:
             statement = (statements.change, name, stored.version, body, texts)
         before, after = serials(old), serials(new)
-        if before.keys() == after.keys():
+        if before.keys() == after.keys() and also is None:
             if not work.run(*statement):
                 raise _Contended
             return
         with work.transaction():
             if not work.run(*statement):
                 raise _Contended
+            if also is not None:
+                also()
             _move_serials(work, name, before, after)
 
     def _write_again(self, work: Work, name: str, stored: _Stored) -> None:
@@ -343,9 +394,7 @@ class PostgresStore(SharedStore):
     def _use_decoy(self, work: Work) -> None:
         body = serialize(parse(self._shared.decoy).refused_uncounted())
         if not work.run(work.statements.use_decoy, body):
-            stored = self._read(work, "")
-            if stored.problem is not None:
-                raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+            self.require_safe(work)
             self.warn(f"{self.url}: decoys are missing or all in use (run 'pam-totp store init')")
 
     # ---- all records
@@ -509,5 +558,5 @@ def _move_serials(work: Work, name: str, before: dict[str, str], after: dict[str
         work.run(schema.RELEASE, serial, name)
     for serial in sorted(after.keys() - before.keys()):
         if not work.run(schema.CLAIM, serial, name):
-            ((owner,),) = work.run(schema.OWNER, serial) or [(b"another user",)]
-            raise SerialTaken(after[serial], user_name((owner or b"").decode()))
+            rows = work.run(schema.OWNER, serial)
+            raise SerialTaken(after[serial], user_name((rows[0][0] or b"").decode()) if rows else None)

@@ -41,8 +41,7 @@ _RELEASE_ALL = """DELETE FROM pam_totp.serial AS old USING jsonb_to_recordset($1
  WHERE old.serial = n.serial AND old.name = n.name"""
 _CLAIM_ALL = """INSERT INTO pam_totp.serial (serial, name)
  SELECT n.serial, n.name FROM jsonb_to_recordset($1::jsonb) AS n(serial text, name text) ORDER BY n.serial
- ON CONFLICT (serial) DO UPDATE SET name = EXCLUDED.name
- WHERE serial.name IS NULL OR serial.name = EXCLUDED.name RETURNING serial"""
+ ON CONFLICT (serial) DO UPDATE SET name = EXCLUDED.name WHERE serial.name = EXCLUDED.name RETURNING serial"""
 
 
 def update_many(
@@ -121,7 +120,10 @@ class _Batch:
         return results
 
     def _owners_elsewhere(self, pairs: list[tuple[str, Change[R]]], before: dict[str, UserRecord]) -> dict[str, str]:
-        """Return the owners, in the database, of the serial numbers that the changes may add."""
+        """Return the owners, in the database, of the serial numbers that the changes may add.
+
+        The owner of a token in stock is an empty string.
+        """
         added: set[str] = set()
         after = dict(before)
         for user, change in pairs:
@@ -139,7 +141,7 @@ class _Batch:
         for key in sorted(new.keys() - serials(after[user]).keys()):
             owner = self._owners.get(key, others.get(key, name))
             if owner != name:
-                problem = SerialTaken(new[key], user_name(owner))
+                problem = SerialTaken(new[key], user_name(owner) if owner else None)
                 if self._taken is None:
                     raise problem
                 refused: R = self._taken(change, problem)
@@ -193,8 +195,8 @@ class _Batch:
             claimed = {_text(serial) for (serial,) in self._run(_CLAIM_ALL, _claims(some))}
             for key, name in some:
                 if key not in claimed:  # another process claimed it meanwhile
-                    ((owner,),) = self._run(OWNER, key)
-                    raise SerialTaken(self._moves[name][1][key], user_name(_text(owner)))
+                    rows = self._run(OWNER, key)
+                    raise SerialTaken(self._moves[name][1][key], user_name(_text(rows[0][0])) if rows else None)
 
 
 def _parts(claims: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:

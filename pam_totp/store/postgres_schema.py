@@ -9,7 +9,8 @@ Rules:
    stock.
 5. The version of a record only increases, even if its user is deleted and enrolled again. It starts at the current
    time.
-6. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
+6. `stock` contains the entry of each serial number that is or was in stock (`stock`). It goes with the row of `serial`.
+7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
    a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
 """
 
@@ -54,6 +55,9 @@ CREATE = (
  serial text COLLATE "C" PRIMARY KEY,
  name text COLLATE "C")""",
     "CREATE INDEX IF NOT EXISTS serial_name ON pam_totp.serial (name)",
+    """CREATE TABLE IF NOT EXISTS pam_totp.stock (
+ serial text COLLATE "C" PRIMARY KEY REFERENCES pam_totp.serial (serial) ON DELETE CASCADE,
+ body bytea NOT NULL CHECK (octet_length(body) <= 65536))""",
     """CREATE TABLE IF NOT EXISTS pam_totp.member (
  name text COLLATE "C" PRIMARY KEY,
  fingerprint bytea UNIQUE CHECK (octet_length(fingerprint) = 32),
@@ -90,6 +94,7 @@ IS_COPIED = "SELECT 1 WHERE to_regclass('pam_totp.copied_record') IS NOT NULL"
 GRANT = (
     "GRANT USAGE ON SCHEMA pam_totp TO {0}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.record, pam_totp.decoy, pam_totp.serial TO {0}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.stock TO {0}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.member, pam_totp.joining TO {0}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.may, pam_totp.user_group TO {0}",
     "GRANT SELECT ON pam_totp.store TO {0}",
@@ -105,11 +110,10 @@ BODIES = """SELECT r.name, r.body FROM jsonb_array_elements_text($1::jsonb) AS n
  JOIN pam_totp.record AS r ON r.name = n.name"""
 HAS_RECORDS = "SELECT 1 FROM pam_totp.record LIMIT 1"
 CLAIM = """INSERT INTO pam_totp.serial (serial, name) VALUES ($1, $2)
- ON CONFLICT (serial) DO UPDATE SET name = EXCLUDED.name
- WHERE serial.name IS NULL OR serial.name = EXCLUDED.name RETURNING name"""
+ ON CONFLICT (serial) DO UPDATE SET name = EXCLUDED.name WHERE serial.name = EXCLUDED.name RETURNING name"""
 OWNER = "SELECT name FROM pam_totp.serial WHERE serial = $1 AND name IS NOT NULL"
 OWNERS = """SELECT s.serial, s.name FROM jsonb_array_elements_text($1::jsonb) AS n(serial)
- JOIN pam_totp.serial AS s ON s.serial = n.serial WHERE s.name IS NOT NULL"""
+ JOIN pam_totp.serial AS s ON s.serial = n.serial"""
 RELEASE = "DELETE FROM pam_totp.serial WHERE serial = $1 AND name = $2"
 
 
@@ -133,6 +137,15 @@ class Statements:
         self.insert_all = f"""INSERT INTO pam_totp.record (name, version, body)
  SELECT n.name, {_NEW_VERSION}, convert_to(n.body, 'UTF8')
  FROM jsonb_to_recordset($1::jsonb) AS n(name text, body text) WHERE {is_met} RETURNING 1"""
+        self.claim_stock = f"""INSERT INTO pam_totp.serial (serial)
+ SELECT n.serial FROM jsonb_array_elements_text($1::jsonb) AS n(serial) WHERE {is_met} ORDER BY n.serial
+ ON CONFLICT (serial) DO NOTHING RETURNING serial"""
+        self.add_stock = f"""INSERT INTO pam_totp.stock (serial, body) SELECT n.serial, convert_to(n.body, 'UTF8')
+ FROM jsonb_to_recordset($1::jsonb) AS n(serial text, body text) WHERE {is_met} RETURNING 1"""
+        self.change_stock = f"""UPDATE pam_totp.stock SET body = $3
+ WHERE serial = $1 AND body = $2 AND {is_met} RETURNING 1"""
+        self.remove_stock = f"""DELETE FROM pam_totp.serial WHERE serial = $1 AND name IS NULL AND {is_met}
+ AND EXISTS (SELECT 1 FROM pam_totp.stock AS s WHERE s.serial = $1 AND s.body = $2) RETURNING 1"""
         self.change_staged = f"""WITH done AS (UPDATE pam_totp.record AS r SET version = r.version + 1, body = s.body
  FROM staged AS s WHERE r.name = s.name AND r.version = s.version AND {is_met} RETURNING r.name)
  DELETE FROM staged USING done WHERE staged.name = done.name"""

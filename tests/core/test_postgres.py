@@ -414,11 +414,12 @@ def test_a_serial_number_has_one_owner(server: Server, store: PostgresStore) -> 
     assert store.owner_of_serial("S2") is None
 
 
-def test_a_token_in_stock_can_be_claimed(server: Server, store: PostgresStore) -> None:
+def test_a_token_in_stock_cannot_be_claimed_by_an_enrolment(server: Server, store: PostgresStore) -> None:
     server.sql("INSERT INTO pam_totp.serial (serial) VALUES ('s1')")
     assert store.owner_of_serial("S1") is None
-    with_serial(store, "bob")
-    assert server.sql("SELECT serial, name FROM pam_totp.serial") == "s1|bob"
+    with pytest.raises(SerialTaken, match="is in stock"):
+        with_serial(store, "bob")
+    assert server.sql("SELECT serial, name FROM pam_totp.serial") == "s1|"
 
 
 def test_only_one_of_racing_enrolments_of_a_serial_number_succeeds(store: PostgresStore) -> None:
