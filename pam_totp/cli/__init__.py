@@ -32,6 +32,10 @@ from pam_totp.system.audit import Audit
 COMMANDS = {  # names and modules, in the order of --help
     "enroll": "enroll",
     "invite": "invite",
+    "stock": "stock",
+    "assign": "assign",
+    "unassign": "unassign",
+    "return": "return_",
     "replace": "replace",
     "qr": "qr",
     "list": "list_",

@@ -147,7 +147,7 @@ def _import(
 ) -> Report:
     """Drop the privileges, and import the tokens of the files. `understood` describes the columns of the map."""
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
-    options = ParseOptions(now=now(), ask_secret=_secret_source(args, chosen, bar))
+    options = ParseOptions(now=now(), ask_secret=secret_source(args, chosen, bar))
     homes = list(read_homes(args.homes, args.home_file or HOME_FILE, MAX_FILE)) if args.homes else []
     store = open_store(args, create=True, dry_run=args.dry_run)
     account = functools.lru_cache(_KEPT_ACCOUNTS)(LocalAccounts().account_name)
@@ -156,7 +156,7 @@ def _import(
     if args.homes:
         selected = select_user_files(homes, chosen, options, account)
     else:
-        parsed = _parse(chosen, files, options, bar)
+        parsed = parse(chosen, files, options, bar)
         show_understood(args, [*understood, *((files[0][0], text) for text in parsed.understood)])
         selected = SelectedTokens(parsed, _selection(args, chosen, account, users_by_serial))
         new_record = _new_record(args, parsed)
@@ -170,7 +170,7 @@ def _import(
             store, selected, now=options.now, new_record=new_record, dry_run=args.dry_run, progress=bar.show
         )
     except FormatError as e:  # some formats are parsed line by line, each time that the tokens are read
-        raise _format_error(chosen, *files[0], e) from None
+        raise format_error(chosen, *files[0], e) from None
     except Interrupted as e:
         unfinished = "interrupted during the roll-back; the next command completes it"
         raise CommandError(INTERRUPTED if e.rolled_back else unfinished, 128 + signal.SIGINT) from None
@@ -203,7 +203,7 @@ def _imported(report: Report) -> Iterator[Fields]:
             yield {"user": result.user, **token, "type": result.type, "serial": result.serial}
 
 
-def _secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
+def secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
     """Return a function that returns the key or password of a file. Return None for a format without encryption."""
     if not chosen.has_secret:
         return None
@@ -230,7 +230,7 @@ def _read_map(path: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
         raise CommandError(f"{path}: {e}; nothing was imported") from None
 
 
-def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, bar: Bar) -> ParsedFile:
+def parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, bar: Bar) -> ParsedFile:
     """Return the tokens of the files, which are the parts of one export."""
     path, data = files[0]
     bar.show(0, 1)
@@ -240,14 +240,14 @@ def _parse(chosen: Format, files: Sequence[NamedFile], options: ParseOptions, ba
             parts.append(chosen.decode(data))
         parsed = chosen.parse(b"\n".join(parts), options)
     except FormatError as e:
-        raise _format_error(chosen, path, data, e) from None
+        raise format_error(chosen, path, data, e) from None
     except ImportError:  # only an encrypted file needs the package
         raise missing_package(chosen) from None
     bar.show(1, 1)
     return parsed
 
 
-def _format_error(chosen: Format, path: str, data: bytes, error: FormatError) -> CommandError:
+def format_error(chosen: Format, path: str, data: bytes, error: FormatError) -> CommandError:
     """Return the error for a file, with a hint if the file looks like another format."""
     name = sniff(data)
     hint = f" (it looks like {name}: try 'pam-totp import {name}')" if name not in (None, chosen.name) else ""

@@ -20,6 +20,7 @@ from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import OWN_FILE, location, logged_changes, now, open_store, uses_own_file
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
+from pam_totp.operations import stock
 from pam_totp.operations.restored import Forwarded, Log, Span
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere, SerialTaken, Store, StoreError
@@ -80,13 +81,15 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         confirm("roll all records forward and void all recovery codes? do this once, directly after a restore", args)
     packed, status = _forward_all(args, log, store)
+    in_stock = _forward_stock(args, log, store)
     records = map(json.loads, packed)
     if args.json:
         logs = [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
         facts = {"restored_at": restored_at, "restored_before": log.last_restored}
-        print_json_stream({"dry_run": args.dry_run, **facts, "logs": logs, "records": records})
+        print_json_stream({"dry_run": args.dry_run, **facts, "logs": logs, "records": records, "stock": in_stock})
     else:
         _print_table(records, dry_run=args.dry_run)
+        _print_stock(in_stock, dry_run=args.dry_run)
     return status
 
 
@@ -175,6 +178,37 @@ def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> For
         changed = sum(old != new for old, new, _ in result.tokens)
         args.audit.changed("restored", user, tokens=changed, codes=result.voided)
     return result
+
+
+def _forward_stock(args: argparse.Namespace, log: Log, store: Store) -> list[dict[str, Any]]:
+    """Roll the tokens in stock forward, and return the facts about each changed token."""
+    if uses_own_file(args):
+        return []
+    changed: list[dict[str, Any]] = []
+    try:
+        for item in stock.items(store, free=True):
+            if isinstance(item, StoreError):
+                print(f"pam-totp: {item}", file=sys.stderr)
+            elif item.token is not None:
+                token, notes = log.forward_stock(item.token)
+                if token != item.token:
+                    if not args.dry_run:
+                        stock.set_token(store, item.serial, token)
+                    facts = {"next_before": item.token.next_factor, "next": token.next_factor, "notes": notes}
+                    changed.append({"serial": item.serial, **facts})
+    finally:
+        if changed and not args.dry_run:
+            args.audit.changed("restored", stock=len(changed))
+    return changed
+
+
+def _print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
+    for token in changed:
+        if token["next"] != token["next_before"]:
+            print(f"in stock: {token['serial']}: {', '.join(token['notes'])}")
+    if changed:
+        verb = "would be changed" if dry_run else "changed"
+        print(f"stock: {count(len(changed), 'token')} {verb}; each needs codes in a row when it is handed out")
 
 
 def _claim_serials(store: FileStore, user: str) -> None:

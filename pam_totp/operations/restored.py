@@ -11,7 +11,8 @@ Rules:
    coverage, because the login may be a replay.
 5. An enrolled user remains enrolled: the last confirmed token is disabled instead of removed. Otherwise a forged
    removal would let this user log in with only the password, if `nullok` is set.
-6. The times and the lines are arguments. Times without a zone are in the zone of this process.
+6. A token in stock keeps its key. The lines that name its serial number roll its counter or step forward.
+7. The times and the lines are arguments. Times without a zone are in the zone of this process.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TypeGuard
 
 from pam_totp.core.oath import MOVING_FACTOR_LIMIT
 from pam_totp.core.record import DAY, TIME_LIMIT, HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.serials import serial_key
 from pam_totp.operations.audit_log import NAME
 
 # The start of a line: of rsyslog, syslogd and `journalctl -o short`, of RFC 3339 times, and of `-o short-full`.
@@ -43,7 +45,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _LEAP_YEARS = 8  # years: any eight years in a row have a 29 February
 _FUTURE_STEPS = 2 * 2880  # steps: the largest difference between the current step and an accepted later step
 
-_LATEST = {what: what for what in ("enroll", "remove", "enable-token", "disable-token")} | {"import": "enroll"}
+_LATEST = {what: what for what in ("enroll", "remove", "enable-token", "disable-token")}
+_LATEST |= {"import": "enroll", "assign": "enroll", "unassign": "remove", "return": "remove"}
 
 Key = tuple[str, int]  # a token's name and its time of creation
 
@@ -176,6 +179,7 @@ class Log:
         self._restored_at = restored_at
         self._now = now
         self._users: dict[str, _User] = {}
+        self._serials: dict[str, set[tuple[str, Key]]] = {}  # by `serial_key`: the users and tokens in its lines
 
     def read(self, lines: Iterable[str]) -> Span:
         """Add lines, and return the span of the lines of pam_totp."""
@@ -203,6 +207,8 @@ class Log:
         if not _is_name(name) or created is None:
             return
         known, key = self._users.setdefault(user, _User()), (name, created)
+        if (serial := fields.get("serial")) is not None:
+            self._serials.setdefault(serial_key(serial), set()).add((user, key))
         if verb == "accepted" or what in ("confirm", "resync"):
             known.confirmed.add(key)
         next_factor = _number(fields.get("next"), MOVING_FACTOR_LIMIT + 1)
@@ -215,7 +221,7 @@ class Log:
         if what == "rename" and _is_name(to):
             known.renames.append((at or 0, self.lines, key, to))
         # A removal or a disabling without a time counts, as the earliest.
-        elif what in _LATEST and (at is not None or what in ("remove", "disable-token")):
+        elif what in _LATEST and (at is not None or _LATEST[what] in ("remove", "disable-token")):
             latest = known.latest[_LATEST[what]]
             latest[key] = max(at or 0, latest.get(key, 0))
 
@@ -255,6 +261,21 @@ class Log:
             missing=tuple(sorted(missing.values())),
             recovery_made=known.recovery_made,
         )
+
+    def forward_stock(self, token: Token) -> tuple[Token, list[str]]:
+        """Return a token in stock, rolled forward, and notes. It may have been a user's since the backup.
+
+        A key fob needs codes in a row, because lines may be missing.
+        """
+        next_factor = 0
+        for user, key in self._serials.get(serial_key(token.serial or ""), ()):
+            known = self._users[user]
+            next_factor = max(next_factor, _next_factor(token, known, _group(_groups(known.renames), key).keys)[0])
+        notes = []
+        if next_factor > token.next_factor:
+            notes.append(f"{_name_of_factor(token)} {token.next_factor} -> {next_factor}")
+            token = token.rolled_forward(next_factor)
+        return _with_row(token, notes) if isinstance(token, HotpToken) and not token.row_needed else (token, notes)
 
     def users(self) -> Iterator[str]:
         """Yield the users in the log."""
@@ -353,8 +374,7 @@ def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Tok
     if is_future:
         notes.append("ignored a step that is in the future")
     if next_factor > changed.next_factor:
-        what = "counter" if isinstance(changed, HotpToken) else "next step"
-        notes.append(f"{what} {changed.next_factor} -> {next_factor}")
+        notes.append(f"{_name_of_factor(changed)} {changed.next_factor} -> {next_factor}")
         changed = changed.rolled_forward(next_factor)
     notes += _losses(token, known, group)
     if isinstance(token, HotpToken) and not covers(token, _highest(known.covering, keys)):
@@ -396,6 +416,10 @@ def _losses(token: Token, known: _User, group: _Group) -> list[str]:
     if group.name != token.name:
         losses.append(f"has its old name again: it was renamed to '{group.name}'")
     return losses
+
+
+def _name_of_factor(token: Token) -> str:
+    return "counter" if isinstance(token, HotpToken) else "next step"
 
 
 def _with_row(token: Token, notes: list[str]) -> tuple[Token, list[str]]:

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -21,11 +21,14 @@ from typing import Any
 from pam_totp.core.answer import Answer
 from pam_totp.core.record import MAX_TOKENS, RecordError, Token, UserRecord
 from pam_totp.core.serials import serial_key
+from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.operations.enroll import verify_first_code
 from pam_totp.operations.self_service import Reason as ConflictReason
 from pam_totp.operations.self_service import conflict
-from pam_totp.store import NotThere, Store, StoreError
-from pam_totp.store.stock import Held, NotInStock, StockEntry, stock_of
+from pam_totp.store import NotThere, Store, StoreError, claims
+from pam_totp.store.empty import EmptyStore
+from pam_totp.store.file import FileStore
+from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, stock_of
 
 NAME = "token"  # the name of an assigned token in the user's record
 
@@ -121,6 +124,26 @@ class Item:
     token: Token | None
 
 
+class AddStatus(StrEnum):
+    """The result of an import into the stock for one token, as one word for programs."""
+
+    ADDED = "added"
+    ALREADY_ADDED = "already-added"
+    SERIAL_TAKEN = "serial-taken"  # a user, or another token in stock, has this serial number
+    NO_SERIAL = "no-serial"
+    UNSUPPORTED = "unsupported"  # pam_totp does not support the kind of token; the format gives the reason
+    INVALID = "invalid"  # a field breaks the rules of `core.record`
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The result of an import into the stock for one token of the file. `reason` is the reason to skip the token."""
+
+    status: AddStatus
+    token: ImportedToken
+    reason: str | None = None
+
+
 # ---- look at the stock
 
 
@@ -155,6 +178,37 @@ def list_free(store: Store, *, batch: str | None = None) -> list[Item]:
 
 
 # ---- change the stock
+
+
+def add(
+    store: Store,
+    tokens: Sequence[ImportedToken],
+    *,
+    now: int,
+    batch: str | None = None,
+    dry_run: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> list[Added]:
+    """Add the usable tokens of a file to the stock: after a kill, all of them or none. Return a result for each token.
+
+    A second `add` of the same file adds nothing. A dry run changes nothing. Raise StoreError.
+    """
+    results = [_candidate(token, now, batch) for token in tokens]
+    entries = [each for each in results if isinstance(each, StockEntry)]
+    taken = _known(store, entries) if dry_run or not entries else stock_of(store).add(entries, progress)
+    known = iter(taken)
+    return [
+        each if isinstance(each, Added) else _added(store, each, token, next(known))
+        for token, each in zip(tokens, results, strict=True)
+    ]
+
+
+def set_token(store: Store, serial: str, token: Token) -> None:
+    """Replace a token in stock by its later state, after the restore of a backup. Raise StockError or StoreError."""
+    try:
+        stock_of(store).update(serial, lambda entry: entry.holding(token))
+    except NotInStock as e:
+        raise _not_in_stock(store, serial, e.owner) from None
 
 
 def remove(store: Store, serial: str) -> Token:
@@ -259,6 +313,51 @@ def replace(store: Store, old: str, new: str, *, now: int, codes: bytes | None =
 
 
 # ---- parts
+
+
+def _candidate(token: ImportedToken, now: int, batch: str | None) -> StockEntry | Added:
+    """Return the entry of a file's token, or the result if the token cannot be used."""
+    if token.unsupported is not None:
+        return Added(AddStatus.UNSUPPORTED, token, token.unsupported)
+    if token.serial is None:
+        return Added(AddStatus.NO_SERIAL, token, "the token has no serial number")
+    try:
+        kept = _with(token.token(now), name=NAME, confirmed=False, last_used=None)
+        return StockEntry(serial=token.serial, batch=batch, imported=now, token=kept)
+    except RecordError as e:
+        return Added(AddStatus.INVALID, token, str(e))
+
+
+def _added(store: Store, entry: StockEntry, token: ImportedToken, taken: tuple[str | None] | None) -> Added:
+    """Return the result for a token that `Stock.add` has added, or that it has found taken."""
+    if taken is None:
+        return Added(AddStatus.ADDED, token)
+    (user,) = taken
+    held = None if isinstance(store, EmptyStore) else stock_of(store).find(entry.serial)
+    if user is not None:
+        status = AddStatus.SERIAL_TAKEN if held is None else AddStatus.ALREADY_ADDED
+        return Added(status, token, f"{user} has the token with this serial number")
+    own = entry.token
+    if held is None or held.entry.token is None or own is None or held.entry.token.secret == own.secret:
+        return Added(AddStatus.ALREADY_ADDED, token, "already in stock")
+    return Added(AddStatus.SERIAL_TAKEN, token, "another token in stock has this serial number")
+
+
+def _known(store: Store, entries: Sequence[StockEntry]) -> list[tuple[str | None] | None]:
+    """Return the results that `Stock.add` would return, and change nothing."""
+    if isinstance(store, EmptyStore):
+        owner_of: Callable[[str], str | None] = store.owner_of_serial
+    else:
+        owner_of = claims.Owners(store).of if type(store) is FileStore else store.owner_of_serial
+    results: list[tuple[str | None] | None] = []
+    seen: set[str] = set()
+    for entry in entries:
+        held = None if isinstance(store, EmptyStore) else stock_of(store).find(entry.serial)
+        owner = owner_of(entry.serial) if held is None else held.owner
+        is_free = held is None and owner is None and serial_key(entry.serial) not in seen
+        results.append(None if is_free else (owner,))
+        seen.add(serial_key(entry.serial))
+    return results
 
 
 def _item(held: Held) -> Item:

@@ -126,11 +126,20 @@ def release(store: FileStore, folder: int, name: str, claims: Collection[str], *
 
 
 def bring_in(store: FileStore, user: str) -> None:
-    """Claim the serial numbers of a record that another program put into the store. Raise SerialTaken."""
+    """Claim the serial numbers of a record that another program put into the store. Raise SerialTaken.
+
+    If the token is in stock too, the user keeps it: the backup was made during the assignment or the return.
+    """
     name = store.file_of(user)
     with store.opened() as folder, store.locked(folder, name):
+        make(store, folder)
         stored = store.load(folder, name)
         found = {} if stored is None else _serials(name, stored.document)
+        for claim in found:
+            with _locked(store, folder, claim):
+                if stock_entries.has_token(folder, claim) and owner_of(store, folder, claim) is None:
+                    point(folder, claim, name)
+                    settle(store, folder, claim)
         with moved(store, folder, name, {}, found):
             pass
 
@@ -311,7 +320,9 @@ def _take(
 ) -> None:
     """Claim one serial number for a record. The caller holds the claim's lock. Raise SerialTaken."""
     if stock_entries.has_token(folder, claim):
-        raise SerialTaken(serial, owner_of(store, folder, claim))
+        user = owner_of(store, folder, claim)
+        if user is None or user != _user_of(name):
+            raise SerialTaken(serial, user)
     while True:
         with suppress(FileExistsError):
             _link(folder, claim, name)

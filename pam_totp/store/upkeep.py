@@ -190,6 +190,9 @@ class _ClaimsInUse:
                 other = claims.holder(self._store, self._folder, claim)
                 if other == name:  # another process has changed the claim meanwhile
                     self._count += 1
+                elif other is not None and stock_entries.is_path(other):
+                    text = f"{name}: the token with the serial number {serial} is in stock too"
+                    yield Defect(text, partial(claims.bring_in, self._store, user_of_file(name)))
                 elif other is None:
                     text = f"{name}: another user can get this token too: the serial number {serial} has no claim"
                     yield Defect(text, partial(claims.bring_in, self._store, user_of_file(name)))
