@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 def _from_stock(args: argparse.Namespace) -> int:
     """Replace a user's token by a token from the stock. The arguments are their serial numbers."""
     for option in (*OPTIONS, *NOT_WITH_STOCK):
-        if getattr(args, option) not in (None, False):
+        if getattr(args, option) != args.parser.get_default(option):
             raise CommandError(f"--stock excludes --{option.replace('_', '-')}", WRONG_USAGE)
     old, new = args.user, args.token
     if old is None or new is None:

@@ -32,7 +32,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": taken.user, "serial": taken.token.serial})
     else:
-        print(
-            f"{taken.user} no longer has the token {taken.token.serial}; it is in stock, with its counter or last step"
-        )
+        print(f"{taken.user} no longer has the token {taken.token.serial}; it is in stock")
     return DONE

@@ -301,7 +301,7 @@ def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
         real_sleep(seconds)
 
     def import_for_bob() -> None:
-        update_many(FileStore(store.folder, PATIENCE), [("bob", added("SM-01"))], taken=lambda _, why: why.owner)
+        update_many(FileStore(store.folder, PATIENCE), [("bob", added("SM-01"))], taken=lambda _, why: str(why.owner))
         waits_or_ended.set()
 
     importer = threading.Thread(target=import_for_bob)
