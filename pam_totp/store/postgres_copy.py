@@ -9,7 +9,8 @@ Rules:
    file takes the place of the folder, so that no command creates an empty store there.
 4. The table of a copied database gets another name in the transaction of the copy.
 5. The process reads all records back, and compares each byte, before the copy is valid.
-6. If the process is killed, at most the old store accepts logins. A second run of the command completes the copy.
+6. The stock of tokens is copied too, in the same transaction.
+7. If the process is killed, at most the old store accepts logins. A second run of the command completes the copy.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from typing import NamedTuple
 
 from pam_totp.core.record import RecordError
 from pam_totp.core.secretfile import parse
+from pam_totp.core.serials import serial_key
 from pam_totp.core.slots import new_file, slot_size
-from pam_totp.store import StoreError, journal
+from pam_totp.store import StoreError, claims, journal, stock_entries
 from pam_totp.store import postgres_schema as schema
 from pam_totp.store.byte_lock import acquire_all
 from pam_totp.store.file import LOCK, FileStore, file_name, parse_record
@@ -36,6 +38,8 @@ from pam_totp.store.postgres_batch import AT_ONCE, WAIT
 from pam_totp.store.postgres_connection import Connection, Refused, Row, connect
 from pam_totp.store.postgres_records import serials, user_name
 from pam_totp.store.secret_file import create, flush_all
+from pam_totp.store.stock import document_of
+from pam_totp.store.stock_files import FileStock
 
 COPYING, COPIED = ".copying", ".copied"  # suffixes of the folder's name during and after the copy
 _LOCK_WAIT = 30.0  # seconds: every login that has begun ends within 10 s
@@ -43,6 +47,8 @@ _CONNECT = 10.0  # seconds
 _EVERY_LOCK = "LOCK TABLE pam_totp.record IN ACCESS EXCLUSIVE MODE"
 _BODIES = "SELECT name, body FROM pam_totp.{0} WHERE name > $1 ORDER BY name LIMIT $2::bigint"
 _MOVE = "ALTER TABLE pam_totp.record RENAME TO copied_record"
+_MOVE_STOCK = "ALTER TABLE IF EXISTS pam_totp.stock RENAME TO copied_stock"
+_STOCK = "SELECT serial, body FROM pam_totp.{0} WHERE serial > $1 ORDER BY serial LIMIT $2::bigint"
 _TABLE = "SELECT 1 WHERE to_regclass($1) IS NOT NULL"
 
 AsRoot = Callable[
@@ -79,6 +85,7 @@ def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot) -> int:
         try:
             with _locked(FileStore(aside)) as opened:
                 number = _write_rows(run, _documents(FileStore(aside), opened))
+                _write_stock(run, FileStore(aside), opened)
                 is_sent = True
                 run("COMMIT")
                 _refuse(opened)
@@ -109,6 +116,7 @@ def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot) ->
             if not is_moved:
                 run(_EVERY_LOCK)
                 run(_MOVE)
+                run(_MOVE_STOCK)
             _make_folder(aside, owner, as_root)
             number = _write_files(FileStore(aside), run)
             is_sent = True
@@ -188,6 +196,45 @@ def _write_rows(run: Run, documents: Iterator[tuple[str, bytes]]) -> int:
     return len(digests)
 
 
+def _write_stock(run: Run, store: FileStore, opened: int) -> None:
+    """Write the stock to the empty table, and read it back. The caller commits."""
+    entries = _stock_files(store, opened)
+    if not entries and not run(_TABLE, "pam_totp.stock"):
+        return  # a database of an older pam_totp
+    statements, there = _statements(run), _stock_rows(run, "stock")
+    keys = list(entries) if not there else []
+    for start in range(0, len(keys), AT_ONCE):
+        some = keys[start : start + AT_ONCE]
+        run(statements.claim_stock, json.dumps(some))  # a token of a user has its row already
+        rows = [{"serial": key, "body": entries[key].decode("ascii")} for key in some]
+        if len(run(statements.add_stock, json.dumps(rows))) != len(rows):
+            raise StoreError("the database no longer keeps changes safely")
+    if _stock_rows(run, "stock") != entries:
+        raise StoreError("the stock in the database differs from that of the folder; nothing was changed")
+
+
+def _stock_rows(run: Run, table: str) -> dict[str, bytes]:
+    """Return the documents of a table of the stock by the keys of the serial numbers."""
+    found: dict[str, bytes] = {}
+    last = ""
+    while rows := run(_STOCK.format(table), last, AT_ONCE):
+        for key, body in rows:
+            last = (key or b"").decode()
+            found[last] = body or b""
+    return found
+
+
+def _stock_files(store: FileStore, opened: int) -> dict[str, bytes]:
+    """Return the documents of the stock of a folder by the keys of the serial numbers. Raise StoreError."""
+    found = {}
+    for held in FileStock(store).entries():
+        if isinstance(held, StoreError):
+            raise held
+        if held.owner is not None or held.entry.token is not None:
+            found[serial_key(held.entry.serial)] = document_of(held.entry)
+    return found
+
+
 def _claim(owners: dict[str, str], name: str, document: bytes) -> None:
     for key, serial in serials(parse_record(document, user_name(name), name)).items():
         if owners.setdefault(key, name) != name:
@@ -214,6 +261,7 @@ def _require_folder(folder: str) -> None:
     with store.opened() as opened:
         if os.path.lexists(os.path.join(folder, ".import")):
             raise StoreError(f"{folder}: an import is running (try again when it has finished)")
+        FileStock(store).complete(opened)
         for name in os.listdir(opened):
             if name.endswith(".json") and not name.startswith("."):
                 user = user_name(name.removesuffix(".json"))
@@ -257,6 +305,11 @@ def _write_files(store: FileStore, run: Run) -> int:
     """Write the records of the copied table to the folder, durably. Read them back, and return their number."""
     digests: dict[str, bytes] = {}
     with store.opened() as opened:
+        entries = _stock_rows(run, "copied_stock") if run(_TABLE, "pam_totp.copied_stock") else {}
+        for key, body in entries.items():
+            stock_entries.make_folder(opened)
+            path = stock_entries.path_of(claims.file_of(key))
+            create(opened, path, body, f"{stock_entries.FOLDER}/.new", durably=False)
         for name, body in _rows(run, "copied_record"):
             try:
                 content = new_file(body, slot_size(parse(body)))
@@ -265,9 +318,12 @@ def _write_files(store: FileStore, run: Run) -> int:
             create(opened, f"{name}.record", content, f".{name}.record", durably=False)
             digests[name] = sha256(body).digest()
         store.prepare()
+        claims.make(store, opened)
         flush_all(opened)
         if {name: sha256(document).digest() for name, document in _documents(store, opened)} != digests:
             raise StoreError("the records in the folder differ from those in the database; nothing was changed")
+        if _stock_files(store, opened) != entries:
+            raise StoreError("the stock in the folder differs from that in the database; nothing was changed")
     return len(digests)
 
 

@@ -14,14 +14,18 @@ from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import serialize
+from pam_totp.operations import stock
 from pam_totp.operations.authenticate import decide
-from pam_totp.store import Store, StoreError, postgres_copy
+from pam_totp.store import Store, StoreError, postgres_copy, upkeep
 from pam_totp.store.file import FileStore
 from pam_totp.store.locations import opened
 from pam_totp.store.postgres import PostgresStore, initialise
 from pam_totp.store.postgres_copy import Copied, to_database, to_folder
 from pam_totp.store.postgres_schema import SYNCHRONOUS
+from pam_totp.store.stock import stock_of
 from tests.core.stores import NOW, code, enrol, enrol_1
+from tests.core.test_stock import code as stock_code
+from tests.core.test_stock import entry
 from tests.support.cluster import Server, with_postgresql
 from tests.support.site import PATIENCE, fob, phone, until
 
@@ -59,6 +63,34 @@ def to_db(folder: Path, url: str) -> Copied:
 
 def back(url: str, folder: Path) -> Copied:
     return to_folder(url, str(folder), (os.geteuid(), os.getegid()), nullcontext)
+
+
+@pytest.mark.parametrize("at_once", [1, 500])
+def test_a_copy_to_a_database_and_back_keeps_the_stock(
+    full: Path, database: str, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(postgres_copy, "AT_ONCE", at_once)
+    before = FileStore(str(full))
+    stock_of(before).add([entry(f"T-{n}") for n in range(5)])
+    stock.assign(before, "T-1", "alice", now=NOW)
+    stock.assign(before, "T-2", "newcomer", now=NOW, codes=stock_code("T-2", 0))
+    stock.give_back(before, "T-2", now=NOW)
+    expected = list(stock.items(before))
+    assert len(expected) == 5
+    to_db(full, database)
+    store = PostgresStore(database, wait=PATIENCE)
+    assert list(stock.items(store)) == expected
+    with pytest.raises(stock.StockError, match="alice has the token"):
+        stock.assign(store, "T-1", "bob", now=NOW)
+    stock.assign(store, "T-3", "a/b", now=NOW)
+    expected = list(stock.items(store))
+    back(database, full)
+    again = FileStore(str(full))
+    assert list(stock.items(again)) == expected
+    assert [defect.text for defect in upkeep.examine(again)] == []
+    stock.unassign(again, "T-3", now=NOW)
+    with pytest.raises(StoreError, match="no table of the stock"):
+        stock.list_free(store)
 
 
 @pytest.mark.parametrize("at_once", [1, 5, len(USERS), 500])
