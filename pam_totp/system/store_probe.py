@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pam_totp.store import Store
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import LOCK
+from pam_totp.store.stock_entries import FOLDER as STOCK
 from pam_totp.system.store_owner import Report, as_owner
 
 _CLOSED, _IMMUTABLE = "closed", "immutable"  # the kinds of reports
@@ -52,15 +53,18 @@ def find_obstacles(folder: str) -> Obstacles:
 
 
 def entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the name and the status of the lock file, the decoys and the records. Follow no link."""
+    """Yield the name and the status of the lock file, the decoys, the records and the stock. Follow no link."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
         return
-    decoys = os.path.join(folder, DECOYS)
-    inner = sorted(os.listdir(decoys)) if os.path.isdir(decoys) and not os.path.islink(decoys) else []
-    wanted = [n for n in names if n in (LOCK, DECOYS) or (n.endswith((".record", ".json")) and not n.startswith("."))]
-    for name in (*wanted, *(f"{DECOYS}/{n}" for n in inner)):
+    special, inner = (LOCK, DECOYS, STOCK), []
+    for name in (DECOYS, STOCK):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            inner += [f"{name}/{n}" for n in sorted(os.listdir(path))]
+    wanted = [n for n in names if n in special or (n.endswith((".record", ".json")) and not n.startswith("."))]
+    for name in (*wanted, *inner):
         try:
             yield name, os.lstat(os.path.join(folder, name))
         except FileNotFoundError:  # another process has removed the file

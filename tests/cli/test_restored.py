@@ -350,3 +350,23 @@ def test_the_facts_are_json(site: Site) -> None:
     done = site.command("restored", "--dry-run", "--json")
     assert json.loads(done.stdout)["records"][0]["tokens"][0]["row_needed"] is True
     assert audit_log.NAME not in done.stdout
+
+
+def test_tokens_in_stock_are_rolled_forward_too(site: Site, tmp_path: Path) -> None:
+    seeds = f"T-1,{KEY.hex()}\nT-2,{'ab' * 20}\n"
+    assert site.command("stock", "import", "csv", "-", "--yes", stdin=seeds).returncode == 0
+    log = write_log(tmp_path / "auth.log", change("assign", fob(9), 100, user=ME, serial="T-1", type="hotp"))
+    dry = site.command_json("restored", "--log", log, "--dry-run", *RESTORED)
+    assert [(each["serial"], each["next_before"], each["next"]) for each in dry["stock"]] == [
+        ("T-1", 0, 9),
+        ("T-2", 0, 0),
+    ]
+    assert not any(each["token"]["row_needed"] for each in site.command_json("stock", "list"))
+    done = site.command("restored", "--log", log, "--yes", *RESTORED)
+    assert done.stdout.splitlines()[-2:] == [
+        "in stock: T-1: counter 0 -> 9, codes in a row needed",
+        "stock: 2 tokens changed; each needs codes in a row when it is handed out",
+    ]
+    refused = site.command("assign", "T-1", ME, "--confirm", stdin=f"{codes(9)}\n" + f"{codes(2, 2)}\n{codes(3, 2)}\n")
+    assert refused.returncode == 1
+    assert site.command("assign", "T-1", ME, "--confirm", stdin=f"{codes(9, 2)}\n").returncode == 0

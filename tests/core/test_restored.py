@@ -507,3 +507,32 @@ def test_a_token_removed_in_the_second_of_its_enrolment_is_removed() -> None:
     assert notes(result)[1] == "removed"
     assert result.record is not None
     assert [token.name for token in result.record.tokens] == ["fob"]
+
+
+# ---- the stock
+
+
+def stocked(counter: int = 0) -> HotpToken:
+    return fob(counter, serial="T-1", confirmed=False)
+
+
+def test_a_token_in_stock_is_rolled_forward_by_the_lines_of_its_user() -> None:
+    given = fob(3, serial="T-1", created=100)
+    log = Log(restored_at=NOW, now=NOW)
+    log.read(
+        [f"{BEFORE}{change('assign', given, 100, serial='t 1', type='hotp')}", f"{BEFORE}{use(fob(9, created=100))}"]
+    )
+    log.read([f"{BEFORE}{change('rename', fob(9, created=100), 200, to='blue')}"])
+    log.read([f"{BEFORE}{use(fob(12, name='blue', created=100))}"])
+    token, said = log.forward_stock(stocked())
+    assert (token, said) == (stocked(12).with_row_needed(), ["counter 0 -> 12", "codes in a row needed"])
+    assert log.forward_stock(stocked(20))[0] == stocked(20).with_row_needed()
+    assert log.forward_stock(fob(serial="T-2"))[0] == fob(serial="T-2", row_needed=True)
+
+
+@pytest.mark.parametrize("what", ["return", "unassign"])
+def test_a_token_that_came_back_into_stock_is_removed_from_its_user(what: str) -> None:
+    record = alice(fob(5, serial="T-1"), phone())
+    result = forward(record, change(what, fob(7, serial="T-1"), 100, serial="T-1", type="hotp"))
+    assert result.record == alice(phone())
+    assert forward(alice(phone()), change("assign", fob(), 100, serial="T-1")).missing == ("fob",)

@@ -84,6 +84,36 @@ def test_every_change_is_logged_with_its_account(machine: Machine, words: tuple[
     assert logged(machine) == wanted
 
 
+def test_every_change_of_the_stock_is_logged_with_its_account(machine: Machine) -> None:
+    """The keys of T-1 and T-2 are those of the tests, so `codes` gives the codes of T-1."""
+    machine.enrol("carol", fob(5))
+    other = b"another key of 20 by".hex()
+    as_alice(machine, "stock", "import", "csv", "-", "--batch", "box", "--yes", stdin=f"T-1,{KEY.hex()}\nT-2,{other}\n")
+    as_alice(machine, "assign", "T-1", "bob", "--name", "fob")
+    as_alice(machine, "assign", "T-1", "bob", "--confirm", stdin=f"{codes(0)}\n")
+    as_alice(machine, "replace", "--stock", "T-1", "T-2", "--yes")
+    as_alice(machine, "return", "T-2", "--yes")
+    as_alice(machine, "assign", "T-2", "bob")
+    as_alice(machine, "unassign", "T-2")
+    as_alice(machine, "stock", "remove", "T-2", "--yes")
+    token = {"type": "hotp", "serial": "T-1"}
+    new = {"type": "hotp", "serial": "T-2"}
+    bob = {"user": "bob", "by": "alice"}
+    assert logged(machine) == [
+        ("changed", {"what": "stock-import", "tokens": "2", "batch": "box", "format": "csv", "by": "alice"}),
+        ("changed", bob | token | {"what": "assign", "token": "fob", "next": "0", "state": "unconfirmed"}),
+        ("changed", bob | token | {"what": "confirm", "token": "fob", "next": "1"}),
+        ("changed", bob | token | {"what": "return", "token": "fob", "next": "1"}),
+        ("changed", bob | new | {"what": "assign", "token": "fob", "next": "0"}),
+        ("changed", bob | new | {"what": "return", "token": "fob", "next": "0"}),
+        ("changed", bob | new | {"what": "assign", "token": "token", "next": "0", "state": "unconfirmed"}),
+        ("changed", bob | new | {"what": "unassign", "token": "token", "next": "0"}),
+        ("changed", new | {"what": "stock-remove", "token": "token", "next": "0", "by": "alice"}),
+    ]
+    lines = "\n".join(machine.log.lines())
+    assert not [secret for secret in (HOTP_KEY, KEY.hex(), other, codes(0)) if secret in lines]
+
+
 def test_a_login_uses_the_same_fields_for_the_token(machine: Machine) -> None:
     machine.enrol("bob", fob(5, created=1234))
     as_alice(machine, "verify", "bob", codes(7))
