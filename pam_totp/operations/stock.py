@@ -368,7 +368,7 @@ def _item(held: Held) -> Item:
 
 
 def _owner(store: Store, serial: str) -> str:
-    """Return the user who has the token. Raise StockError."""
+    """Return the owner of the token. Raise StockError."""
     owner = store.owner_of_serial(serial)
     if owner is None:
         raise StockError(Reason.NOT_ASSIGNED, serial)

@@ -67,7 +67,7 @@ class StockEntry(Value):
 
 
 class Held(NamedTuple):
-    """An entry, and the user who has the token. `owner` is None if the token is in stock."""
+    """An entry, and the owner of its token: a user, or None if the token is in stock."""
 
     entry: StockEntry
     owner: str | None
@@ -82,7 +82,7 @@ if TYPE_CHECKING:
 
 
 class NotInStock(Exception):
-    """The stock does not have this token. `owner` is the user who has the token, or None."""
+    """The stock does not have this token. `owner` is the user with this token, or None."""
 
     def __init__(self, serial: str, owner: str | None) -> None:
         super().__init__(f"the token with the serial number {serial} is not in stock")

@@ -63,6 +63,7 @@ def create_files(folder: Path) -> None:
     (folder / "box.xml").write_bytes(written("pskc", tokens, password="qwerty"))
     (folder / "password").write_text("qwerty\n")
     row = ";T-2001;MFRGGZDFMZTWQ2LKNNWG23TPOBYXE43U;30;Example;C200"
+    (folder / "box-7.csv").write_text("".join(f"T-300{n},{bytes([0x30 + n]).hex() * 20}\n" for n in (1, 2, 3)))
     (folder / "seeds.csv").write_text(f"upn;serial number;secret key;time interval;manufacturer;model\n{row}\n")
     usable = AEGIS | {"entries": AEGIS["entries"][:2]}
     (folder / "aegis.json").write_bytes(dumped({"version": 1, "header": {"slots": None, "params": None}, "db": usable}))

@@ -110,6 +110,7 @@ def test_a_log_is_read_from_standard_input(site: Site) -> None:
                 "not_in_the_backup": [],
             }
         ],
+        "stock": [],
     }
 
 

@@ -240,7 +240,7 @@ def test_a_replacement_that_fails_changes_nothing(box: Site) -> None:
     assert states(box) == before
 
 
-def test_replace_still_takes_a_user_and_a_token_that_look_like_serial_numbers(box: Site) -> None:
+def test_replace_takes_a_token_named_like_a_serial_number(box: Site) -> None:
     box.enrol(fob(name="T-1"))
     done = box.command("replace", ME, "T-1", "--secret-stdin", "--yes", stdin=f"hex:{'ab' * 20}\n")
     assert (done.returncode, done.stdout) == (0, f"{ME}: token 'T-1' has a new key; codes of the old key are refused\n")

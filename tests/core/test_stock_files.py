@@ -156,7 +156,7 @@ def test_a_kill_of_a_change_leaves_each_token_one_owner(folder: Path, store: Fil
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, store: FileStore, call: str) -> None:
-    """Without a repair: bob gets the token if alice has not got it, and nobody else does otherwise."""
+    """Without a repair: bob gets the token if alice does not have it, and otherwise only alice has it."""
     number = 1
     while True:
         shutil.rmtree(folder)

@@ -474,6 +474,18 @@ def test_bash_completes_formats_choices_and_devices(tmp_path: Path) -> None:
     assert in_completion('_pam_totp_devices "$1"', tmp_path) == list(map(str, devices))
 
 
+def test_bash_completes_the_serial_numbers_of_the_stock(site: Site) -> None:
+    store = ("--store", str(site.store))
+    assert site.command("stock", "import", "csv", "-", stdin=f"T-1,{'ab' * 20}\nT-2,{'cd' * 20}\n").returncode == 0
+    assert site.command("assign", "T-1", "bob").returncode == 0
+    assert complete("pam-totp", "stock", "") == ["import", "list", "remove"]
+    assert "google-authenticator" in complete("pam-totp", "stock", "import", "goo")
+    assert complete("pam-totp", "stock", *store, "remove", "") == ["T-2"]
+    assert complete("pam-totp", "assign", *store, "T") == ["T-2"]
+    assert complete("pam-totp", "assign", *store, "T-2", "roo") == ["root"]
+    assert complete("pam-totp", "unassign", *store, "") == complete("pam-totp", "return", *store, "") == ["T-1"]
+
+
 def test_bash_offers_only_possible_arguments(site: Site) -> None:
     hostile = f"$(touch {site.folder}/evaluated)"
     site.enrol(fob(), phone(name="old phone"), fob(name=hostile, secret=b"x" * 20), user="alice")

@@ -53,6 +53,17 @@ _pam_totp_tokens() { # PROGRAM STORE USER: print the names of the user's tokens
     "$1" list --store "$2" --json -- "$3" 2>/dev/null | grep -oE '"name": "[^"\\]*"' | cut -d '"' -f 4
 }
 
+_pam_totp_serials() { # PROGRAM STORE STATE: print the serial numbers of the stock's tokens in this state: free or assigned
+    local -a options=()
+    local state='"assigned"'
+    if [[ $3 == free ]]; then
+        options=(--free)
+        state=''
+    fi
+    "$1" stock list --store "$2" --json "${options[@]}" 2>/dev/null | grep -E "\"state\": $state" |
+        grep -oE '"serial": "[^"\\]*"' | cut -d '"' -f 4
+}
+
 _pam_totp_services() { # KIND: print the services that can be enabled or disabled, or all
     local name
     case $1 in
@@ -82,6 +93,16 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
         compgen -f -- "$current"
         ;;
     import:*) compgen -f -- "$current" ;;
+    stock:1) printf '%s\n' import list remove ;;
+    stock:2)
+        [[ $first == import ]] && _pam_totp_formats "$program" stock
+        [[ $first == import ]] && compgen -f -- "$current"
+        [[ $first == remove ]] && _pam_totp_serials "$program" "$store" free
+        ;;
+    stock:*) [[ $first == import ]] && compgen -f -- "$current" ;;
+    assign:1) _pam_totp_serials "$program" "$store" free ;;
+    assign:2) compgen -u ;;
+    unassign:1 | return:1) _pam_totp_serials "$program" "$store" assigned ;;
     store:1) printf '%s\n' init copy ;;
     store:*) compgen -f -- "$current" ;;
     authority:1) printf '%s\n' init serve ;;
