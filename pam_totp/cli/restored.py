@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         confirm("roll all records forward and void all recovery codes? do this once, directly after a restore", args)
     packed, status = _forward_all(args, log, store)
-    in_stock = _forward_stock(args, log, store)
+    in_stock, status_of_stock = _forward_stock(args, log, store)
     records = map(json.loads, packed)
     if args.json:
         logs = [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(records, dry_run=args.dry_run)
         _print_stock(in_stock, dry_run=args.dry_run)
-    return status
+    return max(status, status_of_stock)
 
 
 def _time(text: str) -> int:
@@ -180,15 +180,15 @@ def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> For
     return result
 
 
-def _forward_stock(args: argparse.Namespace, log: Log, store: Store) -> list[dict[str, Any]]:
-    """Roll the tokens in stock forward, and return the facts about each changed token."""
-    if uses_own_file(args):
-        return []
+def _forward_stock(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[dict[str, Any]], int]:
+    """Roll the tokens in stock forward. Return the facts about each changed token, and the exit status."""
     changed: list[dict[str, Any]] = []
+    status = DONE
     try:
-        for item in stock.items(store, free=True):
+        for item in () if uses_own_file(args) else stock.items(store, free=True):
             if isinstance(item, StoreError):
                 print(f"pam-totp: {item}", file=sys.stderr)
+                status = OUT_OF_REACH
             elif item.token is not None:
                 token, notes = log.forward_stock(item.token)
                 if token != item.token:
@@ -196,10 +196,13 @@ def _forward_stock(args: argparse.Namespace, log: Log, store: Store) -> list[dic
                         stock.set_token(store, item.serial, token)
                     facts = {"next_before": item.token.next_factor, "next": token.next_factor, "notes": notes}
                     changed.append({"serial": item.serial, **facts})
+    except StoreError as e:
+        print(f"pam-totp: {e}; tokens in stock may be unchanged", file=sys.stderr)
+        status = OUT_OF_REACH
     finally:
         if changed and not args.dry_run:
             args.audit.changed("restored", stock=len(changed))
-    return changed
+    return changed, status
 
 
 def _print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:

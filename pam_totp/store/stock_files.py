@@ -188,10 +188,14 @@ class FileStock:
             os.close(lock)
 
     def complete(self, folder: int) -> None:
-        """Only for this package: complete a killed import, and wait for an import that is running."""
+        """Only for this package: complete a killed import that was ready, and wait for an import that is running."""
         if exists(folder, READY):
-            with self._adding(folder):
-                pass
+            self.finish(folder)
+
+    def finish(self, folder: int) -> None:
+        """Only for this package: do the same, and delete the files of an import that was killed before it was ready."""
+        with self._adding(folder):
+            pass
 
     def _move_in(self, folder: int) -> Iterator[tuple[str, SerialTaken | None]]:
         """Move the entries of `.stock.ready` into the stock. Yield each claim, and the error for a taken one."""
@@ -224,8 +228,9 @@ class FileStock:
 def examine(store: FileStore, folder: int) -> Iterator[tuple[str, Callable[[], object] | None]]:
     """Yield the defects of the stock: a text, and the function that repairs it, or None."""
     stock = FileStock(store)
-    if exists(folder, READY):
-        yield f"{READY}: left by an interrupted import into the stock", lambda: stock.complete(folder)
+    for name in (READY, NEW):
+        if exists(folder, name):
+            yield f"{name}: left by an interrupted import into the stock", lambda: stock.finish(folder)
     for claim in stock_entries.names(folder):
         path = stock_entries.path_of(claim)
         if claim.startswith("."):

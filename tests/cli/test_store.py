@@ -201,8 +201,14 @@ def test_init_prepares_a_database_and_grants_the_tables(postgresql: Server, data
     done = run("store", "init", database, "--replication", "none", "--grant", "authority")
     assert done.stdout == f"{database}: the tables are ready; required replication: none\n"
     assert run_json("store", "init", database) == {"url": database, "replication": "none"}
-    put(database.replace("owner@", "authority@"))
+    role = database.replace("owner@", "authority@")
+    put(role)
     assert postgresql.sql("SELECT count(*) FROM pam_totp.decoy") == "64"
+    seeds = f"T-1,{'ab' * 20}\n"
+    assert run("stock", "import", "csv", "-", "--store", role, stdin=seeds).returncode == 0
+    assert run("assign", "T-1", ME, "--store", role).returncode == 0
+    assert run("unassign", "T-1", "--store", role).returncode == 0
+    assert run("stock", "remove", "T-1", "--yes", "--store", role).returncode == 0
 
 
 def test_a_copied_store_is_used_and_the_old_one_refused(site: Site, database: str) -> None:
