@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from pam_totp.core.record import HotpToken
 from pam_totp.core.secretfile import base32
 from pam_totp.core.serials import serial_key
 from pam_totp.operations import stock
-from pam_totp.store import StoreError, claims, stock_entries, stock_files, upkeep
+from pam_totp.store import NotThere, StoreError, claims, stock_entries, stock_files, upkeep
 from pam_totp.store.file import FileStore
 from pam_totp.store.stock import StockEntry, stock_of
 from tests.core.stores import LOCK_TIMEOUT
@@ -294,6 +297,57 @@ def test_racing_replacements_never_lose_or_double_a_token(store: FileStore) -> N
         assert sum(isinstance(result, stock.Replaced) for result in results) == 1, results
         assert all(len(places(store, serial)) == 1 for serial in serials)
     assert [defect.text for defect in upkeep.examine(store)] == []
+
+
+def move_at_random(store: FileStore, serials: list[str], ready: int) -> None:
+    """Make random changes of the stock until this process is killed. Write a byte to `ready` after each change."""
+    chosen = random.Random(os.getpid())
+    while True:
+        one, other = chosen.sample(serials, 2)
+        user = f"user{chosen.randrange(3)}"
+        change = chosen.choice(
+            [
+                partial(stock.assign, store, one, user, now=NOW),
+                partial(stock.unassign, store, one, now=NOW),
+                partial(stock.replace, store, one, other, now=NOW),
+                partial(stock_of(store).add, [entry(one)]),
+                partial(store.update, user, lambda record: (record, None)),
+            ]
+        )
+        with suppress(stock.StockError, NotThere):
+            change()
+        os.write(ready, b".")
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_killed_processes_that_race_leave_each_token_one_owner(store: FileStore, attempt: int) -> None:
+    store.prepare()
+    serials = [f"T-{n}" for n in range(5)]
+    stock_of(store).add([entry(serial) for serial in serials])
+    read_end, write_end = os.pipe()
+    workers = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                move_at_random(opened(store), serials, write_end)
+            finally:
+                os._exit(1)
+        workers.append(pid)
+    os.close(write_end)
+    for number in range(len(workers)):  # each kill falls into some change
+        for _ in range(10 + 7 * attempt + number):
+            assert os.read(read_end, 1) == b".", "all workers have ended"
+        os.kill(workers[number], signal.SIGKILL)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in workers]
+    os.close(read_end)
+    assert ends == [-signal.SIGKILL] * len(workers), "no worker failed"
+    found = {serial: places(store, serial) for serial in serials}
+    assert all(len(owners) == 1 for owners in found.values()), found
+    list(upkeep.repair(store))
+    assert {serial: places(store, serial) for serial in serials} == found
+    assert [defect.text for defect in upkeep.examine(store)] == []
+    assert all(keys_in_stock(store, serial) == (owners == ["stock"]) for serial, owners in found.items())
 
 
 # ---- files

@@ -322,6 +322,7 @@ def run_remedy(machine: Fresh, finding: Finding) -> None:
         ("chown bob: {}/alice.record", Code.STORE_FILE_OWNER, "alice.record must belong to pam_totp (now: bob)"),
         ("chown root: {}/.lock", Code.STORE_FILE_OWNER, ".lock must belong to pam_totp (now: root)"),
         ("chown -R bob: {}/.decoy", Code.STORE_FILE_OWNER, ".decoy, .decoy/00, .decoy/01 and 62 more must belong to"),
+        ("mkdir -m 700 {0}/.stock; chown bob: {0}/.stock", Code.STORE_FILE_OWNER, ".stock must belong to pam_totp"),
         ("chmod 0 {}/alice.record", Code.STORE_FILE_MODE, "pam_totp may not read and write alice.record"),
         ("chmod 0400 {}/.lock", Code.STORE_FILE_MODE, "pam_totp may not read and write .lock"),
         ("chmod 0700 /var/lib", Code.STORE_CLOSED, "may not enter /var/lib (mode 0700), so every code is refused"),
