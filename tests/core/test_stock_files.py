@@ -305,17 +305,15 @@ def move_at_random(store: FileStore, serials: list[str], ready: int) -> None:
     while True:
         one, other = chosen.sample(serials, 2)
         user = f"user{chosen.randrange(3)}"
-        change = chosen.choice(
-            [
-                partial(stock.assign, store, one, user, now=NOW),
-                partial(stock.unassign, store, one, now=NOW),
-                partial(stock.replace, store, one, other, now=NOW),
-                partial(stock_of(store).add, [entry(one)]),
-                partial(store.update, user, lambda record: (record, None)),
-            ]
-        )
+        changes: list[Callable[[], object]] = [
+            partial(stock.assign, store, one, user, now=NOW),
+            partial(stock.unassign, store, one, now=NOW),
+            partial(stock.replace, store, one, other, now=NOW),
+            partial(stock_of(store).add, [entry(one)]),
+            partial(store.update, user, lambda record: (record, None)),
+        ]
         with suppress(stock.StockError, NotThere):
-            change()
+            chosen.choice(changes)()
         os.write(ready, b".")
 
 
