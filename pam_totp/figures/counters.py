@@ -51,7 +51,7 @@ REASONS = {  # the values of `by` and `reason` in the log
     ),
     IGNORED: ("not-enrolled", OTHER),
 }
-NO_DECISION = {"grace", "no-answer", "not-yours-to-ask", "too-many-at-once"}  # no answer was decided on
+NO_DECISION = {"grace", "no-answer", "not-yours-to-ask", "too-many-at-once", "not-this-member"}  # no decision
 OPEN_REASONS = {"no-answer", "not-yours-to-ask", "too-many-at-once"}  # of refusals: the user knows them
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 AHEAD = (0, 1, 2, 3, 5, 7, 10, 20, 50, 100, 1000)  # counters
