@@ -8,6 +8,7 @@ import grp
 import os
 import stat
 import sys
+from contextlib import ExitStack
 from functools import partial
 
 from pam_totp.cli.command_line import (
@@ -194,14 +195,12 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
         server = Server(settings, Answers(store, lambda: read_site(file), sink, figures=figures), sink, how.pool)
     except CertificateError as e:
         raise CommandError(f"{e} (run 'pam-totp authority init')", OUT_OF_REACH) from None
-    endpoint = None if args.figures is None else Endpoint(args.figures, figures, counters.AUTHORITY, partial(_log, sink))
-    if endpoint is not None:
-        endpoint.open()
-    try:
+    with ExitStack() as stack:
+        if args.figures is not None:
+            endpoint = Endpoint(args.figures, figures, counters.AUTHORITY, partial(_log, sink))
+            endpoint.open()
+            stack.callback(endpoint.close)
         asyncio.run(server.run(_print_addresses))
-    finally:
-        if endpoint is not None:
-            endpoint.close()
     return DONE
 
 
