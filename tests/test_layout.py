@@ -22,7 +22,7 @@ PACKAGES = {
     "pam_totp.formats": {"pam_totp.core"},
     "pam_totp.operations": {"pam_totp.core", "pam_totp.store", "pam_totp.formats"},
     "pam_totp.member": {"pam_totp.core", "pam_totp.store", "pam_totp.operations"},
-    "pam_totp.figures": {"pam_totp.core", "pam_totp.operations"},
+    "pam_totp.figures": {"pam_totp.core"},
     "pam_totp.authority": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures")},
     "pam_totp.pam": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures")},
     "pam_totp.client": {"pam_totp.core", "pam_totp.pam"},
