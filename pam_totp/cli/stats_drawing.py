@@ -22,7 +22,7 @@ MAX_ROWS = 10  # of a table
 NOTABLE_DRIFT = 0.5  # steps: a slow user causes less
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
-_WORDS = {"accepted": "accepted by", "refused": "refused:", "ignored": "ignored:"}
+_WORDS = {"accepted": "accepted by", "refused": "refused:", "ignored": "ignored:", "presented": "presented:"}
 
 Row = tuple[str, str, int]  # group, label, number
 

@@ -29,9 +29,11 @@ SERVICE, AUTHORITY = "service", "authority"  # roles
 OTHER = "other"
 MAX_SERVICES = 32
 RESULTS = ("accepted", "refused", "ignored", "unavailable", "no_answer", "error", "full", "unfinished")
-ACCEPTED, REFUSED, IGNORED = "accepted", "refused", "ignored"  # the outcomes of an answer: verbs of the log
-REASONS = {  # the values of `by` and `reason` in the log
-    ACCEPTED: ("code", "row", "recovery", "grace", "break-glass", OTHER),
+# The outcomes of an answer: verbs of the log.
+ACCEPTED, REFUSED, IGNORED, PRESENTED = "accepted", "refused", "ignored", "presented"
+FIELDS = {ACCEPTED: "by", REFUSED: "reason", IGNORED: "reason", PRESENTED: "what"}  # outcome -> field with its reason
+REASONS = {  # the values of these fields
+    ACCEPTED: ("code", "row", "recovery", "temporary", "grace", "break-glass", OTHER),
     REFUSED: (
         "wrong",
         "replayed",
@@ -50,6 +52,7 @@ REASONS = {  # the values of `by` and `reason` in the log
         OTHER,
     ),
     IGNORED: ("not-enrolled", OTHER),
+    PRESENTED: ("ticket", OTHER),
 }
 NO_DECISION = {"grace", "no-answer", "not-yours-to-ask", "too-many-at-once", "not-this-member"}  # no decision
 OPEN_REASONS = {"no-answer", "not-yours-to-ask", "too-many-at-once"}  # of refusals: the user knows them
@@ -107,7 +110,7 @@ class Figures:
         if verb not in REASONS:
             return
         with suppress(Exception), self._lock:  # rule 1
-            reason = str(fields.get("by" if verb == ACCEPTED else "reason"))
+            reason = str(fields.get(FIELDS[verb]))
             number = _ANSWER.get((verb, reason), _ANSWER[verb, OTHER])
             self._own[self._cell_of(service, may_name) + len(RESULTS) + number] += 1
             if verb in _DECISION and reason not in NO_DECISION:

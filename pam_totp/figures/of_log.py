@@ -13,13 +13,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pam_totp.figures.counters import ACCEPTED, FIELDS
 from pam_totp.figures.of_store import TokenFacts
 
 TokenKey = tuple[str, str, int]  # user, name, creation
 UNKNOWN_BATCH = "(none)"
 BATCH_DIGITS = 4  # at the end of a serial number: they count the tokens of a batch
 _DISTANCE = re.compile(r"-?[0-9]{1,10}")
-_OUTCOMES = {"accepted": "by", "refused": "reason", "ignored": "reason"}  # verb -> the field with its reason
 
 
 class Distances:
@@ -82,11 +82,11 @@ class LogFigures:
             self.first = at if self.first is None else min(self.first, at)
             self.last = at if self.last is None else max(self.last, at)
         self.errors += verb == "error"
-        if verb not in _OUTCOMES or "again" in fields:  # an authority logs a repeated question again
+        if verb not in FIELDS or "again" in fields:  # an authority logs a repeated question again
             return
-        self.answers[service, verb, fields.get(_OUTCOMES[verb], "?")] += 1
+        self.answers[service, verb, fields.get(FIELDS[verb], "?")] += 1
         user, name, created = fields.get("user"), fields.get("token"), fields.get("created", "")
-        if verb != "accepted" or user is None or name is None or not (created.isascii() and created.isdecimal()):
+        if verb != ACCEPTED or user is None or name is None or not (created.isascii() and created.isdecimal()):
             return
         for field, of in (("ahead", self.ahead), ("drift", self.drift)):
             if _DISTANCE.fullmatch(text := fields.get(field, "")):

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from pam_totp.core.verify import Outcome
-from pam_totp.figures.counters import MAX_SERVICES, OTHER, REASONS, SECONDS, SERVICE, Figures
+from pam_totp.core.record import UserRecord
+from pam_totp.core.verify import Decision, Outcome
+from pam_totp.figures.counters import FIELDS, MAX_SERVICES, OTHER, REASONS, SECONDS, SERVICE, Figures
 from pam_totp.figures.exposition import Metric, Sample, merged, text_of
+from pam_totp.operations.authenticate import facts
 
 
 def lines(figures: Figures, **options: Any) -> set[str]:
@@ -39,7 +41,8 @@ def test_answers_are_counted_by_service_outcome_and_reason() -> None:
 
 def test_every_outcome_of_an_answer_has_its_own_reason() -> None:
     for outcome in Outcome:
-        assert outcome.value in REASONS["accepted" if outcome.accepted else "refused"]
+        verb, fields = facts(Decision(outcome=outcome, record=UserRecord(user="alice")))
+        assert fields[FIELDS[verb]] in REASONS[verb]
 
 
 def test_an_unknown_reason_counts_as_other() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -123,14 +124,25 @@ def test_only_root_and_the_group_read_the_figures(served: Served, monkeypatch: p
 
 @as_root
 def test_other_accounts_keep_no_place_from_root(served: Served) -> None:
-    os.seteuid(OTHER_UID)
+    ready, connected = os.pipe()
+    child = os.fork()  # a change of this process's uid would also change the uid of the endpoint
+    if child == 0:
+        try:
+            os.setresuid(OTHER_UID, OTHER_UID, OTHER_UID)
+            stuck = [served.connected() for _ in range(2 * MAX_CLIENTS)]
+            os.write(connected, b"x" * len(stuck))
+            signal.pause()
+        finally:
+            os._exit(0)
+    assert len(os.read(ready, 100)) == 2 * MAX_CLIENTS
+    for end in (ready, connected):
+        os.close(end)
     try:
-        stuck = [served.connected() for _ in range(2 * MAX_CLIENTS)]
+        for _ in range(3):
+            assert served.asked(GET).startswith(b"HTTP/1.1 200 ")
     finally:
-        os.seteuid(0)
-    assert served.asked(GET).startswith(b"HTTP/1.1 200 ")
-    for client in stuck:
-        client.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_stuck_reader_holds_no_other_reader(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,9 @@ def all_lines() -> list[str]:
         figures.login("sshd", result)
     for outcome, reasons in REASONS.items():
         for reason in reasons:
-            figures.answer("sshd", outcome, {"by": reason, "reason": reason, "ahead": 1, "drift": 1}, 0.1)
+            figures.answer(
+                "sshd", outcome, {"by": reason, "reason": reason, "what": reason, "ahead": 1, "drift": 1}, 0.1
+            )
     text = textfile.text(
         {role: text_of(figures.metrics(role)) for role in (SERVICE, AUTHORITY)}, StoreFigures(), is_expected=True
     )

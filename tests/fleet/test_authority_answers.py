@@ -114,7 +114,8 @@ def test_a_code_is_accepted_once(authority: Authority) -> None:
     verdict = authority.ask(question(code(3)))
     assert verdict == Verdict(verdict="accepted", by="code")
     assert authority.lines[-1] == (
-        "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 next=4 ahead=3 at=3 member=web1 rhost=192.0.2.7"
+        "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 next=4 ahead=3 at=3 member=web1"
+        " rhost=192.0.2.7"
     )
     assert authority.ask(question(code(3))) == Verdict(verdict="refused")
     assert authority.reason() == "replayed"
