@@ -14,7 +14,7 @@ from pam_totp.cli.durations import duration
 from pam_totp.cli.log_files import lines_of
 from pam_totp.cli.log_journal import journal_lines
 from pam_totp.cli.printing import print_json
-from pam_totp.cli.stats_drawing import draw
+from pam_totp.cli.stats_drawing import draw, draw_note
 from pam_totp.cli.store_access import location, now, open_store, uses_own_file
 from pam_totp.core.record import DAY, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         draw(log, store, since, args.batch, "the journal" if args.log is None else "the log")
         if store is None:
-            print(f"\n{MEMBER}")
+            draw_note(MEMBER)
     return DONE if store is None or not store.unreadable else OUT_OF_REACH
 
 

@@ -46,6 +46,7 @@ def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: 
         _draw_store(store)
     batches = log.batches(known, batch)
     if batches:
+        print()
         _heading("SKIPPED CODES of key fobs, by the beginning of the serial number")
         lines = [
             (name, str(tokens), str(of.codes), f"{of.mean:.1f}", str(of.most))
@@ -54,6 +55,7 @@ def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: 
         _table(("BATCH", "TOKENS", "CODES", "MEAN", "MOST"), lines, len(batches))
     clocks = [clock for clock in log.clocks(known) if abs(clock.drift.mean) >= NOTABLE_DRIFT]
     if clocks:
+        print()
         _heading("CLOCKS that are off at accepted codes")
         rows = [
             (
@@ -69,7 +71,12 @@ def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: 
         _table(("USER", "TOKEN", "SERIAL", "CODES", "STEPS", "ABOUT"), rows, len(clocks))
 
 
+def draw_note(text: str) -> None:
+    print(f"\n{textwrap.fill(text, _columns())}")
+
+
 def _draw_store(store: StoreFigures) -> None:
+    print()
     _heading(f"TOKENS of {count(store.users, 'user')}")
     tokens = [(kind, state.replace("_", " "), store.tokens[kind, state]) for kind in TOKEN_TYPES for state in STATES]
     _bars([row for row in tokens if row[2]])

@@ -95,7 +95,7 @@ class Service:
         *,
         figures: Figures | None = None,
     ) -> None:
-        self.figures = figures or Figures(workers)
+        self.figures = figures or Figures(workers + 1)
         self._listener = listener
         self._store = store
         self._site_file = site_file
@@ -404,7 +404,7 @@ def serve(
     The figures of all workers are at the socket `figures_path`, or nowhere if it is None.
     """
     _raise_descriptor_limit()
-    figures = Figures(workers)
+    figures = Figures(workers + 1)  # of the parent process, and of each worker
     log = figures.sink(log)
     with ExitStack() as stack:
         listener = stack.enter_context(listening(path))
@@ -466,7 +466,7 @@ def run_workers(service: Service, count: int, then: Callable[[], None] = lambda:
         for number in range(count):
             child = os.fork()
             if child == 0:
-                service.figures.use_region(number)
+                service.figures.use_region(number + 1)
                 _work(service)
             children[os.pidfd_open(child)] = child
         service.leave_listening_to_workers()
