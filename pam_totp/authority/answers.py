@@ -29,6 +29,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_GRACE_SERVICE, UserRecord
 from pam_totp.core.settings import Settings, Site, settings
 from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, Tickets, verify
+from pam_totp.figures.counters import Figures
 from pam_totp.member import wire
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import DECOY, decide, facts, refusal_delay, remarks
@@ -56,7 +57,7 @@ class NotPermitted(Exception):
 class Answers:
     """The decisions of an authority. Its methods block, and may be called by several threads.
 
-    `site` returns the settings, and may raise SettingsError. `monotonic` is a clock for budgets.
+    `site` returns the settings, and may raise SettingsError. `monotonic` is a clock for budgets and figures.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Answers:
         sink: audit_log.Sink,
         *,
         monotonic: Callable[[], float] = time.monotonic,
+        figures: Figures | None = None,
     ) -> None:
+        self._figures = figures or Figures()
         self.store, self.members = store, Members(store)
         self._site, self._sink, self._monotonic = site, sink, monotonic
         self._budgets = Budgets()
@@ -162,11 +165,17 @@ class Answers:
             audit_log.write(self._sink, "authority", "error", problem=problem, member=member)
 
     def _log_of(self, asked: wire.Question | wire.Begin, member: str) -> Log:
-        """Return the function that logs the verb and the fields of a line about the question."""
+        """Return the function that logs and counts the verb and the fields of a line about the question.
+
+        A repeated question is not counted again.
+        """
+        begun = self._monotonic()
 
         def log(verb: str, fields: Mapping[str, str | int | None]) -> None:
             where: dict[str, str | None] = {"member": member, "rhost": asked.rhost}
             audit_log.write(self._sink, asked.service, verb, user=asked.user, **{**fields, **where})
+            if "again" not in fields:
+                self._figures.answer(asked.service, verb, fields, self._monotonic() - begun)
 
         return log
 

@@ -55,6 +55,7 @@ COMMANDS = {  # names and modules, in the order of --help
     "doctor": "doctor",
     "rehearse": "rehearse",
     "policy": "policy",
+    "stats": "stats",
     "serve": "serve",
     "portal": "portal",
     "store": "store",

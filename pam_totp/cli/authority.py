@@ -8,6 +8,8 @@ import grp
 import os
 import stat
 import sys
+from contextlib import ExitStack
+from functools import partial
 
 from pam_totp.cli.command_line import (
     DONE,
@@ -17,6 +19,7 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
     add_config,
+    add_figures,
     add_log,
     log_sink,
     site_file,
@@ -25,6 +28,7 @@ from pam_totp.cli.printing import print_json
 from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location, require_files
 from pam_totp.core.address import host_and_port
 from pam_totp.core.settings import DATABASE, AuthoritySettings, Site, is_database
+from pam_totp.operations import audit_log
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account
 from pam_totp.system.extras import how_to_get
@@ -48,6 +52,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("what", choices=(INIT, SERVE), help="init: make missing keys and certificates; serve: run")
     add_config(parser)
     add_log(parser)
+    add_figures(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -176,18 +181,31 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
         raise CommandError(f"an authority needs aiohttp ({how_to_get('aiohttp')})", OUT_OF_REACH) from None
     from pam_totp.authority.answers import Answers
     from pam_totp.authority.certificates import CertificateError
+    from pam_totp.figures import counters
+    from pam_totp.figures.counters import Figures
+    from pam_totp.figures.endpoint import Endpoint
     from pam_totp.store.postgres import PostgresStore
 
     become_account(ACCOUNT)
     require_files(url)
-    how, sink = database_settings(url, site), log_sink(args)
+    figures = Figures()
+    how, sink = database_settings(url, site), figures.sink(log_sink(args))
     store = PostgresStore(url, pool=how.pool, wait=how.wait)
     try:
-        server = Server(settings, Answers(store, lambda: read_site(file), sink), sink, how.pool)
+        server = Server(settings, Answers(store, lambda: read_site(file), sink, figures=figures), sink, how.pool)
     except CertificateError as e:
         raise CommandError(f"{e} (run 'pam-totp authority init')", OUT_OF_REACH) from None
-    asyncio.run(server.run(_print_addresses))
+    with ExitStack() as stack:
+        if args.figures is not None:
+            endpoint = Endpoint(args.figures, figures, counters.AUTHORITY, partial(_log, sink))
+            endpoint.open()
+            stack.callback(endpoint.close)
+        asyncio.run(server.run(_print_addresses))
     return DONE
+
+
+def _log(sink: audit_log.Sink, problem: str) -> None:
+    audit_log.write(sink, "authority", "error", problem=problem)
 
 
 def _print_addresses(addresses: list[str]) -> None:

@@ -76,5 +76,9 @@ def add_log(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_figures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--figures", metavar="PATH", help="Unix socket for Prometheus to create (default: none)")
+
+
 def log_sink(args: argparse.Namespace) -> audit_log.Sink:
     return audit_log.to_syslog if args.log == "syslog" else audit_log.to_stderr

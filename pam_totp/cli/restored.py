@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 import signal
 import sys
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from datetime import datetime
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from typing import Any
 
+from pam_totp.cli import times
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, CommandError, Commands, add_command
+from pam_totp.cli.log_files import lines_of
 from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import OWN_FILE, location, logged_changes, now, open_store, uses_own_file
@@ -28,8 +26,6 @@ from pam_totp.store.claims import bring_in
 from pam_totp.store.file import FileStore
 from pam_totp.store.upkeep import created_at, rewrite
 
-_GZIP = b"\x1f\x8b"  # RFC 1952
-_MAX_LINE = 65536  # bytes; a longer line is no line of pam_totp
 HEADS = ("USER", "TOKEN", "RESULT")
 
 
@@ -54,7 +50,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--restored-at",
-        type=_time,
+        type=times.time,
         metavar="TIME",
         help="time before the first login with the restored store, such as 2026-11-28T14:00 "
         "(default: the time at which the store's folder was created)",
@@ -75,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     restored_at = _folder_created_at(folder) if args.restored_at is None and not is_own else args.restored_at
     stores = {folder} if args.replaces is None else {folder, os.path.abspath(args.replaces)}
     log = Log(stores, restored_at=restored_at, now=now())
-    spans = [(path, _read(log, path)) for path in args.log]  # as root, before the process drops its privileges
+    spans = [(path, log.read(lines_of(path))) for path in args.log]  # as root, before the process drops its privileges
     store = open_store(args)
     _print_evidence(spans, log, restored_at)
     if not args.dry_run:
@@ -91,14 +87,6 @@ def run(args: argparse.Namespace) -> int:
         _print_table(records, dry_run=args.dry_run)
         _print_stock(in_stock, dry_run=args.dry_run)
     return max(status, status_of_stock)
-
-
-def _time(text: str) -> int:
-    """Return a time in the form of ISO 8601 as Unix seconds. A time without a zone is in this host's time zone."""
-    try:
-        return int(datetime.fromisoformat(text).timestamp())
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text}: must be a time such as 2026-11-28T14:00") from None
 
 
 def _folder_created_at(folder: str) -> int | None:
@@ -276,20 +264,3 @@ def _token_facts(old: Token, new: Token | None, notes: tuple[str, ...]) -> dict[
         "next": None if new is None else new.next_factor,
         "notes": notes,
     }
-
-
-def _read(log: Log, path: str) -> Span:
-    """Add a file to the log, and return its extent. Raise CommandError or OSError."""
-    try:
-        with ExitStack() as stack:
-            file: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb", 65536))
-            if file.peek(2)[:2] == _GZIP:  # type: ignore[attr-defined]
-                file = stack.enter_context(gzip.open(file))  # type: ignore[assignment]
-            return log.read(_lines(file))
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise CommandError(f"{path}: damaged gzip file; nothing was changed") from None
-
-
-def _lines(file: BinaryIO) -> Iterator[str]:
-    while line := file.readline(_MAX_LINE):
-        yield line.decode("ascii", "replace").rstrip("\r\n")

@@ -79,6 +79,10 @@ class Decision(Value):
     `token` is the name of the token that shows the codes, or None. `refused_before` counts the answers that were
     refused between the previous success and this dialogue. `next_code` is set if the two codes of the dialogue are
     consecutive, and a third is needed.
+
+    `distance` is set if a code of `token` was accepted. Of HOTP, it is the number of counters before the first code
+    that were skipped. Of TOTP, it is the token's clock minus this host's by the last code, in steps. It is None for a
+    third code of HOTP, because the two codes before it have used up the skipped counters.
     """
 
     outcome: Outcome
@@ -86,6 +90,7 @@ class Decision(Value):
     token: str | None = None
     refused_before: int = 0
     next_code: NextCode | None = None
+    distance: int | None = None
 
     def followed_by(self, record: UserRecord) -> Decision:
         """Return the same decision with `record` as the record after it."""
@@ -204,7 +209,10 @@ def verify(
             after = record.accepted(token, token.next_factor, 1, now, completes_row=True)
             after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             outcome = Outcome.CONSECUTIVE
-            return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
+            distance = None if isinstance(token, HotpToken) else _distance(token, token.next_factor, 1, now)
+            return Decision(
+                outcome=outcome, record=after, token=token.name, refused_before=refused_before, distance=distance
+            )
     before = earlier.code({digits})
     pair = (*before, *codes) if before and len(codes) == 1 else ()
     # Law 5: for a row across answers, the failure that its own first code added does not count.
@@ -226,7 +234,10 @@ def verify(
             after = record.accepted(token, first, len(row), now)
             if outcome is Outcome.CONSECUTIVE:  # law 5: the row and the dialogue's failures have the same user
                 after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
-            return Decision(outcome=outcome, record=after, token=token.name, refused_before=refused_before)
+            distance = _distance(token, first, len(row), now)
+            return Decision(
+                outcome=outcome, record=after, token=token.name, refused_before=refused_before, distance=distance
+            )
     for token in candidates:
         if _find(token, codes, _used(token)) is not None:
             return Decision(outcome=Outcome.REPLAYED, record=record.refused_uncounted(), token=token.name)
@@ -243,6 +254,14 @@ def _is_long_code(stored: Ticket | TemporaryCode | None, answer: Answer, now: in
     if stored is None or answer.recovery_code is None or now >= stored.ends:
         return False
     return recovery_digest(stored.salt, answer.recovery_code) == stored.digest
+
+
+def _distance(token: Token, first: int, count: int, now: int) -> int:
+    """Return `Decision.distance` for `count` codes from moving factor `first`."""
+    if isinstance(token, HotpToken):
+        return first - token.counter
+    assert isinstance(token, TotpToken)
+    return first + count - 1 - now // token.period
 
 
 def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now: int, policy: Policy) -> bool:

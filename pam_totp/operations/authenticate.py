@@ -138,6 +138,8 @@ def facts(decision: Decision) -> tuple[str, dict[str, str | int | None]]:
         return "presented", {"what": decision.outcome.value} | fields
     if not decision.outcome.accepted:
         return "refused", {"reason": decision.outcome.value} | fields
+    if token is not None and decision.distance is not None:  # small numbers, which reveal no code
+        fields["ahead" if isinstance(token, HotpToken) else "drift"] = decision.distance
     fields |= {"recovery_left": recovery_left(decision), "refused_before": decision.refused_before or None}
     return "accepted", {"by": decision.outcome.value} | fields
 

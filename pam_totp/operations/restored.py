@@ -38,7 +38,7 @@ _HEADER = re.compile(
 )
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _WORD = r"[A-Za-z0-9._@%+:/-]+"
-_LINE = re.compile(rf"{NAME}\((?:{_WORD}|{_QUOTED}):auth\): ([a-z]+)((?: [a-z_]+=(?:{_WORD}|{_QUOTED}))*)\s*")
+_LINE = re.compile(rf"{NAME}\(({_WORD}|{_QUOTED}):auth\): ([a-z]+)((?: [a-z_]+=(?:{_WORD}|{_QUOTED}))*)\s*")
 _FIELD = re.compile(rf" ([a-z_]+)=({_WORD}|{_QUOTED})")
 _NUMBER = re.compile(r"[0-9]{1,20}")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -53,15 +53,25 @@ Key = tuple[str, int]  # a token's name and its time of creation
 
 def parse(line: str) -> tuple[str, dict[str, str]] | None:
     """Return the verb and the fields of a line of the audit log, or None for any other line."""
+    found = parse_with_service(line)
+    return None if found is None else found[1:]
+
+
+def parse_with_service(line: str) -> tuple[str, str, dict[str, str]] | None:
+    """Return the service, the verb and the fields of a line of the audit log, or None for any other line."""
     header = _HEADER.match(line)
     found = _LINE.fullmatch(line, header.end()) if header is not None else None
     if found is None:
         return None
     try:
-        fields = {name: str(json.loads(text)) if text[0] == '"' else text for name, text in _FIELD.findall(found[2])}
+        return _plain(found[1]), found[2], {name: _plain(text) for name, text in _FIELD.findall(found[3])}
     except ValueError:
         return None
-    return found[1], fields
+
+
+def _plain(text: str) -> str:
+    """Return a value without its escapes. Raise ValueError."""
+    return str(json.loads(text)) if text[0] == '"' else text
 
 
 def written_at(line: str, now: int) -> int | None:

@@ -19,13 +19,15 @@ from pam_totp.store.locations import opened
 from pam_totp.store.secret_file import LastRead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 SSHD_TTY = "ssh"  # PAM_TTY of every login through sshd, for all names of the PAM service
 
 
 class Host(Value):
     """The site's settings, the log, the clock (UTC, whole seconds), the lookups of names, and the verification.
+
+    `count` gets the verb and the fields of each line about an answer, and raises no exception.
 
     `store` has the records for break-glass if the host is a member.
     """
@@ -38,6 +40,7 @@ class Host(Value):
     name_of_uid: Callable[[str], str | None] = staticmethod(name_of_uid)
     is_member: Callable[[str, str], bool] = staticmethod(is_member)  # user, group
     search: Verify = staticmethod(verify)  # for answers that need a long search
+    count: Callable[[str, Mapping[str, object]], None] = staticmethod(lambda verb, fields: None)
 
 
 class _Login(Value):
@@ -62,6 +65,7 @@ def begin(hello: Hello, host: Host) -> Dialogue:
 
     def log(verb: str, **fields: str | int | None) -> None:
         audit_log.write(host.log, hello.service, verb, user=user, **fields, rhost=hello.rhost)
+        host.count(verb, fields)
 
     login = _Login(chosen=chosen, user=user, hello=hello, host=host, origin=origin, log=log)
     verifier = _local(login) if chosen.member is None else _remote(login, chosen.member)

@@ -7,6 +7,7 @@ Rules:
 3. `login_quota` limits the logins of an account, before any other work.
 4. A slow name service and a held lock delay only the logins that need them. `store_queue` gives the order of the
    decisions.
+5. Each login and each answer is counted in memory (`figures`), after its line in the log.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, NoReturn
 
 from pam_totp.core.settings import MemberSettings, SettingsError, Site
 from pam_totp.core.verify import Decision, verify
+from pam_totp.figures import counters
+from pam_totp.figures.counters import Figures
+from pam_totp.figures.endpoint import Endpoint
 from pam_totp.operations import audit_log
 from pam_totp.operations.dialogue import Dialogue, Pause, Waits
 from pam_totp.operations.verifier import UseStore
@@ -43,6 +47,10 @@ from pam_totp.pam.protocol import (
     MAX_PACKET,
     PAM_AUTH_ERR,
     PAM_AUTHINFO_UNAVAIL,
+    PAM_CONV_ERR,
+    PAM_IGNORE,
+    PAM_SERVICE_ERR,
+    PAM_SUCCESS,
     Hello,
     NoMessage,
     ProtocolError,
@@ -61,6 +69,14 @@ TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users lat
 MAX_STORE_USES = 256  # threads that wait for a lock or a disk; many, because a wait may never end
 THREAD_STACK = 256 * 1024  # bytes
 STOP_WAIT = 5.0  # seconds from a stop to the end of unfinished logins
+COUNTED_AS = {  # PAM result -> its name in the figures
+    PAM_SUCCESS: "accepted",
+    PAM_AUTH_ERR: "refused",
+    PAM_IGNORE: "ignored",
+    PAM_AUTHINFO_UNAVAIL: "unavailable",
+    PAM_CONV_ERR: "no_answer",
+    PAM_SERVICE_ERR: "error",
+}
 
 
 class Service:
@@ -70,8 +86,16 @@ class Service:
     """
 
     def __init__(
-        self, listener: socket.socket, store: str, site_file: str, log: audit_log.Sink, workers: int = 1
+        self,
+        listener: socket.socket,
+        store: str,
+        site_file: str,
+        log: audit_log.Sink,
+        workers: int = 1,
+        *,
+        figures: Figures | None = None,
     ) -> None:
+        self.figures = figures or Figures(workers + 1)
         self._listener = listener
         self._store = store
         self._site_file = site_file
@@ -194,12 +218,13 @@ class Service:
         Raise SettingsError.
         """
         uid, log = connection.uid, connection.log
+        connection.service_name = hello.service
         if uid == ROOT:  # only for root, because other accounts could choose a new asker for each login
             connection.asker = uid, hello.ruser, hello.rhost
         if uid == ROOT and hello.ruser not in (None, "", "root") and not connection.acquire(Caller(*connection.asker)):
-            audit_log.write(
-                log, hello.service, "refused", user=hello.user, reason="too-many-at-once", ruser=hello.ruser
-            )
+            reason = "too-many-at-once"
+            audit_log.write(log, hello.service, "refused", user=hello.user, reason=reason, ruser=hello.ruser)
+            connection.count("refused", {"reason": reason})
             return PAM_AUTHINFO_UNAVAIL
         if uid == ROOT and self.quota.is_full:
             problem = "too many logins at once: root starts helpers"
@@ -217,9 +242,12 @@ class Service:
         client = uid != ROOT and listed(uid, hello, site)
         if client:
             log = connection.log = self._log  # lines about listed clients have no limit
+            connection.may_name = True
         admitted = admit(uid, hello, client=client)
         if admitted is None:
-            audit_log.write(log, hello.service, "refused", user=hello.user, reason="not-yours-to-ask", uid=uid)
+            reason = "not-yours-to-ask"
+            audit_log.write(log, hello.service, "refused", user=hello.user, reason=reason, uid=uid)
+            connection.count("refused", {"reason": reason})
             return PAM_AUTH_ERR
         if site.member is None and not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
@@ -231,6 +259,7 @@ class Service:
             passwd_name=local.passwd_name,
             name_of_uid=local.name_of_uid,
             search=search,
+            count=connection.count,
         )
         return login.begin(admitted, host)
 
@@ -247,6 +276,9 @@ class _Connection:
         self._packet_wait: Receive | None = None  # the current wait, if it is for a packet
         self._limit = 0.0  # the end of this wait, in monotonic seconds
         self._packet_time = 0.0  # when the last packet arrived, in monotonic seconds
+        self.service_name: str | None = None  # until the hello has arrived
+        self.may_name = uid == ROOT  # True if the client may add its service's name to the figures
+        self._result = "unfinished"  # in the figures
 
     def acquire(self, account: Account) -> bool:
         """Count the login for `account`, until the login ends. Return False if a quota is used up."""
@@ -266,11 +298,23 @@ class _Connection:
         if not self.acquire(account):
             return
         begin = partial(self._service.begin, self)
-        yield from Session(partial(send, self._client), self._write_log, begin, names_rhost=is_root).run()
+        yield from Session(self._send, self._write_log, begin, names_rhost=is_root).run()
 
     def _release(self) -> None:
         while self._accounts:
             self._service.quota.release(self._accounts.pop())
+
+    def _send(self, kind: bytes, body: bytes | memoryview = b"") -> None:
+        send(self._client, kind, body)
+        if kind == b"f":
+            self._result = "full"
+        elif kind == b"r":
+            self._result = COUNTED_AS.get(int(bytes(body)), "error")
+
+    def count(self, verb: str, fields: Mapping[str, object]) -> None:
+        """Count an answer by the verb and the fields of its line in the log."""
+        seconds = time.monotonic() - self._packet_time
+        self._service.figures.answer(self.service_name or "", verb, fields, seconds, may_name=self.may_name)
 
     def _write_log(self, priority: int, line: str) -> None:
         self.log(priority, line)  # `Service.begin` may change it
@@ -328,6 +372,8 @@ class _Connection:
         self._service.loop.unwatch(self._client.fileno())
         self._client.close()
         self._release()
+        if self.service_name is not None:
+            self._service.figures.login(self.service_name, self._result, may_name=self.may_name)
         self._service.remove(self)
 
 
@@ -344,11 +390,25 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
-def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, workers: int = 1) -> None:
-    """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits."""
+def serve(
+    path: str | None,
+    store: str,
+    site_file: str,
+    log: audit_log.Sink,
+    workers: int = 1,
+    *,
+    figures_path: str | None = None,
+) -> None:
+    """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits.
+
+    The figures of all workers are at the socket `figures_path`, or nowhere if it is None.
+    """
     _raise_descriptor_limit()
-    with listening(path) as listener:
-        service = Service(listener, store, site_file, log, workers)
+    figures = Figures(workers + 1)  # of the parent process, and of each worker
+    log = figures.sink(log)
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(path))
+        service = Service(listener, store, site_file, log, workers, figures=figures)
         service.stop_on(signal.SIGTERM, signal.SIGINT)
         threading.stack_size(THREAD_STACK)
         try:
@@ -356,11 +416,24 @@ def serve(path: str | None, store: str, site_file: str, log: audit_log.Sink, wor
         except StoreError as e:  # start nevertheless: logins will work when the store is repaired
             audit_log.write(log, "serve", "error", problem=str(e))
         renew = _renewal(site_file, log)
-        if workers == 1:
+
+        def start_threads() -> None:
             renew()
+            if figures_path is not None:
+                endpoint = Endpoint(figures_path, figures, counters.SERVICE, partial(_log_error, log))
+                endpoint.open()
+                stack.callback(endpoint.close)
+
+        if workers == 1:
+            start_threads()
             service.run()
         else:
-            run_workers(service, workers, renew)
+            run_workers(service, workers, start_threads)
+
+
+def _log_error(log: audit_log.Sink, problem: str) -> None:
+    with suppress(Exception):  # the log failed
+        audit_log.write(log, "serve", "error", problem=problem)
 
 
 def _renewal(site_file: str, log: audit_log.Sink) -> Callable[[], None]:
@@ -390,9 +463,10 @@ def run_workers(service: Service, count: int, then: Callable[[], None] = lambda:
     """
     children: dict[int, int] = {}  # pidfd -> pid
     try:
-        for _ in range(count):
+        for number in range(count):
             child = os.fork()
             if child == 0:
+                service.figures.use_region(number + 1)
                 _work(service)
             children[os.pidfd_open(child)] = child
         service.leave_listening_to_workers()

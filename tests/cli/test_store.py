@@ -76,6 +76,22 @@ def test_commands_use_the_database_of_store(database: str) -> None:
     assert run_json("list", *store) == []
 
 
+def test_the_figures_are_those_of_the_database(database: str, tmp_path: Path) -> None:
+    put(database)
+    put(database, "bob")
+    line = f"pam_totp(sshd:auth): accepted user={ME} by=code token=fob created=0 next=4 ahead=3"
+    (tmp_path / "log").write_text(f"{line}\n")
+    drawn = run("stats", "--store", database, "--log", tmp_path / "log")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "TOKENS of 2 users" in drawn.stdout
+    path = tmp_path / "pam_totp.prom"
+    path.parent.chmod(0o755)
+    assert run("stats", "--store", database, "--textfile", path).returncode == 0
+    assert 'pam_totp_tokens{type="hotp",state="never_used"} 2\n' in path.read_text()
+    assert run("stats", "--store", f"{database}_missing", "--textfile", path).returncode == 3
+    assert "pam_totp_store_up 0\n" in path.read_text()
+
+
 @pytest.mark.parametrize("words", [("store", "init"), ("store", "copy", "folder"), ("list", "--store")])
 def test_a_missing_file_of_the_url_is_named(tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "folder").mkdir(0o700)

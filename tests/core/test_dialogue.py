@@ -146,7 +146,7 @@ def test_a_right_code_is_accepted_at_the_first_prompt() -> None:
     driver = Driver(enrolled())
     assert driver.run(code(0)) is Result.ACCEPTED
     assert driver.steps == [FIRST]
-    assert driver.log == ["accepted by=code token=fob created=0 next=1"]
+    assert driver.log == ["accepted by=code token=fob created=0 next=1 ahead=0"]
 
 
 def test_a_token_out_of_step_is_resynchronised_by_two_answers() -> None:
@@ -154,7 +154,10 @@ def test_a_token_out_of_step_is_resynchronised_by_two_answers() -> None:
     driver = Driver(store)
     assert driver.run(code(40), code(41)) is Result.ACCEPTED
     assert driver.steps == [FIRST, "pause", NEXT_PROMPT, "1 answer was refused since the last login"]
-    assert driver.log == ["refused reason=wrong", "accepted by=row token=fob created=0 next=42 refused_before=1"]
+    assert driver.log == [
+        "refused reason=wrong",
+        "accepted by=row token=fob created=0 next=42 ahead=40 refused_before=1",
+    ]
     assert Driver(store).run(code(42)) is Result.ACCEPTED
 
 
@@ -250,7 +253,11 @@ def test_a_first_pass_is_not_one_of_the_codes_in_a_row() -> None:
     driver = Driver(enrolled(), "try_first_pass")
     assert driver.run(code(41), code(42), first_pass=code(40)) is Result.ACCEPTED
     assert driver.steps == ["first pass", "pause", FIRST, "pause", NEXT_PROMPT]
-    assert driver.log == ["refused reason=wrong", "refused reason=wrong", "accepted by=row token=fob created=0 next=43"]
+    assert driver.log == [
+        "refused reason=wrong",
+        "refused reason=wrong",
+        "accepted by=row token=fob created=0 next=43 ahead=41",
+    ]
 
 
 def test_a_recovery_code_is_accepted_at_the_second_prompt() -> None:

@@ -960,3 +960,39 @@ def test_codes_in_a_row_do_not_remove_a_failure_twice() -> None:
     for dialogue in earlier:
         assert alice.says(codes_of(alice.record.tokens[0], alice.counter, 2), dialogue) is Outcome.CONSECUTIVE
         assert alice.record.failures == 5
+
+
+def test_an_accepted_code_tells_the_counters_that_were_skipped() -> None:
+    alice = Alice(fob(5))
+    for counter, skipped in ((5, 0), (9, 3), (19, 9)):
+        assert alice.says(codes_of(fob(), counter)) is Outcome.CODE
+        assert alice.decision.distance == skipped
+    assert alice.says(codes_of(fob(), 120, 2)) is Outcome.CONSECUTIVE
+    assert alice.decision.distance == 100
+
+
+@pytest.mark.parametrize("drift", [-1, 0, 1])
+def test_an_accepted_code_tells_how_far_the_clock_is_off(drift: int) -> None:
+    alice = Alice(phone())
+    assert alice.says(codes_of(phone(), STEP + drift)) is Outcome.CODE
+    assert alice.decision.distance == drift
+
+
+def test_a_row_across_answers_tells_the_distance_of_its_first_code() -> None:
+    alice = Alice(fob(5))
+    assert alice.converses(codes_of(fob(), 105), codes_of(fob(), 106)) == [Outcome.WRONG, Outcome.CONSECUTIVE]
+    assert alice.decision.distance == 100
+    alice = Alice(fob(5), failures=20, failures_at=NOW)
+    assert alice.converses(*(codes_of(fob(), 7 + i) for i in range(3)))[-1] is Outcome.CONSECUTIVE
+    assert alice.decision.distance is None, "the pair before the third code has moved the counter"
+    alice = Alice(phone(), failures=20, failures_at=NOW)
+    alice.policy = Policy(window=3)
+    assert alice.converses(*(codes_of(phone(), STEP - 1 + i) for i in range(3)))[-1] is Outcome.CONSECUTIVE
+    assert alice.decision.distance == 1
+
+
+def test_an_answer_without_an_accepted_code_tells_no_distance() -> None:
+    alice = Alice(fob(5), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
+    for answer in (b"000000", codes_of(fob(), 4), RECOVERY.encode()):
+        alice.says(answer)
+        assert alice.decision.distance is None

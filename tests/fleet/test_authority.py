@@ -150,7 +150,7 @@ def test_a_member_gets_verdicts_on_a_kept_connection(fleet: Fleet) -> None:
         for number in range(3):
             assert client.ask(question(user, codes(number))).by == "code"
         assert not client.ask(question(user, codes(0))).accepted
-    fleet.authorities[0].waits_for(f"accepted user={user} by=code", "next=3 at=2", f"member={member.name}")
+    fleet.authorities[0].waits_for(f"accepted user={user} by=code", "next=3", "at=2", f"member={member.name}")
     fleet.authorities[0].waits_for(f"refused user={user} reason=replayed", f"member={member.name}", "rhost=192.0.2.7")
 
 

@@ -15,6 +15,8 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.core.settings import SettingsError, Site, parse_site
 from pam_totp.core.verify import Decision, Earlier, verify
+from pam_totp.figures.counters import AUTHORITY, Figures
+from pam_totp.figures.exposition import text_of
 from pam_totp.member import wire
 from pam_totp.member.wire import Begin, Question, Verdict
 from pam_totp.store import StoreError
@@ -39,6 +41,7 @@ class Authority:
         self.lines: list[str] = []
         self.site = Site.NONE
         self.now = 1000.0
+        self.figures = Figures()
         self.store = PostgresStore(url, wait=PATIENCE)
         self.answers = self.another()
         members = self.answers.members
@@ -53,7 +56,7 @@ class Authority:
     def another(self) -> Answers:
         """Return another process of the authority, with its own budgets."""
         sink = lambda priority, line: self.lines.append(line)  # noqa: E731
-        return Answers(self.store, lambda: self.site, sink, monotonic=lambda: self.now)
+        return Answers(self.store, lambda: self.site, sink, monotonic=lambda: self.now, figures=self.figures)
 
     def put(self, user: str = "alice", **fields: Any) -> None:
         record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
@@ -93,11 +96,26 @@ def authority(database: str) -> Authority:
 # ---- one question
 
 
+def test_an_authority_counts_each_question_once(authority: Authority) -> None:
+    asked = question(code(3))
+    for _ in range(2):
+        assert authority.ask(asked).verdict == "accepted"
+    assert authority.ask(question(code(3))).verdict == "refused"
+    text = text_of(authority.figures.metrics(AUTHORITY))
+    answers = 'pam_totp_answers_total{role="authority",service="sshd",outcome='
+    assert f'{answers}"accepted",reason="code"}} 1\n' in text
+    assert f'{answers}"refused",reason="replayed"}} 1\n' in text
+    assert 'pam_totp_hotp_ahead_counters_sum{role="authority"} 3\n' in text
+    assert "alice" not in text
+    assert "web1" not in text
+
+
 def test_a_code_is_accepted_once(authority: Authority) -> None:
     verdict = authority.ask(question(code(3)))
     assert verdict == Verdict(verdict="accepted", by="code")
     assert authority.lines[-1] == (
-        "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 next=4 at=3 member=web1 rhost=192.0.2.7"
+        "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 next=4 ahead=3 at=3 member=web1"
+        " rhost=192.0.2.7"
     )
     assert authority.ask(question(code(3))) == Verdict(verdict="refused")
     assert authority.reason() == "replayed"

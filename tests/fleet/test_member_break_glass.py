@@ -133,6 +133,22 @@ def test_other_commands_name_the_authority(
     assert "this host is a member: its users are enrolled at an authority" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="requires root: /etc/pam_totp.toml of the test's mount namespace")
+def test_a_member_shows_the_figures_of_its_log_and_names_the_authorities(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, host: Host
+) -> None:
+    for module in ("store_access", "stats"):
+        monkeypatch.setattr(f"pam_totp.cli.{module}.read_site", lambda: read_site(str(host.config)))
+    (tmp_path / "log").write_text("pam_totp(sshd:auth): accepted user=alice by=code authority=otp1:8443\n")
+    assert main(["stats", "--log", str(tmp_path / "log")]) == 0
+    drawn = capsys.readouterr().out
+    assert "accepted by code" in drawn
+    assert "TOKENS" not in drawn
+    assert "only its authorities know tokens, users, skipped codes and drift" in " ".join(drawn.split())
+    assert main(["stats", "--textfile", str(tmp_path / "x.prom")]) == 0
+    assert "pam_totp_store_up" not in (tmp_path / "x.prom").read_text()
+
+
 def test_a_portal_with_a_store_names_the_authority(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["portal", "--config", str(host.config)]) == 3
     assert "this host is a member: its users are enrolled at an authority" in capsys.readouterr().err

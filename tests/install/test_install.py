@@ -37,6 +37,8 @@ INSTALLED = (
     f"{UNITS}/pam_totp-takeback.service",
     f"{UNITS}/pam_totp-portal.service",
     f"{UNITS}/pam_totp-authority.service",
+    f"{UNITS}/pam_totp-figures.service",
+    f"{UNITS}/pam_totp-figures.timer",
     "/etc/pam.d/pam_totp-portal",
     "/etc/fail2ban/filter.d/pam_totp.conf",
     "/etc/fail2ban/jail.d/pam_totp.conf",
@@ -193,6 +195,8 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
             "pam_totp-takeback.service",
             "pam_totp-portal.service",
             "pam_totp-authority.service",
+            "pam_totp-figures.service",
+            "pam_totp-figures.timer",
         )
     ]
     verified = machine.run("systemd-analyze", "verify", "--man=no", *units)
@@ -203,6 +207,7 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
         ("pam_totp-takeback.service", 35),
         ("pam_totp-portal.service", 30),
         ("pam_totp-authority.service", 15),
+        ("pam_totp-figures.service", 30),
     ):  # tenths of systemd's exposure level
         done = machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={most}", f"{UNITS}/{unit}")
         assert done.returncode == 0, done.stdout[-300:]
@@ -254,18 +259,22 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
     for filters in re.findall(r"^SystemCallFilter=(.*)$", unit, re.M):
         named = {call for group in filters.lstrip("~").split() for call in syscalls(machine, group)}
         allowed = allowed - named if filters.startswith("~") else allowed | named
-    machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
+    machine.shell("mkdir -p /run/pam_totp/service; chown pam_totp: /run/pam_totp /run/pam_totp/service")
+    options = ["--figures", "/run/pam_totp/service/figures", "--socket", "/run/pam_totp/socket"]
+    assert " ".join(["serve", *options[:2]]) in unit
     program = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", "--no-new-privs", COMMAND, "serve"]
-    traced = machine.start("strace", "-f", "-qq", "-o", "/run/trace", *program, "--socket", "/run/pam_totp/socket")
+    traced = machine.start("strace", "-f", "-qq", "-o", "/run/trace", *program, *options)
     until(machine.path("/run/pam_totp/socket").exists, "the service creates its socket")
     try:
         machine.write("/root/one", "auth required pam_totp.so nodelay\naccount required pam_permit.so\n")
         done = machine.installed("rehearse", "one", "alice", "--stack", "/root/one", stdin=f"{codes(0)}\n")
         assert done.returncode == 0, done.stderr
+        assert machine.installed("stats", "--textfile", "/run/figures.prom").returncode == 0
+        figures = machine.path("/run/figures.prom").read_text()
+        assert 'pam_totp_answers_total{role="service",service="one",outcome="accepted",reason="code"} 1' in figures
+        assert "pam_totp_store_up 1" in figures
     finally:
-        os.kill(
-            machine.pid("/usr/bin/python3", "-IS", COMMAND, "serve", "--socket", "/run/pam_totp/socket"), signal.SIGTERM
-        )
+        os.kill(machine.pid("/usr/bin/python3", "-IS", COMMAND, "serve", *options), signal.SIGTERM)
         traced.wait(PATIENCE)
     trace = machine.path("/run/trace").read_text()
     assert "AF_UNIX" in trace and "fsync" in trace, "the service listened and recorded the login"

@@ -118,7 +118,7 @@ def test_a_login_uses_the_same_fields_for_the_token(machine: Machine) -> None:
     machine.enrol("bob", fob(5, created=1234))
     as_alice(machine, "verify", "bob", codes(7))
     (line,) = machine.log.module_lines()
-    assert line.endswith("accepted user=bob by=code token=fob created=1234 next=8 ruser=alice")
+    assert line.endswith("accepted user=bob by=code token=fob created=1234 next=8 ahead=2 ruser=alice")
 
 
 def test_root_without_sudo_is_logged_as_root(machine: Machine) -> None:

@@ -56,7 +56,7 @@ def test_password_then_code(machine: Machine, sshd: Sshd, way_there: str) -> Non
     assert is_in(sshd.ssh().asks("Password: ").says(PASSWORD).asks(CODE).says(codes(0)))
     assert counter(machine) == 1
     line = machine.log.wait_for("pam_totp(sshd:auth): accepted user=alice")
-    assert "by=code token=fob created=0 next=1 rhost=127.0.0.1" in line
+    assert "by=code token=fob created=0 next=1 ahead=0 rhost=127.0.0.1" in line
 
 
 def test_a_wrong_password_gets_no_code_prompt_and_a_right_one_no_login(

@@ -121,8 +121,8 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
         _pam_totp_devices /dev
         compgen -f -- "$current"
         ;;
-    --store | --stack | --config | --credentials | --socket | --output | --map | --homes | --key-file | --password-file | --replaces) ;&
-    --log) [[ $option == --log && $command != restored ]] || compgen -f -- "$current" ;;
+    --store | --stack | --config | --credentials | --socket | --figures | --textfile | --output | --map | --homes | --key-file | --password-file | --replaces) ;&
+    --log) [[ $option == --log && $command != restored && $command != stats ]] || compgen -f -- "$current" ;;
     --for-user) compgen -u ;;
     --put) compgen -u ;;
     --user) compgen -u ;;

@@ -1,0 +1,28 @@
+"""The lines of log files, also of compressed ones and of standard input."""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import BinaryIO
+
+from pam_totp.cli.command_line import CommandError
+
+_GZIP = b"\x1f\x8b"  # RFC 1952
+_MAX_LINE = 65536  # bytes; a longer line is no line of pam_totp
+
+
+def lines_of(path: str) -> Iterator[str]:
+    """Yield the lines of a file; - is standard input. Raise CommandError or OSError."""
+    try:
+        with ExitStack() as stack:
+            file: BinaryIO = sys.stdin.buffer if path == "-" else stack.enter_context(open(path, "rb", 65536))
+            if file.peek(2)[:2] == _GZIP:  # type: ignore[attr-defined]
+                file = stack.enter_context(gzip.open(file))  # type: ignore[assignment]
+            while line := file.readline(_MAX_LINE):
+                yield line.decode("ascii", "replace").rstrip("\r\n")
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise CommandError(f"{path}: damaged gzip file; nothing was changed") from None

@@ -1,0 +1,119 @@
+"""The figures of a log: answers by service, outcome and reason; how far accepted codes were from the expected ones.
+
+Rules:
+1. User, name and time of creation identify a token, as in a restored backup (`operations.restored`).
+2. A batch of tokens is the beginning of their serial numbers.
+3. The times and the lines are arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from pam_totp.figures.counters import ACCEPTED, FIELDS
+from pam_totp.figures.of_store import TokenFacts
+
+TokenKey = tuple[str, str, int]  # user, name, creation
+UNKNOWN_BATCH = "(none)"
+BATCH_DIGITS = 4  # at the end of a serial number: they count the tokens of a batch
+_DISTANCE = re.compile(r"-?[0-9]{1,10}")
+
+
+class Distances:
+    """The distances of accepted codes."""
+
+    def __init__(self) -> None:
+        self.codes = self.total = 0
+        self.least: int | None = None
+        self.most: int | None = None
+
+    def add(self, distance: int) -> None:
+        self.codes += 1
+        self.total += distance
+        self.least = distance if self.least is None else min(self.least, distance)
+        self.most = distance if self.most is None else max(self.most, distance)
+
+    def add_all(self, other: Distances) -> None:
+        self.codes, self.total = self.codes + other.codes, self.total + other.total
+        for name, better in (("least", min), ("most", max)):
+            values = [v for v in (getattr(self, name), getattr(other, name)) if v is not None]
+            setattr(self, name, better(values, default=None))
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.codes if self.codes else 0.0
+
+
+class Batch(NamedTuple):
+    """The key fobs of a batch. `name` is the beginning of their serial numbers."""
+
+    name: str
+    tokens: int
+    ahead: Distances
+
+
+class Clock(NamedTuple):
+    """A token with a clock. `facts` is None if the store has no such token."""
+
+    user: str
+    token: str
+    facts: TokenFacts | None
+    drift: Distances
+
+
+class LogFigures:
+    """The figures of the lines that were added."""
+
+    def __init__(self) -> None:
+        self.lines = self.errors = 0
+        self.first: int | None = None  # Unix seconds
+        self.last: int | None = None
+        self.answers: Counter[tuple[str, str, str]] = Counter()  # by service, outcome and reason
+        self.ahead: dict[TokenKey, Distances] = {}
+        self.drift: dict[TokenKey, Distances] = {}
+
+    def add(self, at: int | None, service: str, verb: str, fields: Mapping[str, str]) -> None:
+        """Add a line that was written at `at` (Unix seconds), if that is known."""
+        self.lines += 1
+        if at is not None:
+            self.first = at if self.first is None else min(self.first, at)
+            self.last = at if self.last is None else max(self.last, at)
+        self.errors += verb == "error"
+        if verb not in FIELDS or "again" in fields:  # an authority logs a repeated question again
+            return
+        self.answers[service, verb, fields.get(FIELDS[verb], "?")] += 1
+        user, name, created = fields.get("user"), fields.get("token"), fields.get("created", "")
+        if verb != ACCEPTED or user is None or name is None or not (created.isascii() and created.isdecimal()):
+            return
+        for field, of in (("ahead", self.ahead), ("drift", self.drift)):
+            if _DISTANCE.fullmatch(text := fields.get(field, "")):
+                of.setdefault((user, name, int(created[:20])), Distances()).add(int(text))
+
+    def batches(self, known: Mapping[TokenKey, TokenFacts], length: int | None = None) -> list[Batch]:
+        """Return the batches with accepted codes, the one that is furthest ahead first.
+
+        The first `length` characters of a serial number are its batch; by default, all but the last BATCH_DIGITS.
+        """
+        ahead: dict[str, Distances] = {}
+        tokens: Counter[str] = Counter()
+        for key, distances in self.ahead.items():
+            facts = known.get(key)
+            name = UNKNOWN_BATCH if facts is None or facts.serial is None else batch_of(facts.serial, length)
+            ahead.setdefault(name, Distances()).add_all(distances)
+            tokens[name] += 1
+        found = [Batch(name, tokens[name], distances) for name, distances in ahead.items()]
+        return sorted(found, key=lambda batch: (-batch.ahead.mean, batch.name))
+
+    def clocks(self, known: Mapping[TokenKey, TokenFacts]) -> list[Clock]:
+        """Return the tokens with clocks, the one that is furthest off first."""
+        found = [Clock(key[0], key[1], known.get(key), distances) for key, distances in self.drift.items()]
+        return sorted(found, key=lambda clock: (-abs(clock.drift.mean), clock.user, clock.token))
+
+
+def batch_of(serial: str, length: int | None = None) -> str:
+    """Return the batch of a serial number."""
+    text = serial[:length] if length is not None else serial[:-BATCH_DIGITS]
+    return text or UNKNOWN_BATCH
