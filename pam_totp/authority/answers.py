@@ -32,7 +32,7 @@ from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, Tickets, 
 from pam_totp.figures.counters import Figures
 from pam_totp.member import wire
 from pam_totp.operations import audit_log, grace
-from pam_totp.operations.authenticate import DECOY, decide, facts, refusal_delay, remarks
+from pam_totp.operations.authenticate import DECOY, Origin, decide, facts, refusal_delay, remarks
 from pam_totp.store import StoreError, read_or_unknown
 from pam_totp.store.file import file_name
 from pam_totp.store.postgres import AlreadyAnswered, PostgresStore, Question
@@ -103,6 +103,7 @@ class Answers:
                 self.store.now,
                 follow=_grace_of(chosen, question, member),
                 verify=partial(dialogue.verify, fewest=2 if is_used_up else 1),
+                origin=Origin(service=f"{question.service}@{member}", rhost=question.rhost),
             )
         except AlreadyAnswered as e:
             stored = json.loads(e.verdict)

@@ -9,13 +9,15 @@ from typing import Any
 
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, Commands, add_command
 from pam_totp.cli.durations import duration
-from pam_totp.cli.printing import Table, count, format_time, print_json_stream
+from pam_totp.cli.printing import Table, count, format_time, print_json_stream, print_table
 from pam_totp.cli.store_access import now, open_store, read, token_facts, user_of
-from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
+from pam_totp.core.record import HotpToken, RecentLogin, Token, TotpToken, UserRecord
 from pam_totp.core.serials import serial_key
+from pam_totp.operations.recent_logins import newest_first, words
 from pam_totp.store import SharedStore, Store, StoreError, read_each
 
 HEADS = ("USER", "TOKEN", "TYPE", "SERIAL", "CODES", "STATE", "LAST USED")
+RECENT_HEADS = ("RECENT LOGIN", "OUTCOME", "SERVICE", "FROM")
 STATES = ("active", "disabled", "unconfirmed")
 
 Shown = tuple[UserRecord, Sequence[Token]]  # a record, and its tokens that the filters select
@@ -48,7 +50,8 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     statuses = {DONE}
-    records = iter([read(store, user_of(args))]) if args.user else _records(store, args, statuses)
+    selected = read(store, user_of(args)) if args.user else None
+    records = _records(store, args, statuses) if selected is None else iter([selected])
     found = _sorted(_selected(records, args), args.sort)
     if args.json:
         print_json_stream(_record_facts(record, tokens) for record, tokens in found)
@@ -65,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
                 remarked.add(record.user)
     if not table.rows and max(statuses) == DONE:
         print("no token matches" if _is_filtered(args) else "no tokens found (see 'pam-totp enroll --help')")
+    if selected is not None and selected.recent and not _is_filtered(args):
+        print()
+        print_table(RECENT_HEADS, map(_recent_cells, newest_first(selected)))
     return max(statuses)
 
 
@@ -143,6 +149,10 @@ def _state(token: Token) -> str:
     return "disabled" if not token.enabled else "active" if token.confirmed else "unconfirmed"
 
 
+def _recent_cells(login: RecentLogin) -> tuple[str, ...]:
+    return format_time(login.at), words(login), login.service, login.rhost or "-"
+
+
 def _remarks(record: UserRecord) -> list[str]:
     failures, _ = record.failures_now(now())
     remarks = []
@@ -163,4 +173,14 @@ def _record_facts(record: UserRecord, tokens: Sequence[Token]) -> dict[str, Any]
         "recovery_left": len(record.recovery),
         "failures": failures,
         "refused": record.refused,
+        "recent": [
+            {
+                "at": login.at,
+                "accepted": login.accepted,
+                "outcome": login.outcome,
+                "service": login.service,
+                "rhost": login.rhost,
+            }
+            for login in newest_first(record)
+        ],
     }

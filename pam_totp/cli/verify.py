@@ -23,7 +23,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.settings import settings
 from pam_totp.core.verify import Decision, Outcome
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import decide, facts
+from pam_totp.operations.authenticate import Origin, decide, facts
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import clock_of
 from pam_totp.system.audit import SERVICE
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     answer = Answer.parse(typed.encode("utf-8", "surrogateescape"))
 
     with logged_changes(store) as held:
-        decision = decide(held, user, answer, policy, clock_of(store, now))
+        decision = decide(held, user, answer, policy, clock_of(store, now), origin=Origin(service=SERVICE))
         verb, fields = facts(decision)
         audit_log.write(audit_log.to_syslog, SERVICE, verb, user=user, **fields, ruser=args.audit.caller)
     accepted, reason = decision.outcome.accepted, decision.outcome.value

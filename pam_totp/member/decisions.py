@@ -33,7 +33,7 @@ from pam_totp.member.wire import (
     text_of,
 )
 from pam_totp.member.wire import Verdict as WireVerdict
-from pam_totp.operations.authenticate import REFUSAL_DELAY
+from pam_totp.operations.authenticate import REFUSAL_DELAY, Origin
 from pam_totp.operations.verifier import Result, UseStore, Verdict
 from pam_totp.store import NotThere, StoreError
 
@@ -79,12 +79,13 @@ class RemoteVerifier:
         *,
         nullok: bool,
         asks_grace: bool,
+        came_from: Origin,
         now: Callable[[], int],
         check_account: Callable[[float], bool],
         log: Log,
     ) -> None:
         self._member, self._asked, self._open_store = member, asked, open_store
-        self._nullok, self._asks_grace, self._now = nullok, asks_grace, now
+        self._nullok, self._asks_grace, self._came_from, self._now = nullok, asks_grace, came_from, now
         self._check_account, self._log = check_account, log
         self._id = os.urandom(ID_BYTES).hex()
         self._refused: list[str] = []  # the answers to the prompts of this login
@@ -187,7 +188,9 @@ class RemoteVerifier:
             digest = None if record.salt is None else recovery_digest(record.salt, code)
             if record.tokens or digest is None or digest not in record.recovery:
                 return record, None
-            after = record.recovered(digest, Policy().most_failures_kept, self._now())
+            now = self._now()
+            after = record.recovered(digest, Policy().most_failures_kept, now)
+            after = after.with_recent(self._came_from.login(Outcome.RECOVERY, now))
             return after, len(after.recovery)
 
         try:

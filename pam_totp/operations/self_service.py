@@ -25,7 +25,7 @@ from pam_totp.core.record import MAX_TOKENS, NEW_RECOVERY_CODES, Token, UserReco
 from pam_totp.core.serials import serial_key
 from pam_totp.core.verify import Decision, Earlier
 from pam_totp.operations import audit_log
-from pam_totp.operations.authenticate import REFUSED, decide, log, refusal_delay
+from pam_totp.operations.authenticate import REFUSED, Origin, decide, log, refusal_delay
 from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
 from pam_totp.store import NotThere, SerialTaken, Store, clock_of
@@ -151,7 +151,8 @@ class Factors:
         As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can.
         """
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
-        decision = decide(self._store, asking.user, answer, self._policy, self._now, earlier=earlier)
+        origin = self._origin(asking)
+        decision = decide(self._store, asking.user, answer, self._policy, self._now, earlier=earlier, origin=origin)
         log(self._sink, self._service, asking.user, decision, asking.rhost)
         if decision.outcome.accepted:
             return decision, Earlier.NONE
@@ -310,6 +311,7 @@ class Factors:
                 self._policy,
                 self._now,
                 follow=lambda decision, _: change(decision.record),
+                origin=self._origin(asking),
             )
         except Unfit as e:
             return e.problem
@@ -333,6 +335,9 @@ class Factors:
             return change(record), True
 
         return self._store.update(user, unless_enrolled, create=True)
+
+    def _origin(self, asking: Asking) -> Origin:
+        return Origin(service=self._service, rhost=asking.rhost)
 
     def _note_change(self, asking: Asking, what: str, *tokens: Token, to: str | None = None) -> None:
         fields = audit_log.of_token(tokens[0]) if tokens else {}

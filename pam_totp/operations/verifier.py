@@ -18,7 +18,16 @@ from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import Settings, is_database
 from pam_totp.core.verify import Decision, Earlier, Outcome, verify, work_out_ahead
 from pam_totp.operations import grace
-from pam_totp.operations.authenticate import DECOY, REFUSAL_DELAY, Verify, decide, facts, refusal_delay, remarks
+from pam_totp.operations.authenticate import (
+    DECOY,
+    REFUSAL_DELAY,
+    Origin,
+    Verify,
+    decide,
+    facts,
+    refusal_delay,
+    remarks,
+)
 from pam_totp.store import NoAccount, NotThere, Store, StoreError, clock_of
 
 if TYPE_CHECKING:
@@ -104,9 +113,10 @@ class Verifier(Protocol):
 class LocalVerifier:
     """The verifier for the answers of `user`, the name in the passwd entry, over a store. `now` returns Unix seconds.
 
-    `origin` is the login's key of grace (`grace.origin`), or None if the login cannot have grace. `search` verifies
-    answers that need a long search. With `nullok`, the argument of `check_account` is the longest wait for a lock, in
-    seconds. It returns True if the user may pass without a token, and raises StoreError if the lookup fails.
+    `origin` is the login's key of grace (`grace.origin`), or None if the login cannot have grace. `came_from` is for
+    the recent logins of the record. `search` verifies answers that need a long search. With `nullok`, the argument of
+    `check_account` is the longest wait for a lock, in seconds. It returns True if the user may pass without a token,
+    and raises StoreError if the lookup fails.
     """
 
     def __init__(
@@ -116,12 +126,13 @@ class LocalVerifier:
         open_store: OpenStore,
         *,
         origin: tuple[str, str] | None,
+        came_from: Origin,
         now: Callable[[], int],
         check_account: Callable[[float], bool],
         search: Verify = verify,
     ) -> None:
         self._settings, self._user, self._open_store = settings, user, open_store
-        self._origin, self._now, self._search = origin, now, search
+        self._origin, self._came_from, self._now, self._search = origin, came_from, now, search
         self._check_account = check_account
         self._nullok = settings.nullok_at(now())
         self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
@@ -152,6 +163,7 @@ class LocalVerifier:
                 earlier=self._earlier,
                 ahead=self._ahead,
                 verify=self._search if is_slow else verify,
+                origin=self._came_from,
             )
             if not decision.outcome.accepted:
                 self._earlier = self._earlier.followed_by(answer, decision, prompted=prompted)

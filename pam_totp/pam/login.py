@@ -9,7 +9,7 @@ from pam_totp.core.lean import TYPE_CHECKING, partial
 from pam_totp.core.settings import DEFAULT_STORE, MemberSettings, Settings, Site, settings
 from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
-from pam_totp.operations.authenticate import Verify
+from pam_totp.operations.authenticate import Origin, Verify
 from pam_totp.operations.dialogue import Dialogue, Log
 from pam_totp.operations.verifier import UNKNOWN_ACCOUNT, LocalVerifier, OpenStore, Verifier
 from pam_totp.pam.names import is_member, name_of_uid, passwd_name
@@ -53,6 +53,10 @@ class _Login(Value):
     origin: tuple[str, str] | None
     log: Log
 
+    @property
+    def came_from(self) -> Origin:
+        return Origin(service=self.hello.service, rhost=self.hello.rhost)
+
 
 def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
@@ -91,6 +95,7 @@ def _local(login: _Login) -> Verifier:
         login.user,
         open_store,
         origin=login.origin,
+        came_from=login.came_from,
         now=login.host.now,
         check_account=_check_of(login, is_enrolled),
         search=login.host.search,
@@ -109,6 +114,7 @@ def _remote(login: _Login, member: MemberSettings) -> Verifier:
         partial(opened, host.store, last=LastRead()),
         nullok=chosen.nullok_at(host.now()),
         asks_grace=login.origin is not None,
+        came_from=login.came_from,
         now=host.now,
         check_account=_check_of(login, lambda name, _: verifier.is_enrolled(name)),
         log=login.log,

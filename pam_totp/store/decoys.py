@@ -3,7 +3,8 @@
 Rules:
 1. The store chooses the decoy at random: a choice by user name would reveal the names that share a decoy.
 2. Processes write a decoy without a lock. Two writes of the same sequence number write the same bytes.
-3. Both slots of a decoy contain a document, so that a write costs the same as for a user's record.
+3. Both slots of a decoy contain a document, and a decoy has recent logins, so that reading and writing a decoy costs
+   the same as for a user's record.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 
 from pam_totp.core.lean import TYPE_CHECKING, suppress
-from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, RecordError, UserRecord
+from pam_totp.core.record import KEPT_LOGINS, NEW_SECRET, UNKNOWN_USER, HotpToken, RecentLogin, RecordError, UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import Slots, encode, slot_size
 from pam_totp.store import DamagedFile, NotThere, StoreError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 FOLDER = ".decoy"
 COUNT = 64
 _ATTEMPTS = 4  # more than 1, because a decoy appears damaged while another process writes it
+_LOGIN = RecentLogin(at=0, accepted=True, outcome="code", service="sshd", rhost="192.0.2.100")
+_REFUSAL = _LOGIN._replace(accepted=False, outcome="wrong")
 
 
 def use(folder: int) -> bool:
@@ -32,9 +35,22 @@ def use(folder: int) -> bool:
         found = _read(folder, name)
         if found is not None:
             stored, record = found
-            write(folder, name, stored, serialize(record.refused_uncounted()))
+            write(folder, name, stored, serialize(refused(record)))
             return True
     return False
+
+
+def new() -> UserRecord:
+    """Return the record of a decoy, with a random key."""
+    record = UNKNOWN_USER.with_token(HotpToken(name="token", secret=os.urandom(NEW_SECRET), created=0))
+    for login in KEPT_LOGINS * (_LOGIN, _REFUSAL):
+        record = record.with_recent(login)
+    return record
+
+
+def refused(record: UserRecord) -> UserRecord:
+    """Return the record of a decoy after one more refusal. It depends only on `record` (rule 2)."""
+    return record.refused_uncounted().with_recent(_REFUSAL)
 
 
 def missing(folder: int) -> int:
@@ -76,6 +92,6 @@ def _is_valid(folder: int, name: str) -> bool:
 
 
 def _content() -> bytes:
-    record = UNKNOWN_USER.with_token(HotpToken(name="token", secret=os.urandom(NEW_SECRET), created=0))
+    record = new()
     size, document = slot_size(record), serialize(record)
     return encode(1, document, size) + encode(2, document, size)

@@ -18,7 +18,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,10 +25,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pam_totp.core.record import NEW_SECRET, UNKNOWN_USER, HotpToken, UserRecord
+from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.serials import serial_key
-from pam_totp.store import LockBusy, NotThere, SerialTaken, SharedStore, StoreError
+from pam_totp.store import LockBusy, NotThere, SerialTaken, SharedStore, StoreError, decoys
 from pam_totp.store import postgres_schema as schema
 from pam_totp.store.file import LOCK_WAIT, file_name, parse_record, to_syslog
 from pam_totp.store.postgres_connection import Connection, OutOfReach, Pool, Refused, Row, Unanswered
@@ -392,7 +391,7 @@ class PostgresStore(SharedStore):
             raise _Contended
 
     def _use_decoy(self, work: Work) -> None:
-        body = serialize(parse(self._shared.decoy).refused_uncounted())
+        body = serialize(decoys.refused(parse(self._shared.decoy)))
         if not work.run(work.statements.use_decoy, body):
             self.require_safe(work)
             self.warn(f"{self.url}: decoys are missing or all in use (run 'pam-totp store init')")
@@ -482,7 +481,7 @@ def _bodies(names: str, work: Work) -> list[Row]:
 
 
 def _decoy() -> bytes:
-    return serialize(UNKNOWN_USER.with_token(HotpToken(name="token", secret=os.urandom(NEW_SECRET), created=0)))
+    return serialize(decoys.new())
 
 
 def _statements(connection: Connection, deadline: float) -> schema.Statements:

@@ -7,7 +7,8 @@ import time
 from flask import Flask
 from markupsafe import Markup
 
-from pam_totp.core.record import HotpToken, Token, TotpToken
+from pam_totp.core.record import HotpToken, RecentLogin, Token, TotpToken
+from pam_totp.operations import recent_logins
 from pam_totp.web.portal import current_portal
 from pam_totp.web.texts import gettext, ngettext
 
@@ -19,6 +20,7 @@ def add_to(app: Flask) -> None:
     app.add_template_filter(time_ago)
     app.add_template_filter(token_kind)
     app.add_template_filter(token_state)
+    app.add_template_filter(login_outcome)
 
 
 def time_ago(seconds: int | None) -> str | Markup:
@@ -82,3 +84,8 @@ def token_state(token: Token) -> str:
     if token.drift > 0:
         return gettext("in step: its clock is %(seconds)d seconds ahead, which is corrected", seconds=seconds)
     return gettext("in step: its clock is %(seconds)d seconds behind, which is corrected", seconds=seconds)
+
+
+def login_outcome(login: RecentLogin) -> str:
+    """Return the outcome of a recent login in a user's words."""
+    return gettext(recent_logins.words(login))

@@ -29,12 +29,14 @@ from babel.support import NullTranslations, Translations
 from flask import Flask, Response, current_app, has_request_context, request, url_for
 
 from pam_totp.operations.authenticate import REFUSED
+from pam_totp.operations.recent_logins import OTHER_WORDS, WORDS
 from pam_totp.operations.self_service import TEXTS, Problem
 
 FOLDER = Path(__file__).parent / "translations"
 ENGLISH = "en"  # the language of the code
 COOKIE_LASTS = 365 * 24 * 3600  # seconds
-TEXTS_OF_OPERATIONS = (REFUSED, *TEXTS.values())  # texts of other modules, which `make texts` adds to the catalogues
+# Texts of other modules, which `make texts` adds to the catalogues.
+TEXTS_OF_OPERATIONS = (REFUSED, *TEXTS.values(), *WORDS.values(), *OTHER_WORDS.values())
 
 
 def path_of(language: str) -> Path:

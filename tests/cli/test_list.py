@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.site import Site, fob, phone
+from pam_totp.core.record import RecentLogin
+from pam_totp.core.verify import Outcome
+from pam_totp.operations.recent_logins import WORDS, words
+from tests.support.site import Site, codes, fob, phone
 
 DAY = 86_400
 NOW = int(time.time())
@@ -94,3 +97,26 @@ def test_a_serial_number_is_found_without_reading_other_records(users: Site) -> 
     assert (found.returncode, found.stderr) == (0, "")
     assert "alice" in found.stdout
     assert users.command("list", "--serial", "unknown").returncode == 3, "a damaged record may have the serial number"
+
+
+def test_recent_logins_follow_the_tokens_of_one_user_newest_first(site: Site) -> None:
+    site.enrol(fob(), user="alice")
+    site.command("verify", "alice", "000000")
+    site.command("verify", "alice", codes(0))
+    lines = site.command("list", "alice").stdout.splitlines()
+    heading = lines.index("") + 1
+    assert lines[heading].split("  ")[0] == "RECENT LOGIN"
+    rows = [" ".join(line.split()[3:]) for line in lines[heading + 1 :]]
+    assert rows == ["accepted with a code pam-totp -", "refused: wrong code pam-totp -"]
+    assert "RECENT" not in site.command("list").stdout
+    (found,) = site.command_json("list", "alice")
+    assert [sorted(login) for login in found["recent"]] == [["accepted", "at", "outcome", "rhost", "service"]] * 2
+    assert [login["outcome"] for login in found["recent"]] == ["code", "wrong"]
+
+
+def test_every_outcome_that_a_record_keeps_has_words() -> None:
+    unrecorded = {Outcome.TICKET, Outcome.MALFORMED, Outcome.NOT_ENROLLED}
+    assert set(Outcome) - unrecorded == set(WORDS)
+    assert all(text.startswith("accepted" if outcome.accepted else "refused: ") for outcome, text in WORDS.items())
+    later = RecentLogin(at=0, accepted=False, outcome="later", service="sshd", rhost=None)
+    assert words(later) == "refused"

@@ -9,7 +9,7 @@ import pytest
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, settings
-from pam_totp.operations.authenticate import REFUSED
+from pam_totp.operations.authenticate import REFUSED, Origin
 from pam_totp.operations.dialogue import Dialogue, Pause, Waits
 from pam_totp.operations.verifier import LocalVerifier, Result, UseStore
 from pam_totp.store import StoreError
@@ -46,6 +46,7 @@ class Driver:
             self.user,
             lambda lock_wait: self.store,
             origin=self.origin,
+            came_from=Origin(service="demo", rhost="192.0.2.7"),
             now=lambda: self.now,
             check_account=self.check_account,
         )
@@ -102,6 +103,24 @@ def converse(store: Memory, *answers: bytes | None, arguments: Sequence[str] = (
     driver = Driver(store, *arguments, user=user)
     assert driver.run(*answers) is Result.REFUSED
     return driver
+
+
+def test_a_record_keeps_each_answer_with_its_service_and_address() -> None:
+    store = enrolled()
+    driver = Driver(store, "look_ahead=0")
+    assert driver.run(b"000000", code(0)) is Result.ACCEPTED
+    kept = [(r.at, r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent]
+    assert kept == [(NOW, False, "wrong", *HERE), (NOW, True, "code", *HERE)]
+
+
+def test_a_login_by_grace_is_not_among_the_recent_logins() -> None:
+    store = enrolled()
+    for now in (NOW, NOW + 1):
+        driver = Driver(store, "grace_period=60", origin=HERE)
+        driver.now = now
+        assert driver.run(code(0)) is Result.ACCEPTED
+    assert driver.log == ["accepted by=grace"]
+    assert [r.at for r in store.read("alice").recent] == [NOW]
 
 
 END = 1_800_000_000 // 86_400 * 86_400  # the start of 2027-01-15, which is the end of the previous day

@@ -112,6 +112,17 @@ def test_a_locked_user_claims_no_token() -> None:
     assert not mine.of("alice").enrolled
 
 
+def test_a_record_keeps_sign_ins_and_the_codes_of_changes() -> None:
+    store = Memory(UserRecord(user="alice", tokens=(fob(), other(1))))
+    mine = Factors(store, policy=Policy(), service="portal", sink=lambda *_: None, now=lambda: 1000)
+    mine.answer(Asking("alice", "192.0.2.7", b"000000"))
+    mine.answer(Asking("alice", "192.0.2.7", code(0)))
+    mine.remove(Asking("alice", "192.0.2.8", code(1)), "token 1")
+    kept = [(r.outcome, r.service, r.rhost) for r in store.read("alice").recent]
+    here, there = ("portal", "192.0.2.7"), ("portal", "192.0.2.8")
+    assert kept == [("wrong", *here), ("code", *here), ("code", *there)]
+
+
 def test_every_change_by_a_user_is_logged_without_codes() -> None:
     lines: list[str] = []
     mine = factors(sink=lambda _, line: lines.append(line), first_token=True)

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pam_totp.core.record import Grace, RecordError, Token, UserRecord
-from pam_totp.core.secretfile import MAX_FILE, base32, parse
-from pam_totp.core.slots import Slots, decode, new_file
+from pam_totp.core.record import Grace, RecentLogin, RecordError, Token, UserRecord
+from pam_totp.core.secretfile import MAX_FILE, base32, parse, serialize
+from pam_totp.core.slots import BLOCK, Slots, decode, new_file
 from pam_totp.store import DamagedFile, NotThere, StoreError
 from pam_totp.store.claims import FOLDER as CLAIMS
 from pam_totp.store.decoys import FOLDER as DECOYS
@@ -585,6 +585,30 @@ def test_a_file_with_more_grace_than_logins_keep_does_not_grow(folder: Path) -> 
     for _ in range(3):
         log_in(folder, b"000000")
     assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+
+
+def _with_recent(login: RecentLogin, record: UserRecord) -> tuple[UserRecord, None]:
+    return record.with_recent(login), None
+
+
+def test_a_slot_without_space_keeps_fewer_recent_logins(folder: Path, store: FileStore) -> None:
+    grace = tuple(Grace(service="s" * 32, rhost=f"{i:039}", granted=NOW) for i in range(16))
+    fields: dict[str, Any] = {"grace": grace, "salt": "00" * 16, "failures": 9, "failures_at": NOW}
+    codes: tuple[str, ...] = ()
+    while len(serialize(UserRecord(user="alice", tokens=(fob(),), recovery=codes, **fields))) < BLOCK - 400:
+        codes = (*codes, f"{len(codes):064x}")
+    path = enrol(folder, recovery=codes, **fields)
+    assert path.stat().st_size == 2 * BLOCK
+    before = path.stat()
+    login = RecentLogin(at=NOW, accepted=False, outcome="wrong", service="s" * 64, rhost="r" * 64)
+    for accepted in (True, False, False):
+        kept = login._replace(accepted=accepted)
+        store.update("alice", partial(_with_recent, kept))
+        assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+    left = store.read("alice").recent
+    assert 0 < len(left) < 3
+    assert not left[-1].accepted, "the oldest are dropped"
+    assert log_in(folder, code(0, 2)) == "row"
 
 
 def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(

@@ -121,6 +121,15 @@ def test_a_code_is_accepted_once(authority: Authority) -> None:
     assert authority.reason() == "replayed"
 
 
+def test_a_record_keeps_the_service_the_member_and_the_address_once(authority: Authority) -> None:
+    authority.put()
+    for asked in (question("000000"), question(code(0), service="sudo", rhost=None)):
+        for _ in range(2):
+            authority.ask(asked)
+    kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in authority.record().recent]
+    assert kept == [(False, "wrong", "sshd@web1", "192.0.2.7"), (True, "code", "sudo@web1", None)]
+
+
 def test_the_messages_for_the_user_come_with_the_verdict(authority: Authority) -> None:
     authority.put("bob", salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     authority.ask(question("000000", user="bob"))

@@ -13,7 +13,7 @@ from pam_totp.core.record import HotpToken, TotpToken
 from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.web.filters import time_ago
 from pam_totp.web.forms import Kind
-from tests.support.site import KEY, codes, phone
+from tests.support.site import KEY, codes, fob, phone
 from tests.web.kit import REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 NOT_IN_A_ROW = "Wrong codes. Enter two codes in a row from this token."
@@ -391,6 +391,20 @@ def test_a_recent_time_is_shown_as_its_age(portal: Portal, age: int, text: str |
         shown = str(time_ago(at))
     exact = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at))
     assert shown.endswith(f'title="{exact}">{text or exact}</time>')
+
+
+def test_the_page_shows_recent_logins_newest_first(portal: Portal) -> None:
+    portal.site.enrol(fob(), user="alice")
+    wrong = portal.browser()
+    wrong.sign_in()
+    wrong.send(proof="000000")
+    page = portal.signed_in(code=codes(0))
+    rows = re.findall(r"<li><time [^>]*>([^<]*)</time>: ([^<]*)</li>", page.open("/").html)
+    where = "(pam_totp-portal from 127.0.0.1)"
+    assert rows == [
+        ("less than a minute ago", f"accepted with a code {where}"),
+        ("less than a minute ago", f"refused: wrong code {where}"),
+    ]
 
 
 # Rename, remove
