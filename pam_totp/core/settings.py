@@ -171,6 +171,7 @@ class Site(Value):
     database: DatabaseSettings | None = None
     member: MemberSettings | None = None
     authority: AuthoritySettings | None = None
+    hooks: object = None  # `system.hook` checks this table, because no login needs it
 
     NONE: ClassVar[Site]
 
@@ -289,7 +290,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients", "store", "authority", "member"}
+    unknown = document.keys() - {"policy", "service", "clients", "store", "authority", "member", "hooks"}
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -310,6 +311,7 @@ def parse_site(text: str) -> Site:
         database=_table_as(document, DatabaseSettings, "store", "url"),
         member=_table_as(document, MemberSettings, "member", "authorities"),
         authority=_table_as(document, AuthoritySettings, "authority"),
+        hooks=document.get("hooks"),
     )
     _check_tables(site)
     return site

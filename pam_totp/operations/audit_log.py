@@ -8,6 +8,7 @@ Rules:
 2. Every field is escaped, so that no user name can forge a line or another field.
 3. A field has at most 255 characters, because a log daemon truncates long lines.
 4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority; for a missing answer, it is info.
+5. The program of the site (`on_change`) gets every line about a change, and of no other line.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from __future__ import annotations
 import sys
 import syslog
 
-from pam_totp.core.lean import TYPE_CHECKING, encode_basestring_ascii
+from pam_totp.core.lean import TYPE_CHECKING, encode_basestring_ascii, suppress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TypeAlias
 
     from pam_totp.core.record import Token
@@ -28,6 +29,7 @@ Sink: TypeAlias = "Callable[[int, str], None]"
 NAME = "pam_totp"
 DEVICE = "/dev/log"  # the socket of the log daemon, as in syslog(3)
 MAX_FIELD = 255  # characters
+ON_CHANGE = "on_change"  # the service name of lines about the program of the site
 NO_ANSWER = "no-answer"  # the reason if the user gave no answer, for example by Ctrl-C
 _PLAIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._@%+:/-"
 _SYNTAX = {ord(c): f"\\u{ord(c):04x}" for c in "=()\x7f"}
@@ -88,6 +90,19 @@ def write(sink: Sink, service: str, verb: str, /, **fields: str | int | None) ->
     """Log one line. `verb` is a key of _PRIORITIES."""
     priority = syslog.LOG_INFO if fields.get("reason") == NO_ANSWER else _PRIORITIES[verb]
     sink(priority, line(service, verb, **fields))
+    if verb == "changed":
+        tell(service, fields)
+
+
+def tell(service: str, fields: Mapping[str, str | int | None]) -> None:
+    """Tell the program of the site about a change. An error is a line of the log, because the change is made."""
+    try:
+        from pam_totp.operations import on_change  # imported here because most logins change nothing
+
+        on_change.tell(service, fields)
+    except Exception as e:  # whatever fails, for example an import during an upgrade
+        with suppress(Exception):
+            write(to_syslog, ON_CHANGE, "error", problem=f"the program was not started: {e}")
 
 
 def escaped(text: str) -> str:

@@ -106,6 +106,24 @@ def test_an_invalid_line_is_an_error(machine: Fresh, line: str, check: str, code
 
 
 @pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('on_change = "/usr/sbin/told"', "/usr/sbin/told: no such file or directory"),
+        ('on_change = "told"', "hooks.on_change: must be an absolute path"),
+    ],
+)
+def test_a_program_that_cannot_be_told_of_changes_is_a_warning(machine: Fresh, text: str, what: str) -> None:
+    machine.write("/etc/pam_totp.toml", f"[hooks]\n{text}\n")
+    [finding] = examine(machine)
+    assert (finding.severity, finding.code) == (WARNING, Code.HOOK_INVALID)
+    assert finding.what.endswith(what)
+    machine.write("/usr/sbin/told", "#!/bin/sh\n", 0o755)
+    machine.write("/etc/pam_totp.toml", '[hooks]\non_change = "/usr/sbin/told"\n')
+    assert examine(machine) == []
+    machine.path("/usr/sbin/told").unlink()
+
+
+@pytest.mark.parametrize(
     ("command", "reason"),
     [
         ("chmod o+w {}/store/file.py", "/store/file.py can be written by users other than root (mode 0646)"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pam_totp.core.settings import DEFAULT_STORE, SettingsError, is_database, settings
 from pam_totp.pam.login_session import read_site
-from pam_totp.system import probe
+from pam_totp.system import hook, probe
 from pam_totp.system.database import copied
 from pam_totp.system.doctor import store_use
 from pam_totp.system.doctor.checks_database import database
@@ -152,6 +152,14 @@ def site(context: Context) -> Iterator[Finding]:
         except SettingsError as e:
             what = f"{service}: {handler.file}:{handler.rule.first + 1}: {e}; every login is refused"
             yield Finding(ERROR, "settings", Code.ARGUMENTS_INVALID, what, "correct that line")
+    try:
+        told = hook.program(defaults)
+        reason = None if told is None else hook.defect(context.machine.path(told))
+    except SettingsError as e:
+        reason = str(e)
+    if reason is not None:
+        what = f"no program gets the changes: {reason}"
+        yield Finding(WARNING, "settings", Code.HOOK_INVALID, what, f"correct [hooks] of {path}, or that file")
 
 
 def clock(context: Context) -> Iterator[Finding]:

@@ -277,7 +277,8 @@ def log_failure(service: str, error: Exception) -> None:
 def _start_watchdog(service: str) -> None:
     """Start the watchdog so that it survives the end of the terminal and the session. Wait until it is ready."""
     command = [INTERPRETER, "-I", "-S", WATCHDOG, service]
-    unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}", "--", *command]
+    unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}"]
+    unit += ["--property=KillMode=process", "--", *command]  # the site's program outlives the watchdog
     started = False
     if os.path.isdir(sshd.SYSTEMD):  # outside the session's control group, which logind may kill
         with suppress(OSError, subprocess.TimeoutExpired):

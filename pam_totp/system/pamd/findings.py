@@ -120,6 +120,7 @@ class Code(StrEnum):
     # check "settings"
     SITE_FILE_INVALID = "site-file-invalid"
     ARGUMENTS_INVALID = "arguments-invalid"
+    HOOK_INVALID = "hook-invalid"
     # check "clock"
     CLOCK_NOT_SYNCHRONISED = "clock-not-synchronised"
     # check "member": a host that asks authorities
