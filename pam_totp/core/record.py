@@ -39,6 +39,7 @@ MAX_GRACE = 64  # entries in a file; a login keeps at most KEPT_GRACE
 KEPT_GRACE = 16
 KEPT_LOGINS = 4  # recent acceptances, and as many recent refusals
 MAX_ORIGIN = 64  # characters of the service and of the address of a recent login
+MAX_RECENT = 2048  # characters of all recent logins
 MAX_GRACE_SERVICE, MAX_GRACE_RHOST = 32, 39  # characters: a service file's name, and the longest address of IPv6
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
@@ -54,9 +55,25 @@ class RecordError(ValueError):
     """The data of a record is invalid. The text names the place, never the value."""
 
 
+_BETWEEN = "; "  # between the entries of recent logins
+_VERDICTS = _ACCEPTED, _REFUSED = "accepted", "refused"
+
+
 def _key(v: object) -> str | None:
     good = type(v) is bytes and MIN_SECRET <= len(v) <= MAX_SECRET
     return None if good else f"must be {8 * MIN_SECRET} to {8 * MAX_SECRET} bits"
+
+
+def _word(v: object) -> str | None:
+    """Require 1 to MAX_ORIGIN printable characters without a space and the separator of entries."""
+    good = type(v) is str and 0 < len(v) <= MAX_ORIGIN and v.isprintable() and not {*v} & {*_BETWEEN}
+    return None if good else f"must be 1 to {MAX_ORIGIN} printable characters without spaces and semicolons"
+
+
+def _recent(v: object) -> str | None:
+    """Require short printable text: the entries are for display only, so other text causes no error at a login."""
+    good = type(v) is str and len(v) <= MAX_RECENT and v.isprintable()
+    return None if good else f"must be at most {MAX_RECENT} printable characters"
 
 
 _DIGEST = hexadecimal(32, 32)  # SHA-256
@@ -264,9 +281,9 @@ class TemporaryCode(Value):
 
 
 class RecentLogin(Value):
-    """A decision on an answer at `at` (Unix seconds). `outcome` is the value of an `Outcome`.
+    """A decision on an answer at `at` (Unix seconds), for display. `outcome` is the value of an `Outcome`.
 
-    `service` and `rhost` have at most MAX_ORIGIN characters. `rhost` is None for a local login.
+    `service` and `rhost` have at most MAX_ORIGIN characters, without white space. `rhost` is None for a local login.
     """
 
     at: int
@@ -279,10 +296,33 @@ class RecentLogin(Value):
     RULES: ClassVar[dict[str, Rule]] = {
         "at": _TIME,
         "accepted": boolean,
-        "outcome": text,
-        "service": printable,
-        "rhost": optional(printable),
+        "outcome": _word,
+        "service": _word,
+        "rhost": optional(_word),
     }
+
+    @classmethod
+    def parse(cls, entry: str) -> RecentLogin | None:
+        """Return the login that `entry` describes, or None for other text."""
+        words = entry.split(" ")
+        if len(words) not in (4, 5) or words[0] not in _VERDICTS or not (words[1].isascii() and words[1].isdigit()):
+            return None
+        verdict, at, outcome, service, *rhost = words
+        try:
+            return cls(
+                at=int(at), accepted=verdict == _ACCEPTED, outcome=outcome, service=service, rhost=(*rhost, None)[0]
+            )
+        except ValueError:
+            return None
+
+    def entry(self) -> str:
+        """Return the entry of the record about this login."""
+        return recent_entry(self.at, self.accepted, self.outcome, self.service, self.rhost)
+
+
+def recent_entry(at: int, accepted: bool, outcome: str, service: str, rhost: str | None) -> str:
+    """Return the entry about a login, such as `accepted 1732800000 code sshd 192.0.2.7`. See `RecentLogin`."""
+    return f"{_ACCEPTED if accepted else _REFUSED} {at} {outcome} {service}{f' {rhost}' if rhost else ''}"
 
 
 class UserRecord(Value):
@@ -290,7 +330,8 @@ class UserRecord(Value):
 
     `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong.
     `failures_at` (Unix seconds) is the time of their last decrease, or of the first failure after a count of 0, if that
-    is later. `refused` counts all well-formed answers refused since the last success.
+    is later. `refused` counts all well-formed answers refused since the last success. `recent` has an entry for each
+    recent login (`RecentLogin.entry`), as one text, because logins copy it and only the display reads it.
     """
 
     user: str
@@ -303,7 +344,7 @@ class UserRecord(Value):
     grace: tuple[Grace, ...] = ()
     ticket: Ticket | None = None
     temporary: TemporaryCode | None = None
-    recent: tuple[RecentLogin, ...] = ()
+    recent: str = ""
 
     ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
@@ -316,7 +357,7 @@ class UserRecord(Value):
         "grace": tuple_of(Grace, MAX_GRACE),
         "ticket": optional(instance_of(Ticket)),
         "temporary": optional(instance_of(TemporaryCode)),
-        "recent": tuple_of(RecentLogin, 2 * KEPT_LOGINS),
+        "recent": _recent,
     }
 
     def check(self, new: Collection[str]) -> None:
@@ -375,7 +416,7 @@ class UserRecord(Value):
             grace=_LONGEST_GRACE if len(self.grace) <= KEPT_GRACE else self.grace,
             salt=self.salt if self.ticket is None else "0" * 32,
             recovery=self.recovery if self.ticket is None else digests,
-            recent=(),
+            recent="",
         )
 
     def token(self, name: str) -> Token | None:
@@ -407,7 +448,7 @@ class UserRecord(Value):
 
     def without_tokens(self, user: str) -> UserRecord:
         """Return the record for `user` with only the recovery codes and failures of this record."""
-        return self._replace(user=user, tokens=(), grace=(), ticket=None, temporary=None, recent=())
+        return self._replace(user=user, tokens=(), grace=(), ticket=None, temporary=None, recent="")
 
     def with_ticket(self, ticket: Ticket | None) -> UserRecord:
         """Return the record with this ticket, or without a ticket."""
@@ -426,15 +467,23 @@ class UserRecord(Value):
         """Return the record with this temporary code, or without a temporary code."""
         return self._replace(temporary=code)
 
-    def with_recent(self, login: RecentLogin) -> UserRecord:
-        """Return the record with one more recent login. Keep the last KEPT_LOGINS acceptances, and as many refusals."""
-        same = [r for r in self.recent if r.accepted == login.accepted]
-        dropped = same[0] if len(same) == KEPT_LOGINS else None
-        return self._replace(recent=(*(r for r in self.recent if r is not dropped), login))
+    @property
+    def recent_logins(self) -> tuple[RecentLogin, ...]:
+        """The recent logins, the oldest first."""
+        found = (RecentLogin.parse(entry) for entry in self.recent.split(_BETWEEN))
+        return tuple(login for login in found if login is not None)
+
+    def with_recent(self, entry: str) -> UserRecord:
+        """Return the record with one more `recent_entry`. Keep KEPT_LOGINS acceptances, and as many refusals."""
+        entries = self.recent.split(_BETWEEN) if self.recent else []
+        same = [other for other in entries if other[:1] == entry[:1]]
+        if len(same) >= KEPT_LOGINS:
+            entries.remove(same[0])
+        return self._replace(recent=_BETWEEN.join([*entries, entry]))
 
     def without_oldest_recent(self) -> UserRecord:
         """Return the record without the oldest of its recent logins."""
-        return self._replace(recent=self.recent[1:])
+        return self._replace(recent=self.recent.partition(_BETWEEN)[2])
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
         """Return the record with these recovery codes in place of the old ones."""

@@ -14,7 +14,6 @@ from pam_totp.core.lean import TYPE_CHECKING, encode_basestring_ascii, json_load
 from pam_totp.core.record import (
     TOKEN_TYPES,
     Grace,
-    RecentLogin,
     RecordError,
     TemporaryCode,
     Ticket,
@@ -34,8 +33,7 @@ MAX_FILE = 64 * 1024  # bytes
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
 _ADDED = {"row_needed": False}  # keys of a token that older documents do not have, with their value there
-_ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": []}  # the same for keys of the record
-_LISTS: dict[str, type[Value]] = {"grace": Grace, "recent": RecentLogin}  # keys of the record with a list of objects
+_ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": ""}  # the same for keys of the record
 _PARTS: dict[str, type[Value]] = {"ticket": Ticket, "temporary": TemporaryCode}  # keys with an object or null
 _NOT_BASE32 = "must be base32 in upper case without padding"
 
@@ -63,8 +61,7 @@ def parse(data: bytes) -> UserRecord:
     documents = _items(fields, "tokens")
     is_older = is_old and _is_older(documents)
     fields["tokens"] = tuple(_token(_ADDED | t if is_older else t, f"tokens[{i}]") for i, t in enumerate(documents))
-    for name, kind in _LISTS.items():
-        fields[name] = tuple(_part(kind, item, f"{name}[{i}]") for i, item in enumerate(_items(fields, name)))
+    fields["grace"] = tuple(_part(Grace, item, f"grace[{i}]") for i, item in enumerate(_items(fields, "grace")))
     for name, kind in _PARTS.items():
         fields[name] = None if fields[name] is None else _part(kind, fields[name], name)
     fields["recovery"] = tuple(_items(fields, "recovery"))
@@ -122,7 +119,7 @@ _LAYOUTS: dict[type[Value], str] = {
         cls: _layout(_placeholders(["name"]) | {"type": f'"{kind}"'} | _placeholders(cls._fields), "\n  ")
         for kind, cls in TOKEN_TYPES.items()
     },
-    **{kind: _layout(_placeholders(kind._fields), "\n  ") for kind in (Grace, RecentLogin)},
+    Grace: _layout(_placeholders(Grace._fields), "\n  "),
     **{kind: _layout(_placeholders(kind._fields), "\n ") for kind in (Ticket, TemporaryCode)},
 }
 
@@ -149,7 +146,7 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 
 
 # The end of the encoding of a record that has only the defaults of _ADDED_LATER.
-_END_ADDED_LATER = b',\n "ticket": null,\n "temporary": null,\n "recent": []\n}\n'
+_END_ADDED_LATER = b',\n "ticket": null,\n "temporary": null,\n "recent": ""\n}\n'
 
 
 # ---- reading

@@ -190,7 +190,7 @@ class RemoteVerifier:
                 return record, None
             now = self._now()
             after = record.recovered(digest, Policy().most_failures_kept, now)
-            after = after.with_recent(self._came_from.login(Outcome.RECOVERY, now))
+            after = after.with_recent(self._came_from.entry(Outcome.RECOVERY, now))
             return after, len(after.recovery)
 
         try:

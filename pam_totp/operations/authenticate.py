@@ -24,8 +24,8 @@ from pam_totp.core.record import (
     NEW_SECRET,
     UNKNOWN_USER,
     HotpToken,
-    RecentLogin,
     UserRecord,
+    recent_entry,
 )
 from pam_totp.core.verify import Decision, Earlier, Outcome, Tickets, verify
 from pam_totp.operations import audit_log
@@ -58,11 +58,10 @@ class Origin(Value):
     service: str
     rhost: str | None = None
 
-    def login(self, outcome: Outcome, at: int) -> RecentLogin:
-        """Return the login with this outcome at `at` (Unix seconds), with its texts made short and printable."""
+    def entry(self, outcome: Outcome, at: int) -> str:
+        """Return the entry of the record about a login with this outcome at `at` (Unix seconds)."""
         rhost = None if not self.rhost else _short(self.rhost)
-        service = _short(self.service or "?")
-        return RecentLogin(at=at, accepted=outcome.accepted, outcome=outcome.value, service=service, rhost=rhost)
+        return recent_entry(at, outcome.accepted, outcome.value, _short(self.service or "?"), rhost)
 
 
 def decide(
@@ -96,7 +95,7 @@ def decide(
         if decision.outcome in (Outcome.NOT_ENROLLED, Outcome.MALFORMED, Outcome.TICKET):
             search_decoy()
         elif origin is not None:
-            decision = decision.followed_by(decision.record.with_recent(origin.login(decision.outcome, at)))
+            decision = decision.followed_by(decision.record.with_recent(origin.entry(decision.outcome, at)))
         if follow is not None and decision.outcome.accepted:
             decision = decision.followed_by(follow(decision, at))
         return decision.record, decision
@@ -158,8 +157,11 @@ def remarks(decision: Decision) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """Return `text` with at most MAX_ORIGIN printable characters, for a recent login."""
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_ORIGIN])
+    """Return `text` with at most MAX_ORIGIN printable characters, without spaces and semicolons, for a recent login."""
+    text = text[:MAX_ORIGIN]
+    if text.isprintable() and " " not in text and ";" not in text:
+        return text
+    return "".join(c if c.isprintable() and c not in " ;" else "?" for c in text)
 
 
 def recovery_left(decision: Decision) -> int | None:

@@ -27,7 +27,7 @@ _WORDS = {outcome.value: text for outcome, text in WORDS.items()}
 
 def newest_first(record: UserRecord) -> tuple[RecentLogin, ...]:
     """Return the recent logins of `record`, the newest first."""
-    return record.recent[::-1]
+    return record.recent_logins[::-1]
 
 
 def words(login: RecentLogin) -> str:

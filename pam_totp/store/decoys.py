@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from pam_totp.core.lean import TYPE_CHECKING, suppress
-from pam_totp.core.record import KEPT_LOGINS, NEW_SECRET, UNKNOWN_USER, HotpToken, RecentLogin, RecordError, UserRecord
+from pam_totp.core.record import KEPT_LOGINS, NEW_SECRET, UNKNOWN_USER, HotpToken, RecordError, UserRecord, recent_entry
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import Slots, encode, slot_size
 from pam_totp.store import DamagedFile, NotThere, StoreError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FOLDER = ".decoy"
 COUNT = 64
 _ATTEMPTS = 4  # more than 1, because a decoy appears damaged while another process writes it
-_LOGIN = RecentLogin(at=0, accepted=True, outcome="code", service="sshd", rhost="192.0.2.100")
-_REFUSAL = _LOGIN._replace(accepted=False, outcome="wrong")
+_LOGIN = recent_entry(0, True, "code", "sshd", "192.0.2.100")
+_REFUSAL = recent_entry(0, False, "wrong", "sshd", "192.0.2.100")
 
 
 def use(folder: int) -> bool:
@@ -43,8 +43,8 @@ def use(folder: int) -> bool:
 def new() -> UserRecord:
     """Return the record of a decoy, with a random key."""
     record = UNKNOWN_USER.with_token(HotpToken(name="token", secret=os.urandom(NEW_SECRET), created=0))
-    for login in KEPT_LOGINS * (_LOGIN, _REFUSAL):
-        record = record.with_recent(login)
+    for entry in KEPT_LOGINS * (_LOGIN, _REFUSAL):
+        record = record.with_recent(entry)
     return record
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from pam_totp.core.oath import ALGORITHMS
-from pam_totp.core.record import Grace, HotpToken, RecentLogin, TemporaryCode, Ticket, Token, TotpToken, UserRecord
+from pam_totp.core.record import Grace, HotpToken, TemporaryCode, Ticket, Token, TotpToken, UserRecord
 
 TIME_END = 2**62  # Unix seconds: the upper bound for the times of a record
 LAST_COUNTER = 2**64 - 1
@@ -41,8 +41,8 @@ digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 salts = st.binary(min_size=16, max_size=64).map(bytes.hex)
 tickets = st.builds(Ticket, salt=salts, digest=digests, ends=times, token=texts, picture=st.none() | texts)
 temporary_codes = st.builds(TemporaryCode, salt=salts, digest=digests, ends=times)
-recent_logins = st.builds(
-    RecentLogin, at=times, accepted=st.booleans(), outcome=texts, service=texts, rhost=st.none() | texts
+recent = st.text(_printable | st.just(" "), max_size=60) | st.just(
+    "accepted 5 code sshd; refused 7 wrong sudo 192.0.2.7"
 )
 
 
@@ -63,5 +63,5 @@ def records(draw: st.DrawFn) -> UserRecord:
         grace=tuple(draw(st.lists(st.builds(Grace, service=texts, rhost=texts, granted=times), max_size=4))),
         ticket=draw(st.none() | tickets),
         temporary=draw(st.none() | temporary_codes),
-        recent=tuple(draw(st.lists(recent_logins, max_size=8))),
+        recent=draw(recent),
     )

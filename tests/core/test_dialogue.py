@@ -109,7 +109,7 @@ def test_a_record_keeps_each_answer_with_its_service_and_address() -> None:
     store = enrolled()
     driver = Driver(store, "look_ahead=0")
     assert driver.run(b"000000", code(0)) is Result.ACCEPTED
-    kept = [(r.at, r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent]
+    kept = [(r.at, r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent_logins]
     assert kept == [(NOW, False, "wrong", *HERE), (NOW, True, "code", *HERE)]
 
 
@@ -120,7 +120,7 @@ def test_a_login_by_grace_is_not_among_the_recent_logins() -> None:
         driver.now = now
         assert driver.run(code(0)) is Result.ACCEPTED
     assert driver.log == ["accepted by=grace"]
-    assert [r.at for r in store.read("alice").recent] == [NOW]
+    assert [r.at for r in store.read("alice").recent_logins] == [NOW]
 
 
 END = 1_800_000_000 // 86_400 * 86_400  # the start of 2027-01-15, which is the end of the previous day

@@ -118,7 +118,7 @@ def test_a_record_keeps_sign_ins_and_the_codes_of_changes() -> None:
     mine.answer(Asking("alice", "192.0.2.7", b"000000"))
     mine.answer(Asking("alice", "192.0.2.7", code(0)))
     mine.remove(Asking("alice", "192.0.2.8", code(1)), "token 1")
-    kept = [(r.outcome, r.service, r.rhost) for r in store.read("alice").recent]
+    kept = [(r.outcome, r.service, r.rhost) for r in store.read("alice").recent_logins]
     here, there = ("portal", "192.0.2.7"), ("portal", "192.0.2.8")
     assert kept == [("wrong", *here), ("code", *here), ("code", *there)]
 

@@ -198,7 +198,7 @@ def drifted(token: object) -> TotpToken:
 @given(records())
 def test_a_slot_has_space_for_every_later_change_by_logins(record: UserRecord) -> None:
     tokens = tuple(type(t)(**{**vars(t), **START[t.type]}) for t in record.tokens)
-    fresh = UserRecord(**{**vars(record), "tokens": tokens, "failures": 0, "refused": 0, "grace": (), "recent": ()})
+    fresh = UserRecord(**{**vars(record), "tokens": tokens, "failures": 0, "refused": 0, "grace": (), "recent": ""})
     grown = at_the_limits(fresh)
     size = slot_size(fresh)
     assert size % BLOCK == 0

@@ -588,7 +588,7 @@ def test_a_file_with_more_grace_than_logins_keep_does_not_grow(folder: Path) -> 
 
 
 def _with_recent(login: RecentLogin, record: UserRecord) -> tuple[UserRecord, None]:
-    return record.with_recent(login), None
+    return record.with_recent(login.entry()), None
 
 
 def test_a_slot_without_space_keeps_fewer_recent_logins(folder: Path, store: FileStore) -> None:
@@ -605,7 +605,7 @@ def test_a_slot_without_space_keeps_fewer_recent_logins(folder: Path, store: Fil
         kept = login._replace(accepted=accepted)
         store.update("alice", partial(_with_recent, kept))
         assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
-    left = store.read("alice").recent
+    left = store.read("alice").recent_logins
     assert 0 < len(left) < 3
     assert not left[-1].accepted, "the oldest are dropped"
     assert log_in(folder, code(0, 2)) == "row"

@@ -213,4 +213,25 @@ def test_decide_keeps_recent_logins() -> None:
         RecentLogin(at=NOW + n, accepted=False, outcome="wrong", service=service, rhost=None) for n in (3, 4, 5, 6)
     ]
     first = RecentLogin(at=NOW, accepted=True, outcome="code", service="sshd", rhost="192.0.2.7")
-    assert list(store.read("alice").recent) == [first, *wrong], "refusals do not push out the last acceptance"
+    assert list(store.read("alice").recent_logins) == [first, *wrong], "refusals do not push out the last acceptance"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "; ", "accepted", "accepted x code sshd", "accepted 5 code a b c", "accepted -1 code sshd", ";;"]
+)
+def test_a_login_replaces_no_text_that_is_no_entry(text: str) -> None:
+    record = UserRecord(user="alice", recent=text)
+    assert record.recent_logins == ()
+    login = RecentLogin(at=5, accepted=True, outcome="code", service="sshd", rhost=None)
+    assert record.with_recent(login.entry()).recent_logins == (login,)
+    while record.recent:
+        record = record.without_oldest_recent()
+
+
+@pytest.mark.parametrize("field", ["service", "rhost", "outcome"])
+@pytest.mark.parametrize("value", ["a b", "a;b", "", "x" * 65, "a\nb"])
+def test_a_recent_login_is_one_entry(field: str, value: str) -> None:
+    login = RecentLogin(at=5, accepted=True, outcome="code", service="sshd", rhost="192.0.2.7")
+    assert RecentLogin.parse(login.entry()) == login
+    with pytest.raises(RecordError):
+        login._replace(**{field: value})

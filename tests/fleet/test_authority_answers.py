@@ -126,7 +126,7 @@ def test_a_record_keeps_the_service_the_member_and_the_address_once(authority: A
     for asked in (question("000000"), question(code(0), service="sudo", rhost=None)):
         for _ in range(2):
             authority.ask(asked)
-    kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in authority.record().recent]
+    kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in authority.record().recent_logins]
     assert kept == [(False, "wrong", "sshd@web1", "192.0.2.7"), (True, "code", "sudo@web1", None)]
 
 

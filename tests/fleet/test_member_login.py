@@ -347,7 +347,7 @@ def test_break_glass_accepts_a_recovery_code_of_this_host_once(members: Fleet, s
     assert made.log[0].startswith("error ")
     assert "break-glass: alice logs in by a recovery code of this host: no authority answered" in made.log[0]
     assert made.log[1] == "accepted user=alice by=break-glass recovery_left=0 rhost=192.0.2.7"
-    kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent]
+    kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent_logins]
     assert kept == [(True, "recovery", "sshd", "192.0.2.7")]
     assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE, "each works once"
 
