@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import grp
 import os
+import socket
 import stat
 import sys
 from contextlib import ExitStack
@@ -200,7 +201,7 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
             endpoint = Endpoint(args.figures, figures, counters.AUTHORITY, partial(_log, sink))
             endpoint.open()
             stack.callback(endpoint.close)
-        asyncio.run(server.run(_print_addresses))
+        asyncio.run(server.run(_report_ready))
     return DONE
 
 
@@ -208,5 +209,9 @@ def _log(sink: audit_log.Sink, problem: str) -> None:
     audit_log.write(sink, "authority", "error", problem=problem)
 
 
-def _print_addresses(addresses: list[str]) -> None:
+def _report_ready(addresses: list[str]) -> None:
     print(f"pam-totp: the authority listens on {', '.join(addresses)}", file=sys.stderr, flush=True)
+    notified = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, which waits for this datagram: sd_notify(3)
+    if notified:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.sendto(b"READY=1", "\0" + notified[1:] if notified.startswith("@") else notified)

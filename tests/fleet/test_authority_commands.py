@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -17,7 +18,8 @@ from pam_totp.member import wire
 from tests.conftest import as_root
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import Fleet
-from tests.support.site import TREE
+from tests.support.site import PATIENCE, TREE
+from tests.support.tls import free_port
 
 pytestmark = with_postgresql
 AUTHORITY = "[authority]\naddresses = ['otp1.example.org:8443', '[2001:db8::1]:8443']\n"
@@ -164,6 +166,30 @@ def test_serve_names_an_address_that_is_in_use(fleet: Fleet, place: Place) -> No
     assert done.returncode == 3
     assert f"127.0.0.1:{port}" in done.stderr.replace("', ", ":").replace("('", "")
     assert "address already in use" in done.stderr
+
+
+def test_serve_tells_systemd_that_it_listens(fleet: Fleet, tmp_path: Path) -> None:
+    """`systemctl start` then ends only when members can connect, or with an error."""
+    started = fleet.authorities[0].config.read_text()
+    config, port = tmp_path / "site.toml", free_port()
+    config.write_text(started.replace(f":{fleet.authorities[0].port}'", f":{port}'", 1))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE)
+        words = [sys.executable, "-m", "pam_totp.cli", "authority", "serve", "--config", str(config)]
+        environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        serving = subprocess.Popen(words, cwd=TREE, env=environment, stderr=subprocess.PIPE)
+        try:
+            assert systemd.recv(100) == b"READY=1"
+            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+        finally:
+            serving.terminate()
+            serving.communicate()
+
+
+def test_the_unit_waits_until_the_authority_listens() -> None:
+    unit = (TREE / "pam_totp" / "system" / "data" / "pam_totp-authority.service").read_text().splitlines()
+    assert "Type=notify" in unit
 
 
 def test_add_prints_the_join_line_alone_on_standard_output(fleet: Fleet) -> None:
