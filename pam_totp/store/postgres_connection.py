@@ -28,6 +28,7 @@ from pam_totp.store.postgres_schema import Statements
 _BYTEA = 17  # the type's object identifier
 _HOST_SETTINGS = ("host", "hostaddr", "port")  # of a URL: each may be a list, with an entry for each server
 _READ_ONLY = "25006"
+_NO_TABLE = "42P01"  # undefined table
 _UNKNOWN_RESULT = ("08", "40003")  # class 08: connection exception; statement completion unknown
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 
@@ -132,6 +133,8 @@ class Connection:
                 raise Unanswered(text)
             if state == _READ_ONLY:  # this server is no longer the primary
                 self.close()
+            if state == _NO_TABLE:
+                text = "the database has no records: they were copied to another store, or run 'pam-totp store init URL'"
             raise Refused(text, state)
         if self._notices:
             self.close()

@@ -21,6 +21,7 @@ _GUARDED = ("fsync", "client_min_messages", "synchronous_standby_names", "synchr
 _SETTINGS = (*_GUARDED, "full_page_writes", *_TIMEOUTS)
 _ROUND_TRIPS = 5  # the median of these
 _TABLES = "SELECT to_regclass('pam_totp.store') IS NOT NULL"
+_COPIED = f"{schema.IS_COPIED} AND to_regclass('pam_totp.record') IS NULL"
 _STANDBYS = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming' OR state IS NULL"
 # Patroni passes these settings on the command line of the server; no other program does.
 _PATRONI = """SELECT 1 FROM pg_settings WHERE name IN ('cluster_name', 'hot_standby') AND source = 'command line'
@@ -48,6 +49,7 @@ class State:
     standbys: list[str | None]
     pooler: str | None
     is_patroni: bool
+    is_copied: bool  # the records were copied to another store
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -92,6 +94,7 @@ class _Reader:
             standbys=self._texts(_STANDBYS),
             pooler=self._pooler(url),
             is_patroni=bool(self._texts(_PATRONI)),
+            is_copied=bool(self._texts(_COPIED)),
         )
 
     def _tables(self) -> tuple[int | None, str | None]:

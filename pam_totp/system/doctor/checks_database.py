@@ -81,6 +81,10 @@ def _tables(state: State) -> Iterator[Finding]:
         what = f"the database has tables of version {version}, but this pam_totp needs {VERSION}; every code is refused"
         remedy = "install the same version of pam_totp on all hosts, and run 'pam-totp store init URL' there"
         yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
+    elif state["is_copied"]:
+        what = "the records were copied from this database to another store; every code is refused here"
+        remedy = "use that store (see [store] of the site file), or make a new database for a new fleet"
+        yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
     elif replication == NONE:
         what = "the store requires no standby: after the loss of the server, used codes may be accepted again"
         remedy = "add a synchronous standby, and run 'pam-totp store init URL --replication synchronous'"
