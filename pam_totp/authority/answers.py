@@ -39,7 +39,8 @@ from pam_totp.store.postgres import AlreadyAnswered, PostgresStore, Question
 from pam_totp.store.postgres_members import Found, Members
 
 REVOKED, UNKNOWN = "the member is revoked", "the certificate belongs to no member"
-OTHER_USER, OTHER_SERVICE = "the user is none of this member", "the service is none of this member"
+OTHER_USER = "the member may not ask about this user"
+OTHER_SERVICE = "the member may not ask about this service"
 MEMBER_BUDGET = "member-budget"  # the reason of a right code in the log, while the budget of the member is used up
 Log: TypeAlias = Callable[[str, Mapping[str, str | int | None]], None]
 _ACCEPTED = tuple(outcome.value for outcome in Outcome if outcome.accepted)

@@ -118,9 +118,21 @@ def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
     for path in kept:
         print(f"kept: {path}{', which the service may read now' if path in permitted else ''}")
     print(f"fingerprint of the CA: {pin}")
-    print("next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on each")
-    print("authority, and 'pam-totp member add HOST --group GROUP' for each member")
+    for line in _next_steps(settings, made):
+        print(line)
     return DONE
+
+
+def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
+    """Return what is left to do after files were made."""
+    if settings.ca in made:
+        return [
+            "next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on each",
+            "authority, and 'pam-totp member add HOST --group GROUP' for each member",
+        ]
+    if settings.key in made:
+        return ["next: 'systemctl enable --now pam_totp-authority' on this host"]
+    return ["next: 'systemctl reload pam_totp-authority' on this host"] if made else []
 
 
 def _put(path: str, text: str, mode: int) -> None:

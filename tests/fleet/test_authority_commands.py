@@ -57,11 +57,16 @@ def test_init_makes_what_is_missing_and_keeps_the_rest(place: Place) -> None:
     modes = {name: path.stat().st_mode & 0o777 for name, path in place.files.items()}
     assert {modes["key"], modes["ca_key"]} == {0o600}, "without the account of the service, the owner only"
     texts = {name: path.read_text() for name, path in place.files.items()}
+    assert "next: 'pam-totp store init URL'" in made.stdout
+    assert "next: " not in place.run("authority", "init").stdout
     again = json.loads(place.run("authority", "init", "--json").stdout)
     assert (again["made"], len(again["kept"])) == ([], 4)
     assert again["pin"] == certificates.fingerprint(texts["ca"]).hex()
     place.files["certificate"].unlink()
     assert json.loads(place.run("authority", "init", "--json").stdout)["made"] == [str(place.files["certificate"])]
+    place.files["certificate"].unlink()
+    renewed = place.run("authority", "init").stdout
+    assert renewed.endswith("next: 'systemctl reload pam_totp-authority' on this host\n")
     assert {name: path.read_text() for name, path in place.files.items() if name != "certificate"} == {
         name: text for name, text in texts.items() if name != "certificate"
     }
