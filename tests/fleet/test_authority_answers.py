@@ -276,7 +276,7 @@ def test_an_unknown_or_revoked_certificate_is_no_member(authority: Authority) ->
 
 def test_a_member_asks_only_for_its_users_and_services(authority: Authority) -> None:
     authority.put("bob")
-    for user, service, reason in (("alice", "sudo", "the user"), ("bob", "sshd", "the service")):
+    for user, service, reason in (("alice", "sudo", "this user"), ("bob", "sshd", "this service")):
         with pytest.raises(NotPermitted, match=reason):
             authority.ask(question(code(0), user=user, service=service), DB)
         assert authority.reason() == "not-this-member"
