@@ -32,6 +32,7 @@ from pam_totp.core.settings import DATABASE, AuthoritySettings, Site, is_databas
 from pam_totp.operations import audit_log
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account
+from pam_totp.system import service_network
 from pam_totp.system.extras import how_to_get
 
 INIT, SERVE = "init", "serve"
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"authority.addresses is missing in {file}: the addresses that members connect to")
     try:
         if args.what == INIT:
-            return _init(args, site.authority)
+            return _init(args, site, site.authority)
         return _serve(args, site, file, site.authority)
     except OSError as e:
         raise CommandError(f"{e.filename or 'authority'}: {(e.strerror or str(e)).lower()}", OUT_OF_REACH) from None
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 # ---- init
 
 
-def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
+def _init(args: argparse.Namespace, site: Site, settings: AuthoritySettings) -> int:
     from pam_totp.authority import certificates
     from pam_totp.authority.certificates import CertificateError, Issuer
 
@@ -110,11 +111,14 @@ def _init(args: argparse.Namespace, settings: AuthoritySettings) -> int:
         raise CommandError(str(e), OUT_OF_REACH) from None
     for path in made:
         args.audit.changed("authority-init", path=path)
+    if args.config is None and _permit_network(site):
+        made.append(service_network.DROP_IN)
     if args.json:
         print_json({"made": made, "kept": kept, "pin": pin})
         return DONE
     for path in made:
-        print(f"made: {path}")
+        why = ", so that logins at this host reach the database" if path == service_network.DROP_IN else ""
+        print(f"made: {path}{why}")
     for path in kept:
         print(f"kept: {path}{', which the service may read now' if path in permitted else ''}")
     print(f"fingerprint of the CA: {pin}")
@@ -132,7 +136,17 @@ def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
         ]
     if settings.key in made:
         return ["next: 'systemctl enable --now pam_totp-authority' on this host"]
-    return ["next: 'systemctl reload pam_totp-authority' on this host"] if made else []
+    if settings.certificate in made:
+        return ["next: 'systemctl reload pam_totp-authority' on this host"]
+    return []
+
+
+def _permit_network(site: Site) -> bool:
+    """As root, let the service of this host reach its database. Return True if a drop-in was written."""
+    if os.geteuid() != 0 or site.database is None or not service_network.permit():
+        return False
+    service_network.restart()
+    return True
 
 
 def _put(path: str, text: str, mode: int) -> None:

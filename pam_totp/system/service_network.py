@@ -22,6 +22,10 @@ PrivateNetwork=no
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 IPAddressDeny=
 """
+REMEDY = (
+    f"run 'systemctl edit {UNIT}', add [Service] with the lines PrivateNetwork=no, "
+    f"RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 and IPAddressDeny=, then run 'systemctl restart {UNIT}'"
+)
 _TIMEOUT = 30.0  # seconds
 _ASKED = (
     "LoadState",

@@ -120,6 +120,26 @@ def test_init_lets_the_service_read_copied_keys(
     assert f"kept: {place.files['ca_key']}\n" in capsys.readouterr().out
 
 
+@as_root
+def test_init_permits_the_network_to_logins_of_the_authority(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The unit of the service has no network, and an authority can ask for codes of its own administrators."""
+    written: list[bool] = []
+    monkeypatch.setattr("pam_totp.system.service_network.permit", lambda: not written and not written.append(True))
+    monkeypatch.setattr("pam_totp.system.service_network.restart", lambda: True)
+    words = ["authority", "init", "--config", str(place.config)]
+    place.write(f"{place.text}[store]\nurl = 'postgresql:///otp'\n")
+    assert main(words) == 0
+    assert not written, "this site file is not that of the host"
+    monkeypatch.setattr("pam_totp.cli.authority.site_file", lambda _: str(place.config))
+    capsys.readouterr()
+    assert main(words[:2]) == 0
+    assert "-network.conf, so that logins at this host reach the database\n" in capsys.readouterr().out
+    assert main(words[:2]) == 0
+    assert "-network.conf" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "words", "status", "said"),
     [

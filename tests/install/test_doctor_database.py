@@ -21,12 +21,13 @@ from pam_totp.core.record import UserRecord
 from pam_totp.store import StoreError
 from pam_totp.store.postgres import PostgresStore, initialise
 from pam_totp.store.postgres_schema import NONE, SYNCHRONOUS
-from pam_totp.system import database
-from pam_totp.system.doctor import checks_database
+from pam_totp.system import database, service_network
+from pam_totp.system.doctor import checks_database, checks_people
 from pam_totp.system.doctor.checks_machine import store
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity
+from tests.conftest import as_root
 from tests.support.cluster import Server, as_account, emptied, owned, with_postgresql
 from tests.support.site import PATIENCE, fob, until
 
@@ -233,6 +234,42 @@ def test_a_damaged_record_in_a_database_is_an_error(
     [finding] = examine(url, tmp_path)
     assert (finding.severity, finding.code) == (ERROR, Code.RECORD_UNREADABLE)
     assert finding.what.startswith("alice: ")
+
+
+def with_su(folder: Path) -> None:
+    """Write a stack whose login asks for a code from the store of the site file."""
+    (folder / "etc" / "pam.d").mkdir(parents=True)
+    (folder / "etc" / "pam.d" / "su").write_text("auth required pam_unix.so\nauth required pam_totp.so\n")
+
+
+@as_root
+def test_users_of_a_database_are_not_reported_as_locked_out(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_su(tmp_path)
+    examine(url, tmp_path)
+    monkeypatch.setattr(Context, "people", property(lambda _: ["root", "daemon"]))
+    monkeypatch.setattr(checks_people, "login_check", lambda _: lambda name: True)
+    context = Context(Machine(str(tmp_path)), ["su"], user="root")
+    assert [f.code for f in checks_people.users(context)] == [Code.USER_WITHOUT_TOKEN]
+    record = UserRecord(user="root", tokens=(fob(),))
+    PostgresStore(url, wait=PATIENCE).update("root", lambda _: (record, None), create=True)
+    context = Context(Machine(str(tmp_path)), ["su"], user="root")
+    [finding] = checks_people.users(context)
+    assert finding.what == "su: these users have no token and are locked out: daemon"
+
+
+def test_a_unit_without_a_network_is_an_error_for_logins(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_network, "obstacle", lambda: "PrivateNetwork=yes")
+    assert examine(url, tmp_path) == [], "no login of this host asks for a code"
+    with_su(tmp_path)
+    [finding] = store(Context(Machine(str(tmp_path)), ["su"]))
+    assert (finding.severity, finding.code) == (ERROR, Code.SERVICE_WITHOUT_NETWORK)
+    assert finding.what == (
+        "the unit pam_totp.service has no network (PrivateNetwork=yes), so every login of this host is refused"
+    )
 
 
 def test_a_database_out_of_reach_is_one_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from pam_totp.system import service_network
 from pam_totp.system.database import (
     NONE,
     REPLICATION,
@@ -51,6 +52,7 @@ def database(context: Context, url: str) -> Iterator[Finding]:
         remedy = "remove it from the URL, change it in the database, and use a password file or a certificate"
         yield _finding(ERROR, Code.DATABASE_PASSWORD, what, remedy)
         return
+    yield from _network(context, url)
     state, problem = state_of(url, context.site().database)
     if state is None:
         what = f"{problem}; no user can log in with a code until it is back"
@@ -66,6 +68,13 @@ def database(context: Context, url: str) -> Iterator[Finding]:
     for problem in context.enrolled(url).broken:
         remedy = "restore that record from a backup, or delete it and enrol the user again"
         yield _finding(ERROR, Code.RECORD_UNREADABLE, problem, remedy)
+
+
+def _network(context: Context, url: str) -> Iterator[Finding]:
+    """Check that the service of this host reaches the database, if a login asks it. Helpers use no database."""
+    if any(line.store == url for _, line in context.settings()) and (obstacle := service_network.obstacle()):
+        what = f"the unit {service_network.UNIT} has no network ({obstacle}), so every login of this host is refused"
+        yield _finding(ERROR, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
 
 
 def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:

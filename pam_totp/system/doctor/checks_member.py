@@ -27,11 +27,6 @@ CLOCK_OFF, CLOCK_WRONG = 300, DAY  # seconds: certificates are valid from a day 
 OLD_CODES = 365  # days
 _JOIN = "run 'pam-totp member add' for this host on an authority, then 'pam-totp join' here"
 _BREAK_GLASS = "run 'pam-totp member break-glass USER'"
-_NETWORK = (
-    f"run 'systemctl edit {service_network.UNIT}', add [Service] with the lines PrivateNetwork=no, "
-    "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 and IPAddressDeny=, then run "
-    f"'systemctl restart {service_network.UNIT}'"
-)
 
 
 def member(context: Context) -> Iterator[Finding]:
@@ -60,7 +55,7 @@ def _service(context: Context) -> Iterator[Finding]:
     if obstacle is not None:
         what = f"the unit {service_network.UNIT} has no network ({obstacle}), so the service reaches no authority"
         is_used = any(os.path.exists(path) and probe.service(path) is None for path in context.sockets())
-        yield _finding(ERROR if is_used else WARNING, Code.SERVICE_WITHOUT_NETWORK, what, _NETWORK)
+        yield _finding(ERROR if is_used else WARNING, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
 
 
 # ---- files

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from pam_totp.core.settings import DEFAULT_STORE, Settings
+from pam_totp.core.settings import DEFAULT_STORE, Settings, is_database
 from pam_totp.pam.names import is_member
 from pam_totp.system import sshd, sudo
 from pam_totp.system.doctor.context import Context
@@ -186,7 +186,7 @@ def _is_open(line: Settings) -> bool:
 
 def _in_store(context: Context, line: Settings) -> frozenset[str] | None:
     """Return the users with a token or an unreadable record. Return None if the store cannot be read."""
-    if not os.path.isdir(line.store):
+    if not is_database(line.store) and not os.path.isdir(line.store):
         return frozenset()
     found = context.enrolled(line.store)
     return found.users | found.unreadable if found.is_complete else None
