@@ -32,6 +32,7 @@ from pam_totp.system.audit import signals_held
 from pam_totp.system.site_edit import Value, with_member
 
 PROMPT = "Join line (from 'pam-totp member add' on an authority): "
+MIN_FREE, MIN_FREE_FILES = 1 << 20, 100  # bytes and files: enough for a new store with its decoys, too
 FILES = {"certificate": "certificate.pem", "key": "key.pem", "ca": "ca.pem"}
 
 
@@ -94,6 +95,8 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
     text = _read(file)
     _new_text(text, ["localhost:1"], paths, file)  # raise its errors before the token is used up
     _require_rights(file)
+    _require_space(os.path.dirname(paths["key"]))
+    _require_space(os.path.dirname(os.path.abspath(file)))
     try:
         line = JoinLine.from_text(ask(PROMPT))
     except WireError as e:
@@ -151,6 +154,15 @@ def _require_rights(file: str) -> None:
     place = os.path.dirname(os.path.abspath(file))
     if not os.access(place, os.W_OK):
         raise CommandError(f"{place}: permission denied (run the command as root)", OUT_OF_REACH)
+
+
+def _require_space(folder: str) -> None:
+    """Raise CommandError if the disk of a folder, which may be missing, is full: the token would be used up."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = os.statvfs(folder)
+    if free.f_bavail * free.f_frsize < MIN_FREE or (free.f_files and free.f_favail < MIN_FREE_FILES):
+        raise CommandError(f"{folder}: the disk is full (free some space, then use the same line)", OUT_OF_REACH)
 
 
 def _new_text(text: str, authorities: Sequence[str], paths: Mapping[str, str], file: str) -> str:

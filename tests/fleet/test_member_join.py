@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -273,6 +274,24 @@ def test_a_site_file_that_cannot_be_written_uses_up_no_token(joining: Joining, m
     status, _, err = joining.run()
     assert (status, "run the command as root" in err) == (3, True)
     assert joining.server.connections == 0
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("missing", [{"f_bavail": 15}, {"f_files": 1000, "f_favail": 7}], ids=["blocks", "inodes"])
+def test_a_full_disk_uses_up_no_token(
+    joining: Joining, monkeypatch: pytest.MonkeyPatch, again: bool, missing: dict[str, int]
+) -> None:
+    if again:
+        assert joining.run()[0] == 0
+    found = joining.server.connections
+    space = {"f_frsize": 4096, "f_bavail": 10_000, "f_files": 0, "f_favail": 0} | missing
+    with monkeypatch.context() as patched:
+        patched.setattr("os.statvfs", lambda path: SimpleNamespace(**space))
+        status, _, err = joining.run()
+    assert (status, joining.server.connections) == (3, found)
+    folder = joining.folder if again else joining.folder.parent
+    assert err == f"pam-totp: {folder}: the disk is full (free some space, then use the same line)\n"
+    assert joining.run()[0] == 0
 
 
 @as_root
