@@ -26,7 +26,7 @@ from aiohttp import web
 from pam_totp import __version__
 from pam_totp.authority import certificates
 from pam_totp.authority.answers import REVOKED, Answers, NotAMember, NotPermitted
-from pam_totp.authority.certificates import BadRequest, CertificateError, Issuer
+from pam_totp.authority.certificates import MEMBER_DAYS, BadRequest, CertificateError, Issuer
 from pam_totp.authority.connections import Connection, Connections, Seldom, tls_context
 from pam_totp.authority.workers import Busy, Workers
 from pam_totp.core.address import host_and_port
@@ -236,7 +236,7 @@ class Server:
             return None
         signed = self._issuer().sign_member(asked.csr, name)
         fingerprint = certificates.fingerprint(signed)
-        if self._answers.members.join(token, fingerprint) is None:  # used meanwhile
+        if self._answers.members.join(token, fingerprint, MEMBER_DAYS) is None:  # used meanwhile
             return None
         self._log("changed", what="member-join", member=name, fingerprint=fingerprint.hex())
         return wire.Joined(name=name, certificate=signed, ca=self._ca, authorities=self._settings.addresses)
@@ -250,7 +250,7 @@ class Server:
         name = self._answers.member(fingerprint).name
         signed = self._issuer().sign_member(asked.csr, name)
         following = certificates.fingerprint(signed)
-        if not self._answers.members.renew(fingerprint, following):  # revoked meanwhile
+        if not self._answers.members.renew(fingerprint, following, MEMBER_DAYS):  # revoked meanwhile
             raise NotAMember(REVOKED)
         self._log("changed", what="member-renew", member=name, fingerprint=following.hex())
         return wire.Renewed(certificate=signed)

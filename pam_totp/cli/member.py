@@ -172,7 +172,7 @@ def _list(args: argparse.Namespace, site: Site, file: str) -> int:
     elif not found:
         print("no members (see 'pam-totp member add --help')")
     else:
-        heads = ("MEMBER", "GROUPS", "SERVICES", "STATE", "SINCE")
+        heads = ("MEMBER", "GROUPS", "SERVICES", "STATE", "SINCE", "CERTIFICATE ENDS")
         print_table(heads, (_cells(member) for member in found))
     return DONE
 
@@ -183,7 +183,8 @@ def _cells(member: Member) -> tuple[str, ...]:
         state, since = "joined", member.joined
     if member.revoked is not None:
         state, since = "revoked", member.revoked
-    return member.name, ", ".join(member.groups), _joined(member.services) or "all", state, format_time(since)
+    services, ends = _joined(member.services) or "all", "-" if member.ends is None else format_time(member.ends)
+    return member.name, ", ".join(member.groups), services, state, format_time(since), ends
 
 
 def _revoke(args: argparse.Namespace, site: Site, file: str) -> int:

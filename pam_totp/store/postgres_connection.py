@@ -134,7 +134,9 @@ class Connection:
             if state == _READ_ONLY:  # this server is no longer the primary
                 self.close()
             if state == _NO_TABLE:
-                text = "the database has no records: they were copied to another store, or run 'pam-totp store init URL'"
+                text = (
+                    "the database has no records: they were copied to another store, or run 'pam-totp store init URL'"
+                )
             raise Refused(text, state)
         if self._notices:
             self.close()

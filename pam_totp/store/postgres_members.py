@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ALL_USERS = "all"
 JOIN_SECONDS = 3600  # the time in which a new member may join
-_NO_TABLE = "42P01"
+_NO_TABLE, _NO_COLUMN = "42P01", "42703"
 _TRUE = b"\x01"  # in PostgreSQL's binary format
 
 
@@ -54,6 +54,7 @@ class Member(NamedTuple):
     joined: int | None
     revoked: int | None
     fingerprint: str | None
+    ends: int | None  # of the newest certificate
 
 
 class Groups(NamedTuple):
@@ -71,10 +72,11 @@ class _Statements:
         met = f"({guard}) IS NULL"
         groups = "ARRAY(SELECT jsonb_array_elements_text($2::jsonb))"
         services = "ARRAY(SELECT jsonb_array_elements_text(nullif($3::jsonb, 'null')))"
+        ends = "clock_timestamp() + $3::bigint * interval '1 day'"
         self.guard = f"SELECT {guard}"
         self.adopt = f"""UPDATE pam_totp.member SET fingerprint = $1, next_fingerprint = NULL
  WHERE next_fingerprint = $1 AND revoked IS NULL AND {met} RETURNING 1"""
-        self.renew = f"""UPDATE pam_totp.member SET next_fingerprint = $2
+        self.renew = f"""UPDATE pam_totp.member SET next_fingerprint = $2, ends = {ends}
  WHERE fingerprint = $1 AND revoked IS NULL AND {met} RETURNING 1"""
         self.add = f"""INSERT INTO pam_totp.member (name, groups, services, added)
  SELECT $1, {groups}, CASE WHEN $3::jsonb <> 'null' THEN {services} END, clock_timestamp() WHERE {met}
@@ -84,8 +86,8 @@ class _Statements:
  SELECT $1, $2, clock_timestamp() + $3::bigint * interval '1 second' WHERE {met} RETURNING 1"""
         self.join = f"""WITH used AS (DELETE FROM pam_totp.joining
  WHERE token_digest = $1 AND expires > clock_timestamp() AND {met} RETURNING member)
- UPDATE pam_totp.member SET fingerprint = $2, next_fingerprint = NULL, joined = clock_timestamp(), revoked = NULL
- FROM used WHERE member.name = used.member RETURNING member.name"""
+ UPDATE pam_totp.member SET fingerprint = $2, next_fingerprint = NULL, joined = clock_timestamp(), revoked = NULL,
+ ends = {ends} FROM used WHERE member.name = used.member RETURNING member.name"""
         self.revoke = f"""UPDATE pam_totp.member SET revoked = coalesce(revoked, clock_timestamp())
  WHERE name = $1 AND {met} RETURNING 1"""
         self.allow = f"""INSERT INTO pam_totp.may (member_group, user_group) SELECT $1, $2 WHERE {met}
@@ -107,7 +109,7 @@ _FIND = f"""SELECT m.name, m.revoked IS NOT NULL, m.fingerprint IS DISTINCT FROM
  FROM pam_totp.member AS m WHERE m.fingerprint = $1 OR m.next_fingerprint = $1"""
 _JOINING = "SELECT member FROM pam_totp.joining WHERE token_digest = $1 AND expires > clock_timestamp()"
 _MEMBERS = f"""SELECT name, to_jsonb(groups)::text, to_jsonb(services)::text, {_seconds("added")}, {_seconds("joined")},
- {_seconds("revoked")}, encode(fingerprint, 'hex') FROM pam_totp.member ORDER BY name"""
+ {_seconds("revoked")}, encode(fingerprint, 'hex'), {_seconds("ends")} FROM pam_totp.member ORDER BY name"""
 _MAY = "SELECT member_group, user_group FROM pam_totp.may ORDER BY 1, 2"
 _USERS = "SELECT user_group, name FROM pam_totp.user_group ORDER BY 1, 2"
 
@@ -133,18 +135,24 @@ class Members:
         """Make `fingerprint` the member's only certificate, if it is that of the last renewal."""
         self._use(lambda work, made: work.run(made.adopt, fingerprint))
 
-    def renew(self, fingerprint: bytes, following: bytes) -> bool:
-        """Let the member with the certificate `fingerprint` use `following`, too. Return False for a revoked member."""
-        return bool(self._change(lambda made: made.renew, fingerprint, following))
+    def renew(self, fingerprint: bytes, following: bytes, days: int | None = None) -> bool:
+        """Let the member with the certificate `fingerprint` use `following`, too. Return False for a revoked member.
+
+        `days` is the time for which `following` is valid, if it is known.
+        """
+        return bool(self._change(lambda made: made.renew, fingerprint, following, days))
 
     def joining(self, token_digest: bytes) -> str | None:
         """Return the name of the member that may join with this token, or None."""
         rows = self._read(_JOINING, token_digest)
         return _text(rows[0][0]) if rows else None
 
-    def join(self, token_digest: bytes, fingerprint: bytes) -> str | None:
-        """Use the token up, and give the member this certificate. Return its name, or None if the token is unknown."""
-        rows = self._change(lambda made: made.join, token_digest, fingerprint)
+    def join(self, token_digest: bytes, fingerprint: bytes, days: int | None = None) -> str | None:
+        """Use the token up, and give the member this certificate. Return its name, or None if the token is unknown.
+
+        `days` is the time for which the certificate is valid, if it is known.
+        """
+        rows = self._change(lambda made: made.join, token_digest, fingerprint, days)
         return _text(rows[0][0]) if rows else None
 
     def problem(self) -> str | None:
@@ -194,8 +202,9 @@ class Members:
                 None if joined is None else _number(joined),
                 None if revoked is None else _number(revoked),
                 None if fingerprint is None else _text(fingerprint),
+                None if ends is None else _number(ends),
             )
-            for name, groups, services, added, joined, revoked, fingerprint in self._read(_MEMBERS)
+            for name, groups, services, added, joined, revoked, fingerprint, ends in self._read(_MEMBERS)
         ]
 
     def groups(self) -> Groups:
@@ -229,7 +238,7 @@ class Members:
     def _read(self, sql: str, *parameters: str | bytes | None) -> list[Row]:
         return self._use(lambda work, made: work.run(sql, *parameters), reads_only=True)
 
-    def _change(self, choose: Callable[[_Statements], str], *parameters: str | bytes) -> list[Row]:
+    def _change(self, choose: Callable[[_Statements], str], *parameters: str | bytes | int | None) -> list[Row]:
         return self._use(partial(_changed, choose, parameters))
 
     def _each(self, choose: Callable[[_Statements], str], group: str, others: Iterable[str]) -> int:
@@ -248,6 +257,8 @@ class Members:
                 lambda work: attempt(work, _statements(work.statements.replication)), reads_only=reads_only
             )
         except Refused as e:
+            if e.state == _NO_COLUMN:
+                raise StoreError("the tables of members are older (run 'pam-totp store init URL')") from None
             if e.state != _NO_TABLE:
                 raise
             raise StoreError("the database has no tables of members (run 'pam-totp store init URL')") from None
@@ -259,7 +270,7 @@ def _statements(replication: str) -> _Statements:
 
 
 def _changed(
-    choose: Callable[[_Statements], str], parameters: Iterable[str | bytes], work: Work, made: _Statements
+    choose: Callable[[_Statements], str], parameters: Iterable[str | bytes | int | None], work: Work, made: _Statements
 ) -> list[Row]:
     return work.run(choose(made), *parameters) or _explained(work, made)
 

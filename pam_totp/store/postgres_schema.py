@@ -12,6 +12,7 @@ Rules:
 6. `stock` contains the entry of each serial number that is or was in stock (`stock`). It goes with the row of `serial`.
 7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
    a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
+   `ends` is the end of the newest certificate.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ CREATE = (
  services text[],
  added timestamptz NOT NULL,
  joined timestamptz,
- revoked timestamptz)""",
+ revoked timestamptz,
+ ends timestamptz)""",
+    "ALTER TABLE pam_totp.member ADD COLUMN IF NOT EXISTS ends timestamptz",  # older tables lack it
     """CREATE TABLE IF NOT EXISTS pam_totp.user_group (
  user_group text COLLATE "C",
  name text COLLATE "C",

@@ -153,6 +153,29 @@ def test_all_members_are_listed_with_their_times(members: Members) -> None:
     assert second.fingerprint == A.hex()
 
 
+def test_the_end_of_the_newest_certificate_is_listed(members: Members) -> None:
+    def ends() -> float | None:
+        (member,) = members.all()
+        return None if member.ends is None or member.joined is None else (member.ends - member.joined) / 86_400
+
+    members.add("web1", ["web"], None, TOKEN, 60)
+    assert ends() is None
+    members.join(TOKEN, A, 90)
+    assert ends() == pytest.approx(90, abs=0.1)
+    members.renew(A, B, 91)
+    assert ends() == pytest.approx(91, abs=0.1)
+    members.adopt(B)
+    assert ends() == pytest.approx(91, abs=0.1)
+
+
+def test_older_tables_get_the_ends_of_certificates_by_init(members: Members, database: str, postgresql: Server) -> None:
+    postgresql.sql("ALTER TABLE pam_totp.member DROP COLUMN ends")
+    with pytest.raises(StoreError, match=r"^the tables of members are older \(run 'pam-totp store init URL'\)$"):
+        members.all()
+    initialise(database)
+    assert members.all() == []
+
+
 CHANGES: dict[str, Callable[[Members], Any]] = {
     "add": lambda members: members.add("web9", ["web"], None, OTHER, 60),
     "join": lambda members: members.join(TOKEN, C),

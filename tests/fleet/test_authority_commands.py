@@ -238,7 +238,9 @@ def test_members_are_listed_with_their_state(fleet: Fleet) -> None:
     assert fleet.command("member", "revoke", revoked.name, "--yes").stdout == (
         f"{revoked.name}: revoked; all authorities refuse it from now on\n"
     )
-    rows = {row.split()[0]: row.split()[1:4] for row in fleet.command("member", "list").stdout.splitlines()}
+    shown = fleet.command("member", "list").stdout
+    assert shown.splitlines()[0].endswith("  CERTIFICATE ENDS")
+    rows = {row.split()[0]: row.split()[1:4] for row in shown.splitlines()}
     assert rows["MEMBER"] == ["GROUPS", "SERVICES", "STATE"]
     assert rows[added] == ["web", "sudo", "added"]
     assert rows[revoked.name] == ["web", "all", "revoked"]

@@ -303,7 +303,7 @@ def test_members_and_groups_with_a_problem_are_named(own: Fleet, host: Host) -> 
 def test_members_that_did_not_join_in_time_are_named(fleet: Fleet, host: Host) -> None:
     now = int(time.time())
     rows = {"late": now - 7200, "new": now - 60}
-    members = [Member(name, ("web",), None, added, None, None, None) for name, added in rows.items()]
+    members = [Member(name, ("web",), None, added, None, None, None, None) for name, added in rows.items()]
     [finding] = checks_authority._members(host.context(), Members(members, {"web": ("all",)}, {}))
     assert (finding.severity, finding.code) == (NOTE, Code.MEMBERS_NOT_JOINED)
     assert finding.what == "these members have not joined, and their line has expired: late"
