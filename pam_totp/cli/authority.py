@@ -131,8 +131,8 @@ def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
     """Return what is left to do after files were made."""
     if settings.ca in made:
         return [
-            "next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on each",
-            "authority, and 'pam-totp member add HOST --group GROUP' for each member",
+            "next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on",
+            "each authority, and 'pam-totp member add HOST --group GROUP' for each member",
         ]
     if settings.key in made:
         return ["next: 'systemctl enable --now pam_totp-authority' on this host"]

@@ -126,7 +126,12 @@ def test_init_permits_the_network_to_logins_of_the_authority(
 ) -> None:
     """The unit of the service has no network, and an authority can ask for codes of its own administrators."""
     written: list[bool] = []
-    monkeypatch.setattr("pam_totp.system.service_network.permit", lambda: not written and not written.append(True))
+
+    def permit() -> bool:
+        written.append(True)
+        return len(written) == 1
+
+    monkeypatch.setattr("pam_totp.system.service_network.permit", permit)
     monkeypatch.setattr("pam_totp.system.service_network.restart", lambda: True)
     words = ["authority", "init", "--config", str(place.config)]
     place.write(f"{place.text}[store]\nurl = 'postgresql:///otp'\n")
