@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         import waitress  # noqa: F401  imported first, so that the error names a missing package
 
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
+        from pam_totp.system.portal_table import appearance
         from pam_totp.web import host_header, server  # need optional packages
         from pam_totp.web.app import create_app
         from pam_totp.web.portal import SERVICE, Config, FirstToken
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
     site = read_site(site_file(args))
-    policy = settings(SERVICE, (), site).policy
+    policy, shown = settings(SERVICE, (), site).policy, appearance(site)
     store = None if args.socket else _open_store(args, site)
     try:
         app = create_app(
@@ -126,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
                 passwords=SystemPasswords(SERVICE, sink),
                 policy=policy,
                 issuer=args.issuer,
+                appearance=shown,
                 tls=proxy is not None,
                 hosts=hosts,
                 first_token=FirstToken(args.first_token),

@@ -172,6 +172,7 @@ class Site(Value):
     member: MemberSettings | None = None
     authority: AuthoritySettings | None = None
     hooks: object = None  # `system.hook` checks this table, because no login needs it
+    portal: object = None  # `system.portal_table` checks this table, because no login needs it
 
     NONE: ClassVar[Site]
 
@@ -290,7 +291,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients", "store", "authority", "member", "hooks"}
+    unknown = document.keys() - {"policy", "service", "clients", "store", "authority", "member", "hooks", "portal"}
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -312,6 +313,7 @@ def parse_site(text: str) -> Site:
         member=_table_as(document, MemberSettings, "member", "authorities"),
         authority=_table_as(document, AuthoritySettings, "authority"),
         hooks=document.get("hooks"),
+        portal=document.get("portal"),
     )
     _check_tables(site)
     return site

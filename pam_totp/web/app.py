@@ -24,8 +24,8 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, host_header, pages_signin, pages_tokens, request_limits, texts
-from pam_totp.web.headers import HEADERS, NO_STORE
+from pam_totp.web import filters, host_header, pages_signin, pages_site, pages_tokens, request_limits, texts
+from pam_totp.web.headers import FILES, HEADERS, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
@@ -65,6 +65,7 @@ def create_app(config: Config) -> Flask:
         app.before_request(request_limits.refuse_too_many_attempts)
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
+    app.register_blueprint(pages_site.pages)
     filters.add_to(app)
     texts.add_to(app)
     app.context_processor(
@@ -72,6 +73,8 @@ def create_app(config: Config) -> Flask:
             "sign_in": current_session().state,
             "Step": Step,
             "issuer": config.issuer,
+            "site": config.appearance,
+            "site_help": config.appearance.help_in(texts.current_language()),
             "seconds_left": pages_tokens.seconds_left,
         }
     )
@@ -134,7 +137,7 @@ def _refuse_other_bodies() -> None:
 
 def _add_headers(response: Response) -> Response:
     response.headers.update(HEADERS)
-    response.headers["Cache-Control"] = "max-age=3600" if request.endpoint == "static" else NO_STORE
+    response.headers["Cache-Control"] = "max-age=3600" if request.endpoint in FILES else NO_STORE
     if current_portal().config.tls:
         response.headers["Strict-Transport-Security"] = HSTS
     return response

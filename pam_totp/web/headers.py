@@ -16,6 +16,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+FILES = {"static", "site.logo", "site.colours"}  # endpoints: the same for all users, cached, and not limited
 NO_STORE = "no-store"  # Cache-Control of all responses except files
 
 

@@ -18,6 +18,7 @@ from pam_totp.operations.self_service import Factors
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
 from pam_totp.system.passwords import is_account
+from pam_totp.system.portal_table import Appearance
 from pam_totp.web import host_header
 from pam_totp.web.limits import Limits
 from pam_totp.web.second_factor import SecondFactor
@@ -49,6 +50,7 @@ class Config:
     store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
     hosts: the valid host names of the portal, in any spelling; an empty tuple means any name.
     issuer: the name that apps show for this site.
+    appearance: the name, logo, colours and help of the site on each page.
     tls: True if a proxy in front of the portal terminates TLS.
     first_token: the proof with which users add their first token.
     rate_limits: False turns the limits off, for tests.
@@ -61,6 +63,7 @@ class Config:
     passwords: Passwords
     policy: Policy = field(default_factory=Policy)
     issuer: str = "pam_totp"
+    appearance: Appearance = field(default_factory=Appearance)
     tls: bool = True
     hosts: tuple[str, ...] = ()
     first_token: FirstToken = FirstToken.OFF

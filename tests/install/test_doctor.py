@@ -68,6 +68,7 @@ def test_the_output_lists_the_checks(machine: Fresh) -> None:
         "changes of 'enable'",
         "member",
         "authority",
+        "portal",
     ]
     assert list(checks.CHECKS) == names
     assert f"\nchecked: {', '.join(names)}\n" in f"\n{machine.installed('doctor').stdout}"
@@ -209,6 +210,24 @@ def test_forward_pass_in_the_site_file_is_checked_as_in_the_line(machine: Fresh,
     finally:
         machine.path("/etc/pam.d/vsftpd").unlink()
         machine.path("/etc/pam.d/proftpd").unlink()
+
+
+def test_a_mistake_in_the_table_of_the_portal_is_a_warning(machine: Fresh) -> None:
+    machine.write("/etc/logo.png", "no image")
+    machine.write("/etc/pam_totp.toml", '[portal]\naccent = "#ffcc00"\n')
+    try:
+        [finding] = [f for f in examine(machine) if f.check == "portal"]
+        assert (finding.severity, finding.code) == (WARNING, Code.PORTAL_TABLE_INVALID)
+        assert "portal.accent: the contrast of #ffcc00 to " in finding.what
+        assert finding.what.endswith("; the portal does not start")
+        machine.write("/etc/pam_totp.toml", '[portal]\nlogo = "/etc/logo.png"\n')
+        [finding] = [f for f in examine(machine) if f.check == "portal"]
+        assert "logo.png: must be a PNG, JPEG, WebP or SVG image" in finding.what
+        machine.write("/etc/pam_totp.toml", '[portal]\nname = "Example"\n')
+        assert not [f for f in examine(machine) if f.check == "portal"]
+    finally:
+        machine.path("/etc/logo.png").unlink()
+        machine.path("/etc/pam_totp.toml").unlink()
 
 
 def test_arguments_of_the_line_override_the_site_file(machine: Fresh) -> None:

@@ -10,6 +10,7 @@ from pam_totp.system.doctor import (
     checks_machine,
     checks_member,
     checks_people,
+    checks_portal,
 )
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.pamd.findings import Finding, Severity
@@ -29,6 +30,7 @@ CHECKS: Mapping[str, Check] = {  # by their name in the output of the command
     "changes of 'enable'": checks_login.changes,
     "member": checks_member.member,
     "authority": checks_authority.authority,
+    "portal": checks_portal.portal,
 }
 _BY_SEVERITY = list(Severity)  # errors first
 

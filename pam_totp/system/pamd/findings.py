@@ -154,6 +154,8 @@ class Code(StrEnum):
     MEMBERS_WITHOUT_USERS = "members-without-users"
     GROUP_NOT_FOUND = "group-not-found"
     GROUP_UNUSED = "group-unused"
+    # check "portal"
+    PORTAL_TABLE_INVALID = "portal-table-invalid"
 
 
 @dataclass(frozen=True, slots=True)
