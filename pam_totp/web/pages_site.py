@@ -19,7 +19,7 @@ def logo() -> Response:
     image = current_portal().config.appearance.logo
     if image is None:
         abort(404)
-    return Response(image.content, mimetype=image.type)
+    return Response(image.content, content_type=image.type)
 
 
 @pages.get("/colours.css")

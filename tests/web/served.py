@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token, UserRecord
@@ -145,22 +145,23 @@ class PlainPortal:
 
 
 @contextmanager
-def plain_portal() -> Iterator[PlainPortal]:
+def plain_portal(**config: Any) -> Iterator[PlainPortal]:
+    """Serve the portal in this process. `config` overrides the configuration."""
     from waitress.server import create_server  # needs the extra `web`
 
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         site = Site(Path(folder))
-        config = Config(
-            store=FileStore(str(site.store)),
-            passwords=FixedPassword(),
-            policy=Policy(),
-            issuer=NAME,
-            tls=False,
-            first_token=FirstToken.PASSWORD,
-            rate_limits=False,
-            sink=lambda *_: None,
-        )
-        server = create_server(create_app(config), host="127.0.0.1", port=0, threads=8)
+        defaults: dict[str, Any] = {
+            "store": FileStore(str(site.store)),
+            "passwords": FixedPassword(),
+            "policy": Policy(),
+            "issuer": NAME,
+            "tls": False,
+            "first_token": FirstToken.PASSWORD,
+            "rate_limits": False,
+            "sink": lambda *_: None,
+        }
+        server = create_server(create_app(Config(**defaults | config)), host="127.0.0.1", port=0, threads=8)
 
         def run() -> None:
             with suppress(OSError):  # raised when the test closes the server's sockets
