@@ -6,6 +6,7 @@ import argparse
 import grp
 import socket
 import sys
+from functools import partial
 
 from pam_totp.cli.command_line import (
     DONE,
@@ -63,6 +64,11 @@ def add_to(commands: Commands) -> None:
         help="answer requests for this host name or address only, in any spelling and with any port; may be repeated",
     )
     parser.add_argument(
+        "--path",
+        default="/",
+        help="the path of the portal in URLs, if it shares a host name with other sites, such as /otp (%(default)s)",
+    )
+    parser.add_argument(
         "--issuer",
         default=socket.gethostname() or DEFAULT_ISSUER,
         help="the name that apps show for this site, without a colon (%(default)s)",
@@ -98,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
         from pam_totp.system.passwords import PasswordsUnavailable, SystemPasswords
         from pam_totp.system.portal_table import appearance
-        from pam_totp.web import host_header, server  # need optional packages
+        from pam_totp.web import host_header, server, url_path  # need optional packages
         from pam_totp.web.app import create_app
         from pam_totp.web.portal import SERVICE, Config, FirstToken
     except ImportError as e:
@@ -113,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         address = server.Address.parse(args.listen)
         server.check_exposure(address, proxy)
         hosts = tuple(map(host_header.canonical, args.host or (() if proxy else LOOPBACK_NAMES)))
+        path = url_path.canonical(args.path)
         check_issuer(args.issuer)
     except ValueError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
@@ -130,12 +137,14 @@ def run(args: argparse.Namespace) -> int:
                 appearance=shown,
                 tls=proxy is not None,
                 hosts=hosts,
+                path=path,
                 first_token=FirstToken(args.first_token),
                 per_address=args.per_address,
                 sink=sink,
             )
         )
-        server.serve(app, address, proxy=proxy, ready=lambda bound: _print_address(bound, tls=proxy is not None))
+        ready = partial(_print_address, path=path, tls=proxy is not None)
+        server.serve(app, address, proxy=proxy, path=path, ready=ready)
     except PasswordsUnavailable as e:
         raise CommandError(str(e), OUT_OF_REACH) from None
     return DONE
@@ -161,6 +170,6 @@ def _shadow() -> tuple[int, ...]:
         return ()
 
 
-def _print_address(address: object, *, tls: bool) -> None:
+def _print_address(address: object, *, path: str, tls: bool) -> None:
     how = "behind TLS" if tls else "without TLS: for this machine only"
-    print(f"pam-totp: the portal is at http://{address}/ ({how})", file=sys.stderr, flush=True)
+    print(f"pam-totp: the portal is at http://{address}{path}/ ({how})", file=sys.stderr, flush=True)

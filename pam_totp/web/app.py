@@ -24,7 +24,7 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, host_header, pages_signin, pages_site, pages_tokens, request_limits, texts
+from pam_totp.web import filters, host_header, pages_signin, pages_site, pages_tokens, request_limits, texts, url_path
 from pam_totp.web.headers import FILES, HEADERS, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
@@ -43,7 +43,7 @@ HSTS = "max-age=31536000"  # one year, in seconds
 def create_app(config: Config) -> Flask:
     """Return the application. Only one process may serve it, because the sessions are in that process's memory."""
     app = Flask("pam_totp.web", static_url_path="/static")
-    app.wsgi_app = host_header.checking(app.wsgi_app)  # type: ignore[method-assign, assignment]
+    app.wsgi_app = host_header.checking(url_path.below(app.wsgi_app, config.path))  # type: ignore[method-assign, assignment]
     app.url_map.merge_slashes = False  # werkzeug would redirect to the host name of the request
     app.config.update(
         MAX_CONTENT_LENGTH=MAX_REQUEST,
@@ -55,7 +55,7 @@ def create_app(config: Config) -> Flask:
     )
     sessions = Sessions(config.clock)
     app.extensions["pam_totp"] = _build_portal(config, sessions)
-    app.session_interface = Cookies(sessions, tls=config.tls)
+    app.session_interface = Cookies(sessions, tls=config.tls, path=config.path)
     app.before_request(_refuse_foreign_requests)
     if config.rate_limits:
         app.before_request(request_limits.refuse_too_many_requests)

@@ -26,7 +26,7 @@ from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask, WSGITask
 
 from pam_totp.core import address as addresses
-from pam_totp.web import proxy_headers
+from pam_totp.web import proxy_headers, url_path
 from pam_totp.web.delays import HOLD
 from pam_totp.web.headers import HEADERS, NO_STORE
 
@@ -129,6 +129,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     error_task_class = _ErrorTask
     timer: Timer  # set by `channel_class`
     proxy: Address | None  # set by `channel_class`
+    path: str  # set by `channel_class`
     _held: _Task | None = None
 
     def __init__(self, server: Any, *args: Any, **named: Any) -> None:
@@ -161,8 +162,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if self._held is not None or not self.requests:
             return False
         request = self.requests[0]
-        # waitress and Flask accept more than one slash at the beginning.
-        return request.error is None and request.command == "POST" and "/" + str(request.path).lstrip("/") == SIGN_IN
+        return request.error is None and request.command == "POST" and self._path_of(request) == SIGN_IN
+
+    def _path_of(self, request: Any) -> str:
+        """Return the path of a request as Flask sees it. waitress and Flask accept more slashes at its beginning."""
+        return "/" + url_path.inside("/" + str(request.path).lstrip("/"), self.path).lstrip("/")
 
     @property
     def network(self) -> str:
@@ -189,6 +193,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.timer.call_at(self._held.send_at, partial(self.server.add_task, self))
 
 
-def channel_class(proxy: str | None) -> type[Channel]:
-    """Return the class of a server's connections. They share one timer. `proxy` may name the client's address."""
-    return type("Channel", (Channel,), {"timer": Timer(), "proxy": proxy and addresses.parse(proxy)})
+def channel_class(proxy: str | None, path: str = "") -> type[Channel]:
+    """Return the class of a server's connections. They share one timer. `proxy` may name the client's address.
+
+    `path` is the path of the portal.
+    """
+    return type("Channel", (Channel,), {"timer": Timer(), "proxy": proxy and addresses.parse(proxy), "path": path})

@@ -19,7 +19,7 @@ from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
 from pam_totp.system.passwords import is_account
 from pam_totp.system.portal_table import Appearance
-from pam_totp.web import host_header
+from pam_totp.web import host_header, url_path
 from pam_totp.web.limits import Limits
 from pam_totp.web.second_factor import SecondFactor
 from pam_totp.web.sessions import Sessions
@@ -48,6 +48,7 @@ class Config:
     """The configuration of a portal.
 
     store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
+    path: the path of the portal in URLs, in any spelling; an empty text means the whole host name.
     hosts: the valid host names of the portal, in any spelling; an empty tuple means any name.
     issuer: the name that apps show for this site.
     appearance: the name, logo, colours and help of the site on each page.
@@ -66,6 +67,7 @@ class Config:
     appearance: Appearance = field(default_factory=Appearance)
     tls: bool = True
     hosts: tuple[str, ...] = ()
+    path: str = ""
     first_token: FirstToken = FirstToken.OFF
     rate_limits: bool = True
     per_address: int = 60
@@ -76,7 +78,8 @@ class Config:
     is_account: Callable[[str], bool] = is_account
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a host name can never match, or if apps cannot show the issuer."""
+        """Raise ValueError if a host name or the path can never match, or if apps cannot show the issuer."""
+        object.__setattr__(self, "path", url_path.canonical(self.path))
         object.__setattr__(self, "hosts", tuple(map(host_header.canonical, self.hosts)))
         check_issuer(self.issuer)
 

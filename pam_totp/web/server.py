@@ -96,22 +96,27 @@ def _options(address: Address) -> dict[str, Any]:
     }
 
 
-def create(app: Any, address: Address, *, proxy: str | None) -> Any:
-    """Return waitress's server of `app`. Only `proxy` may set the address and the scheme of a request."""
+def create(app: Any, address: Address, *, proxy: str | None, path: str = "") -> Any:
+    """Return waitress's server of `app`. Only `proxy` may set the address and the scheme of a request.
+
+    `path` is the path of the portal.
+    """
     from waitress.server import create_server  # needs the extra `web`
 
     from pam_totp.web.connections import channel_class
     from pam_totp.web.dispatcher import Dispatcher
 
     server = create_server(proxy_headers.trusting(app, proxy), _dispatcher=Dispatcher(THREADS), **_options(address))
-    server.channel_class = channel_class(proxy)
+    server.channel_class = channel_class(proxy, path)
     return server
 
 
-def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Address], None]) -> None:
+def serve(
+    app: Any, address: Address, *, proxy: str | None, path: str = "", ready: Callable[[Address], None]
+) -> None:
     """Serve `app` until SIGTERM or SIGINT.
 
-    `proxy` is the address of the proxy that terminates TLS, or None. Call `ready` with the bound address.
+    `path` is the path of the portal. `proxy` is the address of the proxy that terminates TLS, or None. Call `ready` with the bound address.
     Raise ListenError, OSError with the address as its file name, and ImportError without waitress.
     """
     check_exposure(address, proxy)
@@ -119,7 +124,7 @@ def serve(app: Any, address: Address, *, proxy: str | None, ready: Callable[[Add
     # waitress's threads inherit this mask, so that only the main thread handles these signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
-        server = create(app, address, proxy=proxy)
+        server = create(app, address, proxy=proxy, path=path)
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(address)) from None
     finally:

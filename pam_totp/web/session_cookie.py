@@ -3,12 +3,15 @@
 Rules:
 - The cookie has the prefix `__Host-` with TLS: browsers send it to this host only, over https only. Scripts cannot read
   the cookie.
+- The name of the cookie contains the port, unless it is the usual one, and the path of the portal. Cookies of several
+  portals on one host name are therefore separate. `__Host-` requires the path `/`, and no cookie is bound to a port.
 - A session starts only when the application stores a value. Therefore, the error page for an expired cookie cannot
   replace a newer session's cookie.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -22,6 +25,7 @@ from pam_totp.core.verify import Earlier
 from pam_totp.web.sessions import FirstCode, Session, Sessions, Step, is_signed
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
+_PORT = re.compile(r":([0-9]+)$", re.ASCII)  # of a valid Host header, from which werkzeug has removed the usual port
 PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser rejects a __Host- cookie
 
 
@@ -137,27 +141,32 @@ def current_session() -> RequestSession:
 class Cookies(SessionInterface):
     """Flask's interface to the sessions: read session ids from cookies, and set cookies."""
 
-    def __init__(self, sessions: Sessions, *, tls: bool) -> None:
+    def __init__(self, sessions: Sessions, *, tls: bool, path: str) -> None:
         self._sessions = sessions
         self._tls = tls
-        self.cookie = TLS_COOKIE if tls else PLAIN_COOKIE
+        self._suffix = path.replace("/", "+")
+
+    def name_for(self, request: flask.Request) -> str:
+        """Return the name of the cookie. A Host header without a port means the usual port."""
+        port = _PORT.search(request.host)
+        return (TLS_COOKIE if self._tls else PLAIN_COOKIE) + (f"_{port[1]}" if port else "") + self._suffix
 
     def was_sent(self, request: flask.Request) -> bool:
         """Return True if the browser sent this cookie, which may have expired."""
-        return self.cookie in request.cookies
+        return self.name_for(request) in request.cookies
 
     def open_session(self, app: flask.Flask, request: flask.Request) -> RequestSession:
-        return RequestSession(self._sessions, request.cookies.get(self.cookie))
+        return RequestSession(self._sessions, request.cookies.get(self.name_for(request)))
 
     def save_session(self, app: flask.Flask, session: SessionMixin, response: flask.Response) -> None:
-        request_session = cast(RequestSession, session)
+        request_session, name = cast(RequestSession, session), self.name_for(flask.request)
         if request_session.modified and (request_session or request_session.session_id is not None):
             request_session.save()
         if request_session.is_new and request_session.session_id is not None:
             # Lax instead of Strict: a link to the portal must not start a second session. A GET request never changes a
             # token.
             response.set_cookie(
-                self.cookie, request_session.session_id, secure=self._tls, httponly=True, samesite="Lax", path="/"
+                name, request_session.session_id, secure=self._tls, httponly=True, samesite="Lax", path="/"
             )
         elif request_session.session_id is None and request_session.modified:
-            response.delete_cookie(self.cookie, secure=self._tls, httponly=True, samesite="Lax", path="/")
+            response.delete_cookie(name, secure=self._tls, httponly=True, samesite="Lax", path="/")

@@ -294,7 +294,7 @@ def test_behind_tls_plain_http_is_refused(portal: Portal) -> None:
 
 def test_without_tls_the_cookie_is_renamed_and_hsts_is_off(site: Site) -> None:
     response = Portal(site, tls=False).browser().client.get("/sign-in", base_url="http://127.0.0.1:8443")
-    assert response.headers["Set-Cookie"].startswith("pam_totp_plain_http=")
+    assert response.headers["Set-Cookie"].startswith("pam_totp_plain_http_8443=")
     assert "Strict-Transport-Security" not in response.headers
 
 
