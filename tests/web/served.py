@@ -66,7 +66,7 @@ class TlsPortal:
 
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
-        (server,) = re.findall(r"```nginx\n(.*?)```", page, re.S)
+        server = re.findall(r"```nginx\n(.*?)```", page, re.S)[0]
         server = server.replace("$remote_addr", "$http_x_person")  # the header with the test user's address
         key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
