@@ -4,7 +4,7 @@ Rules:
 - A GET request never changes a token. Every POST request must carry the CSRF token of its own session.
 - A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page. A
   page loads scripts and styles only from the portal.
-- Every request counts against the limits of `request_limits`, except for requests for files.
+- Every request counts against the limits of `request_limits`, except for requests for files and of monitors.
 - The code chooses the target of every redirect; a request cannot choose it.
 - Every error page names the next step for the user, and hides internal details.
 """
@@ -24,8 +24,8 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, host_header, pages_signin, pages_site, pages_tokens, request_limits, texts, url_path
-from pam_totp.web.headers import FILES, HEADERS, NO_STORE
+from pam_totp.web import filters, health, host_header, pages_signin, pages_site, pages_tokens, request_limits, texts, url_path
+from pam_totp.web.headers import FILES, HEADERS, HEALTH, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
@@ -66,6 +66,7 @@ def create_app(config: Config) -> Flask:
     app.register_blueprint(pages_signin.pages)
     app.register_blueprint(pages_tokens.pages)
     app.register_blueprint(pages_site.pages)
+    health.add_to(app, config)
     filters.add_to(app)
     texts.add_to(app)
     app.context_processor(
@@ -101,8 +102,11 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
 def _refuse_foreign_requests() -> Response | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site.
 
-    Do not count them, so that a page of another site cannot use up the limits of its visitor.
+    Do not count them, so that a page of another site cannot use up the limits of its visitor. Monitors may ask by any
+    name and without TLS, because they get no secret.
     """
+    if request.endpoint == HEALTH:
+        return None
     config = current_portal().config
     if config.hosts and not host_header.is_listed(request.host, config.hosts):  # prevents DNS rebinding
         text = gettext("This server does not answer to that host name. Check the address.")

@@ -17,6 +17,8 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 FILES = {"static", "site.logo", "site.colours"}  # endpoints: the same for all users, cached, and not limited
+HEALTH = "health.health"  # the endpoint for monitors
+WITHOUT_USER = FILES | {HEALTH}  # endpoints whose responses depend on no session and no language
 NO_STORE = "no-store"  # Cache-Control of all responses except files
 
 

@@ -27,7 +27,7 @@ from werkzeug.exceptions import TooManyRequests
 from pam_totp.core import address as addresses
 from pam_totp.operations import audit_log
 from pam_totp.web.forms import SignInForm
-from pam_totp.web.headers import FILES
+from pam_totp.web.headers import WITHOUT_USER
 from pam_totp.web.limits import DAY, HOUR, MINUTE, Budget
 from pam_totp.web.portal import SERVICE, current_portal, name_for_log
 from pam_totp.web.session_cookie import current_session
@@ -65,8 +65,11 @@ OF_UNKNOWN_NETWORKS = Budget(_ACCOUNT, ((100, HOUR), (300, DAY)))
 
 
 def refuse_too_many_requests() -> None:
-    """Raise TooManyRequests if the client's networks request too many pages. Requests for files do not count."""
-    if request.endpoint not in FILES:
+    """Raise TooManyRequests if the client's networks request too many pages.
+
+    Requests for files, and of monitors, do not count.
+    """
+    if request.endpoint not in WITHOUT_USER:
         _refuse_unless(_of_networks(PAGE, "", PAGES * current_portal().config.per_address))
 
 

@@ -31,7 +31,7 @@ from flask import Flask, Response, current_app, has_request_context, request, ur
 from pam_totp.operations.authenticate import REFUSED
 from pam_totp.operations.recent_logins import OTHER_WORDS, WORDS
 from pam_totp.operations.self_service import TEXTS, Problem
-from pam_totp.web.headers import FILES
+from pam_totp.web.headers import WITHOUT_USER
 
 FOLDER = Path(__file__).parent / "translations"
 ENGLISH = "en"  # the language of the code
@@ -142,7 +142,7 @@ def _link_to(language: str) -> str:
 
 def _finish(response: Response) -> Response:
     """Name the language of a page for browsers and caches, and remember the language that the user chose."""
-    if request.endpoint in FILES:
+    if request.endpoint in WITHOUT_USER:
         return response
     response.content_language.add(_tag(current_language()))
     response.vary.update(("Accept-Language", "Cookie"))
