@@ -28,6 +28,13 @@ _DOTS = re.compile("[.\u3002\uff0e\uff61]")  # the characters that separate labe
 _NUMBER = re.compile(
     r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$"
 )  # browsers read such a name as an IPv4 address: WHATWG URL, 3.5
+_NO_LABEL = "-"  # not a valid label
+_SEPARATE = {"ß": "ß", "\u1e9e": "ß", "ς": "ς"}  # not folded to other letters
+# Characters that UTS #46 ignores.
+_IGNORED = re.compile("[\u00ad\u034f\u180b-\u180d\u180f\u200b\u2060\u2064\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]")
+_NON_JOINER = "\u200c"
+_JOINER = re.compile("[\u200c\u200d]")
+_VIRAMA = 9  # the canonical combining class
 _PORT = re.compile(r"(?::[0-9]{0,5})?", re.ASCII)
 
 
@@ -74,9 +81,30 @@ def canonical(host: str) -> str:
 
 
 def _ascii_label(label: str) -> str:
-    """Return a label of a name as browsers send it (UTS #46, non-transitional: `ß` remains a letter of its own)."""
-    label = unicodedata.normalize("NFKC", label.lower()).replace("\u00ad", "")
+    """Return a label of a name as browsers send it (UTS #46, non-transitional: `ß` and `ς` remain separate letters).
+
+    Return _NO_LABEL for a label that no browser can send.
+    """
+    # Letter by letter, because the lower case of a final Σ in a text is ς.
+    folded = "".join(_SEPARATE.get(c, c.casefold()) for c in unicodedata.normalize("NFKC", label))
+    label = _IGNORED.sub("", unicodedata.normalize("NFKC", folded))
+    if "." in label or not _has_valid_joiners(label):
+        return _NO_LABEL
     return label if label.isascii() else f"xn--{label.encode('punycode').decode('ascii')}"
+
+
+def _has_valid_joiners(label: str) -> bool:
+    """Return True if each joiner follows a virama, or separates letters of a cursive script (RFC 5892, A.1 and A.2)."""
+    for found in _JOINER.finditer(label):
+        before, after = label[: found.start()][-1:], label[found.end() :][:1]
+        is_cursive = found[0] == _NON_JOINER and "AL" == _direction(before) == _direction(after)
+        if not is_cursive and (not before or unicodedata.combining(before) != _VIRAMA):
+            return False
+    return True
+
+
+def _direction(character: str) -> str:
+    return unicodedata.bidirectional(character) if character else ""
 
 
 def _usual_spelling(host: str) -> str:
