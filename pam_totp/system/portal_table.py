@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from math import floor
 from typing import Any
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 from pam_totp.core import fields
 from pam_totp.core.fields import Rule, require
@@ -36,8 +35,13 @@ _SIGNATURES = {  # the type of an image, by the bytes at its beginning
     re.compile(rb"\x89PNG\r\n\x1a\n"): "image/png",
     re.compile(rb"\xff\xd8\xff"): "image/jpeg",
     re.compile(rb"RIFF....WEBP", re.DOTALL): "image/webp",
+    # <svg> as the first element, after the declaration, comments and the type of the document.
+    re.compile(
+        rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE[^[>]*(?:\[.*?\]\s*)?>\s*)*"
+        rb"<svg\s[^>]*xmlns\s*=\s*[\"']http://www\.w3\.org/2000/svg[\"'][^>]*>",
+        re.DOTALL,
+    ): "image/svg+xml",
 }
-_SVG = "{http://www.w3.org/2000/svg}svg"  # the first element of an SVG file
 _COLOUR = re.compile(r"#(?:[0-9a-f]{3}|[0-9a-f]{6})", re.IGNORECASE)
 _TELEPHONE = re.compile(r"\+?[0-9 ()/.-]+")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:[_-][A-Za-z0-9]{2,8})*")
@@ -185,18 +189,9 @@ def _read_logo(path: str) -> Logo:
     if len(content) > MAX_LOGO:
         raise SettingsError(f"{place}: must have at most {MAX_LOGO // 1024} KiB")
     kind = next((kind for signature, kind in _SIGNATURES.items() if signature.match(content)), None)
-    if kind is None and _is_svg(content):
-        kind = "image/svg+xml"
     if kind is None:
         raise SettingsError(f"{place}: must be a PNG, JPEG, WebP or SVG image")
     return Logo(content, kind)
-
-
-def _is_svg(content: bytes) -> bool:
-    try:
-        return ElementTree.fromstring(content).tag == _SVG
-    except (ElementTree.ParseError, ValueError, LookupError):  # an unknown encoding raises the latter
-        return False
 
 
 # ---- rules

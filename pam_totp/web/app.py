@@ -24,7 +24,17 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.self_service import Factors
 from pam_totp.store import StoreError
 from pam_totp.system.passwords import TooManyChecks
-from pam_totp.web import filters, health, host_header, pages_signin, pages_site, pages_tokens, request_limits, texts, url_path
+from pam_totp.web import (
+    filters,
+    health,
+    host_header,
+    pages_signin,
+    pages_site,
+    pages_tokens,
+    request_limits,
+    texts,
+    url_path,
+)
 from pam_totp.web.headers import FILES, HEADERS, HEALTH, NO_STORE
 from pam_totp.web.limits import Limits
 from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal

@@ -124,7 +124,9 @@ class Page:
     @property
     def action(self) -> str:
         """The path of the page's main form: the first form that does not sign out."""
-        actions = [a for a in re.findall(r'<form method="post" action="([^"]*)"', self.html) if not a.endswith("/sign-out")]
+        actions = [
+            a for a in re.findall(r'<form method="post" action="([^"]*)"', self.html) if not a.endswith("/sign-out")
+        ]
         return html.unescape(actions[0])
 
 

@@ -18,9 +18,7 @@ from tests.support.site import PATIENCE
 
 
 @contextmanager
-def served(
-    app: Flask, proxy: str | None = "127.0.0.1", listen: str = "127.0.0.1", path: str = ""
-) -> Iterator[int]:
+def served(app: Flask, proxy: str | None = "127.0.0.1", listen: str = "127.0.0.1", path: str = "") -> Iterator[int]:
     """Serve `app` in this process, as `pam-totp portal` does. Yield the port. `path` is the path of the portal."""
     running = server.create(app, Address(listen, 0), proxy=proxy, path=path)
 

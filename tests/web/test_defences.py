@@ -265,7 +265,17 @@ def test_a_host_with_sharp_s_is_known_as_browsers_send_it() -> None:
             "-.example",
         ),
         *("portal.example:http", "portal.example:123456", "[::1", "[::1]x", "fe80::1%eth0", "[127.0.0.1]", "1:2:3"),
-        *("127.1", "0x7f.0.0.1", "a\u200db.example", "a\u2488b.example", "256.1.1.1", "portal.1", "a@portal.example", f"{'a' * 64}.example", "é" * 70),
+        *(
+            "127.1",
+            "0x7f.0.0.1",
+            "a\u200db.example",
+            "a\u2488b.example",
+            "256.1.1.1",
+            "portal.1",
+            "a@portal.example",
+            f"{'a' * 64}.example",
+            "é" * 70,
+        ),
     ],
 )
 def test_a_host_that_no_browser_can_send_is_refused_at_the_start(site: Site, host: str) -> None:

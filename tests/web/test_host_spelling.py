@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 SPELLINGS = (
     *("LOCALHOST", "www.example.org.", "a_b.example", "ab--cd.example", "[0:0::1]", "[::ffff:1.2.3.4]", "1.2.3.4."),
-    *("BÜCHER.example", "bu\u0308cher\u3002example", "XN--BCHER-KVA.example", "xn--zzzz.example", "ＥＸＡＭＰＬＥ．ｃｏｍ"),
+    *(
+        "BÜCHER.example",
+        "bu\u0308cher\u3002example",
+        "XN--BCHER-KVA.example",
+        "xn--zzzz.example",
+        "ＥＸＡＭＰＬＥ．ｃｏｍ",
+    ),
     *("faß.example", "STRAẞE.example", "ΒΌΛΟΣ.example", "βόλος.example", "ς.example", "\U0001d6bab.example"),
     *("İstanbul.example", "ıx.example", "\u212bngstrom.example", "\u212a.example", "\u017f.example", "\u0345a.example"),
     *("例え.example", "عربي.example", "ꭰꭱ.example", "ǆ.example", "ﬀ.example", "Ⓐ.example", "℡.example", "¼.example"),
@@ -24,7 +30,15 @@ SPELLINGS = (
     *("क्\u200dष.example", "نامه\u200cای.example", "１.2.3.4", "é" * 56 + ".example"),
 )
 IMPOSSIBLE = (
-    *("portal.a\u200db", "a\u200db.example", "a\u200cb.example", "\u200da.example", "नी\u200d.example", "a\u2488b.example", "portal.0x1"),
+    *(
+        "portal.a\u200db",
+        "a\u200db.example",
+        "a\u200cb.example",
+        "\u200da.example",
+        "नी\u200d.example",
+        "a\u2488b.example",
+        "portal.0x1",
+    ),
     *("999.1.1.1", "a.9", "[::1%eth0]", "[::1", "a<b.example", "\u00e9" * 70 + ".example"),
 )
 

@@ -138,6 +138,7 @@ def test_the_colours_that_are_checked_are_those_of_the_pages() -> None:
         (b"RIFF\x0a\0\0\0WEBPVP8 ", "image/webp"),
         (SVG, "image/svg+xml"),
         (b"\xef\xbb\xbf" + SVG, "image/svg+xml"),
+        (b"<!DOCTYPE svg [<!ENTITY a 'b'>]>\n" + SVG.partition(b"?>")[2], "image/svg+xml"),
     ],
 )
 def test_the_type_of_a_logo_comes_from_its_content(tmp_path: Path, content: bytes, kind: str) -> None:
@@ -150,7 +151,15 @@ def test_the_type_of_a_logo_comes_from_its_content(tmp_path: Path, content: byte
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"root:x:0:0:", b"<html></html>", b"<svg/>", b"GIF89a", b"RIFF\x0a\0\0\0WAVE", b"<?xml version='1.0' encoding='x'?>"],
+    [
+        b"",
+        b"root:x:0:0:",
+        b"<html></html>",
+        b"<svg/>",
+        b"GIF89a",
+        b"RIFF\x0a\0\0\0WAVE",
+        b"<?xml version='1.0' encoding='x'?>",
+    ],
 )
 def test_a_logo_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "logo.png").write_bytes(content)
