@@ -114,8 +114,9 @@ def create(app: Any, address: Address, *, proxy: str | None, path: str = "") -> 
 def serve(app: Any, address: Address, *, proxy: str | None, path: str = "", ready: Callable[[Address], None]) -> None:
     """Serve `app` until SIGTERM or SIGINT.
 
-    `path` is the path of the portal. `proxy` is the address of the proxy that terminates TLS, or None. Call `ready` with
-    the bound address. Raise ListenError, OSError with the address as its file name, and ImportError without waitress.
+    `path` is the path of the portal. `proxy` is the address of the proxy that terminates TLS, or None. Call `ready`
+    with the bound address. Raise ListenError, OSError with the address as its file name, and ImportError without
+    waitress.
     """
     check_exposure(address, proxy)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # waitress warns of every request that has to wait

@@ -18,7 +18,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.system.portal_table import Appearance, Logo
-from pam_totp.web.connections import Channel, channel_class
+from pam_totp.web.connections import channel_class
 from tests.support.fleet import free_ports
 from tests.support.isolation import installed_browser
 from tests.support.site import PATIENCE, TREE, Site, codes, until
@@ -93,7 +93,7 @@ def test_it_does_not_start_with_an_impossible_path(site: Site) -> None:
     ],
 )
 def test_the_server_knows_a_sign_in_by_the_same_paths_as_the_pages(site: Site, path: str) -> None:
-    channel = cast(Channel, object.__new__(channel_class("127.0.0.1", "/otp")))
+    channel = object.__new__(channel_class("127.0.0.1", "/otp"))
     request = SimpleNamespace(error=None, command="POST", path=path)
     channel.requests = [request]
     portal = Portal(site, path="/otp")
