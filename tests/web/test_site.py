@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,15 +12,18 @@ from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.core.record import HotpToken
 from pam_totp.system.portal_table import Appearance, Logo
-from tests.support.site import KEY, Site, codes
+from tests.conftest import as_root
+from tests.services.namespace import COPY, LIBRARIES, Machine
+from tests.support.site import KEY, PATIENCE, TREE, Site, codes, until
 from tests.web.conftest import FLAGS
 from tests.web.kit import Portal, enroll_fob
 from tests.web.people import Person
-from tests.web.served import PlainPortal, missing_programs, plain_portal
+from tests.web.served import PlainPortal, listens, missing_programs, plain_portal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
 
+PORT = 8445  # of a portal on the test machine
 # A site's drawing may have a style sheet of its own. It is 8 times as wide as high.
 LOGO = Logo(
     b'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="100" viewBox="0 0 800 100">'
@@ -105,6 +110,39 @@ def test_the_portal_does_not_start_with_a_mistake_in_its_table(site: Site) -> No
     assert done.returncode != 0
     assert "portal.accent: the contrast of #ffcc00 to #e8f1fc is 1.32:1, and must be at least 4.5:1" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@as_root
+def test_the_command_serves_the_table_of_its_site_file_below_its_path(machine: Machine) -> None:
+    machine.write("/etc/pam.d/pam_totp-portal", (TREE / "pam_totp" / "web" / "pam_totp-portal").read_text())
+    machine.write("/etc/logo.svg", LOGO.content.decode())
+    machine.write(
+        "/etc/portal.toml",
+        '[portal]\nname = "Example"\nlogo = "/etc/logo.svg"\naccent = "#7a1020"\nhelp.de = "Fragen Sie."\n',
+    )
+    python = ["env", f"PYTHONPATH={COPY}:{LIBRARIES}", "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable)]
+    words = ["--listen", f"127.0.0.1:{PORT}", "--path", "otp/", "--config", "/etc/portal.toml"]
+    process = machine.start(*python, "-m", "pam_totp.cli", "portal", *words)
+    try:
+        until(lambda: listens(machine, PORT), "the portal listens")
+
+        def read(path: str) -> str:
+            url = f"http://127.0.0.1:{PORT}{path}"
+            program = f"import urllib.request; print(urllib.request.urlopen({url!r}).read().decode(), end='')"
+            done = machine.run(*python, "-c", program)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        page = read("/otp/sign-in?lang=de")
+        assert "– Example</title>" in page
+        assert "Fragen Sie." in page
+        assert 'href="/otp/site/colours.css?light=%237a1020&amp;dark=%23' in page
+        assert read("/otp/site/logo") == LOGO.content.decode()
+        assert "--accent: #7a1020;" in read("/otp/site/colours.css")
+        assert read("/otp/health") == read("/health") == "ok\n"
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
 
 
 # A real browser
