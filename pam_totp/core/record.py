@@ -402,6 +402,10 @@ class UserRecord(Value):
         token = None if self.ticket is None else self.token(self.ticket.token)
         return token if token is not None and not token.confirmed else None
 
+    def is_invited(self, now: int) -> bool:
+        """Return True if the user has a ticket that is valid at `now` (Unix seconds)."""
+        return self.ticket is not None and self.invited is not None and now < self.ticket.ends
+
     def longest(self) -> UserRecord:
         """Return the record with the longest value of every number, and all grace that logins can give or keep.
 

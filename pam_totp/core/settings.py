@@ -38,6 +38,8 @@ FORWARD_PROMPT = "Password and one-time code: "  # with forward_pass: one answer
 NEXT_PROMPT = "Not accepted. Next code: "
 MAX_GRACE_PERIOD = 86_400  # seconds: a day
 ENROLL = ("off", "ticket")  # the enrolments that a login allows
+REDEEM_SERVICE = "pam-totp"  # the service name of `pam-totp enroll --ticket`, which accepts only tickets
+NO_ENROLMENT = {"polkit-1"}  # PAM services without enrolment: an agent of polkit shows only one line of a prompt
 FIRST_PASS = ("try_first_pass", "use_first_pass", "forward_pass")
 
 
@@ -68,6 +70,13 @@ class Settings(Value):
     def nullok_at(self, now: int) -> bool:
         """Return True if `nullok` is in force at the time `now` (Unix seconds)."""
         return self.nullok and (self.nullok_until is None or now < _end_of(self.nullok_until))
+
+    def takes_tickets(self, service: str) -> bool:
+        """Return True if an enrolment ticket counts at the prompt of this login.
+
+        With an answer of an earlier module there is no prompt, or one that hides the verdict.
+        """
+        return self.enroll == "ticket" and self.first_pass in (None, "try_first_pass") and service not in NO_ENROLMENT
 
     def facts(self) -> dict[str, Any]:
         """Return all settings by name, the policy's first."""

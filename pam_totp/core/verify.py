@@ -173,8 +173,7 @@ def verify(
     """
     if not 0 <= now < TIME_LIMIT:
         raise ValueError("the time must be 0 to TIME_LIMIT - 1")
-    counts = tickets is Tickets.EVERYBODY or (tickets is Tickets.UNENROLLED and not record.enrolled)
-    if counts and record.ticket is not None and is_ticket(record, answer, now):
+    if record.ticket is not None and takes_ticket(record, tickets) and is_ticket(record, answer, now):
         return Decision(outcome=Outcome.TICKET, record=record, token=record.ticket.token)
     if not record.enrolled:
         return Decision(outcome=Outcome.NOT_ENROLLED, record=record)
@@ -242,6 +241,11 @@ def verify(
         if _find(token, codes, _used(token)) is not None:
             return Decision(outcome=Outcome.REPLAYED, record=record.refused_uncounted(), token=token.name)
     return Decision(outcome=Outcome.WRONG, record=record.refused_as_wrong(now))
+
+
+def takes_ticket(record: UserRecord, tickets: Tickets) -> bool:
+    """Return True if a ticket of this user counts in a dialogue that takes `tickets`."""
+    return tickets is Tickets.EVERYBODY or (tickets is Tickets.UNENROLLED and not record.enrolled)
 
 
 def is_ticket(record: UserRecord, answer: Answer, now: int) -> bool:

@@ -33,7 +33,7 @@ RESULTS = ("accepted", "refused", "ignored", "unavailable", "no_answer", "error"
 ACCEPTED, REFUSED, IGNORED, PRESENTED = "accepted", "refused", "ignored", "presented"
 FIELDS = {ACCEPTED: "by", REFUSED: "reason", IGNORED: "reason", PRESENTED: "what"}  # outcome -> field with its reason
 REASONS = {  # the values of these fields
-    ACCEPTED: ("code", "row", "recovery", "temporary", "grace", "break-glass", OTHER),
+    ACCEPTED: ("code", "row", "recovery", "temporary", "ticket", "grace", "break-glass", OTHER),
     REFUSED: (
         "wrong",
         "replayed",
@@ -42,6 +42,8 @@ REASONS = {  # the values of these fields
         "locked",
         "malformed",
         "not-enrolled",
+        "not-confirmed",
+        "ticket-ended",
         "no-answer",
         "refused",
         "not-this-member",

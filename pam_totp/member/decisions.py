@@ -7,7 +7,8 @@ Rules:
    are sent.
 4. If no authority can be asked, no user passes. With `centre_down = "break-glass"`, recovery codes of this host count.
    Their records have no token, so no code of a token opens this host alone.
-5. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
+5. An enrolment ticket is asked about first, and only if this login takes tickets. This host sees the user's key then.
+6. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
 """
 
 from __future__ import annotations
@@ -18,22 +19,28 @@ from typing import TYPE_CHECKING
 from pam_totp.core.answer import CODE_LENGTHS, recovery_digest
 from pam_totp.core.fields import Value
 from pam_totp.core.policy import Policy
-from pam_totp.core.verify import Outcome
+from pam_totp.core.verify import Outcome, Tickets
 from pam_totp.member.client import client_of
 from pam_totp.member.errors import UNAUTHORIZED, NotAllowed
 from pam_totp.member.wire import (
+    ACCEPTED,
     ANSWER_PATH,
     BEGIN_PATH,
     ID_BYTES,
     MAX_NAME,
+    OPEN,
+    REDEEM_PATH,
     Begin,
     BeginVerdict,
     Question,
+    Redeem,
+    Redemption,
     askable,
     text_of,
 )
 from pam_totp.member.wire import Verdict as WireVerdict
 from pam_totp.operations.authenticate import REFUSAL_DELAY, Origin
+from pam_totp.operations.tickets import Confirmation, Invitation
 from pam_totp.operations.verifier import Result, UseStore, Verdict
 from pam_totp.store import NotThere, StoreError
 
@@ -43,7 +50,7 @@ if TYPE_CHECKING:
     from pam_totp.core.answer import Answer
     from pam_totp.core.record import UserRecord
     from pam_totp.core.settings import MemberSettings, Settings
-    from pam_totp.operations.dialogue import Log
+    from pam_totp.operations.conversation import Log
     from pam_totp.operations.verifier import OpenStore
 
 REFUSED, NOT_THIS_MEMBER, REVOKED = "refused", "not-this-member", "not-a-member"  # reasons in the log
@@ -63,9 +70,9 @@ class Asked(Value):
 class RemoteVerifier:
     """Decides on the answers of one login by asking the authorities of `member`.
 
-    `asks_grace` is True if the login may have grace. `nullok` and `check_account` are those of a local verifier; the
-    latter may call `is_enrolled`. `open_store` opens the store with the records for break-glass. `log` gets a verb and
-    fields.
+    `asks_grace` is True if the login may have grace. `nullok`, `check_account` and `tickets` are those of a local
+    verifier; `check_account` may call `is_enrolled`. `open_store` opens the store with the records for break-glass.
+    `log` gets a verb and fields.
     """
 
     delay = REFUSAL_DELAY
@@ -83,7 +90,9 @@ class RemoteVerifier:
         now: Callable[[], int],
         check_account: Callable[[float], bool],
         log: Log,
+        tickets: Tickets,
     ) -> None:
+        self._tickets = tickets
         self._member, self._asked, self._open_store = member, asked, open_store
         self._nullok, self._asks_grace, self._came_from, self._now = nullok, asks_grace, came_from, now
         self._check_account, self._log = check_account, log
@@ -114,6 +123,9 @@ class RemoteVerifier:
                 second=second,
             )
             try:
+                invited = self._redeem(answer) if prompted else None
+                if invited is not None or self._tickets is Tickets.EVERYBODY:
+                    return invited or self._verdict(Result.REFUSED, {"reason": REFUSED})
                 found, authority = client_of(self._member).ask("POST", ANSWER_PATH, question, WireVerdict)
             except StoreError as e:  # OutOfReach, or the credentials of this host cannot be used
                 if not self._member.allows_break_glass:
@@ -131,6 +143,44 @@ class RemoteVerifier:
 
         return UseStore(job, is_slow=False, is_remote=True, record=self._record)
 
+    def _redeem(self, answer: Answer) -> Verdict | None:
+        """Return the verdict on a right ticket, or None for every other answer. Raise StoreError."""
+        if self._tickets is Tickets.NOBODY or answer.recovery_code is None:
+            return None
+        try:
+            found, authority = self._ask_redemption(answer, None)
+        except NotAllowed:
+            return None  # the question about the answer gets the same refusal, and its reason is logged
+        if found.verdict != OPEN:
+            return None
+        facts = {name: getattr(found, name) for name in Invitation._fields}
+        fields: dict[str, str | None] = {"what": Outcome.TICKET.value, "token": found.token, "authority": authority}
+        return self._verdict(Result.REFUSED, fields, invitation=Invitation(**facts))
+
+    def confirm(self, ticket: Answer, first: Answer) -> UseStore:
+        def job(_: float) -> Confirmation:
+            try:
+                found, authority = self._ask_redemption(ticket, _text(first, self._lengths))
+            except NotAllowed:  # revoked meanwhile
+                return Confirmation.CLOSED
+            if found.verdict != ACCEPTED:
+                return Confirmation(is_open=found.verdict == OPEN)
+            fields = {"token": found.token, "authority": authority}
+            return Confirmation(is_open=False, recovery_codes=found.codes, fields=fields, at=self._now())
+
+        return UseStore(job, is_slow=False, is_remote=True, record=self._record)
+
+    def _ask_redemption(self, ticket: Answer, first: str | None) -> tuple[Redemption, str]:
+        question = Redeem(
+            id=self._id,
+            user=askable(self._asked.user),
+            service=askable(self._asked.service),
+            rhost=_askable_or_none(self._asked.rhost),
+            ticket=_text(ticket, self._lengths),
+            first=first,
+        )
+        return client_of(self._member).ask("POST", REDEEM_PATH, question, Redemption)
+
     @property
     def _record(self) -> tuple[str, str]:
         return self._member.key, self._asked.user
@@ -145,9 +195,15 @@ class RemoteVerifier:
         *,
         messages: tuple[str, ...] = (),
         asks_again: bool = False,
+        invitation: Invitation | None = None,
     ) -> Verdict:
         return Verdict(
-            result=result, fields=fields, messages=messages, asks_again=asks_again, code_lengths=self._lengths
+            result=result,
+            fields=fields,
+            messages=messages,
+            asks_again=asks_again,
+            code_lengths=self._lengths,
+            invitation=invitation,
         )
 
     def _exempt(self, lock_wait: float) -> Verdict | None:

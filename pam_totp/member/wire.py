@@ -30,13 +30,15 @@ MAX_NAME = 256  # bytes of the name of a user, a service, a host or a terminal
 MAX_PEM = 8192  # bytes of a certificate or a request in PEM
 MAX_AUTHORITIES = 16
 MAX_MESSAGES = 8
+MAX_CODES = 64  # recovery codes
+MAX_FIELD = 1024  # bytes of a text about a token, in UTF-8
 ID_BYTES = 16
 TOKEN_BYTES = 16
 PIN_BYTES = 32
 UNASKABLE = "\n"  # in place of a name that cannot be sent. No user can have this name, so the answer costs the same
 
-ACCEPTED, REFUSED, ASK, PASS = "accepted", "refused", "ask", "pass"
-ANSWER_PATH, BEGIN_PATH = "/v1/answer", "/v1/begin"
+ACCEPTED, REFUSED, ASK, PASS, OPEN = "accepted", "refused", "ask", "pass", "open"
+ANSWER_PATH, BEGIN_PATH, REDEEM_PATH = "/v1/answer", "/v1/begin", "/v1/redeem"
 CA_PATH, JOIN_PATH, RENEW_PATH, HEALTH_PATH = "/v1/ca", "/v1/join", "/v1/renew", "/v1/health"
 _JOIN_LINE = "pam_totp-join"
 
@@ -208,7 +210,7 @@ class Verdict(Message):
     RULES: ClassVar[dict[str, Rule]] = {
         "verdict": choice(ACCEPTED, REFUSED),
         "messages": texts(_message, 0, MAX_MESSAGES),
-        "by": optional(choice("code", "row", "recovery")),
+        "by": optional(choice("code", "row", "recovery", "temporary")),
         "again": boolean,
     }
 
@@ -220,6 +222,71 @@ class Verdict(Message):
     def accepted(self) -> bool:
         """Return True if the user may pass."""
         return self.verdict == ACCEPTED
+
+
+class Redeem(Message):
+    """`POST /v1/redeem`: is `ticket` the user's enrolment ticket, or does `first` confirm its token?
+
+    `first` is None for the first of these questions.
+    """
+
+    id: str
+    user: str
+    service: str
+    rhost: str | None
+    ticket: str
+    first: str | None = None
+
+    VERSIONED = True
+    RULES: ClassVar[dict[str, Rule]] = {
+        "id": hex_of(ID_BYTES),
+        "user": _name,
+        "service": _name,
+        "rhost": optional(text_of(0, MAX_NAME)),
+        "ticket": _answer,
+        "first": optional(_answer),
+    }
+
+    def digest(self, member: str) -> bytes:
+        """Return the SHA-256 that identifies this question of the member named `member`."""
+        parts = (REDEEM_PATH, member, self.id, self.service, self.user, self.ticket, self.first)
+        return sha256(b"".join(map(_framed, parts))).digest()
+
+
+class Redemption(Message):
+    """The reply to `Redeem`. It contains the key: a member sees the keys of the users that enrol on it.
+
+    `verdict` is `open` after a right ticket, and after a wrong first code. `codes` are the recovery codes after a right
+    first code. The fields from `type` on describe the token after a right ticket.
+    """
+
+    verdict: str
+    codes: tuple[str, ...] = ()
+    token: str | None = None
+    type: str = "totp"
+    digits: int = 6
+    codes_needed: int = 1
+    key: str | None = None
+    serial: str | None = None
+    unusual: tuple[str, ...] = ()
+    picture: str | None = None
+
+    RULES: ClassVar[dict[str, Rule]] = {
+        "verdict": choice(ACCEPTED, REFUSED, OPEN),
+        "codes": texts(line_of(1, 64), 0, MAX_CODES),
+        "token": optional(line_of(1, MAX_FIELD)),
+        "type": choice("totp", "hotp"),
+        "digits": whole_number(6, 8),
+        "codes_needed": whole_number(1, 3),
+        "key": optional(line_of(1, MAX_FIELD)),
+        "serial": optional(line_of(1, MAX_FIELD)),
+        "unusual": texts(_message, 0, MAX_MESSAGES),
+        "picture": optional(line_of(1, MAX_FIELD)),
+    }
+
+    def check(self, new: object) -> None:
+        if (self.verdict == ACCEPTED) != bool(self.codes):
+            raise WireError("codes: must be empty exactly if no token was confirmed")
 
 
 class Begin(Message):

@@ -60,8 +60,15 @@ class Origin(Value):
 
     def entry(self, outcome: Outcome, at: int) -> str:
         """Return the entry of the record about a login with this outcome at `at` (Unix seconds)."""
+        return self._entry(at, outcome.value, accepted=outcome.accepted)
+
+    def enrolment(self, at: int) -> str:
+        """Return the entry about a login that a first code after a ticket accepted at `at` (Unix seconds)."""
+        return self._entry(at, Outcome.TICKET.value, accepted=True)
+
+    def _entry(self, at: int, outcome: str, *, accepted: bool) -> str:
         rhost = None if not self.rhost else _short(self.rhost)
-        return recent_entry(at, outcome.accepted, outcome.value, _short(self.service or "?"), rhost)
+        return recent_entry(at, accepted, outcome, _short(self.service or "?"), rhost)
 
 
 def decide(

@@ -13,50 +13,19 @@ Rules:
 8. A dialogue wipes all answers when it ends.
 9. In sshd, the text of a refusal precedes the second prompt, and no text follows the last answer. sshd omits the line
    `PAM: Authentication failure for USER from ADDRESS` if a module shows a text after the last answer.
+10. A right enrolment ticket is not an accepted answer. It continues with `first_login`, which has its own prompts.
 """
 
 from __future__ import annotations
 
 from pam_totp.core.answer import Answer
-from pam_totp.core.lean import TYPE_CHECKING, Protocol
 from pam_totp.core.settings import NEXT_PROMPT, Settings
 from pam_totp.operations.audit_log import NO_ANSWER
 from pam_totp.operations.authenticate import REFUSED
-from pam_totp.operations.verifier import Result, UseStore, Verdict, Verifier
+from pam_totp.operations.conversation import Conversation, Log, Pause, Typed, Waits
+from pam_totp.operations.first_login import FirstLogin
+from pam_totp.operations.verifier import Result, Verdict, Verifier
 from pam_totp.store import StoreError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from typing import Any, TypeAlias, TypeVar
-
-    R = TypeVar("R")
-
-Typed = bytes | bytearray
-Log: TypeAlias = "Callable[..., None]"  # verb, fields
-Waits: TypeAlias = "Generator[Any, Any, R]"  # yields waits, and returns R
-
-
-class Pause:
-    """Wait until `seconds` have passed since the last answer. The reply is None."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-
-class Conversation(Protocol):
-    """The interface to the user."""
-
-    def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[Typed | None]:
-        """Show a prompt, and return the answer or None. The driver runs `meanwhile` while the user types."""
-
-    def first_pass(self) -> Waits[Typed | None]:
-        """Return the answer to the prompt of an earlier module, or None."""
-
-    def show(self, text: str, *, error: bool) -> None:
-        """Show a text, as an error or as information."""
-
-    def hand_on(self, password: memoryview) -> None:
-        """Pass `password` to later modules, as the user's answer."""
 
 
 class Dialogue:
@@ -111,9 +80,9 @@ class Dialogue:
             return Result.NO_ANSWER
         verdict = yield from self._decide(typed, conversation)
         asks_again = settings.second_prompt
-        if asks_again and self._is_sshd and not verdict.accepted:
+        if asks_again and self._is_sshd and not verdict.accepted and verdict.invitation is None:
             conversation.show(REFUSED, error=True)
-        while asks_again and not verdict.accepted:
+        while asks_again and not verdict.accepted and verdict.invitation is None:
             typed = yield from conversation.ask(NEXT_PROMPT, echo=settings.echo, meanwhile=None)
             if typed is None:
                 log("refused", reason=NO_ANSWER)
@@ -122,6 +91,9 @@ class Dialogue:
             asks_again = verdict.asks_again
         if verdict.accepted:
             return Result.ACCEPTED
+        if verdict.invitation is not None:
+            enrolment = FirstLogin(verdict.invitation, self._verifier, ticket=self._answers[-1], log=log)
+            return (yield from enrolment.run(conversation, is_sshd=self._is_sshd))
         if settings.first_pass != "forward_pass" and not self._is_sshd:
             conversation.show(REFUSED, error=True)
         return Result.REFUSED
@@ -143,6 +115,9 @@ class Dialogue:
         password = answer.password(verdict.code_lengths)
         if password:
             conversation.hand_on(password)
+        if verdict.invitation is not None:
+            self._log("presented", **verdict.fields)
+            return verdict
         self._log(verdict.result.value, **verdict.fields)
         if forwards or not verdict.accepted:
             yield Pause(self._verifier.delay)

@@ -5,19 +5,23 @@ Rules:
 2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
 3. Functions return new values. The caller stores them.
 4. The operating system generates the random bits. Every other input is an argument.
+5. A login may import this module, so it uses only modules that load fast.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable
+import os
 
 from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, Answer, recovery_digest
+from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.oath import DEFAULT_PERIOD
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import GOOD_SECRET, UNKNOWN_USER, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
 from pam_totp.core.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # The limits for a first code are wide: a key fob may be many presses ahead, and a token's clock may be wrong.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
@@ -100,7 +104,7 @@ def grouped_key(token: Token) -> str:
 
 def new_recovery_codes(record: UserRecord, count: int) -> tuple[UserRecord, list[str]]:
     """Return `record` with `count` new recovery codes instead of the old codes, and the new codes for display."""
-    salt = secrets.token_hex(_SALT)
+    salt = os.urandom(_SALT).hex()
     codes = [new_long_code() for _ in range(count)]
     digests = tuple(recovery_digest(salt, code) for code, _ in codes)
     return record.with_recovery(salt, digests), [shown for _, shown in codes]
@@ -114,7 +118,7 @@ def valid_recovery_codes(record: UserRecord, codes: Iterable[str]) -> list[str]:
 
 def new_long_code() -> tuple[str, str]:
     """Return a random code of 80 bits, and the same code in groups of four characters, for display."""
-    number = secrets.randbits(RECOVERY_BITS)
+    number = int.from_bytes(os.urandom(RECOVERY_BITS // 8), "big")
     code = "".join(CROCKFORD[number >> 5 * i & 31] for i in range(RECOVERY_LENGTH))
     return code, _grouped(code, "-")
 

@@ -14,9 +14,11 @@ Rules:
 
 from __future__ import annotations
 
-import secrets
+import os
 
 from pam_totp.core.answer import Answer, recovery_digest
+from pam_totp.core.fields import Value
+from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.oath import MIN_DIGITS
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import (
@@ -28,14 +30,90 @@ from pam_totp.core.record import (
     Token,
     UserRecord,
 )
-from pam_totp.core.verify import is_ticket
-from pam_totp.operations.enroll import new_long_code, new_recovery_codes, new_token, verify_first_code
+from pam_totp.core.verify import Decision, Outcome, Tickets, is_ticket, takes_ticket
+from pam_totp.operations.audit_log import of_token
+from pam_totp.operations.enroll import (
+    grouped_key,
+    new_long_code,
+    new_recovery_codes,
+    new_token,
+    unusual,
+    verify_first_code,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import ClassVar
 
 DAY = 86_400  # seconds
 TICKET_DAYS = 7  # days that a ticket is valid, unless its maker chooses another end
 MAX_TICKET = 90 * DAY  # seconds
 MAX_TEMPORARY = DAY  # seconds
+BY_TICKET = "ticket"  # in the log: the author of a change, and the method of an accepted login
 _SALT = 16  # bytes
+
+
+class Invitation(Value):
+    """The facts that the owner of a ticket sees before the first code.
+
+    `key` is in groups, and None for a token with a serial number, which has its key already. `unusual` are the
+    properties that some phone apps ignore in a QR code. `picture` is the QR code (`formats.qr.packed`), or None.
+    """
+
+    type: str
+    digits: int
+    codes_needed: int
+    key: str | None
+    serial: str | None = None
+    unusual: tuple[str, ...] = ()
+    picture: str | None = None
+
+
+class Confirmation(Value):
+    """The decision on a first code.
+
+    `is_open` is True if the code is wrong and the ticket still counts. `recovery_codes` are the new codes if the token
+    was confirmed, otherwise None. `fields` are for the log; `removed` are those of the tokens that it replaced. `at` is
+    the time of the change (Unix seconds).
+    """
+
+    is_open: bool
+    recovery_codes: tuple[str, ...] | None = None
+    fields: Mapping[str, str | int | None] = {}
+    removed: tuple[Mapping[str, str | int | None], ...] = ()
+    at: int | None = None
+
+    CLOSED: ClassVar[Confirmation]
+
+    def lines(self, invitation: Invitation) -> Iterator[tuple[str, dict[str, str | int | None]]]:
+        """Yield the verbs and the fields of the lines about a confirmed token."""
+        made: dict[str, str | int | None] = {"at": self.at, "by": BY_TICKET}
+        kind = {"type": invitation.type, "serial": invitation.serial}
+        for removed in self.removed:
+            yield "changed", {"what": "remove", **removed, **made}
+        yield "changed", {"what": "enroll", **self.fields, **kind, **made}
+        yield "changed", {"what": "recovery", "codes": len(self.recovery_codes or ()), **made}
+        yield "accepted", {"by": BY_TICKET, **self.fields}
+
+
+Confirmation.CLOSED = Confirmation(is_open=False)
+
+
+def invitation(record: UserRecord) -> Invitation | None:
+    """Return the invitation of the user's ticket, or None without a ticket. The caller checks the ticket."""
+    token = record.invited
+    if token is None or record.ticket is None:
+        return None
+    shown = shows_key(token)
+    return Invitation(
+        type=token.type,
+        digits=token.digits,
+        codes_needed=codes_needed(token),
+        key=grouped_key(token) if shown else None,
+        serial=token.serial,
+        unusual=tuple(unusual(token)) if shown else (),
+        picture=record.ticket.picture if shown else None,
+    )
 
 
 def invited(record: UserRecord, token: Token, ends: int, picture: str | None = None) -> tuple[UserRecord, str]:
@@ -46,7 +124,7 @@ def invited(record: UserRecord, token: Token, ends: int, picture: str | None = N
 
 def new_ticket(token: Token, ends: int, picture: str | None = None) -> tuple[Ticket, str]:
     """Return a new ticket for the unconfirmed `token`, and the ticket for display. `ends` is in Unix seconds."""
-    salt, (code, shown) = secrets.token_hex(_SALT), new_long_code()
+    salt, (code, shown) = os.urandom(_SALT).hex(), new_long_code()
     digest = recovery_digest(salt, code)
     return Ticket(salt=salt, digest=digest, ends=ends, token=token.name, picture=picture), shown
 
@@ -70,7 +148,7 @@ def new_phone(record: UserRecord, now: int) -> Token:
     kept = record.tokens if (old := record.invited) is None else [t for t in record.tokens if t is not old]
     names, name = {t.name for t in kept}, DEFAULT_NAMES["totp"]
     name = next(n for n in (name, *(f"{name} {i}" for i in range(2, len(kept) + 3))) if n not in names)
-    key = secrets.token_bytes(NEW_SECRET)
+    key = os.urandom(NEW_SECRET)
     return new_token("totp", name=name, secret=key, algorithm="SHA1", digits=MIN_DIGITS, now=now)
 
 
@@ -94,6 +172,34 @@ def redeemed(
     return after, confirmed, shown
 
 
+def confirmed(
+    record: UserRecord, ticket: Answer, first: Answer, now: int, policy: Policy, *, tickets: Tickets
+) -> tuple[UserRecord, Confirmation]:
+    """Do the same as `redeemed` in a dialogue that takes `tickets`, and return the confirmation instead."""
+    if not takes_ticket(record, tickets):
+        return record, Confirmation.CLOSED
+    done = redeemed(record, ticket, first, now, policy)
+    if done is None:
+        return record, Confirmation(is_open=is_ticket(record, ticket, now))
+    after, token, codes = done
+    return after, Confirmation(
+        is_open=False,
+        recovery_codes=tuple(codes),
+        fields=of_token(token),
+        removed=tuple(of_token(t) for t in record.tokens if t.confirmed),
+        at=now,
+    )
+
+
+def verify_ticket_alone(
+    record: UserRecord, answer: Answer, now: int, policy: Policy, *, tickets: Tickets = Tickets.NOBODY, **_: object
+) -> Decision:
+    """Do the same as `core.verify.verify` for the user's ticket. Refuse every other answer, and use up no code."""
+    if record.ticket is not None and takes_ticket(record, tickets) and is_ticket(record, answer, now):
+        return Decision(outcome=Outcome.TICKET, record=record, token=record.ticket.token)
+    return Decision(outcome=Outcome.WRONG, record=record)
+
+
 def codes_needed(token: Token) -> int:
     """Return the number of codes in a row that confirm an invited token: 2 for a key fob, whose counter is unknown."""
     return 1 if token.type == "totp" else 2
@@ -106,5 +212,5 @@ def shows_key(token: Token) -> bool:
 
 def with_temporary_code(record: UserRecord, ends: int) -> tuple[UserRecord, str]:
     """Return `record` with a new temporary code that ends at `ends` (Unix seconds), and the code for display."""
-    salt, (code, shown) = secrets.token_hex(_SALT), new_long_code()
+    salt, (code, shown) = os.urandom(_SALT).hex(), new_long_code()
     return record.with_temporary(TemporaryCode(salt=salt, digest=recovery_digest(salt, code), ends=ends)), shown

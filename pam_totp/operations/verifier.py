@@ -5,7 +5,9 @@ Rules:
 2. A verifier remembers the refused answers of its login, because single codes of one login may be codes in a row (law
    5). It wipes these answers when the login ends.
 3. All work that may wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
-4. A verdict has all that the dialogue and the log may know about an answer. It never contains a code or a key.
+4. A verdict has all that the dialogue and the log may know about an answer. It contains no code, and a key only for the
+   owner of a right enrolment ticket.
+5. A ticket is confirmed by a first code in one change. Of two logins with one ticket, one confirms it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pam_totp.core.lean import TYPE_CHECKING, Enum, Protocol
 from pam_totp.core.oath import MAX_DIGITS, Ahead
 from pam_totp.core.record import UNKNOWN_USER, UserRecord
 from pam_totp.core.settings import Settings, is_database
-from pam_totp.core.verify import Decision, Earlier, Outcome, verify, work_out_ahead
+from pam_totp.core.verify import Decision, Earlier, Outcome, Tickets, verify, work_out_ahead
 from pam_totp.operations import grace
 from pam_totp.operations.authenticate import (
     DECOY,
@@ -28,6 +30,7 @@ from pam_totp.operations.authenticate import (
     refusal_delay,
     remarks,
 )
+from pam_totp.operations.tickets import Confirmation, Invitation, confirmed, invitation, verify_ticket_alone
 from pam_totp.store import NoAccount, NotThere, Store, StoreError, clock_of
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ class Verdict(Value):
 
     `fields` are for the line of the log, and `messages` for the user after an accepted answer. `asks_again` is True if
     the two codes of the login are consecutive, and a third is needed. With `forward_pass`, codes of `code_lengths`
-    digits end the answer.
+    digits end the answer. `invitation` is set if the answer is a right ticket, which is not accepted.
     """
 
     result: Result
@@ -61,6 +64,7 @@ class Verdict(Value):
     messages: tuple[str, ...] = ()
     asks_again: bool = False
     code_lengths: Set[int] = CODE_LENGTHS
+    invitation: Invitation | None = None
 
     @property
     def accepted(self) -> bool:
@@ -106,6 +110,12 @@ class Verifier(Protocol):
         `prompted` is False for the answer of an earlier module.
         """
 
+    def confirm(self, ticket: Answer, first: Answer) -> UseStore:
+        """Return the question whether `first` confirms the token of `ticket`. The reply is a confirmation.
+
+        If it does, the change is durable before the reply.
+        """
+
     def wipe(self) -> None:
         """Overwrite all codes and answers that can be overwritten, after the login."""
 
@@ -114,9 +124,10 @@ class LocalVerifier:
     """The verifier for the answers of `user`, the name in the passwd entry, over a store. `now` returns Unix seconds.
 
     `origin` is the login's key of grace (`grace.origin`), or None if the login cannot have grace. `came_from` is for
-    the recent logins of the record. `search` verifies answers that need a long search. With `nullok`, the argument of
-    `check_account` is the longest wait for a lock, in seconds. It returns True if the user may pass without a token,
-    and raises StoreError if the lookup fails.
+    the recent logins of the record. `search` verifies answers that need a long search. `tickets` are the users whose
+    tickets count; with EVERYBODY, no other answer is accepted. With `nullok`, the argument of `check_account` is the
+    longest wait for a lock, in seconds. It returns True if the user may pass without a token, and raises StoreError if
+    the lookup fails.
     """
 
     def __init__(
@@ -130,7 +141,9 @@ class LocalVerifier:
         now: Callable[[], int],
         check_account: Callable[[float], bool],
         search: Verify = verify,
+        tickets: Tickets = Tickets.NOBODY,
     ) -> None:
+        self._tickets = tickets
         self._settings, self._user, self._open_store = settings, user, open_store
         self._origin, self._came_from, self._now, self._search = origin, came_from, now, search
         self._check_account = check_account
@@ -162,7 +175,8 @@ class LocalVerifier:
                 follow=None if self._origin is None else self._with_grace,
                 earlier=self._earlier,
                 ahead=self._ahead,
-                verify=self._search if is_slow else verify,
+                verify=self._verify(is_slow=is_slow),
+                tickets=self._tickets if prompted else Tickets.NOBODY,
                 origin=self._came_from,
             )
             if not decision.outcome.accepted:
@@ -173,6 +187,29 @@ class LocalVerifier:
         is_slow = searches_far or self._is_in_home or self.delay > REFUSAL_DELAY  # a longer delay means a longer search
         record = (self._settings.store, self._user)
         return UseStore(job, is_slow=is_slow, is_remote=self._is_remote, record=record)
+
+    def _verify(self, *, is_slow: bool) -> Verify:
+        if self._tickets is Tickets.EVERYBODY:
+            return verify_ticket_alone
+        return self._search if is_slow else verify
+
+    def confirm(self, ticket: Answer, first: Answer) -> UseStore:
+        def job(lock_wait: float) -> Confirmation:
+            store = self._open_store(lock_wait)
+            clock = clock_of(store, self._now)
+
+            def change(record: UserRecord) -> tuple[UserRecord, Confirmation]:
+                after, found = confirmed(record, ticket, first, clock(), self._settings.policy, tickets=self._tickets)
+                return after if found.at is None else after.with_recent(self._came_from.enrolment(found.at)), found
+
+            try:
+                return store.update(self._user, change)
+            except NotThere:
+                return Confirmation.CLOSED
+
+        # It searches for codes in a row, and the record is the one that `decide` changes.
+        record = (self._settings.store, self._user)
+        return UseStore(job, is_slow=True, is_remote=self._is_remote, record=record)
 
     def wipe(self) -> None:
         self._ahead.wipe()
@@ -215,6 +252,7 @@ def _verdict(decision: Decision) -> Verdict:
     return Verdict(
         result=Result.ACCEPTED if accepted else Result.REFUSED,
         fields=facts(decision)[1],
+        invitation=invitation(decision.record) if decision.outcome is Outcome.TICKET else None,
         messages=tuple(remarks(decision)) if accepted else (),
         asks_again=decision.next_code is not None,
         code_lengths=decision.record.code_lengths if decision.record.enrolled else CODE_LENGTHS,

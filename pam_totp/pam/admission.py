@@ -8,7 +8,8 @@ Rules:
 4. An account that is not root chooses only prompt, echo and the second prompt. The site file applies, with
    `forward_pass`, and every login needs a code. A second prompt must be requested, because most programs expect one
    prompt.
-5. Only root and listed accounts may name the remote host. Otherwise another account could cause a program that reads
+5. An account may redeem a ticket for its own user (`settings.REDEEM_SERVICE`), even if the user has tokens.
+6. Only root and listed accounts may name the remote host. Otherwise another account could cause a program that reads
    the log to ban any address.
 """
 

@@ -6,11 +6,12 @@ import time
 
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, partial
-from pam_totp.core.settings import DEFAULT_STORE, MemberSettings, Settings, Site, settings
-from pam_totp.core.verify import verify
+from pam_totp.core.settings import DEFAULT_STORE, REDEEM_SERVICE, MemberSettings, Settings, Site, settings
+from pam_totp.core.verify import Tickets, verify
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import Origin, Verify
-from pam_totp.operations.dialogue import Dialogue, Log
+from pam_totp.operations.conversation import Log
+from pam_totp.operations.dialogue import Dialogue
 from pam_totp.operations.verifier import UNKNOWN_ACCOUNT, LocalVerifier, OpenStore, Verifier
 from pam_totp.pam.names import is_member, name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
@@ -61,6 +62,8 @@ class _Login(Value):
 def begin(hello: Hello, host: Host) -> Dialogue:
     """Return the dialogue of the login that `hello` begins. Raise SettingsError or StoreError."""
     chosen = settings(hello.service, hello.arguments, host.site)
+    if hello.service == REDEEM_SERVICE:
+        chosen = chosen._replace(nullok=False, grace_period=0, first_pass=None)
     user = host.passwd_name(chosen.user or hello.user)
     # The code of one account must not grant grace to another account with the same record. With `forward_pass`, a
     # missing prompt would show an attacker without the password that the last code was right.
@@ -99,7 +102,16 @@ def _local(login: _Login) -> Verifier:
         now=login.host.now,
         check_account=_check_of(login, is_enrolled),
         search=login.host.search,
+        tickets=_tickets(login),
     )
+
+
+def _tickets(login: _Login) -> Tickets:
+    """Return the users whose enrolment tickets count in this login."""
+    service = login.hello.service
+    if service == REDEEM_SERVICE:
+        return Tickets.EVERYBODY
+    return Tickets.UNENROLLED if login.chosen.takes_tickets(service) else Tickets.NOBODY
 
 
 def _remote(login: _Login, member: MemberSettings) -> Verifier:
@@ -118,6 +130,7 @@ def _remote(login: _Login, member: MemberSettings) -> Verifier:
         now=host.now,
         check_account=_check_of(login, lambda name, _: verifier.is_enrolled(name)),
         log=login.log,
+        tickets=_tickets(login),
     )
     return verifier
 

@@ -21,7 +21,8 @@ from pam_totp.core.answer import wipe
 from pam_totp.core.lean import TYPE_CHECKING, partial, suppress
 from pam_totp.core.settings import SITE_FILE, SettingsError, Site, parse_site
 from pam_totp.operations import audit_log
-from pam_totp.operations.dialogue import Dialogue, Pause, Typed, Waits
+from pam_totp.operations.conversation import Pause, Typed, Waits
+from pam_totp.operations.dialogue import Dialogue
 from pam_totp.operations.verifier import Result, UseStore
 from pam_totp.pam.protocol import (
     HELLO_WAIT,

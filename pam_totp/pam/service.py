@@ -32,7 +32,8 @@ from pam_totp.figures import counters
 from pam_totp.figures.counters import Figures
 from pam_totp.figures.endpoint import Endpoint
 from pam_totp.operations import audit_log
-from pam_totp.operations.dialogue import Dialogue, Pause, Waits
+from pam_totp.operations.conversation import Pause, Waits
+from pam_totp.operations.dialogue import Dialogue
 from pam_totp.operations.verifier import UseStore
 from pam_totp.pam import login
 from pam_totp.pam.admission import admit, client_accounts, listed, peer_uid

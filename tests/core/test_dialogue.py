@@ -9,8 +9,11 @@ import pytest
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, settings
+from pam_totp.core.verify import Tickets
 from pam_totp.operations.authenticate import REFUSED, Origin
-from pam_totp.operations.dialogue import Dialogue, Pause, Waits
+from pam_totp.operations.conversation import Pause, Waits
+from pam_totp.operations.dialogue import Dialogue
+from pam_totp.operations.first_login import NOTHING_CHANGED
 from pam_totp.operations.verifier import LocalVerifier, Result, UseStore
 from pam_totp.store import StoreError
 from tests.core.stores import NOW, Memory, code
@@ -37,6 +40,7 @@ class Driver:
         self.echo: list[bool] = []  # for each prompt: True if it shows the answer
         self.now = NOW
         self.problem: str | None = None  # the problem of the account that nullok finds
+        self.tickets = Tickets.NOBODY
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
         """Answer the prompts in order. None, and a prompt after the last of `answers`, gets no answer."""
@@ -49,6 +53,7 @@ class Driver:
             came_from=Origin(service="demo", rhost="192.0.2.7"),
             now=lambda: self.now,
             check_account=self.check_account,
+            tickets=self.tickets,
         )
         login = Dialogue(self.chosen, verifier, log=self.write, is_sshd=self.is_sshd)
         waits, reply, error = login.run(self), None, None
@@ -82,7 +87,7 @@ class Driver:
         return self.earlier_pass
 
     def show(self, text: str, *, error: bool) -> None:
-        assert error is (text == REFUSED)
+        assert error is (text in (REFUSED, NOTHING_CHANGED))
         self.steps.append(text)
 
     def hand_on(self, password: memoryview) -> None:

@@ -512,3 +512,19 @@ def test_tickets_and_nullok_are_a_contradiction(other: str) -> None:
     with pytest.raises(SettingsError, match=r"^nullok and enroll"):
         settings("sshd", [other], site)
     assert settings("sshd", ["enroll=off", other], site).nullok
+
+
+@pytest.mark.parametrize(
+    ("arguments", "service", "takes"),
+    [
+        (["enroll=ticket"], "sshd", True),
+        (["enroll=ticket", "try_first_pass"], "sshd", True),
+        (["enroll=ticket", "use_first_pass"], "sshd", False),
+        (["enroll=ticket", "forward_pass"], "sshd", False),
+        (["enroll=ticket"], "polkit-1", False),
+        (["enroll=off"], "sshd", False),
+        ([], "sshd", False),
+    ],
+)
+def test_a_ticket_counts_only_at_a_prompt_that_shows_text(arguments: list[str], service: str, takes: bool) -> None:
+    assert settings(service, arguments).takes_tickets(service) is takes

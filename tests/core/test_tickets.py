@@ -235,3 +235,13 @@ def test_a_recent_login_is_one_entry(field: str, value: str) -> None:
     assert RecentLogin.parse(login.entry()) == login
     with pytest.raises(RecordError):
         login._replace(**{field: value})
+
+
+def test_a_user_is_invited_until_the_end_of_the_ticket() -> None:
+    record, ticket = owner()
+    assert record.is_invited(ENDS - 1)
+    assert not record.is_invited(ENDS)
+    assert not UserRecord(user="alice").is_invited(NOW)
+    done = redeemed(record, ticket, code(), NOW, POLICY)
+    assert done is not None
+    assert not done[0].is_invited(NOW)

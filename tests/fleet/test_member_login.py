@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, Site
-from pam_totp.member.client import client_of
+from pam_totp.member import wire
+from pam_totp.member.client import Client, client_of
+from pam_totp.member.errors import OutOfReach
 from pam_totp.operations.authenticate import REFUSED as REFUSED_TEXT
-from pam_totp.operations.dialogue import Dialogue, Pause, Waits
+from pam_totp.operations.conversation import Pause, Waits
+from pam_totp.operations.dialogue import Dialogue
 from pam_totp.operations.verifier import Result, UseStore
 from pam_totp.pam import login
 from pam_totp.pam.protocol import Hello
@@ -410,3 +414,70 @@ def test_a_line_with_a_store_asks_no_authority(start: Start, store: FileStore) -
     store.update("alice", lambda record: (emergency(tokens=(fob(),)), None))
     assert made.run(b"755224", arguments=[f"store={store.folder}", "window=2"]) is Result.ACCEPTED
     assert server.connections == 0
+
+
+# ---- enrolment
+
+TICKET = b"ABCD-EFGH-JKMN-PQRS"
+
+
+def redemption(verdict: str, **fields: Any) -> Reply:
+    return 200, json.loads(wire.Redemption(verdict=verdict, **fields).to_json())
+
+
+NO_TICKET, STILL_OPEN = redemption(wire.REFUSED), redemption(wire.OPEN)
+INVITED = redemption(wire.OPEN, token="phone", key="ABCD EFGH")
+ENROLLED = redemption(wire.ACCEPTED, token="phone", codes=("0000-1111-2222-3333",))
+ENROLL = ("enroll=ticket",)
+
+
+def test_a_ticket_is_asked_about_and_confirmed_at_the_authority(start: Start) -> None:
+    made, server = start(INVITED, STILL_OPEN, ENROLLED)
+    assert made.run(TICKET, b"000000", b"755224", b"", arguments=ENROLL) is Result.ACCEPTED
+    assert [request.path for request in server.requests] == [wire.REDEEM_PATH] * 3
+    sent = [(request.document["ticket"], request.document["first"]) for request in server.requests]
+    assert sent == [(TICKET.decode().replace("-", ""), first) for first in (None, "000000", "755224")]
+    assert len({str(request.document["id"]) for request in server.requests}) == 1
+    prompts = [step for step in made.steps if step.startswith("\n")]
+    assert "ABCD EFGH" in prompts[0]
+    assert "0000-1111-2222-3333" in prompts[2]
+    assert made.log[0].startswith(f"presented user=alice what=ticket token=phone authority={server.address}")
+    assert made.log[-1].startswith(f"accepted user=alice by=ticket token=phone authority={server.address}")
+
+
+def test_only_an_answer_like_a_ticket_is_asked_about(start: Start) -> None:
+    made, server = start((200, REFUSED), NO_TICKET, (200, BY_RECOVERY))
+    assert made.run(b"755224", TICKET, arguments=ENROLL) is Result.ACCEPTED
+    assert [request.path for request in server.requests] == [wire.ANSWER_PATH, wire.REDEEM_PATH, wire.ANSWER_PATH]
+    made, server = start((200, BY_RECOVERY))
+    assert made.run(TICKET) is Result.ACCEPTED
+    assert [request.path for request in server.requests] == [wire.ANSWER_PATH], "without enroll"
+
+
+@pytest.mark.parametrize("reply", [(403, {"error": "x"}), (401, {"error": "x"}), NO_TICKET])
+def test_a_confirmation_that_is_not_allowed_is_a_refusal(start: Start, reply: Reply) -> None:
+    made, _ = start(INVITED, reply)
+    assert made.run(TICKET, b"755224", arguments=ENROLL) is Result.REFUSED
+    assert made.log[-1] == "refused user=alice reason=ticket-ended rhost=192.0.2.7"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_member_that_may_not_ask_about_a_ticket_refuses(start: Start, status: int) -> None:
+    made, server = start(*[(status, {"error": "x"})] * 3)
+    assert made.run(TICKET, b"x", arguments=ENROLL) is Result.REFUSED
+    assert [request.path for request in server.requests] == [wire.REDEEM_PATH, wire.ANSWER_PATH, wire.ANSWER_PATH]
+
+
+def test_under_break_glass_the_authorities_are_asked_once_about_an_answer(
+    members: Fleet, store: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two questions would take longer than the relay waits."""
+    paths = []
+
+    def ask(self: object, method: str, path: str, *rest: object) -> NoReturn:
+        paths.append(path)
+        raise OutOfReach("no authority answered")
+
+    monkeypatch.setattr(Client, "ask", ask)
+    assert unreachable(members, store).run(RECOVERY.encode(), arguments=ENROLL) is Result.ACCEPTED
+    assert paths == [wire.REDEEM_PATH]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from pam_totp.core.record import UserRecord
+from pam_totp.operations.tickets import invited
 from tests.conftest import as_root
 from tests.logins.test_memory import host
 from tests.support.pamconf import Result, service
@@ -39,6 +42,27 @@ def work(site: Site, host: Path, user: str, answer: str) -> list[str]:
             found.append(f"{name} {'RWF_DSYNC ' * ('RWF_DSYNC' in rest)}".rstrip())
         is_locked = (is_locked or (is_lock and name == "fcntl")) and not (is_lock and name == "close")
     return found
+
+
+@as_root
+def test_a_refused_ticket_makes_the_same_system_calls_for_every_user(site: Site, host: Path) -> None:
+    """With `enroll=ticket`, the work shows neither the enrolled nor the invited users."""
+    line = f"auth required {MODULE} store={site.store} socket=none nodelay no_second_prompt enroll=ticket"
+    service(site.confdir, "demo", line)
+    ends = int(time.time()) + 3600
+    site.enrol(fob(50), user="daemon")
+    site.enrol(fob(confirmed=False), user="bin")
+    for user, tokens in (("games", ()), ("mail", (fob(50, name="old", secret=b"9" * 20),))):
+        record = invited(UserRecord(user=user, tokens=tokens), fob(confirmed=False), ends)[0]
+        site.enrol(*record.tokens, user=user, ticket=record.ticket)
+    users = ("daemon", "bin", "games", "mail")
+    for user in users:
+        work(site, host, user, "YYYY-YYYY-YYYY-YYYY")  # the first write fills the second slot
+    done = {user: work(site, host, user, "ZZZZ-ZZZZ-ZZZZ-ZZZZ") for user in (*users, "nobody", "no-such-account")}
+    for calls in done.values():
+        if calls.count("pread64") == 2:  # the record is not written, so a decoy is read too
+            calls.remove("pread64")
+    assert all(calls == ["fcntl", "pread64", "pwritev2 RWF_DSYNC"] for calls in done.values()), done
 
 
 @as_root

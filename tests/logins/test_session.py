@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pam_totp.core.settings import SettingsError
-from pam_totp.operations.dialogue import Pause
+from pam_totp.operations.conversation import Pause
 from pam_totp.operations.verifier import UseStore
 from pam_totp.pam import login_session
 from pam_totp.pam.login_session import MEANWHILE, Receive, drive, drive_over, read_site

@@ -14,6 +14,7 @@ import pytest
 from pam_totp.core.verify import Outcome
 from pam_totp.member.decisions import NOT_THIS_MEMBER, REFUSED
 from pam_totp.operations import audit_log
+from pam_totp.operations.first_login import NOT_CONFIRMED, TICKET_ENDED
 from tests.services.namespace import Machine, Sshd
 from tests.services.test_log import FORGERIES
 from tests.services.test_ssh import CODE, is_in
@@ -85,6 +86,7 @@ def test_fail2ban_finds_wrong_codes_in_the_log_of_sshd_and_of_pam_totp(
 def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Path) -> None:
     """Otherwise, a ban would show an attacker a right code or an enrolled user."""
     counted = {o.value for o in Outcome if not o.accepted} - {Outcome.TICKET.value}
+    counted |= {NOT_CONFIRMED, TICKET_ENDED}
     reasons = [*counted, "no-answer", "too-many-at-once", "not-yours-to-ask"]
     users = {reason: f"user{number}" for number, reason in enumerate(reasons)}
     lines = [audit_log.line("sshd", "refused", user=u, reason=r, rhost="192.0.2.7") for r, u in users.items()]
