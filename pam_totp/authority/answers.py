@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from pam_totp.authority.budget import Budgets
+from pam_totp.authority.redemption import Redeeming, tickets_at
 from pam_totp.core.answer import Answer
 from pam_totp.core.oath import Ahead
 from pam_totp.core.policy import Policy
@@ -89,7 +90,7 @@ class Answers:
     def answer(self, fingerprint: bytes, question: wire.Question) -> wire.Verdict:
         """Decide on a question. Raise NotAMember, NotPermitted, SettingsError or StoreError."""
         user = storable(question.user)
-        member = self._permitted(fingerprint, user, question)
+        member = self._permitted(fingerprint, user, question).name
         chosen = settings(question.service, (), self._site())
         answer = Answer.parse(question.answer.encode())
         dialogue = _Dialogue(question, answer, member)
@@ -127,6 +128,21 @@ class Answers:
         log(verb, fields | {"at": _used(decision)})
         return _verdict(dialogue.kept(decision))
 
+    def redeem(self, fingerprint: bytes, asked: wire.Redeem) -> wire.Redemption:
+        """Decide on a ticket, or on the first code of its token. Raise as `answer` does."""
+        user = storable(asked.user)
+        member = self._permitted(fingerprint, user, asked)
+        chosen = settings(asked.service, (), self._site())
+        ticket, first = Answer.parse(asked.ticket.encode()), Answer.parse((asked.first or "").encode())
+        tickets = tickets_at(chosen, asked.service, member)
+        log = self._log_of(asked, member.name)
+        redeeming = Redeeming(self.store, user, ticket, chosen.policy, tickets, member.name, log)
+        try:
+            return redeeming.present() if asked.first is None else redeeming.confirm(first, asked.digest(member.name))
+        finally:
+            ticket.wipe()
+            first.wipe()
+
     def refusal_delay(self, service: str) -> float:
         """Return the seconds from a question to its refusal, which do not depend on the user. Raise SettingsError."""
         return refusal_delay(settings(service, (), self._site()).policy)
@@ -134,7 +150,7 @@ class Answers:
     def begin(self, fingerprint: bytes, begun: wire.Begin) -> wire.BeginVerdict:
         """Return whether the user may pass without a code. Raise as `answer` does."""
         user = storable(begun.user)
-        member = self._permitted(fingerprint, user, begun)
+        member = self._permitted(fingerprint, user, begun).name
         chosen = settings(begun.service, (), self._site())
         origin = _origin(chosen, begun.service, member, begun.rhost)
         # A group of users belongs to a host, and this host need not know it: a limited nullok lets no user pass.
@@ -152,21 +168,21 @@ class Answers:
             return wire.BeginVerdict(verdict=wire.PASS, by="grace")
         return wire.BeginVerdict(verdict=wire.ASK)
 
-    def _permitted(self, fingerprint: bytes, user: str, asked: wire.Question | wire.Begin) -> str:
-        """Return the name of the member, if it may ask for `user` and the service."""
+    def _permitted(self, fingerprint: bytes, user: str, asked: wire.Question | wire.Begin | wire.Redeem) -> Found:
+        """Return the member, if it may ask for `user` and the service."""
         found = self.member(fingerprint, user, asked.service)
         if not (found.may_ask and found.may_serve):
             reason = OTHER_SERVICE if found.may_ask else OTHER_USER
             self._log_of(asked, found.name)("refused", {"reason": "not-this-member", "problem": reason})
             raise NotPermitted(reason)
-        return found.name
+        return found
 
     def _alarm(self, member: str) -> None:
         if self._budgets.is_alarm_due(member, self._monotonic()):
             problem = "too many refused answers: this member needs two codes in a row now (is the host compromised?)"
             audit_log.write(self._sink, "authority", "error", problem=problem, member=member)
 
-    def _log_of(self, asked: wire.Question | wire.Begin, member: str) -> Log:
+    def _log_of(self, asked: wire.Question | wire.Begin | wire.Redeem, member: str) -> Log:
         """Return the function that logs and counts the verb and the fields of a line about the question.
 
         A repeated question is not counted again.
@@ -318,6 +334,6 @@ def _grace_of(chosen: Settings, question: wire.Question, member: str) -> Callabl
         return None
 
     def follow(decision: Decision, now: int) -> UserRecord:
-        return decision.record if decision.outcome is Outcome.RECOVERY else grace.granted(decision.record, origin, now)
+        return decision.record if decision.outcome.is_long_code else grace.granted(decision.record, origin, now)
 
     return follow

@@ -4,8 +4,8 @@ Rules:
 1. Each request looks its certificate up in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
-4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). So is the
-   reply that a user needs a code (ASK_DELAY).
+4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). So are the
+   reply that a user needs a code, and the refusal of a ticket (ASK_DELAY).
 5. A stop ends kept connections, but completes the requests that were received.
 """
 
@@ -73,6 +73,7 @@ class Server:
             [
                 web.post(wire.ANSWER_PATH, self._answer),
                 web.post(wire.BEGIN_PATH, self._begin),
+                web.post(wire.REDEEM_PATH, self._redeem),
                 web.post(wire.JOIN_PATH, self._join),
                 web.post(wire.RENEW_PATH, self._renew),
                 web.get(wire.CA_PATH, self._send_ca),
@@ -204,6 +205,14 @@ class Server:
         end = asyncio.get_running_loop().time() + ASK_DELAY
         verdict = await self._run(request, partial(self._answers.begin, fingerprint, begun), begun.user)
         if verdict.verdict == wire.ASK:
+            await self._wait_until(end)
+        return _response(verdict)
+
+    async def _redeem(self, request: web.Request) -> web.Response:
+        fingerprint, asked = self._fingerprint(request), await self._message(request, wire.Redeem)
+        end = asyncio.get_running_loop().time() + ASK_DELAY
+        verdict = await self._run(request, partial(self._answers.redeem, fingerprint, asked), asked.user)
+        if verdict.verdict == wire.REFUSED:
             await self._wait_until(end)
         return _response(verdict)
 

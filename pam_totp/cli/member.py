@@ -31,14 +31,14 @@ from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account
 
 if TYPE_CHECKING:
-    from pam_totp.store.postgres_members import Member, Members
+    from pam_totp.store.postgres_members import Groups, Member, Members
 
 ADD, LIST, REVOKE, GROUPS, BREAK_GLASS = "add", "list", "revoke", "groups", "break-glass"
 OPTIONS = {  # of each subcommand
     ADD: ("group", "service"),
     LIST: (),
     REVOKE: ("yes",),
-    GROUPS: ("allow", "deny", "put", "take"),
+    GROUPS: ("allow", "deny", "put", "take", "enroll"),
     BREAK_GLASS: ("yes", "count", "output"),
 }
 GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -56,6 +56,7 @@ def add_to(commands: Commands) -> None:
         "pam-totp member groups web --allow all",
         "pam-totp member groups staff --put alice",
         "pam-totp member groups db --allow staff",
+        "pam-totp member groups web --enroll ticket",
         "pam-totp member revoke web1.example.org",
         "pam-totp member break-glass alice bob --output codes.txt",
         data=True,
@@ -79,6 +80,11 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--deny", metavar="GROUP", action="append", help="groups: the opposite of --allow")
     parser.add_argument("--put", metavar="USER", action="append", help="groups: put a user into this user group")
     parser.add_argument("--take", metavar="USER", action="append", help="groups: take a user out of this user group")
+    parser.add_argument(
+        "--enroll",
+        choices=("ticket", "off"),
+        help="groups: let members enrol users by tickets, so that they see the new keys (off)",
+    )
     parser.add_argument("--yes", action="store_true", help="revoke, break-glass: do not ask for a confirmation")
     add_arguments(parser)
     add_config(parser)
@@ -208,16 +214,25 @@ def _groups(args: argparse.Namespace, site: Site, file: str) -> int:
         if given := getattr(args, option):
             done = change(args.name, given)
             args.audit.changed(f"member-{option}", group=args.name, names=",".join(sorted(set(given))), changed=done)
+    if args.enroll is not None:
+        done = members.permit_enrolment(args.name, permitted=args.enroll != "off")
+        args.audit.changed("member-enroll", group=args.name, enroll=args.enroll, changed=done)
     groups = members.groups()
-    names = [args.name] if args.name is not None else sorted({*groups.may, *groups.users})
+    names = [args.name] if args.name is not None else sorted({*groups.may, *groups.users, *groups.enrolling})
     if args.json:
-        print_json([{"group": n, "may": groups.may.get(n, ()), "users": groups.users.get(n, ())} for n in names])
+        facts = {n: {"may": groups.may.get(n, ()), "users": groups.users.get(n, ())} for n in names}
+        print_json([{"group": n, **facts[n], "enroll": _enroll(groups, n)} for n in names])
     elif not names:
         print("no groups (see 'pam-totp member groups --help')")
     else:
-        rows = ((n, ", ".join(groups.may.get(n, ())) or "-", ", ".join(groups.users.get(n, ())) or "-") for n in names)
-        print_table(("GROUP", "ITS MEMBERS MAY ASK FOR", "ITS USERS"), rows)
+        may, users = ({n: ", ".join(found.get(n, ())) or "-" for n in names} for found in (groups.may, groups.users))
+        rows = ((n, may[n], _enroll(groups, n), users[n]) for n in names)
+        print_table(("GROUP", "ITS MEMBERS MAY ASK FOR", "ENROLMENT", "ITS USERS"), rows)
     return DONE
+
+
+def _enroll(groups: Groups, name: str) -> str:
+    return "ticket" if name in groups.enrolling else "off"
 
 
 def _changes(args: argparse.Namespace) -> bool:

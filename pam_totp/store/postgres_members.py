@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pam_totp.store import R
 
 ALL_USERS = "all"
+ENROLMENT = "+enroll"  # in place of a user group: the permission to enrol users. No group can have this name
 JOIN_SECONDS = 3600  # the time in which a new member may join
 _NO_TABLE, _NO_COLUMN = "42P01", "42703"
 _TRUE = b"\x01"  # in PostgreSQL's binary format
@@ -41,6 +42,7 @@ class Found(NamedTuple):
     is_next: bool  # found by the certificate of the last renewal, which was not used before
     may_ask: bool  # for the user
     may_serve: bool  # the service
+    may_enroll: bool  # users by tickets
     now: int
 
 
@@ -58,10 +60,14 @@ class Member(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """All groups: the user groups that each group of members may ask for, and the users of each user group."""
+    """All groups: the user groups that each group of members may ask for, and the users of each user group.
+
+    `enrolling` are the groups of members that may enrol users by tickets, and then see the users' keys.
+    """
 
     may: dict[str, tuple[str, ...]]
     users: dict[str, tuple[str, ...]]
+    enrolling: frozenset[str] = frozenset()
 
 
 class _Statements:
@@ -105,7 +111,9 @@ def _seconds(time: str) -> str:
 _FIND = f"""SELECT m.name, m.revoked IS NOT NULL, m.fingerprint IS DISTINCT FROM $1,
  EXISTS (SELECT 1 FROM pam_totp.may AS p WHERE p.member_group = ANY (m.groups) AND (p.user_group = '{ALL_USERS}'
   OR EXISTS (SELECT 1 FROM pam_totp.user_group AS u WHERE u.name = $2 AND u.user_group = p.user_group))),
- m.services IS NULL OR $3 = ANY (m.services), {_seconds("clock_timestamp()")}
+ m.services IS NULL OR $3 = ANY (m.services),
+ EXISTS (SELECT 1 FROM pam_totp.may AS e WHERE e.member_group = ANY (m.groups) AND e.user_group = '{ENROLMENT}'),
+ {_seconds("clock_timestamp()")}
  FROM pam_totp.member AS m WHERE m.fingerprint = $1 OR m.next_fingerprint = $1"""
 _JOINING = "SELECT member FROM pam_totp.joining WHERE token_digest = $1 AND expires > clock_timestamp()"
 _MEMBERS = f"""SELECT name, to_jsonb(groups)::text, to_jsonb(services)::text, {_seconds("added")}, {_seconds("joined")},
@@ -128,8 +136,8 @@ class Members:
         if not rows:
             return None
         name, *flags, now = rows[0]
-        is_revoked, is_next, may_ask, may_serve = (flag == _TRUE for flag in flags)
-        return Found(_text(name), is_revoked, is_next, may_ask, may_serve, _number(now))
+        is_revoked, is_next, may_ask, may_serve, may_enroll = (flag == _TRUE for flag in flags)
+        return Found(_text(name), is_revoked, is_next, may_ask, may_serve, may_enroll, _number(now))
 
     def adopt(self, fingerprint: bytes) -> None:
         """Make `fingerprint` the member's only certificate, if it is that of the last renewal."""
@@ -211,11 +219,15 @@ class Members:
         """Return all groups."""
         may: dict[str, tuple[str, ...]] = {}
         users: dict[str, tuple[str, ...]] = {}
+        enrolling: set[str] = set()
         for group, other in self._read(_MAY):
-            may[_text(group)] = (*may.get(_text(group), ()), _text(other))
+            if _text(other) == ENROLMENT:
+                enrolling.add(_text(group))
+            else:
+                may[_text(group)] = (*may.get(_text(group), ()), _text(other))
         for group, name in self._read(_USERS):
             users[_text(group)] = (*users.get(_text(group), ()), user_name(_text(name)))
-        return Groups(may, users)
+        return Groups(may, users, frozenset(enrolling))
 
     def allow(self, group: str, user_groups: Iterable[str]) -> int:
         """Let the members of `group` ask for these groups of users. Return the number of groups."""
@@ -224,6 +236,10 @@ class Members:
     def deny(self, group: str, user_groups: Iterable[str]) -> int:
         """Forbid the members of `group` to ask for these groups of users. Return the number of earlier permissions."""
         return self._each(lambda made: made.deny, group, user_groups)
+
+    def permit_enrolment(self, group: str, *, permitted: bool) -> int:
+        """Let the members of `group` enrol users, or forbid it. Return 1, or 0 if it was forbidden before."""
+        return (self.allow if permitted else self.deny)(group, [ENROLMENT])
 
     def put(self, user_group: str, users: Iterable[str]) -> int:
         """Put users into a group. Return their number."""

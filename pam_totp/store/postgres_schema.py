@@ -13,6 +13,7 @@ Rules:
 7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
    a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
    `ends` is the end of the newest certificate.
+   A row of `may` with the user group `postgres_members.ENROLMENT` lets the members enrol users.
 """
 
 from __future__ import annotations

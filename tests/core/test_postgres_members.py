@@ -81,6 +81,10 @@ def test_a_member_asks_only_for_the_users_of_its_groups(members: Members) -> Non
     assert members.deny("web", [ALL_USERS, "nobody"]) == 1
     assert permits(members, user="unknown") == (False, True)
     assert members.groups() == Groups({"web": ("staff",)}, {"staff": ("bob é",)})
+    members.permit_enrolment("web", permitted=True)
+    assert members.groups() == Groups({"web": ("staff",)}, {"staff": ("bob é",)}, frozenset({"web"}))
+    members.permit_enrolment("web", permitted=False)
+    assert members.groups().enrolling == frozenset()
 
 
 def test_a_member_has_no_rights_from_groups_of_other_members(members: Members) -> None:

@@ -35,6 +35,7 @@ pytestmark = with_postgresql
 REQUESTS: list[tuple[str, str, wire.Message | None]] = [
     ("POST", wire.ANSWER_PATH, question("alice", "123456")),
     ("POST", wire.BEGIN_PATH, wire.Begin(user="alice", service="sshd", rhost=None)),
+    ("POST", wire.REDEEM_PATH, wire.Redeem(id="1" * 32, user="alice", service="sshd", rhost=None, ticket="x")),
     ("POST", wire.RENEW_PATH, wire.Renew(csr="request")),
     ("GET", wire.HEALTH_PATH, None),
 ]

@@ -262,7 +262,11 @@ def test_groups_are_changed_and_shown(fleet: Fleet) -> None:
     fleet.command("member", "groups", members, "--deny", "all")
     fleet.command("member", "groups", users, "--put", "alice", "--put", "bob", "--take", "bob")
     rows = [row.split() for row in fleet.command("member", "groups").stdout.splitlines()]
-    assert [members, users, "-"] in rows
-    assert [users, "-", "alice"] in rows
+    assert [members, users, "off", "-"] in rows
+    assert [users, "-", "off", "alice"] in rows
     content = json.loads(fleet.command("member", "groups", members, "--json").stdout)
-    assert content == [{"group": members, "may": [users], "users": []}]
+    assert content == [{"group": members, "may": [users], "users": [], "enroll": "off"}]
+    fleet.command("member", "groups", members, "--enroll", "ticket")
+    assert json.loads(fleet.command("member", "groups", members, "--json").stdout)[0]["enroll"] == "ticket"
+    fleet.command("member", "groups", members, "--enroll", "off")
+    assert json.loads(fleet.command("member", "groups", members, "--json").stdout)[0]["enroll"] == "off"

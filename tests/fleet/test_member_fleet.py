@@ -34,11 +34,11 @@ SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 class Host:
     """A host that has joined the fleet, with its service. `name` is that of the member."""
 
-    def __init__(self, fleet: Fleet, folder: Path, name: str) -> None:
+    def __init__(self, fleet: Fleet, folder: Path, name: str, *groups: str) -> None:
         folder.mkdir()
         self._lines: dict[str, str] = {}  # the stacks, by service
         self.site, self.name, self.credentials = Site(folder), name, folder / "credentials"
-        self.pam_totp("join", "--credentials", str(self.credentials), stdin=fleet.join_line(name).to_text())
+        self.pam_totp("join", "--credentials", str(self.credentials), stdin=fleet.join_line(name, *groups).to_text())
 
     def pam_totp(self, *words: str, stdin: str = "") -> str:
         command: list[str] = [sys.executable, "-m", "pam_totp.cli", *words, "--config", str(self.site.config)]

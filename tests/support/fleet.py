@@ -38,6 +38,7 @@ from tests.support.site import PATIENCE, TREE, fob, until
 
 HOST = "127.0.0.1"
 POLICY = "[service.graceful]\ngrace_period = 600\n[service.open]\nnullok = true\n"
+POLICY += "[service.tickets]\nenroll = 'ticket'\n"
 
 
 class Reply(NamedTuple):
