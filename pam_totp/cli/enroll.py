@@ -1,4 +1,4 @@
-"""enroll: give a user a new token (a phone app or a key fob)."""
+"""enroll: give a user a new token (a phone app or a key fob), or redeem the caller's own ticket (--ticket)."""
 
 from __future__ import annotations
 
@@ -58,10 +58,16 @@ def add_to(commands: Commands) -> None:
         "give a user a new token",
         "pam-totp enroll alice",
         "pam-totp enroll alice --type hotp --name fob --secret-stdin < key.txt",
+        "pam-totp enroll --ticket",
         data=True,
     )
     parser.add_argument("user", nargs="?", help=f"owner of the token ({ONESELF}, with the file {OWN_FILE})")
     parser.add_argument("--name", help="name of the token (default: phone for totp, token for hotp)")
+    parser.add_argument(
+        "--ticket",
+        action="store_true",
+        help="redeem your own enrolment ticket, through the service: no root is needed, and old tokens are replaced",
+    )
     first = add_token_options(parser, defaults=DEFAULTS)
     first.add_argument(
         "--later",
@@ -98,6 +104,10 @@ def add_token_options(parser: argparse.ArgumentParser, defaults: Mapping[str, An
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.ticket:
+        from pam_totp.cli.redeem import redeem  # imported here because most calls do not need it
+
+        return redeem(args)
     is_new_key = has_new_key(args)
     require_counter_of_hotp(args)
     if args.later and not args.serial:
