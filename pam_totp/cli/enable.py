@@ -50,6 +50,7 @@ def add_to(commands: Commands) -> None:
         "require a code at a service, and roll back the change unless it is confirmed",
         "pam-totp enable sudo --dry-run",
         "pam-totp enable sshd --first-factor key",
+        "pam-totp enable sshd --enroll ticket",
         "pam-totp enable sudo --keep",
         store=False,
     )
@@ -80,6 +81,11 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "--nullok-group", metavar="GROUP", help="let users without a token in if they are members of this group"
+    )
+    parser.add_argument(
+        "--enroll",
+        choices=("ticket",),
+        help="let users without a token enter an enrolment ticket (see 'pam-totp invite'), and enrol at the login",
     )
     parser.add_argument(
         "--keep-within",
@@ -128,8 +134,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _module_arguments(args: argparse.Namespace) -> list[str]:
-    limits = (("nullok_until", args.nullok_until), ("nullok_group", args.nullok_group))
-    return [*args.arguments, *(f"{name}={value}" for name, value in limits if value is not None)]
+    given = (("nullok_until", args.nullok_until), ("nullok_group", args.nullok_group), ("enroll", args.enroll))
+    return [*args.arguments, *(f"{name}={value}" for name, value in given if value is not None)]
 
 
 def _outcome(service: str) -> str:

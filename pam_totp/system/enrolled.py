@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pwd
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pam_totp.store import NotThere, SharedStore, Store, StoreError
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
-_USER, _UNREADABLE, _STRAY, _END = "user", "unreadable", "stray", "end"  # kinds of reports
+_USER, _INVITED, _UNREADABLE, _STRAY, _END = "user", "invited", "unreadable", "stray", "end"  # kinds of reports
 _MAX_LOOKUPS = 1000  # queries of the name service, each for a name that is missing in the list of accounts
 _MAX_BROKEN = 100  # messages about unreadable records; further messages are only counted
 
@@ -22,6 +23,7 @@ class Enrolled:
     - `broken`: the messages about unreadable records.
     - `strays`: the names of records without an account of exactly that name.
     - `unreadable`: the users with an unreadable record.
+    - `invited`: the users who are not enrolled, and have a ticket that is valid now.
     - `is_complete`: False if the store itself cannot be read.
     """
 
@@ -30,6 +32,7 @@ class Enrolled:
     strays: tuple[str, ...] = ()
     unreadable: frozenset[str] = frozenset()
     is_complete: bool = True
+    invited: frozenset[str] = frozenset()
 
 
 def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
@@ -49,8 +52,11 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
                 if not _has_account(user):
                     yield _STRAY, user
             try:
-                if store.read(user).enrolled and user in among:
+                record = store.read(user)
+                if record.enrolled and user in among:
                     yield _USER, user
+                elif user in among and record.is_invited(int(time.time())):
+                    yield _INVITED, user
             except NotThere:  # another process has removed the record
                 continue
             except StoreError as e:
@@ -60,6 +66,7 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
         yield _END, ""
 
     users: list[str] = []
+    invited: list[str] = []
     unreadable: list[str] = []
     is_complete = False
     broken: list[str] = []
@@ -68,6 +75,8 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
     for kind, text in as_owner(location, read):
         if kind == _USER:
             users.append(text)
+        elif kind == _INVITED:
+            invited.append(text)
         elif kind == _STRAY:
             strays.append(text)
         elif kind == _UNREADABLE:
@@ -80,7 +89,14 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
             more += 1
     if more:
         broken.append(f"{more} more records cannot be read")
-    return Enrolled(frozenset(users), tuple(broken), tuple(sorted(strays)), frozenset(unreadable), is_complete)
+    return Enrolled(
+        frozenset(users),
+        tuple(broken),
+        tuple(sorted(strays)),
+        frozenset(unreadable),
+        is_complete,
+        frozenset(invited),
+    )
 
 
 def _has_account(user: str) -> bool:

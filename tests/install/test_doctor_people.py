@@ -408,3 +408,27 @@ def test_a_password_that_sshd_sends_as_a_code_is_found(machine: Fresh) -> None:
 )
 def test_the_method_password_needs_both_settings(settings: dict[str, str], sends: bool) -> None:
     assert sshd.sends_password(settings) is sends
+
+
+# ---- enrolment at the login
+
+
+def test_with_enroll_a_user_with_a_ticket_is_not_locked_out(machine: Fresh) -> None:
+    with_line(machine, "su", f"{LINE} enroll=ticket")
+    finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
+    assert finding.what.endswith("locked out: bob, carol, root")
+    assert finding.remedy == "run 'pam-totp invite bob'"
+    assert machine.installed("invite", "bob", "--output", "-").returncode == 0
+    finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
+    assert finding.what.endswith("locked out: carol, root")
+    with_line(machine, "su")
+    assert only(machine, Code.USERS_WITHOUT_TOKEN, "su").what.endswith("locked out: bob, carol, root")
+
+
+@pytest.mark.parametrize("argument", ["use_first_pass", "forward_pass"])
+def test_enroll_without_a_prompt_is_a_warning(machine: Fresh, argument: str) -> None:
+    with_line(machine, "su", f"{LINE} enroll=ticket {argument}")
+    finding = only(machine, Code.ENROLL_WITHOUT_EFFECT, "su")
+    assert (finding.severity, finding.what) == (WARNING, f"su: enroll=ticket has no effect with {argument}")
+    with_line(machine, "su", f"{LINE} enroll=ticket")
+    assert Code.ENROLL_WITHOUT_EFFECT not in [f.code for f in examine(machine, "su")]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import time
 
 import pytest
 
 from pam_totp.cli.enable import KEEP_WITHIN
+from pam_totp.core.oath import totp
+from pam_totp.core.secretfile import unbase32
 from tests.install.machine import COMMAND, LATE, SOON, SSHD_CONFIG, Fresh
 from tests.support.etc import PASSWORD, STACKS
 from tests.support.site import codes, until
@@ -409,3 +413,22 @@ def test_enable_and_disable_require_root(machine: Fresh) -> None:
     for words in (("enable", "sudo"), ("disable", "sudo")):
         done = machine.installed(*words, user="alice")
         assert (done.returncode, "requires root" in done.stderr) == (3, True)
+
+
+def test_with_enroll_a_user_without_a_token_enrols_at_the_login(machine: Fresh) -> None:
+    done = machine.installed("enable", "sudo", "--for-user", "alice", "--dry-run", "--enroll", "ticket")
+    assert "+auth required pam_totp.so enroll=ticket\n" in done.stdout, done
+    done = machine.installed("enable", "sudo", "--for-user", "alice", "--dry-run", "--enroll=ticket", "--with=nullok")
+    assert (done.returncode, "nullok and enroll=ticket: only one is allowed" in done.stderr) == (1, True), done
+    ticket = json.loads(machine.installed("invite", "bob", "--json", "--output", "-").stdout)[0]["ticket"]
+    machine.sshd()
+    with machine.sshd_starts_anew():
+        trial = machine.enable("sshd", "--enroll", "ticket", LATE)
+    talk = machine.ssh("id -un", "bob").asks("Password: ").says(PASSWORD).asks("One-time code: ").says(ticket)
+    key = re.search(r"\s((?:[A-Z2-7]{4} ?){8})", talk.asks("or q for a QR code: ").before)
+    assert key is not None
+    talk.says(totp(unbase32(key[1].replace(" ", "")), int(time.time()))).asks("Press Enter: ")
+    status, shown = talk.says("").ends()
+    assert (status, "bob" in shown) == (0, True)
+    assert machine.record("bob").enrolled
+    trial.presses_ctrl_c().ends()

@@ -59,6 +59,11 @@ def users(context: Context) -> Iterator[Finding]:
         owner_of = _owner_of(context, service)
         yield from _other_owner(service, [name for name in people if owner_of(name) != name and can_log_in(name)])
         yield from _without_token(context, service, line, _Logins(people, can_log_in, owner_of))
+        if line.origins.get("enroll") == "argument" and line.enroll != "off" and not line.takes_tickets(service):
+            what = f"{service}: enroll={line.enroll} has no effect with {line.first_pass or 'polkit'}"
+            yield Finding(
+                WARNING, CHECK, Code.ENROLL_WITHOUT_EFFECT, what, f"remove enroll={line.enroll} from the line"
+            )
         if _is_open(line) and line.secret is not None and line.secret.startswith(_HOME):
             yield _homes(context, service, line.secret, [name for name in people if can_log_in(name)])
     for store in context.stores():
@@ -117,22 +122,27 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     known = frozenset(context.people)
     without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
     yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
+    if line.takes_tickets(service) and line.secret is None:
+        invited = context.enrolled(line.store).invited
+        without = [name for name in without if owners[name] not in invited]  # they enrol at their next login
     passes = _passes(line)
     if passing := [name for name in without if passes(name)]:
         yield _without_code(context, service, passing, owners[passing[0]])
     locked_out = [name for name in without if not passes(name)]
-    remedy = f"run 'pam-totp enroll {owners[locked_out[0]] if locked_out else 'USER'}'"
+    command = "invite" if line.takes_tickets(service) else "enroll"
+    remedy = f"run 'pam-totp {command} {owners[locked_out[0]] if locked_out else 'USER'}'"
+    meanwhile = "" if line.enroll != "off" else ", or add nullok until all users are enrolled"
     if context.user is not None and context.user in [*locked_out, *(owners[name] for name in locked_out)]:
         what = f"{service}: {context.user} has no token, and would be locked out"
-        remedy = f"run 'pam-totp enroll {context.user}'"
+        remedy = f"run 'pam-totp {command} {context.user}'"
         yield Finding(ERROR, CHECK, Code.USER_WITHOUT_TOKEN, what, remedy)
     elif locked_out and not any(owners[name] in enrolled and logins.can_log_in(name) for name in logins.people):
         what = f"{service}: no user has a token; these users are locked out: {names(locked_out)}"
-        remedy += ", or add nullok until all users are enrolled"
+        remedy += meanwhile
         yield Finding(ERROR, CHECK, Code.NO_USER_WITH_TOKEN, what, remedy)
     elif locked_out:
         what = f"{service}: these users have no token and are locked out: {names(locked_out)}"
-        remedy += ", or add nullok until all users are enrolled"
+        remedy += meanwhile
         yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_TOKEN, what, remedy)
 
 

@@ -60,6 +60,7 @@ class Code(StrEnum):
     HOME_FILE_UNUSABLE = "home-file-unusable"
     TOKENS_ELSEWHERE = "tokens-elsewhere"
     RECORDS_WITHOUT_ACCOUNT = "records-without-account"
+    ENROLL_WITHOUT_EFFECT = "enroll-without-effect"
     NULLOK_WITHOUT_HOME = "nullok-without-home"
     SUDO_ASKS_OTHER_USER = "sudo-asks-other-user"
     ROOT_REFUSED_BY_SSHD = "root-refused-by-sshd"
