@@ -17,6 +17,8 @@ NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modul
 # need a missing package are skipped. The tests make their own database clusters, and do not use the cluster that
 # Debian's package makes.
 WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-light openssl postgresql python3-aiohttp python3-psycopg
+# Other ssh clients, by themselves, because not every system has the browser. Tests that need a missing one are skipped.
+WANT_SSH   = putty-tools python3-paramiko
 # Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
 # installed here, because etcd-server starts a server. Without the package prometheus, which starts one too, the tests of
 # alert rules and metrics by promtool are skipped.
@@ -162,6 +164,7 @@ lint: need-lint venv  ## check code style, types, plain words, shell scripts, ma
 
 want-test:
 	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_TEST) || echo "make: skipping the tests with a browser or PostgreSQL: a package cannot be installed"
+	@[ "$$(id -u)" -ne 0 ] || .ci/need $(WANT_SSH) || echo "make: skipping the tests with plink or paramiko: a package cannot be installed"
 
 need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems need-fleet: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))

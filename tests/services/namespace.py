@@ -364,9 +364,14 @@ Match LocalPort {PASSWORD}
         source: str = "127.0.0.1",
         echo: bool = False,
         is_interactive: bool = False,
+        environment: Sequence[str] = (),
     ) -> Talk:
-        """Run the real ssh. After the login, it prints `in as USER`, or starts a shell. `options`: ssh_config(5)."""
+        """Run the real ssh. After the login, it prints `in as USER`, or starts a shell. `options`: ssh_config(5).
+
+        `environment` has variables of ssh, as NAME=VALUE.
+        """
         given: Sequence[str] = (
+            *options,  # ssh takes the first value of an option
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
             BRISK,
@@ -374,8 +379,9 @@ Match LocalPort {PASSWORD}
             f"BindAddress={source}",
             "IdentityFile=/run/sshd/alice_key",
             "IdentitiesOnly=yes",
-            *options,
         )
         words = [word for option in given for word in ("-o", option)]
         remote = () if is_interactive else ("echo in as $(id -un)",)
-        return self._machine.talk("ssh", "-F", "none", *words, "-p", str(port), f"{user}@127.0.0.1", *remote, echo=echo)
+        program = ("env", *environment, "ssh") if environment else ("ssh",)
+        command = (*program, "-F", "none", *words, "-p", str(port), f"{user}@127.0.0.1", *remote)
+        return self._machine.talk(*command, echo=echo)
