@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from pam_totp.authority.server import ASK_DELAY
 from pam_totp.core.oath import totp
 from pam_totp.core.record import TotpToken, UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, REDEEM_SERVICE
@@ -116,6 +118,23 @@ def test_a_ticket_of_a_user_of_another_group_is_refused(fleet: Fleet) -> None:
     asked = wire.Redeem(id="1" * 32, user=user, service=SERVICE, rhost=None, ticket=ticket)
     with member.client() as client:
         assert client.post(wire.REDEEM_PATH, asked).status == 403
+
+
+def test_a_refused_ticket_has_its_delay_and_a_decoy(fleet: Fleet) -> None:
+    """The time of a reply shows neither the invited nor the unknown users, and every ticket costs a write."""
+    member, (user, _) = fleet.member(enrolling(fleet)), invite(fleet)
+    for name in (user, fleet.user(), "no-such-user"):
+        begun, before = time.monotonic(), decoy_writes(fleet)
+        assert redeem(member, name, "0" * 16)["verdict"] == "refused"
+        assert time.monotonic() - begun >= ASK_DELAY
+        assert decoy_writes(fleet) == before + 1, name
+
+
+def decoy_writes(fleet: Fleet) -> int:
+    with psycopg.connect(fleet.url) as connection:
+        row = connection.execute("SELECT sum(version) FROM pam_totp.decoy").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def test_a_lost_reply_is_repeated_with_new_recovery_codes(fleet: Fleet) -> None:
