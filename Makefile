@@ -17,8 +17,9 @@ NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modul
 # need a missing package are skipped. The tests make their own database clusters, and do not use the cluster that
 # Debian's package makes.
 WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-light openssl postgresql python3-aiohttp python3-psycopg
-# Other ssh clients, by themselves, because not every system has the browser. Tests that need a missing one are skipped.
-WANT_SSH   = putty-tools python3-paramiko
+# Other ssh clients, and locales for them, by themselves, because not every system has the browser. Tests that need a missing
+# package are skipped.
+WANT_SSH   = locales putty-tools python3-paramiko
 # Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
 # installed here, because etcd-server starts a server. Without the package prometheus, which starts one too, the tests of
 # alert rules and metrics by promtool are skipped.
