@@ -150,8 +150,7 @@ def recovery_prompt(codes: Iterable[str]) -> str:
 def _question(invitation: Invitation, *, has_picture: bool = False) -> str:
     digits = _DIGITS.get(invitation.digits, str(invitation.digits))
     if invitation.key is None:
-        one = f"the {digits} digits that it shows, or two codes in a row"
-        return f"Type {one if invitation.codes_needed == 1 else 'two codes in a row from it'}, in one line: "
+        return "Type two codes in a row from it, in one line: "
     wanted = f"the {digits} digits the app shows" if invitation.codes_needed == 1 else "two codes in a row from the app"
     return f"Type {wanted}{', or q for a QR code' if has_picture else ''}: "
 

@@ -8,7 +8,8 @@ Rules:
 3. `redeemed` confirms the token by its first code, ends the ticket, and replaces the recovery codes and all tokens that
    were confirmed before, in one change. Of two owners of one ticket at the same time, one wins.
 4. A wrong ticket is not counted as a failure, because it is too long to be guessed. A wrong first code is not counted,
-   because the owner of the ticket knows the key.
+   because the owner of the ticket knows the key. A key fob, whose key is not shown, needs two codes in a row, which
+   nobody can guess.
 5. Functions return new values. The caller stores them. The operating system generates the random bits.
 """
 
@@ -201,8 +202,11 @@ def verify_ticket_alone(
 
 
 def codes_needed(token: Token) -> int:
-    """Return the number of codes in a row that confirm an invited token: 2 for a key fob, whose counter is unknown."""
-    return 1 if token.type == "totp" else 2
+    """Return the number of codes in a row that confirm an invited token: 1 for a phone app, 2 for a key fob.
+
+    The counter of a key fob is unknown. Its key is not shown, so one code could be guessed.
+    """
+    return 1 if token.type == "totp" and shows_key(token) else 2
 
 
 def shows_key(token: Token) -> bool:

@@ -139,6 +139,14 @@ def test_a_key_fob_is_confirmed_by_two_codes_in_a_row() -> None:
     assert done[1].next_factor == 42
 
 
+def test_a_key_fob_with_a_clock_is_confirmed_by_two_codes_too() -> None:
+    timed = phone("HT-8", key=8).with_serial("HT-8")
+    record, shown = invited(UserRecord(user="alice").with_token(timed), timed, ENDS)
+    assert redeemed(record, answer(shown), code(key=8), NOW, POLICY) is None, "one code could be guessed"
+    two = totp(bytes([8]) * 20, NOW) + totp(bytes([8]) * 20, NOW + 30)
+    assert redeemed(record, answer(shown), answer(two), NOW + 30, POLICY) is not None
+
+
 def test_a_new_ticket_replaces_the_earlier_one_and_its_key() -> None:
     record, ticket = owner()
     again, shown = invited(record, phone("phone", key=2), ENDS)
