@@ -14,7 +14,7 @@ import os
 
 from pam_totp.core.answer import CROCKFORD, RECOVERY_BITS, RECOVERY_LENGTH, Answer, recovery_digest
 from pam_totp.core.lean import TYPE_CHECKING
-from pam_totp.core.oath import DEFAULT_PERIOD
+from pam_totp.core.oath import DEFAULT_PERIOD, find_numbers
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import GOOD_SECRET, UNKNOWN_USER, HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.secretfile import base32
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The limits for a first code are wide: a key fob may be many presses ahead, and a token's clock may be wrong.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
+CLOCK_REACH = 14 * 3600  # seconds: a clock of another time zone is at most that far from UTC
 _SALT = 16  # bytes
 _GROUP = 4  # characters between two separators, in keys and recovery codes
 
@@ -60,6 +61,22 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
         return None
     decision = verify(alone, answer, now, FIRST_CODE)
     return decision.record.tokens[0] if decision.outcome.accepted else None
+
+
+def clock_error(token: Token, answer: Answer, now: int) -> int | None:
+    """Return the seconds by which the clock of a phone is ahead (negative: behind) if it showed this single code.
+
+    Return None if the code is of no step within CLOCK_REACH of `now` (Unix seconds). `token` is new: the user knows its
+    key, so that the result tells nothing. One wrong code in 300 is taken for a code of another time.
+    """
+    found = answer.numbers({token.digits})
+    if not isinstance(token, TotpToken) or found is None or len(found[1]) != 1:
+        return None
+    step, reach = now // token.period, CLOCK_REACH // token.period
+    sides = (range(step + 1, step + reach + 1), range(step - reach, step))
+    steps = (find_numbers(token.secret, found[1], side, token.digits, token.algorithm) for side in sides)
+    errors = [(s - step) * token.period for s in steps if s is not None]
+    return min(errors, key=abs, default=None)
 
 
 def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:

@@ -4,8 +4,10 @@ Rules:
 - An enrolled user needs a code to add or remove a token, or to replace the recovery codes. One update of the record
   uses up the code and makes the change.
 - The first code from a new token confirms the token, and is used up.
-- A user without a token can add the first token only if the site allows it (`first_token`). The exception is a token
-  that an administrator assigned: the user confirms it by two codes in a row.
+- A user without a token can add the first token only if the site allows it (`first_token`). The exceptions are a token
+  that an administrator assigned, which the user confirms by two codes in a row, and a token with a ticket.
+- A ticket, a recovery code or a temporary code begins the guided enrolment, which uses it up only at its end: one
+  update confirms the new token, removes the lost tokens, and makes recovery codes.
 - Users cannot remove their last active token, because they would lock themselves out.
 - The audit log names the user, the address and the token of every change.
 - A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
@@ -14,20 +16,22 @@ Rules:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from pam_totp.core.answer import Answer
 from pam_totp.core.fields import MAX_TEXT
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, NEW_RECOVERY_CODES, Token, UserRecord
 from pam_totp.core.serials import serial_key
-from pam_totp.core.verify import Decision, Earlier
+from pam_totp.core.verify import Decision, Earlier, Outcome, Tickets, is_ticket, verify
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, Origin, decide, log, refusal_delay
-from pam_totp.operations.enroll import new_recovery_codes, verify_first_code
+from pam_totp.operations.enroll import clock_error, new_recovery_codes, verify_first_code
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
+from pam_totp.operations.tickets import codes_needed, redeemed, shows_key
 from pam_totp.store import NotThere, SerialTaken, Store, clock_of
 
 # Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and a match gives no
@@ -42,6 +46,8 @@ class Reason(StrEnum):
 
     REFUSED = "refused"
     INVALID_CODE = "invalid-code"
+    CLOCK = "clock"
+    TICKET_ENDED = "ticket-ended"
     NOT_CONSECUTIVE = "not-consecutive"
     CODES_NEEDED = "codes-needed"
     NO_TOKEN_WAITING = "no-token-waiting"
@@ -62,6 +68,8 @@ class Reason(StrEnum):
 TEXTS = {
     Reason.REFUSED: REFUSED,
     Reason.INVALID_CODE: "Wrong code. Enter a code from the new token.",
+    Reason.CLOCK: "The clock of your phone is wrong. Let the phone set its time by itself. Then enter the next code.",
+    Reason.TICKET_ENDED: "This ticket was used or replaced, or it has ended. Ask your administrator for a new one.",
     Reason.NOT_CONSECUTIVE: "Wrong codes. Enter two codes in a row from this token.",
     Reason.CODES_NEEDED: "Enter two codes in a row: press the button, enter the code, and do both again.",
     Reason.NO_TOKEN_WAITING: "You have no unconfirmed token with this serial number. Ask your administrator.",
@@ -82,10 +90,14 @@ TEXTS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """The reason of a change that failed, and the form field that it concerns."""
+    """The reason of a change that failed, and the form field that it concerns.
+
+    With the reason CLOCK, `minutes` is the error of the phone's clock; it is negative if the clock is behind.
+    """
 
     field: str
     reason: Reason
+    minutes: int = 0
 
     @property
     def text(self) -> str:
@@ -96,9 +108,9 @@ class Problem:
 class Unfit(Exception):
     """A change is not possible with the current record."""
 
-    def __init__(self, field: str, reason: Reason) -> None:
+    def __init__(self, field: str, reason: Reason, minutes: int = 0) -> None:
         super().__init__(reason)
-        self.problem = Problem(field, reason)
+        self.problem = Problem(field, reason, minutes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +137,7 @@ class Factors:
         sink: audit_log.Sink,
         now: Callable[[], int],
         first_token: bool = False,
+        tickets: bool = False,
     ) -> None:
         self._store = store
         self._policy = policy
@@ -132,6 +145,11 @@ class Factors:
         self._sink = sink
         self._now = clock_of(store, now)
         self._first_token = first_token
+        self._tickets = Tickets.EVERYBODY if tickets else Tickets.NOBODY
+
+    @property
+    def takes_tickets(self) -> bool:
+        return self._tickets is Tickets.EVERYBODY
 
     def may_add(self, record: UserRecord) -> bool:
         """Return True if the user may add a token that an administrator did not assign."""
@@ -148,23 +166,122 @@ class Factors:
         """Decide on the code of a sign-in, log the decision, and delay a refusal.
 
         `earlier` are the refused answers before it. Return the decision, and the refused answers before the next one.
-        As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can.
+        As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can. A ticket
+        has the outcome TICKET. Its owner is not signed in, and begins the guided enrolment.
         """
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
-        origin = self._origin(asking)
-        decision = decide(self._store, asking.user, answer, self._policy, self._now, earlier=earlier, origin=origin)
+        decision = decide(
+            self._store,
+            asking.user,
+            answer,
+            self._policy,
+            self._now,
+            earlier=earlier,
+            tickets=self._tickets,
+            origin=self._origin(asking),
+        )
         log(self._sink, self._service, asking.user, decision, asking.rhost)
-        if decision.outcome.accepted:
+        if decision.outcome.accepted or decision.outcome is Outcome.TICKET:
             return decision, Earlier.NONE
         self._hold_back(begun)
         is_last = bool(earlier.answers) and decision.next_code is None
         return decision, Earlier.NONE if is_last else earlier.followed_by(answer, decision, prompted=True)
 
+    def may_begin(self, asking: Asking) -> Outcome | None:
+        """Return the outcome of a ticket or code that may begin the guided enrolment, without its use. Otherwise None.
+
+        A refusal costs the same as that of a sign-in.
+        """
+        begun, answer = time.monotonic(), Answer.parse(asking.proof)
+        found = verify(self.of(asking.user), answer, self._now(), self._policy, tickets=self._tickets)
+        if found.outcome.accepted:
+            return found.outcome  # the end of the enrolment uses it up, and logs it
+        decision = decide(
+            self._store,
+            asking.user,
+            answer,
+            self._policy,
+            self._now,
+            verify=_verify_without_use,
+            tickets=self._tickets,
+            origin=self._origin(asking),
+        )
+        if decision.outcome.accepted:
+            return decision.outcome  # the code was made after the first look
+        log(self._sink, self._service, asking.user, decision, asking.rhost)
+        if decision.outcome is Outcome.TICKET:
+            return decision.outcome
+        self._hold_back(begun)
+        return None
+
+    def invited(self, asking: Asking) -> Token | None:
+        """Return the token that the ticket in `asking.proof` confirms, or None if the ticket has ended."""
+        record = self.of(asking.user)
+        return record.invited if is_ticket(record, Answer.parse(asking.proof), self._now()) else None
+
+    def redeem(self, asking: Asking, first: bytes) -> list[str] | Problem:
+        """Confirm the token of the ticket in `asking.proof` by its first codes. Return the new recovery codes.
+
+        The same change ends the ticket, and removes all tokens that were confirmed before. Of two browsers with one
+        ticket, one wins.
+        """
+        ticket, answer = Answer.parse(asking.proof), Answer.parse(first)
+
+        def change(record: UserRecord) -> tuple[UserRecord, tuple[Token, list[str], list[Token]]]:
+            now, token = self._now(), record.invited
+            if token is None or not is_ticket(record, ticket, now):
+                raise Unfit("code", Reason.TICKET_ENDED)
+            done = redeemed(record, ticket, answer, now, self._policy)
+            if done is None:
+                raise _wrong_first_code(token, answer, now, codes_needed(token), "code")
+            after, confirmed, shown = done
+            after = after.with_recent(self._origin(asking).enrolment(now))
+            names = {t.name for t in after.tokens}
+            return after, (confirmed, shown, [t for t in record.tokens if t.name not in names])
+
+        try:
+            confirmed, shown, removed = self._store.update(asking.user, change)
+        except Unfit as e:
+            return e.problem
+        except NotThere:
+            return Problem("code", Reason.TICKET_ENDED)
+        self._note(asking, "accepted", by=Outcome.TICKET.value, **audit_log.of_token(confirmed))
+        self._note_change(asking, "enroll", confirmed)
+        self._note_replacement(asking, removed)
+        return shown
+
+    def set_up(self, asking: Asking, token: Token, first: bytes, lost: Collection[str] = ()) -> list[str] | Problem:
+        """Enrol a new token in place of the `lost` tokens by its first code. Return the new recovery codes."""
+        answer, now = Answer.parse(first), self._now()
+        confirmed = verify_first_code(token, answer, now)
+        if confirmed is None:
+            return _wrong_first_code(token, answer, now, 1, "code").problem
+        shown, removed, added = list[str](), list[Token](), [confirmed]
+
+        def with_it(record: UserRecord) -> UserRecord:
+            removed[:] = [t for t in record.tokens if t.confirmed and t.name in lost]
+            if len(removed) < len(lost):
+                raise Unfit("code", Reason.TOKEN_CHANGED)
+            for old in removed:
+                record = record.without_token(old.name)
+            added[:] = [confirmed.renamed(free_name(record, confirmed.name))]
+            if (reason := conflict(record, added[0])) is not None:
+                raise Unfit("code", reason)
+            record, shown[:] = new_recovery_codes(record.with_token(added[0]), NEW_RECOVERY_CODES)
+            return record
+
+        problem = self._change(asking, with_it, "enroll", added)
+        if problem is not None:
+            return problem
+        self._note_replacement(asking, removed)
+        return shown
+
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
         """Enrol a new token by its first code, or by two codes in a row if its counter is unknown."""
-        confirmed = verify_first_code(token, Answer.parse(first), self._now(), codes_needed=codes)
+        answer, now = Answer.parse(first), self._now()
+        confirmed = verify_first_code(token, answer, now, codes_needed=codes)
         if confirmed is None:
-            return Problem(field, Reason.INVALID_CODE if codes == 1 else Reason.NOT_CONSECUTIVE)
+            return _wrong_first_code(token, answer, now, codes, field).problem
 
         def with_it(record: UserRecord) -> UserRecord:
             if (reason := conflict(record, confirmed)) is not None:
@@ -339,12 +456,40 @@ class Factors:
     def _origin(self, asking: Asking) -> Origin:
         return Origin(service=self._service, rhost=asking.rhost)
 
+    def _note_replacement(self, asking: Asking, removed: list[Token]) -> None:
+        """Log the end of the guided enrolment, after the line about the new token."""
+        for token in removed:
+            self._note_change(asking, "remove", token)
+        self._note_change(asking, "recovery")
+
     def _note_change(self, asking: Asking, what: str, *tokens: Token, to: str | None = None) -> None:
         fields = audit_log.of_token(tokens[0]) if tokens else {}
         self._note(asking, "changed", what=what, **fields, to=to, at=self._now(), by=asking.user)
 
     def _note(self, asking: Asking, verb: str, **fields: str | int | None) -> None:
         audit_log.write(self._sink, self._service, verb, user=asking.user, **fields, rhost=asking.rhost)
+
+
+def _verify_without_use(record: UserRecord, *arguments: Any, **more: Any) -> Decision:
+    """Do the same as `verify`, but use up nothing that is accepted."""
+    decision = verify(record, *arguments, **more)
+    return decision.followed_by(record) if decision.outcome.accepted else decision
+
+
+def _wrong_first_code(token: Token, answer: Answer, now: int, codes: int, field: str) -> Unfit:
+    """Return the problem of a wrong first code. If the key was shown, tell the error of the phone's clock."""
+    if codes > 1:
+        return Unfit(field, Reason.NOT_CONSECUTIVE)
+    error = clock_error(token, answer, now) if shows_key(token) else None
+    if error is None:
+        return Unfit(field, Reason.INVALID_CODE)
+    return Unfit(field, Reason.CLOCK, round(error / 60))
+
+
+def free_name(record: UserRecord, name: str) -> str:
+    """Return `name`, or with a number if the record has a token of that name."""
+    names = {t.name for t in record.tokens}
+    return next(n for n in (name, *(f"{name} {i}" for i in range(2, MAX_TOKENS + 2))) if n not in names)
 
 
 def is_last(record: UserRecord, token: Token) -> bool:

@@ -99,6 +99,22 @@ def lazy_gettext(text: str) -> str:
 
 def of_problem(problem: Problem) -> str:
     """Return the text of a change that failed."""
+    if problem.minutes > 0:
+        return ngettext(
+            "The clock of your phone seems to be %(num)d minute ahead. Let the phone set its time by itself. Then enter"
+            " the next code.",
+            "The clock of your phone seems to be %(num)d minutes ahead. Let the phone set its time by itself. Then"
+            " enter the next code.",
+            problem.minutes,
+        )
+    if problem.minutes < 0:
+        return ngettext(
+            "The clock of your phone seems to be %(num)d minute behind. Let the phone set its time by itself. Then"
+            " enter the next code.",
+            "The clock of your phone seems to be %(num)d minutes behind. Let the phone set its time by itself. Then"
+            " enter the next code.",
+            -problem.minutes,
+        )
     return gettext(TEXTS[problem.reason])
 
 

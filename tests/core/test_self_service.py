@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from pam_totp.core.oath import hotp
+from pam_totp.core.oath import hotp, totp
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_TOKENS, HotpToken, Token, UserRecord
+from pam_totp.core.verify import Outcome
+from pam_totp.operations.enroll import new_recovery_codes, new_token
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
+from pam_totp.operations.tickets import invited
 from pam_totp.store.file import FileStore
 from tests.core.stores import Memory, code
 from tests.support.site import KEY, fob
@@ -121,6 +124,94 @@ def test_a_record_keeps_sign_ins_and_the_codes_of_changes() -> None:
     kept = [(r.outcome, r.service, r.rhost) for r in store.read("alice").recent_logins]
     here, there = ("portal", "192.0.2.7"), ("portal", "192.0.2.8")
     assert kept == [("wrong", *here), ("code", *here), ("code", *there)]
+
+
+def invited_alice(*tokens: Token) -> tuple[Memory, bytes]:
+    """Return a store in which alice has `tokens` and a ticket for a phone, and the ticket."""
+    token = new_token("totp", name="phone", secret=b"p" * 20, algorithm="SHA1", digits=6, now=1000)
+    record, ticket = invited(UserRecord(user="alice", tokens=tokens), token, 2000)
+    return Memory(record), ticket.encode()
+
+
+def of_store(store: Memory, lines: list[str] | None = None, **more: Any) -> Factors:
+    sink = (lambda _, line: lines.append(line)) if lines is not None else lambda *_: None
+    given: dict[str, Any] = {"policy": Policy(), "service": "test", "sink": sink, "now": lambda: 1000, "tickets": True}
+    return Factors(store, **given | more)
+
+
+def test_a_valid_ticket_may_begin_and_a_wrong_one_costs_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+    lines: list[str] = []
+    monkeypatch.setattr("pam_totp.operations.self_service.time.sleep", delays.append)
+    store, ticket = invited_alice(fob())
+    mine = of_store(store, lines)
+    before = store.read("alice")
+    assert mine.may_begin(Asking("alice", proof=ticket)) is Outcome.TICKET
+    assert (store.read("alice"), delays) == (before, [])
+    assert mine.may_begin(Asking("alice", proof=b"0000000000000000")) is None
+    assert (len(delays), store.read("alice").failures, store.read("alice").refused) == (1, 0, 1)
+    assert [line.split()[1] for line in lines] == ["presented", "refused"]
+    assert of_store(store, tickets=False).may_begin(Asking("alice", proof=ticket)) is None
+    assert of_store(store, now=lambda: 2000).may_begin(Asking("alice", proof=ticket)) is None
+
+
+def test_a_recovery_code_that_may_begin_is_not_used_up() -> None:
+    record, shown = new_recovery_codes(UserRecord(user="alice", tokens=(fob(),), refused=3), 1)
+    store, lines = Memory(record), list[str]()
+    assert of_store(store, lines).may_begin(Asking("alice", proof=shown[0].encode())) is Outcome.RECOVERY
+    assert (store.read("alice"), lines) == (record, [])
+
+
+def test_a_ticket_is_redeemed_once_by_the_first_code() -> None:
+    lines: list[str] = []
+    store, ticket = invited_alice(fob())
+    mine, asking = of_store(store, lines), Asking("alice", "192.0.2.7", ticket)
+    right = totp(b"p" * 20, 1000).encode()
+    assert reason(mine.redeem(asking, b"000000")) is Reason.INVALID_CODE
+    assert reason(mine.redeem(Asking("alice", proof=b"0" * 16), right)) is Reason.TICKET_ENDED
+    assert reason(mine.redeem(Asking("bob", proof=ticket), right)) is Reason.TICKET_ENDED
+    codes = mine.redeem(asking, right)
+    assert isinstance(codes, list)
+    assert len(codes) == 10
+    assert [t.name for t in store.read("alice").tokens] == ["phone"]
+    assert reason(mine.redeem(asking, totp(b"p" * 20, 1030).encode())) is Reason.TICKET_ENDED
+    assert [" ".join(line.split()[1:5]) for line in lines] == [
+        "accepted user=alice by=ticket token=phone",
+        "changed user=alice what=enroll token=phone",
+        "changed user=alice what=remove token=fob",
+        "changed user=alice what=recovery at=1000",
+    ]
+    assert all(line.endswith("rhost=192.0.2.7") for line in lines)
+
+
+def test_a_set_up_needs_a_proof_if_the_user_has_a_token() -> None:
+    new = new_token("totp", name="fob", secret=b"n" * 20, algorithm="SHA1", digits=6, now=1000)
+    first = totp(b"n" * 20, 1000).encode()
+    for proof, expected in ((b"", Reason.REFUSED), (code(0), None)):
+        store = Memory(UserRecord(user="alice", tokens=(fob(), other(1))))
+        mine = of_store(store)
+        made = mine.set_up(Asking("alice", proof=proof), new, first, ("token 1",))
+        assert reason(made) is expected
+        names = [t.name for t in store.read("alice").tokens]
+        assert names == (["fob", "token 1"] if expected else ["fob", "fob 2"]), "the name of a token is unique"
+    assert reason(mine.set_up(Asking("alice", proof=code(1)), other(3), code(0), ("gone",))) is Reason.INVALID_CODE
+    changed = mine.set_up(Asking("alice", proof=code(1)), fob(secret=b"q" * 20), hotp(b"q" * 20, 0).encode(), ("gone",))
+    assert reason(changed) is Reason.TOKEN_CHANGED
+    assert reason(of_store(Memory(UserRecord(user="alice"))).set_up(Asking("alice"), new, first)) is Reason.FIRST_TOKEN
+
+
+@pytest.mark.parametrize(("steps", "minutes"), [(2, 1), (-2, -1), (-14, -7), (1680, 840), (1681, None), (0, None)])
+def test_the_error_of_a_phones_clock_is_told_up_to_a_time_zone(steps: int, minutes: int | None) -> None:
+    now = 1_795_000_000
+    token = new_token("totp", name="phone", secret=b"p" * 20, algorithm="SHA1", digits=6, now=now)
+    first = totp(b"p" * 20, now + 30 * steps).encode()
+    problem = factors(now=lambda: now, first_token=True).add(Asking("alice"), token, first)
+    if minutes is None:
+        assert problem is None or problem == Problem("code", Reason.INVALID_CODE)
+    else:
+        assert problem == Problem("code", Reason.CLOCK, minutes)
+    with_serial = factors(now=lambda: now, first_token=True).add(Asking("alice"), token.with_serial("T1"), first)
+    assert reason(with_serial) in (Reason.INVALID_CODE, None), "the key of a key fob was not shown"
 
 
 def test_every_change_by_a_user_is_logged_without_codes() -> None:
