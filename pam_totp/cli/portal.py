@@ -34,7 +34,6 @@ DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 GET_WEB = "install the package pam-totp-portal, or run 'make install EXTRAS=web' in the sources"
 OFF, TICKET, PASSWORD = "off", "ticket", "password"  # of --first-token; web.portal.FirstToken needs optional packages
-NO_TICKETS = "--first-token ticket: this version has no enrolment tickets (use --first-token off)"
 SHADOW = "shadow"  # the group that can read the hashes of the system's passwords
 
 
@@ -83,9 +82,15 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--first-token",
         choices=(OFF, TICKET, PASSWORD),
-        default=OFF,
-        help="requirement for a user's first token: an administrator (off), or the password alone (password);"
-        " tickets are for a later version (%(default)s)",
+        default=TICKET,
+        help="requirement for a user's first token: an administrator (off), an enrolment ticket (ticket), or the"
+        " password alone (password) (%(default)s)",
+    )
+    parser.add_argument(
+        "--app",
+        metavar="NAME=URL",
+        action="append",
+        help="an authenticator app that new users are advised to install, and its https address; may be repeated",
     )
     parser.add_argument(
         "--per-address",
@@ -106,12 +111,10 @@ def run(args: argparse.Namespace) -> int:
         from pam_totp.system.portal_table import appearance
         from pam_totp.web import host_header, server, url_path  # need optional packages
         from pam_totp.web.app import create_app
-        from pam_totp.web.portal import SERVICE, Config, FirstToken
+        from pam_totp.web.portal import SERVICE, App, Config, FirstToken
     except ImportError as e:
         raise CommandError(f"the portal needs {e.name} ({GET_WEB})", OUT_OF_REACH) from None
 
-    if args.first_token == TICKET:
-        raise CommandError(NO_TICKETS, WRONG_USAGE)
     if args.per_address < 1:
         raise CommandError("--per-address must be 1 or more", WRONG_USAGE)
     sink, proxy = log_sink(args), args.behind_tls_proxy
@@ -121,6 +124,7 @@ def run(args: argparse.Namespace) -> int:
         hosts = tuple(map(host_header.canonical, args.host or (() if proxy else LOOPBACK_NAMES)))
         path = url_path.canonical(args.path)
         check_issuer(args.issuer)
+        apps = tuple(map(App.parse, args.app or ()))
     except ValueError as e:
         raise CommandError(str(e), WRONG_USAGE) from None
     site = read_site(site_file(args))
@@ -135,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
                 policy=policy,
                 issuer=args.issuer,
                 appearance=shown,
+                apps=apps,
                 tls=proxy is not None,
                 hosts=hosts,
                 path=path,

@@ -28,6 +28,7 @@ from pam_totp.web import (
     filters,
     health,
     host_header,
+    pages_guided,
     pages_signin,
     pages_site,
     pages_tokens,
@@ -77,6 +78,7 @@ def create_app(config: Config) -> Flask:
     app.register_blueprint(pages_tokens.pages)
     app.register_blueprint(pages_site.pages)
     health.add_to(app, config)
+    app.register_blueprint(pages_guided.pages)
     filters.add_to(app)
     texts.add_to(app)
     app.context_processor(
@@ -86,6 +88,8 @@ def create_app(config: Config) -> Flask:
             "issuer": config.issuer,
             "site": config.appearance,
             "site_help": config.appearance.help_in(texts.current_language()),
+            "has_store": config.store is not None,
+            "today": pages_tokens.today,
             "seconds_left": pages_tokens.seconds_left,
         }
     )
@@ -105,6 +109,7 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
         sink=config.sink,
         now=config.now,
         first_token=config.first_token is FirstToken.PASSWORD,
+        tickets=config.first_token is not FirstToken.OFF,
     )
     return Portal(config, StoreFactor(factors), sessions, limits, factors)
 

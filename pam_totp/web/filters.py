@@ -69,6 +69,8 @@ def token_kind(token: Token) -> str:
 
 def token_state(token: Token) -> str:
     """Return a description of the token's state."""
+    if not token.confirmed and token.serial is None:
+        return gettext("not active yet: your ticket activates it")
     if not token.confirmed:
         return gettext("not active yet: enter two codes to activate it")
     if not token.enabled:

@@ -15,7 +15,7 @@ from typing import Any
 
 import wtforms
 from flask_wtf import FlaskForm
-from wtforms import Field, PasswordField, SelectField, StringField
+from wtforms import Field, PasswordField, RadioField, SelectField, StringField
 from wtforms.validators import DataRequired, Length, Optional, ValidationError
 
 from pam_totp.core import fields
@@ -46,6 +46,17 @@ def no_code() -> str:
 def no_recovery_code() -> str:
     return gettext(
         "This is not a recovery code: a recovery code has %(length)d letters and digits.", length=RECOVERY_LENGTH
+    )
+
+
+def no_ticket() -> str:
+    return gettext("This is not a ticket: a ticket has %(length)d letters and digits.", length=RECOVERY_LENGTH)
+
+
+def no_long_code() -> str:
+    return gettext(
+        "This is not such a code: recovery codes, temporary codes and tickets have %(length)d letters and digits.",
+        length=RECOVERY_LENGTH,
     )
 
 
@@ -132,9 +143,67 @@ class RecoveryCodeForm(FlaskForm):  # type: ignore[misc]
     proof = StringField(
         lazy_gettext("Recovery code"),
         _answer(lazy_gettext("Enter the recovery code."), _is_recovery_code, no_recovery_code),
-        description=lazy_gettext("One of the recovery codes that you saved. Each works once."),
+        description=lazy_gettext(
+            "One of the recovery codes that you saved. Each works once. A temporary code of your help desk works, too."
+        ),
         render_kw=_TEXT,
     )
+
+
+class TicketForm(FlaskForm):  # type: ignore[misc]
+    """The form that begins the guided enrolment with a ticket."""
+
+    proof = StringField(
+        lazy_gettext("Enrolment ticket"),
+        _answer(lazy_gettext("Enter the ticket."), _is_recovery_code, no_ticket),
+        description=lazy_gettext("The letters and digits that your administrator or help desk gave you."),
+        render_kw=_TEXT,
+    )
+
+
+class LostPhoneForm(FlaskForm):  # type: ignore[misc]
+    """The form that begins the guided enrolment of a user with a token. `lost` is the name of the lost token."""
+
+    lost = RadioField(lazy_gettext("What have you lost?"), validate_choice=False)
+    proof = StringField(
+        lazy_gettext("Recovery code, temporary code or ticket"),
+        _answer(lazy_gettext("Enter one of these codes."), _is_recovery_code, no_long_code),
+        description=lazy_gettext(
+            "One of the recovery codes that you saved, or what your administrator or help desk gave you."
+        ),
+        render_kw=_TEXT,
+    )
+
+    def offer(self, names: list[str]) -> None:
+        """Set the choices of `lost`. Remove the field if there is no choice."""
+        if len(names) < 2:
+            del self.lost
+            return
+        self.lost.choices = [(name, name) for name in names] + [(EVERYTHING, gettext("All of them"))]
+        if self.lost.data not in [value for value, _ in self.lost.choices]:
+            self.lost.data = names[0]
+
+
+EVERYTHING = ""  # the choice of all tokens; no token has this name
+
+
+class FirstCodeForm(FlaskForm):  # type: ignore[misc]
+    """The form of the guided enrolment for the first code of the new token."""
+
+    code = StringField(
+        lazy_gettext("The code that the app shows"),
+        _answer(lazy_gettext("Enter the code that the app shows."), _is_code, no_code),
+        render_kw=_CODE,
+    )
+
+    def fit(self, *, is_fob: bool, by_button: bool, is_next: bool) -> None:
+        """Set the label and the hint. `is_next`: the first of two codes has arrived."""
+        if is_next:
+            self.code.label.text = gettext("The next code")
+            self.code.description = NEXT_HINT[by_button]
+        elif is_fob:
+            self.code.label.text = gettext("The code that the key fob shows")
+            self.code.description = gettext("Press the button of the key fob.") if by_button else ""
 
 
 class FormWithProof(FlaskForm):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from pam_totp.web.delays import hold
 from pam_totp.web.forms import CodeForm, RecoveryCodeForm, SignInForm, answer_bytes
 from pam_totp.web.portal import SERVICE, current_portal, name_for_log, redirect_to
 from pam_totp.web.session_cookie import current_session
-from pam_totp.web.sessions import Step
+from pam_totp.web.sessions import Enrolment, Step
 from pam_totp.web.texts import gettext, lazy_gettext
 
 P = ParamSpec("P")
@@ -33,6 +33,17 @@ ENDED = lazy_gettext("You were signed out. Every change that the portal reported
 pages = Blueprint("signin", __name__)
 
 
+def redirect_by_step() -> Response:
+    """Return a redirect to the page of the step that the session has reached."""
+    step = current_session().state.step
+    pages_of_steps = {
+        Step.PASSWORD: "signin.code_form",
+        Step.ENROLLING: "guided.first_page",
+        Step.SIGNED_IN: "tokens.overview",
+    }
+    return redirect_to(pages_of_steps.get(step, "signin.sign_in_form"))
+
+
 def requires_sign_in(view: Callable[P, Page]) -> Callable[P, Page]:
     """Return a page that shows `view` only after both steps, or after the first step to a user without a token."""
 
@@ -41,7 +52,7 @@ def requires_sign_in(view: Callable[P, Page]) -> Callable[P, Page]:
         session = current_session()
         state = session.state
         if state.step is not Step.SIGNED_IN or state.user is None:
-            return redirect_to("signin.code" if state.step is Step.PASSWORD else "signin.sign_in")
+            return redirect_by_step()
         if not state.by_code and current_portal().second_factor.is_required(state.user):
             session.start(Step.PASSWORD, state.user)  # the user has added a token in another session
             return redirect_to("signin.code")
@@ -84,14 +95,13 @@ def sign_in() -> Page:
     audit_log.write(config.sink, SERVICE, "accepted", user=user, by="password", rhost=request.remote_addr)
     current_session().start(Step.SIGNED_IN, user)
     request_limits.remember_network(user)
-    return redirect_to("tokens.overview")
+    return redirect_to("guided.start_form" if current_portal().begins_with_ticket(user) else "tokens.overview")
 
 
 @pages.get("/code")
 def code_form() -> Page:
-    step = current_session().state.step
-    if step is not Step.PASSWORD:
-        return redirect_to("tokens.overview" if step is Step.SIGNED_IN else "signin.sign_in")
+    if current_session().state.step is not Step.PASSWORD:
+        return redirect_by_step()
     return render_template("code.html", form=_code_form())
 
 
@@ -108,6 +118,9 @@ def code() -> Page:
     if not form.validate():
         return render_template("code.html", form=form), 422
     result = current_portal().second_factor.verify(requester(form.proof.data), session.take_earlier())
+    if result.is_ticket:
+        session.start(Step.ENROLLING, requester().user, enrolment=Enrolment(form.proof.data))
+        return redirect_by_step()
     if not result.accepted:
         session.set_earlier(result.earlier)
         form.proof.errors = [gettext(REFUSED_RECOVERY if isinstance(form, RecoveryCodeForm) else REFUSED)]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import wraps
 
-from flask import Blueprint, abort, flash, render_template, request
+from flask import Blueprint, abort, current_app, flash, render_template, request
 from markupsafe import Markup, escape
 from werkzeug import Response
 
@@ -33,7 +34,7 @@ from pam_totp.web.forms import (
 from pam_totp.web.pages_signin import Page, requester, requires_sign_in
 from pam_totp.web.portal import current_portal, redirect_to
 from pam_totp.web.session_cookie import current_session
-from pam_totp.web.sessions import Step
+from pam_totp.web.sessions import Step, new_form
 from pam_totp.web.texts import gettext, lazy_gettext
 
 NEW_CODE = lazy_gettext("Enter a new code: the code that you signed in with is used up. A recovery code also works.")
@@ -44,6 +45,8 @@ NEW_CODE_BY_BUTTON = lazy_gettext(
 NEXT_CODE = lazy_gettext(
     "The code that you signed in with is used up. The next code appears %(when)s. A recovery code also works."
 )
+
+SHOWN_ONCE = lazy_gettext("Recovery codes are shown only once. If you did not save them, create new codes.")
 
 pages = Blueprint("tokens", __name__)
 
@@ -74,6 +77,11 @@ def _without_needless_proof(form: FormWithProof, record: UserRecord) -> FormWith
     else:
         form.proof.description = _new_code_hint(record, current_portal().config.now())
     return form
+
+
+def _form_id() -> str:
+    """Return the id of the form, from the URL. The session keeps a new token, or a first code, for the form."""
+    return request.args.get("form", "")
 
 
 def _proof_form() -> ProofForm:
@@ -122,7 +130,12 @@ def overview() -> Page:
     record = _user_record()
     active = [t for t in record.tokens if t.active]
     return render_template(
-        "tokens.html", record=record, may_add=_may_add(record), only_active=active[0] if len(active) == 1 else None
+        "tokens.html",
+        record=record,
+        may_add=_may_add(record),
+        begins=_may_add(record) or current_portal().factors.takes_tickets,
+        has_codes_to_keep=bool(current_session().recovery_codes),
+        only_active=active[0] if len(active) == 1 else None,
     )
 
 
@@ -138,7 +151,7 @@ def requires_permission_to_add(view: Callable[[], Page]) -> Callable[[], Page]:
     def guarded() -> Page:
         if _may_add(_user_record()):
             return view()
-        current_session().set_pending(None)
+        current_session().drop_pending()
         return render_template("first_token.html"), 403
 
     return guarded
@@ -171,8 +184,7 @@ def add_phone() -> Page:
         )
         reason = conflict(_user_record(), token)  # so that a conflict is reported before the user scans the QR code
         if reason is None:
-            current_session().set_pending(token)
-            return redirect_to("tokens.scan_form")
+            return redirect_to("tokens.scan_form", form=current_session().add_pending(token))
         form.name.errors = [texts.of_problem(Problem("name", reason))]
     return render_template("add_phone.html", form=form), 422
 
@@ -180,7 +192,7 @@ def add_phone() -> Page:
 @pages.get("/add-phone/scan")
 @requires_permission_to_add
 def scan_form() -> Page:
-    token = current_session().pending_token
+    token = current_session().pending_token(_form_id())
     if token is None:
         flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
@@ -192,7 +204,7 @@ def scan_form() -> Page:
 def scan() -> Page:
     session = current_session()
     form = _without_needless_proof(ScanForm(), _user_record())
-    token = session.take_pending()  # only one request gets the token if the form is sent twice
+    token = session.take_pending(_form_id())  # only one request gets the token if the form is sent twice
     if token is None:
         flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
@@ -201,27 +213,33 @@ def scan() -> Page:
         if problem is None:
             return _finish_enrolment(token.name)
         _show_problem(form, problem)
-    session.set_pending(token)
+    session.add_pending(token, _form_id())
     page = _scan_page(token, form)
     return page, 422
 
 
 def seconds_left() -> int:
     """Return the seconds that the user has for the current page."""
-    return current_session().seconds_left(with_pending=request.endpoint in ("tokens.scan_form", "tokens.scan"))
+    return current_session().seconds_left(form=_form_id())
 
 
 def _scan_page(token: Token, form: FormWithProof) -> str:
     uri = to_uri(token, requester().user, current_portal().config.issuer)
     return render_template(
-        "scan.html", form=form, token=token, uri=uri, qr_code=qr.inline_svg(uri), key=grouped_key(token)
+        "scan.html",
+        form=form,
+        form_id=_form_id(),
+        token=token,
+        uri=uri,
+        qr_code=qr.inline_svg(uri),
+        key=grouped_key(token),
     )
 
 
 @pages.post("/add-phone/cancel")
 @requires_sign_in
 def cancel() -> Page:
-    current_session().set_pending(None)
+    current_session().drop_pending(_form_id())
     flash(gettext("Nothing was added."))
     return redirect_to("tokens.overview")
 
@@ -245,15 +263,16 @@ def add_token() -> Page:
         return _add_token_page(form, record), 422
     fields = {field.name: field.data or "" for field in form if field.name != "csrf_token"}
     if is_single_code(fields["codes"]) and not _is_own_timed(fields):
-        current_session().set_first_code("tokens.add_token", fields)
-        return redirect_to("tokens.next_code_form")
+        form_id = new_form()
+        current_session().set_first_code(form_id, fields)
+        return redirect_to("tokens.next_code_form", form=form_id)
     return _add_token(form, fields)
 
 
 @pages.get("/add-token/next")
 @requires_sign_in
 def next_code_form() -> Page:
-    return render_template("next_code.html", form=NextCodeForm())
+    return render_template("next_code.html", form=NextCodeForm(), form_id=_form_id())
 
 
 @pages.post("/add-token/next")
@@ -261,13 +280,13 @@ def next_code_form() -> Page:
 def next_code() -> Page:
     form = NextCodeForm()
     if not form.validate():
-        return render_template("next_code.html", form=form), 422
-    first = current_session().take_first_code("tokens.add_token")
+        return render_template("next_code.html", form=form, form_id=_form_id()), 422
+    first = current_session().take_first_code(_form_id())
     if first is None:
         flash(gettext(ALREADY_DONE))
         return redirect_to("tokens.overview")
-    whole = _without_needless_proof(HardwareTokenForm(formdata=None, data=first.fields), _user_record())
-    return _add_token(whole, first.fields | {"codes": _as_row(first.fields["codes"], form.codes.data)})
+    whole = _without_needless_proof(HardwareTokenForm(formdata=None, data=first), _user_record())
+    return _add_token(whole, first | {"codes": _as_row(first["codes"], form.codes.data)})
 
 
 def _as_row(first: str, second: str) -> str:
@@ -340,10 +359,10 @@ def resync() -> Page:
         page = f"tokens.resync {token.name}"
         first = session.take_first_code(page)
         typed = form.codes.data
-        if is_single_code(typed) and (first is None or first.fields["codes"] == typed):
+        if is_single_code(typed) and (first is None or first["codes"] == typed):
             session.set_first_code(page, {"codes": typed})
             return _resync_page(form, is_next=True)
-        codes = typed if first is None else _as_row(first.fields["codes"], typed)
+        codes = typed if first is None else _as_row(first["codes"], typed)
         problem = current_portal().factors.resync(requester(), token.name, answer_bytes(codes))
         if problem is None:
             flash(gettext("%(name)s is back in step.", name=token.name))
@@ -445,9 +464,44 @@ def recovery_codes() -> Page:
     # Another request may have replaced the codes.
     codes = valid_recovery_codes(_user_record(), current_session().recovery_codes)
     if not codes:
-        flash(gettext("Recovery codes are shown only once. If you did not save them, create new codes."))
+        flash(gettext(SHOWN_ONCE))
         return redirect_to("tokens.overview")
     return render_template("recovery_codes.html", codes=codes, user=requester().user)
+
+
+@pages.get("/recovery/codes.txt")
+@requires_sign_in
+def recovery_codes_file() -> Page:
+    """Return the recovery codes that the user must still save, as a text file."""
+    codes = valid_recovery_codes(_user_record(), current_session().recovery_codes)
+    if not codes:
+        abort(404)
+    response = current_app.make_response("\n".join((*_lines_of_file(codes), "")))
+    response.mimetype = "text/plain"
+    response.headers["Content-Disposition"] = 'attachment; filename="recovery-codes.txt"'
+    return response
+
+
+def _lines_of_file(codes: list[str]) -> Iterator[str]:
+    """Yield the lines of the printed page."""
+    config, user = current_portal().config, requester().user
+    yield gettext(
+        "Recovery codes of %(user)s for %(issuer)s. Each works once. Cross out each code that you use.",
+        user=user,
+        issuer=config.issuer,
+    )
+    yield from ("", *codes, "")
+    yield gettext("Made on %(date)s at %(host)s. Older codes no longer work.", date=today(), host=request.host)
+    site = config.appearance
+    if site.has_help:
+        help_text, _ = site.help_in(texts.current_language())
+        yield gettext("Need help?")
+        yield from (text for text in (help_text, (site.url or "").removeprefix("mailto:"), site.telephone) if text)
+
+
+def today() -> str:
+    """Return the date of the portal's clock in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime(current_portal().config.now()))
 
 
 @pages.post("/recovery/kept")

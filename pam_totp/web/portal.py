@@ -7,10 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, cast
+from urllib.parse import urlsplit
 
 import flask
 import werkzeug
 
+from pam_totp.core import fields
+from pam_totp.core.fields import require
 from pam_totp.core.policy import Policy
 from pam_totp.formats.otpauth import check_issuer
 from pam_totp.operations import audit_log
@@ -30,10 +33,32 @@ UNKNOWN = "?"  # the log shows this text in quotes
 
 
 class FirstToken(StrEnum):
-    """The proof with which users add their first token themselves. OFF: an administrator adds it."""
+    """The proof with which users add their first token themselves. OFF: an administrator adds it.
+
+    A ticket is also taken with PASSWORD. Where tickets are taken, the ticket of a user with a token replaces the token.
+    """
 
     OFF = "off"
+    TICKET = "ticket"
     PASSWORD = "password"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """An authenticator app that the site recommends, and the address of its page."""
+
+    name: str
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> App:
+        """Return the app in `text`, NAME=URL. Raise ValueError."""
+        name, _, url = (part.strip() for part in text.partition("="))
+        require(fields.text, name, "the name of the app", ValueError)
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("--app must be NAME=URL, and the URL must begin with https://")
+        return cls(name, url)
 
 
 class Passwords(Protocol):
@@ -52,6 +77,7 @@ class Config:
     hosts: the valid host names of the portal, in any spelling; an empty tuple means any name.
     issuer: the name that apps show for this site.
     appearance: the name, logo, colours and help of the site on each page.
+    apps: the apps that the guided enrolment recommends.
     tls: True if a proxy in front of the portal terminates TLS.
     first_token: the proof with which users add their first token.
     rate_limits: False turns the limits off, for tests.
@@ -65,10 +91,11 @@ class Config:
     policy: Policy = field(default_factory=Policy)
     issuer: str = "pam_totp"
     appearance: Appearance = field(default_factory=Appearance)
+    apps: tuple[App, ...] = ()
     tls: bool = True
     hosts: tuple[str, ...] = ()
     path: str = ""
-    first_token: FirstToken = FirstToken.OFF
+    first_token: FirstToken = FirstToken.TICKET
     rate_limits: bool = True
     per_address: int = 60
     sink: audit_log.Sink = audit_log.to_syslog
@@ -98,6 +125,14 @@ class Portal:
     def has_store(self) -> bool:
         return self.own_factors is not None
 
+    def begins_with_ticket(self, user: str) -> bool:
+        """Return True if the user has a ticket, or could get a first token by a ticket only."""
+        if self.own_factors is None or self.config.first_token is not FirstToken.TICKET:
+            return False
+        record = self.own_factors.of(user)
+        # A token with a serial number can also be confirmed without a ticket.
+        return record.ticket is not None or all(token.serial is None for token in record.tokens)
+
     @property
     def factors(self) -> Factors:
         """The tokens in the store, for pages that require a store."""
@@ -117,6 +152,9 @@ def name_for_log(user: str) -> str:
     return user if current_portal().config.is_account(user) else UNKNOWN
 
 
-def redirect_to(endpoint: str) -> werkzeug.Response:
-    """Return a redirect to a page of the portal. The browser sends a GET, also after a POST (RFC 9110 §15.4.4)."""
-    return flask.redirect(flask.url_for(endpoint), code=303)
+def redirect_to(endpoint: str, form: str | None = None) -> werkzeug.Response:
+    """Return a redirect to a page of the portal, or to its form with the id `form`.
+
+    The browser sends a GET, also after a POST (RFC 9110 §15.4.4).
+    """
+    return flask.redirect(flask.url_for(endpoint, form=form), code=303)

@@ -44,6 +44,9 @@ CHANGES = 20  # a minute from one address
 LIMITS: dict[str, tuple[Step | None, int | None]] = {
     SIGN_IN: (None, None),
     "signin.code": (Step.PASSWORD, None),
+    "guided.start": (Step.SIGNED_IN, CHANGES),
+    "guided.lost_phone": (Step.PASSWORD, CHANGES),
+    "guided.scan": (Step.ENROLLING, None),
     "tokens.scan": (Step.SIGNED_IN, None),
     "tokens.add_token": (Step.SIGNED_IN, CHANGES),
     "tokens.next_code": (Step.SIGNED_IN, CHANGES),

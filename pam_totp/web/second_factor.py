@@ -18,11 +18,13 @@ class CodeResult:
     """The result of a check. `messages` are for the user, after an accepted code.
 
     `earlier` are the refused answers for the check of the next answer, so that two answers can be codes in a row.
+    `is_ticket` is True for the user's ticket, which is not accepted: its owner must confirm the token.
     """
 
     accepted: bool
     messages: tuple[str, ...] = ()
     earlier: Earlier = Earlier.NONE
+    is_ticket: bool = False
 
 
 class SecondFactor(Protocol):
@@ -46,13 +48,14 @@ class StoreFactor:
 
     def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
         decision, following = self._factors.answer(asking, earlier)
-        return CodeResult(decision.outcome.accepted, tuple(_remarks(decision)), following)
+        is_ticket = decision.outcome is Outcome.TICKET
+        return CodeResult(decision.outcome.accepted, tuple(_remarks(decision)), following, is_ticket)
 
 
 def _remarks(decision: Decision) -> Iterator[str]:
     """Yield the messages of operations.authenticate.remarks, as sentences in the user's language."""
     if decision.outcome is Outcome.TEMPORARY:
-        yield gettext("Temporary code used.")
+        yield gettext("You signed in with a temporary code, which is used up now.")
     left = recovery_left(decision)
     if left is not None:
         yield gettext("Recovery code used, %(left)d left.", left=left)

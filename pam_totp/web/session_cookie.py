@@ -22,7 +22,7 @@ from werkzeug.datastructures import CallbackDict
 
 from pam_totp.core.record import Token
 from pam_totp.core.verify import Earlier
-from pam_totp.web.sessions import FirstCode, Session, Sessions, Step, is_signed
+from pam_totp.web.sessions import Enrolment, Session, Sessions, Step, having, is_signed, new_form, without
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
 _PORT = re.compile(r":([0-9]+)$", re.ASCII)  # of a valid Host header, from which werkzeug has removed the usual port
@@ -47,10 +47,10 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         super().__init__(self.state.values, on_update=_mark_as_modified)
         self.modified = False
 
-    def start(self, step: Step, user: str | None, *, by_code: bool = False) -> None:
+    def start(self, step: Step, user: str | None, *, by_code: bool = False, enrolment: Enrolment | None = None) -> None:
         """Start a new session at `step`, and end the previous session."""
         self.clear()
-        self.state = Session(step=step, user=user, by_code=by_code)
+        self.state = Session(step=step, user=user, by_code=by_code, enrolment=enrolment)
         self.session_id = self._sessions.create(self.state, instead_of=self.session_id)
         self.has_expired = False
         self.is_new = True
@@ -59,9 +59,14 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         """Prolong the session at the user's request. Return the seconds that are left."""
         return 0.0 if self.session_id is None else self._sessions.prolong(self.session_id)
 
-    def seconds_left(self, *, with_pending: bool) -> int:
-        """Return the seconds that the user has for the page. `with_pending`: the page needs the pending token."""
-        return int(self._sessions.seconds_left(self.state, with_pending=with_pending))
+    def seconds_left(self, *, form: str | None) -> int:
+        """Return the seconds that the user has for the page. The page needs the pending token of `form`, if any."""
+        return int(self._sessions.seconds_left(self.state, form=form))
+
+    @property
+    def is_current(self) -> bool:
+        """Return True unless another request has ended this session meanwhile."""
+        return self.session_id is not None and self._sessions.get(self.session_id) is not None
 
     def end(self) -> None:
         if self.session_id is not None:
@@ -76,17 +81,25 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     # Values kept between two requests: a token, or recovery codes
 
-    @property
-    def pending_token(self) -> Token | None:
-        return self._sessions.pending_token(self.state)
+    def pending_token(self, form: str) -> Token | None:
+        return self._sessions.pending_token(self.state, form)
 
-    def set_pending(self, token: Token | None) -> None:
-        pending = None if token is None else self._sessions.new_pending(token)
-        self._change(lambda session: replace(session, pending=pending))
+    def add_pending(self, token: Token, form: str | None = None) -> str:
+        """Keep a token that waits for its first code. Return the id of its form, a new one by default."""
+        kept, pending = form or new_form(), self._sessions.new_pending(token)
+        self._change(lambda session: replace(session, pending=having(session.pending, kept, pending)))
+        return kept
 
-    def take_pending(self) -> Token | None:
-        """Remove and return the token that waits for its first code. Only one request gets the token."""
-        return None if self.session_id is None else self._sessions.take_pending(self.session_id)
+    def drop_pending(self, form: str | None = None) -> None:
+        """Forget the token of `form`, or of all forms."""
+        self._change(lambda session: replace(session, pending={} if form is None else without(session.pending, form)))
+
+    def take_pending(self, form: str) -> Token | None:
+        """Remove and return the token of `form` that waits for its first code. Only one request gets the token."""
+        return None if self.session_id is None else self._sessions.take_pending(self.session_id, form)
+
+    def set_enrolment(self, enrolment: Enrolment) -> None:
+        self._change(lambda session: replace(session, enrolment=enrolment))
 
     def take_earlier(self) -> Earlier:
         """Remove and return the refused answers of this sign-in. Only one request gets them."""
@@ -96,14 +109,13 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
     def set_earlier(self, earlier: Earlier) -> None:
         self._change(lambda session: replace(session, earlier=earlier))
 
-    def take_first_code(self, page: str) -> FirstCode | None:
-        """Remove and return the form with the first code for `page`, or None. Only one request gets it."""
-        before = self._change(lambda session: replace(session, first_code=None))
-        found = None if before is None else before.first_code
-        return found if found is not None and found.page == page else None
+    def take_first_code(self, form: str) -> dict[str, str] | None:
+        """Remove and return the fields of `form` with the first code, or None. Only one request gets them."""
+        before = self._change(lambda session: replace(session, first_codes=without(session.first_codes, form)))
+        return None if before is None else before.first_codes.get(form)
 
-    def set_first_code(self, page: str, fields: dict[str, str]) -> None:
-        self._change(lambda session: replace(session, first_code=FirstCode(page, fields)))
+    def set_first_code(self, form: str, fields: dict[str, str]) -> None:
+        self._change(lambda session: replace(session, first_codes=having(session.first_codes, form, fields)))
 
     @property
     def recovery_codes(self) -> tuple[str, ...]:

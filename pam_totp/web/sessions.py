@@ -9,6 +9,8 @@ Rules:
 - A session expires after its idle limit or its total limit. Its user can prolong the total limit `MAX_PROLONGED` times
   by the idle limit (WCAG 2.2, 2.2.1). All other sessions of a user end when that user adds
   or removes a token, or makes recovery codes.
+- A new token belongs to the form that shows its key, and a first code to the form of the second. Therefore, a second
+  tab replaces neither.
 - The number of sessions on the server is limited. A user has such a session only after a correct password.
 
 Sessions are in memory, so that an unconfirmed key is never written to a disk. One process must therefore serve the
@@ -25,22 +27,29 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from pam_totp.core.record import Token
 from pam_totp.core.verify import Earlier
 
+V = TypeVar("V")
+
 ID_BYTES = 32
+FORM_BYTES = 12
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
+MAX_FORMS = 8  # new tokens, and first codes, of one session; the oldest is dropped
 MAX_PROLONGED = 10  # times for each session
 MAX_SESSIONS = 5_000
 CSRF_TOKEN = "csrf_token"  # the name of the only value of a session before sign-in; Flask-WTF reads it
 
 
+@enum.unique  # two steps with the same limits would be one step
 class Step(enum.Enum):
     """The step of a sign-in that a browser has reached. The values are the limits (idle, total), in seconds."""
 
     ANONYMOUS = (3600.0, 3600.0)
     PASSWORD = (300.0, 300.0)  # the password was correct; a PAM prompt has the same limit
+    ENROLLING = (900.0, 1800.0)  # the guided enrolment: the user may get a token, but is not signed in by a code
     SIGNED_IN = (900.0, 3600.0)
 
 
@@ -53,11 +62,17 @@ class PendingToken:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstCode:
-    """A form with the first of two codes in a row. The next form has the second code. `page` is the endpoint."""
+class Enrolment:
+    """A guided enrolment. `proof` is the ticket, or the code of 80 bits, or empty for a first token by the password.
 
-    page: str
-    fields: dict[str, str] = field(repr=False)
+    `token` is the new token, which replaces the tokens with the names `lost`. It is None if the ticket names the token.
+    `first_code` is the first of two codes in a row.
+    """
+
+    proof: str = field(default="", repr=False)
+    token: Token | None = field(default=None, repr=False)
+    lost: tuple[str, ...] = ()
+    first_code: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +89,11 @@ class Session:
     created_at: float = 0.0
     last_seen: float = 0.0
     prolonged: int = 0  # times
-    pending: PendingToken | None = field(default=None, repr=False)
+    pending: dict[str, PendingToken] = field(default_factory=dict, repr=False)  # by form
     recovery_codes: tuple[str, ...] = field(default=(), repr=False)
     earlier: Earlier = field(default=Earlier.NONE, repr=False)
-    first_code: FirstCode | None = field(default=None, repr=False)
+    first_codes: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)  # form -> its fields
+    enrolment: Enrolment | None = field(default=None, repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
     def is_expired(self, now: float) -> bool:
@@ -158,30 +174,32 @@ class Sessions:
                     values=after.values,
                     prolonged=after.prolonged,
                     earlier=after.earlier,
-                    first_code=after.first_code,
+                    first_codes=after.first_codes,
+                    enrolment=after.enrolment,
                 )
             return before
 
     def prolong(self, session_id: str) -> float:
-        """Prolong the session, and the life of its pending token. Return the seconds left, or 0 at its end."""
+        """Prolong the session, and the life of its pending tokens. Return the seconds left, or 0 at its end."""
         now = self._clock()
 
         def prolong(session: Session) -> Session:
-            is_pending = session.pending is not None and session.pending.expires_at >= now
-            pending = (
-                replace(session.pending, expires_at=now + PENDING_LASTS) if is_pending and session.pending else None
-            )
+            pending = {
+                form: replace(p, expires_at=now + PENDING_LASTS)
+                for form, p in session.pending.items()
+                if p.expires_at >= now
+            }
             return replace(session.prolong(now), pending=pending)
 
         self.change(session_id, prolong)
         session = self.get(session_id)
         return 0.0 if session is None else self.seconds_left(session)
 
-    def seconds_left(self, session: Session, *, with_pending: bool = True) -> float:
-        """Return the seconds until the session expires or, if that is earlier and it counts, its pending token."""
+    def seconds_left(self, session: Session, *, form: str | None = None) -> float:
+        """Return the seconds until the session expires or, if that is earlier, the pending token of `form`."""
         left = session.seconds_left(self._clock())
-        if with_pending and session.pending is not None:
-            left = min(left, session.pending.expires_at - self._clock())
+        if form is not None and form in session.pending:
+            left = min(left, session.pending[form].expires_at - self._clock())
         return max(0.0, left)
 
     def end(self, session_id: str) -> None:
@@ -198,17 +216,15 @@ class Sessions:
     def new_pending(self, token: Token) -> PendingToken:
         return PendingToken(token, self._clock() + PENDING_LASTS)
 
-    def pending_token(self, session: Session) -> Token | None:
-        """Return the token that waits for its first code, or None if it is missing or has expired."""
-        return self._unexpired(session.pending)
-
-    def take_pending(self, session_id: str) -> Token | None:
-        """Remove and return the token that waits for its first code. Only one request gets the token."""
-        before = self.change(session_id, lambda session: replace(session, pending=None))
-        return None if before is None else self._unexpired(before.pending)
-
-    def _unexpired(self, pending: PendingToken | None) -> Token | None:
+    def pending_token(self, session: Session, form: str) -> Token | None:
+        """Return the token of `form` that waits for its first code, or None if it is missing or has expired."""
+        pending = session.pending.get(form)
         return None if pending is None or pending.expires_at < self._clock() else pending.token
+
+    def take_pending(self, session_id: str, form: str) -> Token | None:
+        """Remove and return the token of `form` that waits for its first code. Only one request gets the token."""
+        before = self.change(session_id, lambda session: replace(session, pending=without(session.pending, form)))
+        return None if before is None else self.pending_token(before, form)
 
     def _touch(self, digest: bytes) -> Session | None:
         """Set `last_seen`, move the session to the end, and return it. The caller holds the lock."""
@@ -222,6 +238,22 @@ class Sessions:
     def _delete_expired(self, now: float) -> None:
         while self._sessions and next(iter(self._sessions.values())).is_expired(now):
             self._sessions.popitem(last=False)
+
+
+def new_form() -> str:
+    """Return the id of a new form. It is valid in one session only."""
+    return secrets.token_urlsafe(FORM_BYTES)
+
+
+def having(forms: dict[str, V], form: str, value: V) -> dict[str, V]:
+    """Return `forms` with the value of `form`, and at most MAX_FORMS entries, the newest."""
+    kept = {**without(forms, form), form: value}
+    return dict(list(kept.items())[-MAX_FORMS:])
+
+
+def without(forms: dict[str, V], form: str) -> dict[str, V]:
+    """Return `forms` without `form`."""
+    return {name: value for name, value in forms.items() if name != form}
 
 
 def is_signed(session_id: str) -> bool:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pam_totp.system.portal_table import Appearance
+from pam_totp.web.portal import FirstToken
 from tests.services.conftest import _machine, _sshd, machine, sshd  # noqa: F401  fixtures
 from tests.services.namespace import Machine
 from tests.support.site import Site
 from tests.web.kit import Portal
 from tests.web.people import People, Person
-from tests.web.served import Served, TlsPortal, missing_programs, plain_portal
+from tests.web.served import TELEPHONE, Served, TlsPortal, missing_programs, plain_portal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
@@ -53,6 +56,24 @@ def served(_served: Served) -> Served:
     return _served
 
 
+@pytest.fixture(scope="session")
+def _served_with_tickets(request: pytest.FixtureRequest, _served: Served) -> Iterator[Served]:
+    """Yield a portal in its default mode beside the first one. As root, both have the same store."""
+    if not isinstance(_served, TlsPortal):
+        with plain_portal(first_token=FirstToken.TICKET, appearance=Appearance(telephone=TELEPHONE)) as served:
+            yield served
+        return
+    with tempfile.TemporaryDirectory(prefix="pam_totp-browser-") as folder:
+        yield TlsPortal(_served.machine, Path(folder), "ticket", (8444, 444))
+
+
+@pytest.fixture
+def served_with_tickets(_served_with_tickets: Served) -> Served:
+    """Return the running portal that asks for a ticket, with an empty store."""
+    _served_with_tickets.delete_all_users()
+    return _served_with_tickets
+
+
 @pytest.fixture
 def tls_portal(served: Served) -> TlsPortal:
     if not isinstance(served, TlsPortal):
@@ -75,10 +96,23 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
     """Return a function that makes a user with a separate browser context. Its arguments are the context's options."""
+    with _people(_chromium, served) as make:
+        yield make
+
+
+@pytest.fixture
+def newcomers(_chromium: Chromium, served_with_tickets: Served) -> Iterator[People]:
+    """Return a function like that of `people`, at the portal that asks for a ticket."""
+    with _people(_chromium, served_with_tickets) as make:
+        yield make
+
+
+@contextmanager
+def _people(chromium: Chromium, served: Served) -> Iterator[People]:
     made: list[Person] = []
 
     def make(**context: Any) -> Person:
-        made.append(Person(_chromium, served, **context))
+        made.append(Person(chromium, served, **context))
         return made[-1]
 
     yield make

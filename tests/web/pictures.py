@@ -13,13 +13,16 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
+from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken
+from pam_totp.core.secretfile import unbase32
 from tests.services.namespace import Machine
 from tests.support.isolation import isolate
 from tests.support.site import KEY, codes, phone
 from tests.web.conftest import FLAGS
 from tests.web.people import Person, Phone
 from tests.web.served import TlsPortal
+from tests.web.test_guided_browser import CODE, PROOF, app_key, app_of, fob, invite
 
 LOOKS: dict[str, dict[str, Any]] = {
     "1280": {"viewport": {"width": 1280, "height": 800}},
@@ -63,6 +66,56 @@ def take_pictures(person: Person, folder: Path, look: str) -> None:
     take("recovery-codes")
 
 
+def take_guided_pictures(person: Person, folder: Path, look: str) -> None:
+    """Take a picture of each page of the guided enrolment, as alice with a ticket, and of a lost phone."""
+
+    def take(name: str, *, full: bool = True) -> None:
+        person.page.screenshot(path=folder / f"guided-{name}-{look}.png", full_page=full)
+
+    ticket = invite(person.served)
+    person.sign_in()
+    take("1-start")
+    person.fill(Enrolment_ticket=ticket)
+    person.press("Begin")
+    take("2-app")
+    person.press("I have an app")
+    app = app_of(person)
+    take("3-scan")
+    person.page.get_by_text("Or type the key").click()
+    person.fill(**{CODE: hotp(unbase32(app_key(person)), int(time.time()) // 30 + 14)})
+    person.press("Continue")
+    take("3-clock")
+    person.fill(**{CODE: app.code()})
+    person.press("Continue")
+    take("4-codes")
+    person.page.emulate_media(media="print")
+    take("4-paper")
+    person.page.emulate_media(media="screen")
+    proof = person.page.locator(".codes code").first.inner_text()
+    person.press("I have kept them")
+    take("5-done")
+    person.press("Go to your tokens")
+    person.press("Sign out")
+    person.sign_in()
+    take("6-code")
+    person.press("I have lost my phone")
+    take("7-lost")
+    person.fill(**{PROOF: proof})
+    person.press("Continue")
+    person.press("I have an app")
+    take("8-replace")
+    handed_out = fob(confirmed=False)
+    ticket = invite(person.served, handed_out, token=handed_out)
+    person.press("Cancel")
+    person.press("Set up your second factor")
+    person.fill(Enrolment_ticket=ticket)
+    person.press("Begin")
+    take("9-fob")
+    person.fill(**{"The code that the key fob shows": codes(0)})
+    person.press("Continue")
+    take("9-next")
+
+
 def main(folder: Path) -> None:
     with (
         tempfile.TemporaryDirectory() as made,
@@ -72,6 +125,7 @@ def main(folder: Path) -> None:
         machine = Machine(Path(made))
         try:
             served = TlsPortal(machine, Path(program))
+            guided = TlsPortal(machine, Path(program), "ticket", (8444, 444))
             flags = [*FLAGS, "--host-resolver-rules=MAP * 127.0.0.1"]
             chromium = playwright.chromium.launch(executable_path=served.browser, args=flags)
             for look, context in LOOKS.items():
@@ -83,6 +137,10 @@ def main(folder: Path) -> None:
                 )
                 person = Person(chromium, served, **context)
                 take_pictures(person, folder, look)
+                person.close()
+                served.delete_all_users()
+                person = Person(chromium, guided, **context)
+                take_guided_pictures(person, folder, look)
                 person.close()
             chromium.close()
         finally:

@@ -22,7 +22,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.store.file import FileStore
 from pam_totp.web.app import create_app
-from pam_totp.web.portal import Config, FirstToken
+from pam_totp.web.portal import App, Config, FirstToken
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.support.etc import PASSWORD
 from tests.support.isolation import BROWSERS, installed_browser
@@ -31,7 +31,8 @@ from tests.web.kit import FixedPassword
 
 CHROMIUM = installed_browser() or BROWSERS[0]
 NAME = "portal.example.org"  # the host name in docs/web.md
-OPTIONS = ("--behind-tls-proxy", "--issuer", NAME, "--host", NAME, "--first-token", "password")
+OPTIONS = ("--behind-tls-proxy", "--issuer", NAME, "--host", NAME)
+APP, TELEPHONE = App("Test app", "https://app.example/"), "+49 30 1234"
 
 
 class Served(Protocol):
@@ -42,32 +43,43 @@ class Served(Protocol):
     browser: str  # path of the program that starts the browser
 
     def record(self, user: str) -> UserRecord: ...
-    def enrol(self, user: str, *tokens: Token) -> None: ...
+    def enrol(self, user: str, *tokens: Token, **fields: Any) -> None: ...
     def delete_all_users(self) -> None: ...
 
 
 class TlsPortal:
-    """`pam-totp portal`, started as root on a test machine, behind nginx with the configuration of docs/web.md."""
+    """`pam-totp portal`, started as root on a test machine, behind nginx with the configuration of docs/web.md.
 
-    url = f"https://{NAME}"
+    A portal with another `first_token` can run beside the first portal, on other `ports`: its own, and that of nginx.
+    """
+
     password = PASSWORD
 
-    def __init__(self, machine: Machine, folder: Path) -> None:
+    def __init__(
+        self, machine: Machine, folder: Path, first_token: str = "password", ports: tuple[int, int] = (8443, 443)
+    ) -> None:
         self.machine = machine
+        self.ports = ports
+        self.url = f"https://{NAME}" if ports[1] == 443 else f"https://{NAME}:{ports[1]}"
         self.browser = _browser_on(machine, folder)
         service = TREE / "pam_totp" / "web" / "pam_totp-portal"
         machine.write("/etc/pam.d/pam_totp-portal", service.read_text())
         path = f"PYTHONPATH={COPY}:{LIBRARIES}"
         python = ["env", path, "PYTHONDONTWRITEBYTECODE=1", os.path.realpath(sys.executable), "-m", "pam_totp.cli"]
-        self.process = machine.start(*python, "portal", *OPTIONS)
+        more = ("--app", f"{APP.name}={APP.url}") if first_token == "ticket" else ()
+        if more:
+            machine.write("/etc/pam_totp.toml", f'[portal]\ntelephone = "{TELEPHONE}"\n')
+        words = ("--listen", f"127.0.0.1:{ports[0]}", "--first-token", first_token, *more)
+        self.process = machine.start(*python, "portal", *OPTIONS, *words)
         self._start_nginx()
-        for port in (8443, 443):
+        for port in ports:
             until(partial(listens, machine, port), f"a process listens on port {port}")
 
     def _start_nginx(self) -> None:
         page = (TREE / "docs" / "web.md").read_text()
         server = re.findall(r"```nginx\n(.*?)```", page, re.S)[0]
         server = server.replace("$remote_addr", "$http_x_person")  # the header with the test user's address
+        server = server.replace(":8443", f":{self.ports[0]}").replace("listen 443", f"listen {self.ports[1]}")
         key, certificate = (re.findall(rf"{word} (\S+);", server)[0] for word in ("_key", "ssl_certificate"))
         for file in (key, certificate):
             self.machine.path(os.path.dirname(file)).mkdir(parents=True, exist_ok=True)
@@ -90,19 +102,20 @@ class TlsPortal:
         )
         assert made.returncode == 0, made.stderr
         self.machine.write(
-            "/run/nginx.conf",
-            "pid /run/nginx.pid; error_log /run/nginx.log; events {}\n"
+            f"/run/nginx-{self.ports[1]}.conf",
+            f"pid /run/nginx-{self.ports[1]}.pid; error_log /run/nginx.log; events {{}}\n"
             f"http {{ access_log off; include /etc/nginx/mime.types;\n{server}\n}}",
         )
         self.machine.start(
-            "/usr/sbin/nginx", "-p", "/run", "-c", "/run/nginx.conf", "-g", "daemon off; master_process off;"
+            *("/usr/sbin/nginx", "-p", "/run", "-c", f"/run/nginx-{self.ports[1]}.conf"),
+            *("-g", "daemon off; master_process off;"),
         )
 
     def record(self, user: str) -> UserRecord:
         return self.machine.record(user)
 
-    def enrol(self, user: str, *tokens: Token) -> None:
-        self.machine.enrol(user, *tokens)
+    def enrol(self, user: str, *tokens: Token, **fields: Any) -> None:
+        self.machine.enrol(user, *tokens, **fields)
 
     def delete_all_users(self) -> None:
         self.machine.reset()
@@ -136,8 +149,8 @@ class PlainPortal:
     def record(self, user: str) -> UserRecord:
         return self._site.record(user)
 
-    def enrol(self, user: str, *tokens: Token) -> None:
-        self._site.enrol(*tokens, user=user)
+    def enrol(self, user: str, *tokens: Token, **fields: Any) -> None:
+        self._site.enrol(*tokens, user=user, **fields)
 
     def delete_all_users(self) -> None:
         for name in self._site.files():
@@ -158,6 +171,7 @@ def plain_portal(**config: Any) -> Iterator[PlainPortal]:
             "issuer": NAME,
             "tls": False,
             "first_token": FirstToken.PASSWORD,
+            "apps": (APP,),
             "rate_limits": False,
             "sink": lambda *_: None,
         }

@@ -118,7 +118,7 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     )
     assert set(alice.page.evaluate(COLOURS, "color")) == {"rgb(0, 0, 0)"}
     alice.page.emulate_media(media="screen")
-    alice.press("I have saved them")
+    alice.press("I have kept them")
     lost = people(viewport={"width": 320, "height": 640})
     lost.sign_in()
     lost.press("Use a recovery code")

@@ -77,7 +77,7 @@ def test_every_post_needs_the_csrf_token_of_its_session(portal: Portal) -> None:
     browser, other = portal.signed_in(code=codes(0)), portal.signed_in(code=codes(1))
     other_token = other.open("/").csrf
     before = portal.site.path("alice").read_bytes()
-    assert len(every_post(portal)) == 14
+    assert len(every_post(portal)) == 19
     for path in every_post(portal):
         for token in ({}, {"csrf_token": ""}, {"csrf_token": "x"}, {"csrf_token": other_token}):
             page = browser.post(f"{path}?token=fob", {"name": "x", "proof": codes(2), "codes": codes(2, 2), **token})
@@ -389,6 +389,7 @@ def test_every_page_that_takes_a_code_or_a_password_is_limited(portal: Portal) -
     endpoints = {"signin.sign_in", "signin.code"} | {
         f"tokens.{name}" for name in ("scan", "add_token", "next_code", "resync", "remove", "recovery")
     }
+    endpoints |= {f"guided.{name}" for name in ("start", "lost_phone", "scan")}
     assert set(LIMITS) == endpoints
 
 

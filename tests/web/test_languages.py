@@ -18,14 +18,17 @@ from babel.messages.catalog import Catalog, Message
 
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken
+from pam_totp.core.secretfile import unbase32
+from pam_totp.system.portal_table import Appearance
 from pam_totp.web import texts
-from pam_totp.web.portal import FirstToken
+from pam_totp.web.portal import App, FirstToken
 from tests.support.site import KEY, TREE, Site, codes, phone
 from tests.web import pseudo
 from tests.web.conftest import FLAGS
 from tests.web.kit import PASSWORD, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 from tests.web.people import Person
 from tests.web.served import PlainPortal, missing_programs, plain_portal
+from tests.web.test_guided import recovery_codes, temporary_code, ticket
 from tools import texts as tool
 
 if TYPE_CHECKING:
@@ -350,6 +353,75 @@ def test_pages_without_a_store_or_a_token_and_limits_are_translated(long_texts: 
         assert untranslated(page) == "", (page.status, page.text)
 
 
+def beginnings(portal: Portal, browser: Browser) -> Iterator[Page]:
+    """Yield the pages of the guided enrolment of alice, from a ticket, and their errors."""
+    yield browser.open(f"/sign-in?lang={pseudo.LANGUAGE}")
+    yield browser.sign_in()
+    for proof in ("", "1", "0000-0000-0000-0000"):
+        yield browser.send(proof=proof)
+    handed_out = HotpToken(name="F1", secret=KEY, created=0, serial="F1", confirmed=False)
+    yield browser.send(proof=ticket(portal, handed_out))
+    yield browser.send(code=codes(0))
+    yield browser.send(code=codes(7))
+    ticket(portal)
+    yield browser.open("/set-up/scan")
+    yield browser.send()
+    yield browser.open("/set-up")
+    yield browser.send(proof=ticket(portal))
+    yield browser.open("/set-up/scan")
+    for code in ("", "1", "000000"):
+        yield browser.send(code=code)
+    for steps in (2, -2, 14, -14):
+        yield browser.send(code=code_of_app(b"n" * 20, portal.wall, steps))
+    yield browser.send(code=code_of_app(b"n" * 20, portal.wall))
+    yield browser.open("/")
+    browser.open("/set-up/codes")
+    yield browser.send()
+
+
+def replacements(portal: Portal, browser: Browser) -> Iterator[Page]:
+    """Yield the pages for a lost phone of alice, who has two tokens."""
+    portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(name="phone"), user="alice")
+    proofs = recovery_codes(portal)
+    browser.open(f"/sign-in?lang={pseudo.LANGUAGE}")
+    yield browser.sign_in()
+    yield browser.open("/lost-phone")
+    for proof in ("", "1", "0000-0000-0000-0000"):
+        yield browser.send(proof=proof)
+    yield browser.send(proof=proofs[0], lost="")
+    yield browser.open("/set-up/scan")
+    browser.post("/set-up/cancel", {"csrf_token": browser.page.csrf if browser.page else ""})
+    yield browser.send(proof=temporary_code(portal))
+
+
+def test_every_text_of_the_guided_way_is_translated(long_texts: None, site: Site) -> None:
+    helped, apps = Appearance(telephone="12 34"), (App("Aegis", "https://a.example"),)
+    portal = Portal(site, first_token=FirstToken.TICKET, appearance=helped, apps=apps)
+    browser = portal.browser()
+    pages = [*beginnings(portal, browser), *replacements(portal, portal.browser())]
+    by_password = Portal(site).browser()
+    by_password.open(f"/sign-in?lang={pseudo.LANGUAGE}")
+    pages += [by_password.sign_in("bob"), by_password.open("/set-up"), by_password.send()]
+    assert len({page.heading for page in pages}) == 11
+    for page in pages:
+        left = untranslated(page, "F1", "fob", "new phone", "phone", "Aegis", "bob")
+        assert left == "", (page.response.request.path, page.text)
+    file = at_codes(portal).open("/recovery/codes.txt").html
+    assert [line[:1] for line in file.splitlines() if line and "-" not in line[:5]] == [*"⟦⟦⟦1"]
+
+
+def at_codes(portal: Portal) -> Browser:
+    """Return a browser of alice with new recovery codes, in the pseudo-language."""
+    portal.site.enrol(user="alice")
+    browser = portal.browser()
+    browser.open(f"/sign-in?lang={pseudo.LANGUAGE}")
+    browser.sign_in()
+    browser.send(proof=codes(0))
+    browser.open("/recovery")
+    browser.send(proof=codes(1))
+    return browser
+
+
 def test_templates_have_no_text_outside_of_translations() -> None:
     """Find text that no page of the tests above shows."""
     templates = sorted((Path(texts.__file__).parent / "templates").glob("*.html"))
@@ -499,6 +571,36 @@ def walk(person: Person, language: str) -> None:
     assert_fits(person, language)
     person.page.goto("/recovery")
     enter(person, proof=codes(1))
+    assert_fits(person, language)
+    walk_guided(person, language, person.page.locator(".codes code").first.inner_text())
+
+
+def walk_guided(person: Person, language: str, proof: str) -> None:
+    """Look at each page of the guided enrolment. The person has lost a token, and has a recovery code."""
+    person.context.clear_cookies()
+    person.page.goto(f"/sign-in?lang={language}")
+    enter(person, user="bob", password=person.served.password)
+    for path in ("/set-up", "/set-up?ticket=yes"):
+        person.page.goto(path)
+        assert_fits(person, language)
+    person.context.clear_cookies()
+    person.page.goto(f"/sign-in?lang={language}")
+    enter(person, user="alice", password=person.served.password)
+    person.page.goto("/lost-phone")
+    assert_fits(person, language)
+    enter(person, proof="0000-0000-0000-0000")
+    assert_fits(person, language)
+    enter(person, proof=proof)
+    assert_fits(person, language)
+    person.page.goto("/set-up/scan")
+    person.page.locator("summary").click()
+    key = unbase32(person.page.locator(".key code").inner_text().replace(" ", ""))
+    assert_fits(person, language)
+    enter(person, code=hotp(key, int(time.time()) // 30 + 100))
+    assert_fits(person, language)
+    enter(person, code=hotp(key, int(time.time()) // 30))
+    assert_fits(person, language)
+    enter(person)
     assert_fits(person, language)
 
 

@@ -75,15 +75,13 @@ def test_a_prolonged_page_keeps_its_qr_code(portal: Portal) -> None:
     page = open_scan_page(browser)
     key = key_on_page(page)
     portal.clock.advance(100)
-    assert 'data-seconds="500"' in browser.open("/add-phone/scan").html, "the time of the QR code, not of the session"
+    assert 'data-seconds="500"' in browser.open(page.action).html, "the time of the QR code, not of the session"
     assert 'data-seconds="900"' in browser.open("/").html
     portal.clock.advance(499)
     browser.post("/prolong", {"csrf_token": page.csrf})
     portal.clock.advance(599)
-    assert browser.open("/add-phone/scan").heading == "Scan this with your app"
-    assert browser.post(
-        "/add-phone/scan", {"csrf_token": page.csrf, "code": code_of_app(key, portal.wall)}
-    ).heading == ("Your tokens")
+    assert browser.open(page.action).heading == "Scan this with your app"
+    assert browser.send(code=code_of_app(key, portal.wall)).heading == "Your tokens"
     portal.clock.advance(601)
     assert browser.post("/prolong", {"csrf_token": browser.open("/").csrf}).status == 200
 
@@ -96,15 +94,15 @@ def test_a_form_sent_twice_enrols_once(portal: Portal) -> None:
     for twin in twins:
         twin.use_cookie(browser.cookie)
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda twin: twin.post("/add-phone/scan", fields, follow=False), twins))
+        list(threads.map(lambda twin: twin.post(page.action, fields, follow=False), twins))
     assert [t.name for t in portal.site.record("alice").tokens] == ["phone"]
 
 
 def test_a_confirmed_qr_code_is_not_shown_again(portal: Portal) -> None:
     browser = portal.signed_in()
-    key = key_on_page(open_scan_page(browser))
-    browser.send(code=code_of_app(key, portal.wall))
-    page = browser.open("/add-phone/scan")
+    scan = open_scan_page(browser)
+    browser.send(code=code_of_app(key_on_page(scan), portal.wall))
+    page = browser.open(scan.action)
     assert page.heading == "Your tokens"
     assert "This change was already made" in page.notice
 
@@ -112,8 +110,36 @@ def test_a_confirmed_qr_code_is_not_shown_again(portal: Portal) -> None:
 def test_cancelling_deletes_the_key(portal: Portal) -> None:
     browser = portal.signed_in()
     page = open_scan_page(browser)
-    assert browser.post("/add-phone/cancel", {"csrf_token": page.csrf}).notice == "Nothing was added."
-    assert browser.open("/add-phone/scan").heading == "Your tokens"
+    cancel = page.action.replace("/scan?", "/cancel?")
+    assert browser.post(cancel, {"csrf_token": page.csrf}).notice == "Nothing was added."
+    assert browser.open(page.action).heading == "Your tokens"
+
+
+def test_a_second_tab_takes_neither_the_key_nor_the_first_code_of_another(portal: Portal) -> None:
+    portal.site.enrol(
+        HotpToken(name="SM7", secret=b"7" * 20, created=0, serial="SM7", confirmed=False),
+        HotpToken(name="SM8", secret=b"8" * 20, created=0, serial="SM8", confirmed=False),
+        user="alice",
+    )
+    browser = portal.signed_in()
+    pages = [open_scan_page(browser, "work"), open_scan_page(browser, "home")]
+    keys = [key_on_page(page) for page in pages]
+    assert keys[0] != keys[1]
+    assert key_on_page(browser.open(pages[0].action)) == keys[0]
+    waiting = []
+    for serial, key in (("SM7", b"7"), ("SM8", b"8")):
+        browser.open("/add-token")
+        waiting.append((browser.send(serial=serial, codes=codes(0, key=key * 20)), codes(1, key=key * 20)))
+    (first, code), _ = waiting
+    assert browser.post(first.action, {"csrf_token": first.csrf, "codes": code}).notice == "SM7 is in use now."
+    assert [t.name for t in portal.site.record("alice").tokens if t.confirmed] == ["SM7"]
+
+
+def test_a_session_keeps_the_keys_of_eight_tabs(portal: Portal) -> None:
+    browser = portal.signed_in()
+    first, *_, last = [open_scan_page(browser, f"phone {n}") for n in range(9)]
+    assert key_on_page(browser.open(last.action)) == key_on_page(last)
+    assert browser.open(first.action).heading == "Your tokens"
 
 
 def test_adding_a_second_phone_needs_a_code_of_the_first_token(portal: Portal) -> None:
