@@ -9,7 +9,7 @@ Rules:
    were confirmed before, in one change. Of two owners of one ticket at the same time, one wins.
 4. A wrong ticket is not counted as a failure, because it is too long to be guessed. A wrong first code is not counted,
    because the owner of the ticket knows the key. A key fob, whose key is not shown, needs two codes in a row, which
-   nobody can guess.
+   are too long to be guessed.
 5. Functions return new values. The caller stores them. The operating system generates the random bits.
 """
 

@@ -1,7 +1,7 @@
 """The pages of the guided enrolment: the way from a ticket, a password or a lost phone to a token and recovery codes.
 
 Rules:
-- The way begins with a ticket or, where the site allows that, with the password alone. A user who has lost a token
+- The way begins with a ticket or, where the site allows that, with the password alone. A user with a lost token
   begins with a recovery code, a temporary code or a ticket.
 - The beginning uses nothing up. The first code of the new token makes all changes at once: it uses up the proof,
   removes the lost tokens, confirms the new token and replaces the recovery codes.
@@ -119,7 +119,7 @@ def _new_phone() -> Token:
     return new_phone(record, current_portal().config.now()).renamed(gettext("phone"))
 
 
-# The beginning: a user who has lost a token
+# The beginning: a user with a lost token
 
 
 @pages.get("/lost-phone")

@@ -88,7 +88,7 @@ def at_code_page(portal: Portal) -> Browser:
 
 
 def after_proof(portal: Portal, proof: str, **fields: str) -> Browser:
-    """Return a browser of a user who has lost a token, after the proof, at the page with the QR code."""
+    """Return a browser of a user with a lost token, after the proof, at the page with the QR code."""
     browser = at_code_page(portal)
     assert browser.open("/lost-phone").heading == LOST
     page = browser.send(proof=proof, **fields)

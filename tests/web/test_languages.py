@@ -380,7 +380,7 @@ def beginnings(portal: Portal, browser: Browser) -> Iterator[Page]:
 
 
 def replacements(portal: Portal, browser: Browser) -> Iterator[Page]:
-    """Yield the pages for a lost phone of alice, who has two tokens."""
+    """Yield the pages for a lost phone of alice, a user with two tokens."""
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(name="phone"), user="alice")
     proofs = recovery_codes(portal)
     browser.open(f"/sign-in?lang={pseudo.LANGUAGE}")
