@@ -28,6 +28,7 @@ from pam_totp.web import (
     filters,
     health,
     host_header,
+    pages_desk,
     pages_signin,
     pages_site,
     pages_tokens,
@@ -77,6 +78,7 @@ def create_app(config: Config) -> Flask:
     app.register_blueprint(pages_tokens.pages)
     app.register_blueprint(pages_site.pages)
     health.add_to(app, config)
+    app.register_blueprint(pages_desk.pages)
     filters.add_to(app)
     texts.add_to(app)
     app.context_processor(
@@ -87,6 +89,7 @@ def create_app(config: Config) -> Flask:
             "site": config.appearance,
             "site_help": config.appearance.help_in(texts.current_language()),
             "seconds_left": pages_tokens.seconds_left,
+            "is_at_the_desk": pages_desk.is_at_the_desk,
         }
     )
     app.after_request(_add_headers)

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from pam_totp.core.record import Token
 from pam_totp.core.verify import Earlier
+from pam_totp.operations.desk import Handed
 
 ID_BYTES = 32
 PENDING_LASTS = 600.0  # seconds to scan a QR code and enter the first code
@@ -66,6 +67,7 @@ class Session:
 
     `by_code` is True if the user gave a code. If False, the session is valid only until the user has a token. `values`
     belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5).
+    `handed` is the code that a desk member must still hand over.
     """
 
     step: Step = Step.ANONYMOUS
@@ -78,6 +80,7 @@ class Session:
     recovery_codes: tuple[str, ...] = field(default=(), repr=False)
     earlier: Earlier = field(default=Earlier.NONE, repr=False)
     first_code: FirstCode | None = field(default=None, repr=False)
+    handed: Handed | None = field(default=None, repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
     def is_expired(self, now: float) -> bool:
@@ -159,6 +162,7 @@ class Sessions:
                     prolonged=after.prolonged,
                     earlier=after.earlier,
                     first_code=after.first_code,
+                    handed=after.handed,
                 )
             return before
 
