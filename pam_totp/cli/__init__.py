@@ -47,6 +47,7 @@ COMMANDS = {  # names and modules, in the order of --help
     "verify": "verify",
     "resync": "resync",
     "unlock": "unlock",
+    "desk": "desk",
     "import": "import_",
     "export": "export",
     "restored": "restored",
@@ -63,7 +64,7 @@ COMMANDS = {  # names and modules, in the order of --help
     "authority": "authority",
     "member": "member",
 }
-WORD_LISTS = ("code", "argument", "file")  # arguments that take any number of words
+WORD_LISTS = ("code", "argument", "file", "names")  # arguments that take any number of words
 SHORT_HELP = """\
 pam-totp manages one-time codes as a second factor. The first steps:
 
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not (sys.argv[1:] if arguments is None else arguments):
         print(SHORT_HELP, end="", file=sys.stderr)
         return WRONG_USAGE
-    args = _parse(arguments)
+    args = parse(arguments)
     _prevent_core_dump()
     # Restore the default action for SIGCHLD: a process that was started with SIGCHLD ignored cannot wait for a child.
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
@@ -172,7 +173,7 @@ def _prevent_core_dump() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (1, hard or 1))
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line.
 
     In Python 3.11, argparse ends a list of words at the first option. This function adds the words after the option, as

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, Commands, add_command
 from pam_totp.cli.durations import duration
@@ -16,7 +16,11 @@ from pam_totp.core.serials import serial_key
 from pam_totp.operations.recent_logins import newest_first, words
 from pam_totp.store import SharedStore, Store, StoreError, read_each
 
+if TYPE_CHECKING:
+    from pam_totp.operations.desk import RecentChange
+
 HEADS = ("USER", "TOKEN", "TYPE", "SERIAL", "CODES", "STATE", "LAST USED")
+CHANGE_HEADS = ("CHANGE BY THE DESK", "WHAT", "TOKEN", "BY")
 RECENT_HEADS = ("RECENT LOGIN", "OUTCOME", "SERVICE", "FROM")
 STATES = ("active", "disabled", "unconfirmed")
 
@@ -71,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if selected is not None and selected.recent and not _is_filtered(args):
         print()
         print_table(RECENT_HEADS, map(_recent_cells, newest_first(selected)))
+    if selected is not None and selected.changes and not _is_filtered(args):
+        print()
+        print_table(CHANGE_HEADS, map(_change_cells, _changes(selected)))
     return max(statuses)
 
 
@@ -153,6 +160,17 @@ def _recent_cells(login: RecentLogin) -> tuple[str, ...]:
     return format_time(login.at), words(login), login.service, login.rhost or "-"
 
 
+def _changes(record: UserRecord) -> tuple[RecentChange, ...]:
+    """Return the last changes by the desk, the newest first."""
+    from pam_totp.operations.desk import recent_changes  # imported here: few records have changes
+
+    return recent_changes(record)[::-1] if record.changes else ()
+
+
+def _change_cells(change: RecentChange) -> tuple[str, ...]:
+    return format_time(change.at), change.what, change.token or "-", change.by
+
+
 def _remarks(record: UserRecord) -> list[str]:
     failures, _ = record.failures_now(now())
     remarks = []
@@ -182,5 +200,9 @@ def _record_facts(record: UserRecord, tokens: Sequence[Token]) -> dict[str, Any]
                 "rhost": login.rhost,
             }
             for login in newest_first(record)
+        ],
+        "changes": [
+            {"at": change.at, "what": change.what, "token": change.token, "by": change.by}
+            for change in _changes(record)
         ],
     }

@@ -24,6 +24,7 @@ from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres,
 from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.core.settings import Site, is_database, settings
 from pam_totp.formats.otpauth import DEFAULT_ISSUER, check_issuer
+from pam_totp.operations.desk import desk_settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account, become_owner_of
 from pam_totp.store import Store
@@ -129,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(e), WRONG_USAGE) from None
     site = read_site(site_file(args))
     policy, shown = settings(SERVICE, (), site).policy, appearance(site)
+    desk = desk_settings(site)
     store = None if args.socket else _open_store(args, site)
     try:
         app = create_app(
@@ -145,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
                 path=path,
                 first_token=FirstToken(args.first_token),
                 per_address=args.per_address,
+                desk=desk,
                 sink=sink,
             )
         )

@@ -8,6 +8,7 @@ Rules:
 4. An error names the place and the requirement there, and never shows a value.
 5. `repr` never shows a secret.
 6. Recent logins are for display only. No decision reads them, and the store drops them if a slot has no space.
+7. Changes by the desk are for display only, too. A login never changes them, so a slot always has space for them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ MAX_GRACE = 64  # entries in a file; a login keeps at most KEPT_GRACE
 KEPT_GRACE = 16
 KEPT_LOGINS = 4  # recent acceptances, and as many recent refusals
 MAX_ORIGIN = 64  # characters of the service and of the address of a recent login
-MAX_RECENT = 2048  # characters of all recent logins
+MAX_RECENT = 2048  # characters of all recent logins, and of all changes by the desk
+KEPT_CHANGES = 6  # changes by the desk
 MAX_GRACE_SERVICE, MAX_GRACE_RHOST = 32, 39  # characters: a service file's name, and the longest address of IPv6
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
@@ -55,7 +57,7 @@ class RecordError(ValueError):
     """The data of a record is invalid. The text names the place, never the value."""
 
 
-_BETWEEN = "; "  # between the entries of recent logins
+_BETWEEN = "; "  # between the entries of recent logins, and of changes by the desk
 _VERDICTS = _ACCEPTED, _REFUSED = "accepted", "refused"
 
 
@@ -331,7 +333,8 @@ class UserRecord(Value):
     `recovery` holds hexadecimal SHA-256 digests of salt ‖ code. `failures` counts the answers refused as wrong.
     `failures_at` (Unix seconds) is the time of their last decrease, or of the first failure after a count of 0, if that
     is later. `refused` counts all well-formed answers refused since the last success. `recent` has an entry for each
-    recent login (`RecentLogin.entry`), as one text, because logins copy it and only the display reads it.
+    recent login (`RecentLogin.entry`), as one text, because logins copy it and only the display reads it. `changes` has
+    the same for changes by the desk (`operations.desk.RecentChange`).
     """
 
     user: str
@@ -345,6 +348,7 @@ class UserRecord(Value):
     ticket: Ticket | None = None
     temporary: TemporaryCode | None = None
     recent: str = ""
+    changes: str = ""
 
     ERROR = RecordError
     RULES: ClassVar[dict[str, Rule]] = {
@@ -358,6 +362,7 @@ class UserRecord(Value):
         "ticket": optional(instance_of(Ticket)),
         "temporary": optional(instance_of(TemporaryCode)),
         "recent": _recent,
+        "changes": _recent,
     }
 
     def check(self, new: Collection[str]) -> None:
@@ -393,8 +398,8 @@ class UserRecord(Value):
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """The parts that no login changes: user, salt of the recovery codes, keys and texts of the tokens."""
-        return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens]
+        """The parts that no login changes: user, salt of the recovery codes, keys and texts of the tokens, changes."""
+        return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens], self.changes
 
     @property
     def invited(self) -> Token | None:
@@ -452,7 +457,7 @@ class UserRecord(Value):
 
     def without_tokens(self, user: str) -> UserRecord:
         """Return the record for `user` with only the recovery codes and failures of this record."""
-        return self._replace(user=user, tokens=(), grace=(), ticket=None, temporary=None, recent="")
+        return self._replace(user=user, tokens=(), grace=(), ticket=None, temporary=None, recent="", changes="")
 
     def with_ticket(self, ticket: Ticket | None) -> UserRecord:
         """Return the record with this ticket, or without a ticket."""
@@ -488,6 +493,18 @@ class UserRecord(Value):
     def without_oldest_recent(self) -> UserRecord:
         """Return the record without the oldest of its recent logins."""
         return self._replace(recent=self.recent.partition(_BETWEEN)[2])
+
+    def with_change(self, entry: str) -> UserRecord:
+        """Return the record with one more entry of a change by the desk. Drop the oldest entries beyond the limits."""
+        entries = [*self.change_entries, entry][-KEPT_CHANGES:]
+        while len(_BETWEEN.join(entries)) > MAX_RECENT:
+            del entries[0]
+        return self._replace(changes=_BETWEEN.join(entries))
+
+    @property
+    def change_entries(self) -> list[str]:
+        """The entries of the changes by the desk, the oldest first."""
+        return self.changes.split(_BETWEEN) if self.changes else []
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
         """Return the record with these recovery codes in place of the old ones."""

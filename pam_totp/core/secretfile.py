@@ -33,7 +33,8 @@ MAX_FILE = 64 * 1024  # bytes
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
 _ADDED = {"row_needed": False}  # keys of a token that older documents do not have, with their value there
-_ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": ""}  # the same for keys of the record
+# The same for keys of the record.
+_ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": "", "changes": ""}
 _PARTS: dict[str, type[Value]] = {"ticket": Ticket, "temporary": TemporaryCode}  # keys with an object or null
 _NOT_BASE32 = "must be base32 in upper case without padding"
 
@@ -146,7 +147,7 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 
 
 # The end of the encoding of a record that has only the defaults of _ADDED_LATER.
-_END_ADDED_LATER = b',\n "ticket": null,\n "temporary": null,\n "recent": ""\n}\n'
+_END_ADDED_LATER = b',\n "ticket": null,\n "temporary": null,\n "recent": "",\n "changes": ""\n}\n'
 
 
 # ---- reading

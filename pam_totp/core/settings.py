@@ -182,6 +182,7 @@ class Site(Value):
     authority: AuthoritySettings | None = None
     hooks: object = None  # `system.hook` checks this table, because no login needs it
     portal: object = None  # `system.portal_table` checks this table, because no login needs it
+    desk: object = None  # `operations.desk` checks this table
 
     NONE: ClassVar[Site]
 
@@ -291,6 +292,9 @@ _SITE: dict[str, Rule] = {
 }
 
 
+_TABLES = {"policy", "service", "clients", "store", "authority", "member", "hooks", "portal", "desk"}
+
+
 @lru_cache(maxsize=1)  # every login reads the file, which seldom changes
 def parse_site(text: str) -> Site:
     """Return the settings in `text`, the content of a site file (TOML). Raise SettingsError."""
@@ -300,7 +304,7 @@ def parse_site(text: str) -> Site:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as e:  # deep nesting raises RecursionError, a huge number a plain ValueError
         raise SettingsError(f"{SITE_FILE}: {e}") from None
-    unknown = document.keys() - {"policy", "service", "clients", "store", "authority", "member", "hooks", "portal"}
+    unknown = document.keys() - _TABLES
     if unknown:
         raise SettingsError(f"{SITE_FILE}: unknown table {sorted(unknown)[0]!r}")
     policy = _site_table(document.get("policy", {}), "policy")
@@ -323,6 +327,7 @@ def parse_site(text: str) -> Site:
         authority=_table_as(document, AuthoritySettings, "authority"),
         hooks=document.get("hooks"),
         portal=document.get("portal"),
+        desk=document.get("desk"),
     )
     _check_tables(site)
     return site

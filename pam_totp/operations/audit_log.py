@@ -40,6 +40,8 @@ _PRIORITIES = {
     "presented": syslog.LOG_NOTICE,
     "changed": syslog.LOG_NOTICE,
     "revealed": syslog.LOG_NOTICE,
+    "viewed": syslog.LOG_INFO,
+    "denied": syslog.LOG_NOTICE,
     "error": syslog.LOG_ERR,
     "debug": syslog.LOG_DEBUG,
 }

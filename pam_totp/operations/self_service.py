@@ -155,6 +155,10 @@ class Factors:
         """Return True if the user may add a token that an administrator did not assign."""
         return record.enrolled or self._first_token
 
+    def locks(self, record: UserRecord) -> bool:
+        """Return True if the user's failures lock the user."""
+        return self._policy.locks(record.failures)
+
     def of(self, user: str) -> UserRecord:
         """Return the user's record, or an empty record if the user has no record."""
         try:

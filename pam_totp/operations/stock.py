@@ -32,6 +32,12 @@ from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, stock_o
 
 NAME = "token"  # the name of an assigned token in the user's record
 
+Also = Callable[[UserRecord], UserRecord]  # the new record -> the record to store; it may raise an exception
+
+
+def _unchanged(record: UserRecord) -> UserRecord:
+    return record
+
 
 class State(StrEnum):
     """The state of a serial number, as one word for programs."""
@@ -222,13 +228,20 @@ def remove(store: Store, serial: str) -> Token:
 
 
 def assign(
-    store: Store, serial: str, user: str, *, now: int, name: str | None = None, codes: bytes | None = None
+    store: Store,
+    serial: str,
+    user: str,
+    *,
+    now: int,
+    name: str | None = None,
+    codes: bytes | None = None,
+    also: Also = _unchanged,
 ) -> Given:
     """Give a user the token with this serial number, and return it.
 
     The token is unconfirmed. With `codes`, they confirm the token: one code, or two in a row for a returned token; they
     are used up. `name` is the token's name; None chooses a free name. `now` is in Unix seconds. The user need not have
-    a record. Raise StockError or StoreError.
+    a record. `also` completes the record in the same change. Raise StockError or StoreError.
     """
 
     def change(
@@ -238,7 +251,7 @@ def assign(
         reason = conflict(record, token)
         if reason is not None:
             raise StockError(_CONFLICTS[reason], serial, user)
-        return record.with_token(token), [], token
+        return also(record.with_token(token)), [], token
 
     return Given(user, _exchange(store, user, change, [serial], create=True))
 
@@ -287,12 +300,22 @@ def give_back(store: Store, serial: str, *, now: int) -> Taken:
     return _take(store, user, serial, back, now)
 
 
-def replace(store: Store, old: str, new: str, *, now: int, codes: bytes | None = None, lost: bool = False) -> Replaced:
+def replace(
+    store: Store,
+    old: str,
+    new: str,
+    *,
+    now: int,
+    codes: bytes | None = None,
+    lost: bool = False,
+    also: Also = _unchanged,
+) -> Replaced:
     """Put the token `new`, from stock, in the place of the user's token `old`: one change, under the old name.
 
     `old` and `new` are serial numbers. `old` comes into stock as returned; with `lost`, it is removed instead, with its
     key. `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was:
-    otherwise the user would not be enrolled any more. Raise StockError or StoreError.
+    otherwise the user would not be enrolled any more. `also` completes the record in the same change. Raise StockError
+    or StoreError.
     """
     user = _owner(store, old)
 
@@ -307,7 +330,7 @@ def replace(store: Store, old: str, new: str, *, now: int, codes: bytes | None =
             raise StockError(Reason.TOKEN_KNOWN, new, user)
         entry = _entry(found[old], last, now)
         back = _returned(last, entry, now) if last.confirmed else entry.holding(_in_stock(last))
-        return record.with_changed(last, token), [] if lost else [back], (last, token)
+        return also(record.with_changed(last, token)), [] if lost else [back], (last, token)
 
     return Replaced(user, *_exchange(store, user, change, [old, new]))
 

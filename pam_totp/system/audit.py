@@ -75,6 +75,15 @@ class Audit:
         """The account that runs the command."""
         return _name(self._by)
 
+    @property
+    def by_uid(self) -> int:
+        """The uid of the account that runs the command: of the caller of sudo, if root runs it."""
+        return self._by
+
+    def origin(self) -> Fields:
+        """Return the fields `store` and `login`, for lines that other modules write about this command."""
+        return {"store": None if self.store == DEFAULT_STORE else self.store, "login": self._who["login"]}
+
     def look_up(self) -> None:
         """Look up the caller's names. Call this before a change, because the name service may block."""
         _ = self._who

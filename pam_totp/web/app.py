@@ -28,6 +28,7 @@ from pam_totp.web import (
     filters,
     health,
     host_header,
+    pages_desk,
     pages_guided,
     pages_signin,
     pages_site,
@@ -79,6 +80,7 @@ def create_app(config: Config) -> Flask:
     app.register_blueprint(pages_site.pages)
     health.add_to(app, config)
     app.register_blueprint(pages_guided.pages)
+    app.register_blueprint(pages_desk.pages)
     filters.add_to(app)
     texts.add_to(app)
     app.context_processor(
@@ -91,6 +93,7 @@ def create_app(config: Config) -> Flask:
             "has_store": config.store is not None,
             "today": pages_tokens.today,
             "seconds_left": pages_tokens.seconds_left,
+            "is_at_the_desk": pages_desk.is_at_the_desk,
         }
     )
     app.after_request(_add_headers)

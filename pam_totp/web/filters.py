@@ -1,4 +1,4 @@
-"""Template filters: a time, the kind of a token, the state of a token."""
+"""Template filters: a time, the kind of a token, the state of a token, a change by the desk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pam_totp.core.record import HotpToken, RecentLogin, Token, TotpToken
 from pam_totp.operations import recent_logins
+from pam_totp.operations.desk import RecentChange, recent_changes
 from pam_totp.web.portal import current_portal
 from pam_totp.web.texts import gettext, ngettext
 
@@ -21,6 +22,8 @@ def add_to(app: Flask) -> None:
     app.add_template_filter(token_kind)
     app.add_template_filter(token_state)
     app.add_template_filter(login_outcome)
+    app.add_template_filter(recent_changes)
+    app.add_template_filter(change_text)
 
 
 def time_ago(seconds: int | None) -> str | Markup:
@@ -91,3 +94,21 @@ def token_state(token: Token) -> str:
 def login_outcome(login: RecentLogin) -> str:
     """Return the outcome of a recent login in a user's words."""
     return gettext(recent_logins.words(login))
+
+
+def change_text(change: RecentChange) -> str:
+    """Return a sentence about a change that a desk member made."""
+    values = {"by": change.by, "token": change.token}
+    sentences = {
+        ("unlock", False): gettext("%(by)s cleared the count of wrong answers.", **values),
+        ("temporary-code", False): gettext("%(by)s made a temporary code.", **values),
+        ("invite", True): gettext("%(by)s made a ticket for the new token %(token)s.", **values),
+        ("disable-token", False): gettext("%(by)s disabled all tokens, and ended the recovery codes.", **values),
+        ("disable-token", True): gettext("%(by)s disabled the token %(token)s.", **values),
+        ("enable-token", False): gettext("%(by)s enabled all tokens.", **values),
+        ("enable-token", True): gettext("%(by)s enabled the token %(token)s.", **values),
+        ("assign", False): gettext("%(by)s assigned a key fob.", **values),
+        ("replace", False): gettext("%(by)s replaced a key fob by another.", **values),
+    }
+    other = gettext("%(by)s made another change.", **values)
+    return sentences.get((change.what, change.token is not None), other)

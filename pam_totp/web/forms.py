@@ -341,5 +341,59 @@ def is_single_code(text: str | None) -> bool:
     return len(Answer.parse(answer_bytes(text)).codes(CODE_LENGTHS) or ()) == 1
 
 
+class TemporaryForm(FormWithProof):
+    valid = SelectField(
+        lazy_gettext("Valid for"),
+        choices=[
+            _choice("1", lazy_gettext("1 hour")),
+            _choice("4", lazy_gettext("4 hours")),
+            _choice("8", lazy_gettext("8 hours")),
+            _choice("24", lazy_gettext("24 hours")),
+        ],
+        default="4",
+    )
+
+
+class NewTicketForm(FormWithProof):
+    valid = SelectField(
+        lazy_gettext("Valid for"),
+        choices=[
+            _choice("1", lazy_gettext("1 day")),
+            _choice("7", lazy_gettext("7 days")),
+            _choice("14", lazy_gettext("14 days")),
+            _choice("30", lazy_gettext("30 days")),
+        ],
+        default="7",
+    )
+
+
+class AssignForm(FormWithProof):
+    serial = StringField(
+        lazy_gettext("Serial number"),
+        [*_required(lazy_gettext("Enter the serial number."), MAX_TEXT), _is_printable],
+        filters=[_trimmed],
+        description=lazy_gettext("On the back of the key fob."),
+        render_kw=_TEXT,
+    )
+
+
+class ReplaceForm(FormWithProof):
+    serial = StringField(
+        lazy_gettext("Serial number of the new key fob"),
+        [*_required(lazy_gettext("Enter the serial number."), MAX_TEXT), _is_printable],
+        filters=[_trimmed],
+        description=lazy_gettext("On the back of the key fob."),
+        render_kw=_TEXT,
+    )
+    lost = SelectField(
+        lazy_gettext("The old key fob"),
+        choices=[
+            _choice("no", lazy_gettext("came back: put it into the stock")),
+            _choice("yes", lazy_gettext("is lost: remove it")),
+        ],
+        default="no",
+    )
+
+
 class ProofForm(FormWithProof):
     """A form with the proof as its only field."""

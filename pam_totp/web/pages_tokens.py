@@ -75,7 +75,7 @@ def _without_needless_proof(form: FormWithProof, record: UserRecord) -> FormWith
     if not record.enrolled:
         form.remove_proof()
     else:
-        form.proof.description = _new_code_hint(record, current_portal().config.now())
+        form.proof.description = new_code_hint(record, current_portal().config.now())
     return form
 
 
@@ -86,11 +86,11 @@ def _form_id() -> str:
 
 def _proof_form() -> ProofForm:
     form = ProofForm()
-    form.proof.description = _new_code_hint(_user_record(), current_portal().config.now())
+    form.proof.description = new_code_hint(_user_record(), current_portal().config.now())
     return form
 
 
-def _new_code_hint(record: UserRecord, now: int) -> str:
+def new_code_hint(record: UserRecord, now: int) -> str:
     """Return a hint on how to get a code that is not used up, with the seconds until a clock shows it."""
     active = [t for t in record.tokens if t.active]
     waits = [(t.next_factor - t.drift) * t.period - now for t in active if isinstance(t, TotpToken)]

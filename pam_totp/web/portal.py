@@ -17,9 +17,11 @@ from pam_totp.core.fields import require
 from pam_totp.core.policy import Policy
 from pam_totp.formats.otpauth import check_issuer
 from pam_totp.operations import audit_log
+from pam_totp.operations.desk import Accounts, DeskSettings
 from pam_totp.operations.self_service import Factors
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import Store
+from pam_totp.system.desk_accounts import HostAccounts
 from pam_totp.system.passwords import is_account
 from pam_totp.system.portal_table import Appearance
 from pam_totp.web import host_header, url_path
@@ -81,6 +83,7 @@ class Config:
     tls: True if a proxy in front of the portal terminates TLS.
     first_token: the proof with which users add their first token.
     rate_limits: False turns the limits off, for tests.
+    desk: the group of the desk members, or None if the site has no desk. accounts: the accounts and groups.
     per_address: the maximum number of sign-ins a minute from one address. The other limits are in `request_limits`.
     now: returns Unix seconds. clock: returns monotonic seconds, for the sessions and the limits.
     """
@@ -103,6 +106,8 @@ class Config:
     clock: Callable[[], float] = time.monotonic
     passwd_name: Callable[[str], str] = passwd_name
     is_account: Callable[[str], bool] = is_account
+    desk: DeskSettings | None = None
+    accounts: Accounts = field(default_factory=HostAccounts)
 
     def __post_init__(self) -> None:
         """Raise ValueError if a host name or the path can never match, or if apps cannot show the issuer."""

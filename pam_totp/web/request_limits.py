@@ -53,6 +53,7 @@ LIMITS: dict[str, tuple[Step | None, int | None]] = {
     "tokens.resync": (Step.SIGNED_IN, CHANGES),
     "tokens.remove": (Step.SIGNED_IN, CHANGES),
     "tokens.recovery": (Step.SIGNED_IN, CHANGES),
+    "desk.change": (Step.SIGNED_IN, CHANGES),
 }
 PAGE, ATTEMPT = "pages", "attempts"  # tables
 _IN_NETWORK, _ACCOUNT, _MADE_UP = "account in network", "account", "made-up "

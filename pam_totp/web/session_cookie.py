@@ -22,6 +22,7 @@ from werkzeug.datastructures import CallbackDict
 
 from pam_totp.core.record import Token
 from pam_totp.core.verify import Earlier
+from pam_totp.operations.desk import Handed
 from pam_totp.web.sessions import Enrolment, Session, Sessions, Step, having, is_signed, new_form, without
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
@@ -126,6 +127,16 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
     def set_recovery_codes(self, codes: list[str]) -> None:
         """Keep new recovery codes until the user confirms that they are saved."""
         self._change(lambda session: replace(session, recovery_codes=tuple(codes)))
+
+    @property
+    def handed(self) -> Handed | None:
+        """The code that a desk member must still hand over, including one from another request."""
+        stored = self._sessions.get(self.session_id) if self.session_id is not None else None
+        return None if stored is None else stored.handed
+
+    def set_handed(self, handed: Handed | None) -> None:
+        """Keep a code until the desk member confirms that the user has it."""
+        self._change(lambda session: replace(session, handed=handed))
 
     def _change(self, change: Callable[[Session], Session]) -> Session | None:
         """Change the stored session. Return the session before the change, or None if it has ended."""

@@ -31,6 +31,7 @@ from typing import TypeVar
 
 from pam_totp.core.record import Token
 from pam_totp.core.verify import Earlier
+from pam_totp.operations.desk import Handed
 
 V = TypeVar("V")
 
@@ -81,6 +82,7 @@ class Session:
 
     `by_code` is True if the user gave a code. If False, the session is valid only until the user has a token. `values`
     belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5).
+    `handed` is the code that a desk member must still hand over.
     """
 
     step: Step = Step.ANONYMOUS
@@ -94,6 +96,7 @@ class Session:
     earlier: Earlier = field(default=Earlier.NONE, repr=False)
     first_codes: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)  # form -> its fields
     enrolment: Enrolment | None = field(default=None, repr=False)
+    handed: Handed | None = field(default=None, repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
     def is_expired(self, now: float) -> bool:
@@ -176,6 +179,7 @@ class Sessions:
                     earlier=after.earlier,
                     first_codes=after.first_codes,
                     enrolment=after.enrolment,
+                    handed=after.handed,
                 )
             return before
 

@@ -114,6 +114,20 @@ def test_recent_logins_follow_the_tokens_of_one_user_newest_first(site: Site) ->
     assert [login["outcome"] for login in found["recent"]] == ["code", "wrong"]
 
 
+def test_changes_by_the_desk_follow_newest_first(site: Site) -> None:
+    site.enrol(fob(), user="alice", changes="1800000000 unlock dora; 1800000060 disable-token dora my%20fob; other")
+    lines = site.command("list", "alice").stdout.splitlines()
+    heading = lines.index("") + 1
+    assert lines[heading].split("  ")[0] == "CHANGE BY THE DESK"
+    assert [line.split()[3:] for line in lines[heading + 1 :]] == [
+        ["disable-token", "my", "fob", "dora"],
+        ["unlock", "-", "dora"],
+    ]
+    assert "DESK" not in site.command("list").stdout
+    (found,) = site.command_json("list", "alice")
+    assert found["changes"][1] == {"at": 1_800_000_000, "what": "unlock", "token": None, "by": "dora"}
+
+
 def test_every_outcome_that_a_record_keeps_has_words() -> None:
     unrecorded = {Outcome.TICKET, Outcome.MALFORMED, Outcome.NOT_ENROLLED}
     assert set(Outcome) - unrecorded == set(WORDS)

@@ -64,4 +64,5 @@ def records(draw: st.DrawFn) -> UserRecord:
         ticket=draw(st.none() | tickets),
         temporary=draw(st.none() | temporary_codes),
         recent=draw(recent),
+        changes=draw(recent),
     )

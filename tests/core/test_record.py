@@ -9,7 +9,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pam_totp.core.record import DAY, Grace, HotpToken, RecordError, Token, TotpToken, UserRecord
+from pam_totp.core.record import (
+    DAY,
+    KEPT_CHANGES,
+    MAX_RECENT,
+    Grace,
+    HotpToken,
+    RecordError,
+    Token,
+    TotpToken,
+    UserRecord,
+)
 from pam_totp.core.secretfile import base32
 from tests.core.strategies import TIME_END, hotp_tokens, records, times, tokens, totp_tokens
 from tests.support.site import KEY, fob, phone
@@ -406,3 +416,17 @@ def test_a_used_recovery_code_is_removed_and_lowers_the_count() -> None:
 def test_unlocking_clears_only_the_failures() -> None:
     record = counted(30, 5, refused=9)
     assert record.unlocked() == record._replace(failures=0, failures_at=None)
+
+
+def test_only_the_last_changes_by_the_desk_are_kept_and_a_login_keeps_them() -> None:
+    record = UserRecord(user="alice", tokens=(fob(),))
+    made = [f"{at} unlock dora" for at in range(KEPT_CHANGES + 2)]
+    for entry in made:
+        record = record.with_change(entry)
+    assert record.change_entries == made[2:]
+    assert record.accepted(record.tokens[0], 0, 1, 9).changes == record.changes
+    assert record.longest().changes == record.changes, "a slot has space for the changes"
+    assert record.without_tokens("bob").change_entries == []
+    assert record.lasting != UserRecord(user="alice", tokens=record.tokens).lasting, "both slots get a change"
+    long = record.with_change("x" * (MAX_RECENT - 20))
+    assert long.change_entries == [made[-1], "x" * (MAX_RECENT - 20)], "the oldest entries make space"

@@ -89,8 +89,9 @@ def test_a_file_written_by_hand_is_read_and_written_back_byte_for_byte() -> None
     assert serialize(record) == ALICE
 
 
-PLAIN = encoded(DOCUMENT | {"ticket": None, "temporary": None, "recent": ""})
-OLD = encoded({key: value for key, value in DOCUMENT.items() if key not in ("ticket", "temporary", "recent")})
+ADDED = {"ticket": None, "temporary": None, "recent": "", "changes": ""}
+PLAIN = encoded(DOCUMENT | ADDED)
+OLD = encoded({key: value for key, value in DOCUMENT.items() if key not in ADDED})
 OLDER = OLD.replace(b'   "row_needed": false,\n', b"")
 
 
@@ -113,6 +114,7 @@ def test_a_document_without_the_added_keys_is_read_and_written_with_them(data: b
         OLDER + b" ",
         OLDER.replace(b'   "created": 0,\n', b""),
         PLAIN.replace(b'   "row_needed": false,\n', b""),  # such a document never existed
+        PLAIN.replace(b',\n "changes": ""', b""),
         PLAIN.replace(b',\n "recent": ""', b""),  # only some of the keys
         OLD.replace(b"\n}\n", b"\n}"),
         OLD.replace(b'"created": 0', b'"created":  0'),
@@ -125,11 +127,11 @@ def test_older_documents_have_one_encoding_too(data: bytes) -> None:
 
 @given(records())
 def test_every_record_is_read_from_its_older_document(record: UserRecord) -> None:
-    plain = record._replace(ticket=None, temporary=None, recent="")
+    plain = record._replace(ticket=None, temporary=None, recent="", changes="")
     if len(serialize(plain)) > MAX_FILE:
         return
     document = json.loads(serialize(plain))
-    for key in ("ticket", "temporary", "recent"):
+    for key in ADDED:
         del document[key]
     assert parse(encoded(document)) == plain
     if any(token.row_needed for token in record.tokens):
@@ -153,6 +155,7 @@ def test_an_empty_record_has_every_key_and_null_for_missing_values() -> None:
         "ticket": None,
         "temporary": None,
         "recent": "",
+        "changes": "",
     }
 
 
@@ -263,6 +266,7 @@ BAD: dict[Path, list[object]] = {
     ("temporary", "digest"): NOT_DIGEST,
     ("temporary", "ends"): [*NOT_TIME, None],
     ("recent",): [None, 0, [], {}, True, "a\nb", "\x7f", "x" * 2049],
+    ("changes",): [None, 0, [], {}, True, "a\nb", "\x7f", "x" * 2049],
 }
 GOOD: dict[Path, list[object]] = {
     ("user",): ["a", "x" * 255, "DOMAIN\\user name", "ünï", "a/../b", "-", " "],

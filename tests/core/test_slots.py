@@ -182,6 +182,7 @@ def at_the_limits(record: UserRecord) -> UserRecord:
         refused=2**62,
         ticket=record.ticket,
         temporary=record.temporary,
+        changes=record.changes,
     )
     for number in range(KEPT_GRACE + 3):
         origin = grace.origin("s" * 32, ":".join(f"{0xF000 + number:x}" for _ in range(8)))

@@ -363,7 +363,7 @@ def test_a_record_that_needs_more_space_gets_a_larger_file(folder: Path, store: 
 
 
 def test_a_file_that_another_program_made_too_small_grows_at_a_login(folder: Path) -> None:
-    path = enrol(folder, tokens=(fob(serial="s" * 35),), recovery=tuple(f"{n:064x}" for n in range(50)), salt="00" * 16)
+    path = enrol(folder, tokens=(fob(serial="s" * 19),), recovery=tuple(f"{n:064x}" for n in range(50)), salt="00" * 16)
     path.write_bytes(new_file(decode(path.read_bytes()).document, 4096))
     sizes = []
     for counter in range(12):

@@ -109,6 +109,22 @@ def test_an_invalid_line_is_an_error(machine: Fresh, line: str, check: str, code
 @pytest.mark.parametrize(
     ("text", "what"),
     [
+        ('group = "no-such-group"', "there is no group no-such-group"),
+        ('groups = "root"', "desk: unknown setting 'groups'"),
+    ],
+)
+def test_a_desk_without_members_is_a_warning(machine: Fresh, text: str, what: str) -> None:
+    machine.write("/etc/pam_totp.toml", f"[desk]\n{text}\n")
+    [finding] = examine(machine)
+    assert (finding.severity, finding.code) == (WARNING, Code.DESK_INVALID)
+    assert finding.what.endswith(what)
+    machine.write("/etc/pam_totp.toml", '[desk]\ngroup = "root"\n')
+    assert examine(machine) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
         ('on_change = "/usr/sbin/told"', "/usr/sbin/told: no such file or directory"),
         ('on_change = "told"', "hooks.on_change: must be an absolute path"),
     ],

@@ -154,7 +154,8 @@ class PlainPortal:
 
     def delete_all_users(self) -> None:
         for name in self._site.files():
-            (self._site.store / name).unlink()
+            path = self._site.store / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager

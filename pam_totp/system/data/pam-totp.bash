@@ -93,6 +93,9 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
         compgen -f -- "$current"
         ;;
     import:*) compgen -f -- "$current" ;;
+    desk:1) printf '%s\n' find show unlock temporary-code ticket disable enable stock assign replace ;;
+    desk:2) [[ $first =~ ^(find|show|unlock|temporary-code|ticket|disable|enable)$ ]] && compgen -u ;;
+    desk:3) [[ $first == assign ]] && compgen -u ;;
     stock:1) printf '%s\n' import list remove ;;
     stock:2)
         [[ $first == import ]] && _pam_totp_formats "$program" stock

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pam_totp.core.settings import DEFAULT_STORE, SettingsError, is_database, settings
 from pam_totp.pam.login_session import read_site
-from pam_totp.system import hook, probe
+from pam_totp.system import desk_accounts, hook, probe
 from pam_totp.system.database import copied
 from pam_totp.system.doctor import store_use
 from pam_totp.system.doctor.checks_database import database
@@ -160,6 +160,9 @@ def site(context: Context) -> Iterator[Finding]:
     if reason is not None:
         what = f"no program gets the changes: {reason}"
         yield Finding(WARNING, "settings", Code.HOOK_INVALID, what, f"correct [hooks] of {path}, or that file")
+    if (reason := desk_accounts.defect(defaults)) is not None:
+        what = f"no desk member can help users: {reason}"
+        yield Finding(WARNING, "settings", Code.DESK_INVALID, what, f"correct [desk] of {path}")
 
 
 def clock(context: Context) -> Iterator[Finding]:

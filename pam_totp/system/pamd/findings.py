@@ -122,6 +122,7 @@ class Code(StrEnum):
     SITE_FILE_INVALID = "site-file-invalid"
     ARGUMENTS_INVALID = "arguments-invalid"
     HOOK_INVALID = "hook-invalid"
+    DESK_INVALID = "desk-invalid"
     # check "clock"
     CLOCK_NOT_SYNCHRONISED = "clock-not-synchronised"
     # check "member": a host that asks authorities
