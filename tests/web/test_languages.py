@@ -538,12 +538,14 @@ def assert_fits(person: Person, language: str) -> None:
     assert page.locator("html").get_attribute("lang") == language
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
     assert page.evaluate(OVERFLOWING) == [], page.url
-    result = Axe().run(page)
-    assert result.violations_count == 0, (page.url, result.generate_report())
+    if language in ("en", "de", pseudo.LANGUAGE):  # a page has the same elements in each language
+        result = Axe().run(page)
+        assert result.violations_count == 0, (page.url, result.generate_report())
 
 
 SIZES = [(320, "light"), (1280, "dark")]
 WIDE = [{"viewport": {"width": width, "height": 640}, "color_scheme": scheme} for width, scheme in SIZES]
+NARROW = WIDE[:1]  # for real languages, whose texts are shorter than the long texts
 ADDRESSES = (
     *("/", "/add-phone", "/add-token", "/add-token/next", "/resync?token=fob", "/rename?token=fob"),
     *("/remove?token=phone", "/recovery", "/no-such-page"),
@@ -609,7 +611,7 @@ def test_no_page_overflows_with_long_texts(long_texts: None, alice: Person) -> N
     walk(alice, pseudo.LANGUAGE)
 
 
-@pytest.mark.parametrize("alice", WIDE, indirect=True)
+@pytest.mark.parametrize("alice", NARROW, indirect=True)
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_no_page_overflows_in_a_real_language(language: str, alice: Person) -> None:
     walk(alice, language)
