@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from functools import partial
@@ -247,7 +248,7 @@ class Server:
         fingerprint = certificates.fingerprint(signed)
         if self._answers.members.join(token, fingerprint, MEMBER_DAYS) is None:  # used meanwhile
             return None
-        self._log("changed", what="member-join", member=name, fingerprint=fingerprint.hex())
+        self._log("changed", what="member-join", member=name, fingerprint=fingerprint.hex(), at=int(time.time()))
         return wire.Joined(name=name, certificate=signed, ca=self._ca, authorities=self._settings.addresses)
 
     async def _renew(self, request: web.Request) -> web.Response:
@@ -261,7 +262,7 @@ class Server:
         following = certificates.fingerprint(signed)
         if not self._answers.members.renew(fingerprint, following, MEMBER_DAYS):  # revoked meanwhile
             raise NotAMember(REVOKED)
-        self._log("changed", what="member-renew", member=name, fingerprint=following.hex())
+        self._log("changed", what="member-renew", member=name, fingerprint=following.hex(), at=int(time.time()))
         return wire.Renewed(certificate=signed)
 
     def _issuer(self) -> Issuer:

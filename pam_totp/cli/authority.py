@@ -1,4 +1,4 @@
-"""authority: make the certificates of an authority, and run it."""
+"""authority: make the certificates of an authority, run it, and make a restored database of the fleet safe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 
+from pam_totp.cli import authority_restore
+from pam_totp.cli.authority_restore import FENCE, RESTORE
 from pam_totp.cli.command_line import (
     DONE,
     OUT_OF_REACH,
@@ -21,7 +23,6 @@ from pam_totp.cli.command_line import (
     add_command,
     add_config,
     add_figures,
-    add_log,
     log_sink,
     site_file,
 )
@@ -36,6 +37,13 @@ from pam_totp.system import service_network
 from pam_totp.system.extras import how_to_get
 
 INIT, SERVE = "init", "serve"
+OPTIONS = {  # of each subcommand, besides those of all
+    INIT: ("json",),
+    SERVE: ("log", "figures"),
+    RESTORE: ("json", "log", "restored_at", "complete", "dry_run", "yes"),
+    FENCE: ("json", "epoch_only", "dry_run", "yes"),
+}
+LOGS = ("syslog", "stderr")
 KEY_MODE = 0o640  # the service runs in the group of its account
 CA_NAME = "pam_totp"  # the name in the CA's certificate
 MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
@@ -46,20 +54,46 @@ def add_to(commands: Commands) -> None:
         commands,
         "authority",
         run,
-        "make the certificates of an authority, which decides for the members of a fleet, or run it",
+        "make the certificates of an authority, which decides for the members of a fleet, or run it; "
+        "make a restored database of the fleet safe",
         "pam-totp authority init",
         "pam-totp authority serve --log stderr",
+        "pam-totp authority restore --log otp1.txt otp2.txt --restored-at 2026-11-28T14:00 --dry-run",
+        "pam-totp authority fence",
         data=True,
     )
-    parser.add_argument("what", choices=(INIT, SERVE), help="init: make missing keys and certificates; serve: run")
+    parser.add_argument(
+        "what",
+        choices=OPTIONS,
+        help="init: make missing keys and certificates; serve: run; restore: roll a restored database forward from the "
+        "logs; fence: without logs, demand codes in a row for all tokens",
+    )
     add_config(parser)
-    add_log(parser)
+    parser.add_argument(
+        "--log",
+        nargs="+",
+        action="extend",
+        metavar="LOG",
+        help="serve: destination of the audit log, syslog or stderr (syslog); restore: logs of all authorities that "
+        "begin before the backup and reach to the end, also gzip; - for standard input",
+    )
     add_figures(parser)
+    authority_restore.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    for option in {option for options in OPTIONS.values() for option in options}.difference(OPTIONS[args.what]):
+        if getattr(args, option) not in (None, False):
+            users = " and ".join(
+                f"'pam-totp authority {what}'" for what, options in OPTIONS.items() if option in options
+            )
+            raise CommandError(f"--{option.replace('_', '-')} is an option of {users}", WRONG_USAGE)
     file = site_file(args)
     site = read_site(file)
+    if args.what == RESTORE:
+        return authority_restore.restore(args, site, file)
+    if args.what == FENCE:
+        return authority_restore.fence(args, site, file)
     if site.authority is None:
         raise CommandError(MISSING.format(file))
     if not site.authority.addresses:
@@ -194,8 +228,9 @@ def _group() -> int | None:
 
 
 def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthoritySettings) -> int:
-    if args.json:
-        raise CommandError("--json is an option of 'pam-totp authority init'", WRONG_USAGE)
+    args.log, *more = args.log or LOGS[:1]
+    if more or args.log not in LOGS:
+        raise CommandError(f"--log must be {' or '.join(LOGS)}", WRONG_USAGE)
     url = location(args, site)
     if not is_database(url):
         raise CommandError(f'an authority needs a database: set url = "{DATABASE}..." in [store] of {file}')
@@ -217,7 +252,7 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
     require_files(url)
     figures = Figures()
     how, sink = database_settings(url, site), figures.sink(log_sink(args))
-    store = PostgresStore(url, pool=how.pool, wait=how.wait)
+    store = PostgresStore(url, pool=how.pool, wait=how.wait, epoch=how.epoch)
     try:
         server = Server(settings, Answers(store, lambda: read_site(file), sink, figures=figures), sink, how.pool)
     except CertificateError as e:

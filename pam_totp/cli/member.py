@@ -124,7 +124,7 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> Members:
     become_account(ACCOUNT)
     require_files(url)
     how = database_settings(url, site)
-    return Members(PostgresStore(url, pool=1, wait=how.wait))
+    return Members(PostgresStore(url, pool=1, wait=how.wait, epoch=how.epoch))
 
 
 def _add(args: argparse.Namespace, site: Site, file: str) -> int:
@@ -212,8 +212,9 @@ def _groups(args: argparse.Namespace, site: Site, file: str) -> int:
     changes = {"allow": members.allow, "deny": members.deny, "put": members.put, "take": members.take}
     for option, change in changes.items():
         if given := getattr(args, option):
-            done = change(args.name, given)
-            args.audit.changed(f"member-{option}", group=args.name, names=",".join(sorted(set(given))), changed=done)
+            change(args.name, given)
+            for name in sorted(set(given)):  # a line for each, because a log truncates long fields
+                args.audit.changed(f"member-{option}", group=args.name, names=name)
     if args.enroll is not None:
         done = members.permit_enrolment(args.name, permitted=args.enroll != "off")
         args.audit.changed("member-enroll", group=args.name, enroll=args.enroll, changed=done)

@@ -17,7 +17,7 @@ from pam_totp.cli.printing import Table, count, format_time, print_json_stream
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import OWN_FILE, location, logged_changes, now, open_store, uses_own_file
 from pam_totp.core.record import Token, UserRecord
-from pam_totp.core.settings import DEFAULT_STORE
+from pam_totp.core.settings import DEFAULT_STORE, is_database
 from pam_totp.operations import stock
 from pam_totp.operations.restored import Forwarded, Log, Span
 from pam_totp.pam.login_session import read_site
@@ -68,24 +68,26 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     is_own = uses_own_file(args)
     folder = OWN_FILE if is_own else location(args, read_site())  # as in the lines of changes
+    if is_database(folder):
+        raise CommandError("the store is a database (run 'pam-totp authority restore' with the same options)")
     restored_at = _folder_created_at(folder) if args.restored_at is None and not is_own else args.restored_at
     stores = {folder} if args.replaces is None else {folder, os.path.abspath(args.replaces)}
     log = Log(stores, restored_at=restored_at, now=now())
     spans = [(path, log.read(lines_of(path))) for path in args.log]  # as root, before the process drops its privileges
     store = open_store(args)
-    _print_evidence(spans, log, restored_at)
+    print_evidence(spans, log, restored_at)
     if not args.dry_run:
         confirm("roll all records forward and void all recovery codes? do this once, directly after a restore", args)
-    packed, status = _forward_all(args, log, store)
-    in_stock, status_of_stock = _forward_stock(args, log, store)
+    packed, status = forward_all(args, log, store)
+    in_stock, status_of_stock = forward_stock(args, log, store)
     records = map(json.loads, packed)
     if args.json:
         logs = [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
         facts = {"restored_at": restored_at, "restored_before": log.last_restored}
         print_json_stream({"dry_run": args.dry_run, **facts, "logs": logs, "records": records, "stock": in_stock})
     else:
-        _print_table(records, dry_run=args.dry_run)
-        _print_stock(in_stock, dry_run=args.dry_run)
+        print_table_of(records, dry_run=args.dry_run)
+        print_stock(in_stock, dry_run=args.dry_run)
     return max(status, status_of_stock)
 
 
@@ -96,7 +98,7 @@ def _folder_created_at(folder: str) -> int | None:
         return None
 
 
-def _print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | None) -> None:
+def print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | None) -> None:
     """Print the extent of each log, and warnings about missing evidence. Call this before the confirmation."""
 
     def say(text: str) -> None:
@@ -119,7 +121,7 @@ def _print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | 
         say(f"warning: 'pam-totp restored' ran at {format_time(log.last_restored)}: {again}")
 
 
-def _forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[bytes], int]:
+def forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[bytes], int]:
     """Roll all records forward. Return the facts about each user as JSON, which is compact, and the exit status.
 
     This function prints only errors, so that a closed pipe cannot end the command before the last record.
@@ -168,12 +170,12 @@ def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> For
     return result
 
 
-def _forward_stock(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[dict[str, Any]], int]:
+def forward_stock(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[dict[str, Any]], int]:
     """Roll the tokens in stock forward. Return the facts about each changed token, and the exit status."""
     changed: list[dict[str, Any]] = []
     status = DONE
     try:
-        for item in () if uses_own_file(args) else stock.items(store, free=True):
+        for item in () if args.audit.store == OWN_FILE else stock.items(store, free=True):
             if isinstance(item, StoreError):
                 print(f"pam-totp: {item}", file=sys.stderr)
                 status = OUT_OF_REACH
@@ -193,7 +195,7 @@ def _forward_stock(args: argparse.Namespace, log: Log, store: Store) -> tuple[li
     return changed, status
 
 
-def _print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
+def print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
     for token in changed:
         if token["next"] != token["next_before"]:
             print(f"in stock: {token['serial']}: {', '.join(token['notes'])}")
@@ -214,7 +216,7 @@ def _claim_serials(store: FileStore, user: str) -> None:
         )
 
 
-def _print_table(records: Iterable[dict[str, Any]], *, dry_run: bool) -> None:
+def print_table_of(records: Iterable[dict[str, Any]], *, dry_run: bool) -> None:
     users = tokens = voided = missing = 0
     with Table(HEADS) as table:
         for record in records:

@@ -125,7 +125,8 @@ def refuse_on_member(args: argparse.Namespace, site: Site) -> None:
 def database_settings(url: str, site: Site) -> DatabaseSettings:
     """Return the settings of the site file for the database at `url`."""
     given = site.database or DatabaseSettings(url=url)
-    return DatabaseSettings(url=url, pool=given.pool, wait=given.wait)
+    epoch = given.epoch if given.url == url else 0
+    return DatabaseSettings(url=url, pool=given.pool, wait=given.wait, epoch=epoch)
 
 
 def require_files(url: str) -> None:

@@ -92,18 +92,21 @@ class Settings(Value):
 class DatabaseSettings(Value):
     """`[store]` of the site file: the database with the records, and how each process of this host uses it.
 
-    `pool` is the number of connections. `wait` is the time limit of one use of the database, in seconds.
+    `pool` is the number of connections. `wait` is the time limit of one use of the database, in seconds. A database
+    with a lower epoch than `epoch` is an outdated copy, and is not used.
     """
 
     url: str
     pool: int = 4
     wait: float = 3.0
+    epoch: int = 0
 
     ERROR = SettingsError
     RULES: ClassVar[dict[str, Rule]] = {
         "url": lambda v: None if type(v) is str and is_database(v) and _location(v) is None else _DATABASE_RULE,
         "pool": whole_number(1, 64),
         "wait": lambda v: None if type(v) in (int, float) and 0.5 <= v <= 60 else "must be 0.5 to 60 seconds",
+        "epoch": whole_number(0, (1 << 62) - 1),
     }
 
 

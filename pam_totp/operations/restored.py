@@ -258,7 +258,7 @@ class Log:
             if sum(other is group for other in own) > 1 or known.is_ambiguous(group.keys):
                 results.append(_ambiguous(token))
                 continue
-            results.append(_forwarded(token, known, group, self._now))
+            results.append(self._closed(*_forwarded(token, known, group, self._now)))
             if known.is_removed(group.keys):
                 removed.add(i)
         for i in removed - {_last_confirmed(record, removed)}:
@@ -285,7 +285,13 @@ class Log:
         if next_factor > token.next_factor:
             notes.append(f"{_name_of_factor(token)} {token.next_factor} -> {next_factor}")
             token = token.rolled_forward(next_factor)
-        return _with_row(token, notes) if isinstance(token, HotpToken) and not token.row_needed else (token, notes)
+        if isinstance(token, HotpToken) and not token.row_needed:
+            token, notes = _with_row(token, notes)
+        return self._closed(token, notes)
+
+    def _closed(self, token: Token, notes: list[str]) -> tuple[Token, list[str]]:
+        """Return the token and the notes, with the requirements of a log that may lack any login."""
+        return token, notes
 
     def users(self) -> Iterator[str]:
         """Yield the users in the log."""

@@ -36,7 +36,7 @@ def opened(
     """
     if is_database(location):
         how = database or DatabaseSettings(url=location)
-        store: Store = postgres().PostgresStore(location, lock_wait, pool=how.pool, wait=how.wait)
+        store: Store = postgres().PostgresStore(location, lock_wait, pool=how.pool, wait=how.wait, epoch=how.epoch)
         return store
     return FileStore(location, lock_wait, last=last)
 

@@ -13,6 +13,7 @@ Rules:
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.
 7. The clock is the database's, read with the record. The clocks of the hosts may differ.
+8. A process uses no server whose epoch is lower than the highest that it has seen, or than the least of its settings.
 """
 
 from __future__ import annotations
@@ -126,14 +127,28 @@ class _Turns:
 
 
 class _Database:
-    """The shared state of all stores of one URL in this process: connections, turns, and the clock."""
+    """The shared state of all stores of one URL in this process: connections, turns, the clock, and the epoch."""
 
     def __init__(self, url: str, size: int) -> None:
-        self.pool = Pool(url, size)
+        self.pool = Pool(url, size, self._prepare)
+        self.epoch = 0
         self.turns = _Turns()
         self.was_reached = False
         self.clock_ahead: float | None = None  # the database's time minus the monotonic clock, in seconds
         self.decoy = _decoy()
+
+    def _prepare(self, connection: Connection, deadline: float) -> None:
+        """Read the row of the store. Raise OutOfReach for an outdated copy, so that the next server is tried."""
+        connection.statements = _statements(connection, deadline)
+        self.require_epoch(connection.statements)
+        self.epoch = connection.statements.epoch
+        self.was_reached = True
+
+    def require_epoch(self, statements: schema.Statements) -> None:
+        """Raise OutOfReach if the server has a lower epoch than another one."""
+        if statements.epoch < self.epoch:
+            what = f"a server has an outdated copy of the database: its epoch is {statements.epoch}, not {self.epoch}"
+            raise OutOfReach(f"{what} (after a restore, run 'pam-totp authority restore')")
 
 
 _databases: dict[tuple[str, int], _Database] = {}
@@ -152,7 +167,8 @@ class PostgresStore(SharedStore):
     """The store in the database at `url`, a URL of libpq. It contains no password.
 
     `lock_wait` is the time for a turn, and `wait` for one use of the database, both in seconds. `pool` connections
-    serve all stores of this process with the same URL. The store passes to `warn` each problem that stops no login.
+    serve all stores of this process with the same URL. A server with a lower epoch than `epoch` is not used. The store
+    passes to `warn` each problem that stops no login.
     """
 
     def __init__(
@@ -163,13 +179,16 @@ class PostgresStore(SharedStore):
         *,
         pool: int = POOL,
         wait: float = WAIT,
+        epoch: int = 0,
     ) -> None:
         self.url = url
-        self._lock_wait, self._wait, self.warn, self._pool = lock_wait, wait, warn, pool
+        self._lock_wait, self._wait, self.warn, self._pool, self._epoch = lock_wait, wait, warn, pool, epoch
 
     @property
     def _shared(self) -> _Database:
-        return _database(self.url, self._pool)
+        shared = _database(self.url, self._pool)
+        shared.epoch = max(shared.epoch, self._epoch)
+        return shared
 
     def now(self) -> int:
         ahead = self._shared.clock_ahead
@@ -308,9 +327,12 @@ class PostgresStore(SharedStore):
         while True:
             try:
                 with shared.pool.connection(deadline) as connection:
-                    if connection.statements is None:
-                        connection.statements = _statements(connection, deadline)
-                        shared.was_reached = True
+                    assert connection.statements is not None  # `_Database` has prepared it
+                    try:
+                        shared.require_epoch(connection.statements)
+                    except OutOfReach:
+                        connection.close()
+                        raise
                     return attempt(Work(connection, connection.statements, deadline))
             except _Contended:
                 pause = _FIRST_PAUSE
@@ -451,6 +473,7 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
             if run("SHOW server_encoding") != [(b"UTF8",)]:
                 raise StoreError("the encoding of the database must be UTF8")
             run("SET client_min_messages = warning")  # a notice about an existing table is no error
+            cluster = run(schema.CLUSTER) if run(schema.SEES_CLUSTER) else []
             run("BEGIN")
             for statement in schema.CREATE:
                 run(statement)
@@ -461,6 +484,8 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
             rows = run(schema.STORE)
             required = replication or ((rows[0][1] or b"").decode() if rows else schema.SYNCHRONOUS)
             run(schema.SET_STORE, schema.VERSION, required)
+            for (identifier,) in cluster:
+                run(schema.NOTE_CLUSTER, (identifier or b"").decode())
             if grant is not None:
                 ((role,),) = run("SELECT quote_ident($1)", grant)
                 for statement in schema.GRANT:
@@ -502,7 +527,7 @@ def statements_of(rows: list[Row]) -> schema.Statements:
     version, replication = _number(rows[0][0] or b""), (rows[0][1] or b"").decode()
     if version != schema.VERSION or replication not in schema.REPLICATION:
         raise StoreError(f"the database has tables of version {version}, but this pam_totp needs {schema.VERSION}")
-    return schema.Statements(replication)
+    return schema.Statements(replication, _number(rows[0][2] or b""))
 
 
 def _verdict(stored: _Stored, question: Question) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -33,6 +33,7 @@ _UNKNOWN_RESULT = ("08", "40003")  # class 08: connection exception; statement c
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 
 Parameter = str | int | bytes | None
+Prepare = Callable[["Connection", float], None]  # with a new connection, and a deadline in monotonic seconds
 Row = tuple[bytes | None, ...]
 
 
@@ -151,13 +152,23 @@ class Connection:
         self._pgconn.finish()
 
 
-def connect(url: str, deadline: float) -> Connection:
-    """Connect to the first server of `url` that accepts writes. Raise OutOfReach."""
+def connect(url: str, deadline: float, prepare: Prepare = lambda connection, deadline: None) -> Connection:
+    """Connect to the first server of `url` that accepts writes, and for which `prepare` does not raise OutOfReach.
+
+    Raise OutOfReach if there is none.
+    """
     reasons, servers = [], _servers(url)
     for number, server in enumerate(servers):
         begun = time.monotonic()
+        end = begun + (deadline - begun) / (len(servers) - number)
         try:
-            return _connect(server, begun + (deadline - begun) / (len(servers) - number))
+            connection = _connect(server, end)
+            try:
+                prepare(connection, end)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
         except (OutOfReach, psycopg.Error) as e:
             reasons.append(_line(str(e)))
     raise OutOfReach(f"the database is out of reach: {'; '.join(reasons)}")
@@ -221,10 +232,13 @@ def _line(text: str) -> str:
 
 
 class Pool:
-    """At most `size` connections to `url`, for all threads of this process, in the order of their requests."""
+    """At most `size` connections to `url`, for all threads of this process, in the order of their requests.
 
-    def __init__(self, url: str, size: int) -> None:
-        self._url = url
+    `prepare` is that of `connect`.
+    """
+
+    def __init__(self, url: str, size: int, prepare: Prepare = lambda connection, deadline: None) -> None:
+        self._url, self._prepare = url, prepare
         self._free = FairSemaphore(size)
         self._idle: list[Connection] = []  # the last used connection is the last
         self._process = os.getpid()
@@ -235,7 +249,7 @@ class Pool:
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise OutOfReach("all connections to the database are in use")
         try:
-            connection = self._idle_connection() or connect(self._url, deadline)
+            connection = self._idle_connection() or connect(self._url, deadline, self._prepare)
             try:
                 yield connection
             finally:

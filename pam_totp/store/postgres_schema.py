@@ -14,6 +14,8 @@ Rules:
    a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
    `ends` is the end of the newest certificate.
    A row of `may` with the user group `postgres_members.ENROLMENT` lets the members enrol users.
+8. `epoch` of `store` increases after each restore (`postgres_fence`). A process refuses a server with a lower epoch
+   than it has seen. `cluster` is the identity of the server that had the tables then: a restored dump has another one.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ CREATE = (
  singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
  version integer NOT NULL,
  replication text NOT NULL)""",
+    """ALTER TABLE pam_totp.store ADD COLUMN IF NOT EXISTS epoch bigint NOT NULL DEFAULT 0,
+ ADD COLUMN IF NOT EXISTS cluster text""",
     """CREATE TABLE IF NOT EXISTS pam_totp.record (
  name text COLLATE "C" PRIMARY KEY,
  version bigint NOT NULL CHECK (version > 0),
@@ -101,13 +105,19 @@ GRANT = (
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.stock TO {0}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.member, pam_totp.joining TO {0}",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON pam_totp.may, pam_totp.user_group TO {0}",
-    "GRANT SELECT ON pam_totp.store TO {0}",
+    "GRANT SELECT, UPDATE (epoch, cluster) ON pam_totp.store TO {0}",
 )
 FILL_DECOY = """INSERT INTO pam_totp.decoy (slot, version, body) VALUES ($1::integer, 1, $2)
  ON CONFLICT (slot) DO NOTHING"""
 SET_STORE = """INSERT INTO pam_totp.store (version, replication) VALUES ($1::integer, $2)
  ON CONFLICT (singleton) DO UPDATE SET version = EXCLUDED.version, replication = EXCLUDED.replication"""
-STORE = "SELECT version, replication FROM pam_totp.store"
+# Tables of an older pam_totp have no epoch.
+STORE = """SELECT s.version, s.replication, coalesce((to_jsonb(s) ->> 'epoch')::bigint, 0), to_jsonb(s) ->> 'cluster'
+ FROM pam_totp.store AS s"""
+NOTE_CLUSTER = "UPDATE pam_totp.store SET cluster = coalesce(cluster, $1)"
+SEES_CLUSTER = """SELECT 1 WHERE to_regprocedure('pg_control_system()') IS NOT NULL
+ AND has_function_privilege(to_regprocedure('pg_control_system()')::oid, 'EXECUTE')"""
+CLUSTER = "SELECT system_identifier::text FROM pg_control_system()"
 
 USERS = "SELECT name FROM pam_totp.record WHERE name > $1 ORDER BY name LIMIT $2::bigint"
 BODIES = """SELECT r.name, r.body FROM jsonb_array_elements_text($1::jsonb) AS n(name)
@@ -122,10 +132,10 @@ RELEASE = "DELETE FROM pam_totp.serial WHERE serial = $1 AND name = $2"
 
 
 class Statements:
-    """The statements with the guard of one kind of replication."""
+    """The statements with the guard of one kind of replication. `epoch` is that of the server."""
 
-    def __init__(self, replication: str) -> None:
-        self.replication = replication
+    def __init__(self, replication: str, epoch: int = 0) -> None:
+        self.replication, self.epoch = replication, epoch
         guard = GUARDS[replication]
         is_met = f"({guard}) IS NULL"
         row = f"r.version, r.body, r.asked::text, {_NOW}, {guard}"

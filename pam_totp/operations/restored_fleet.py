@@ -1,0 +1,200 @@
+"""A restored database of a fleet: the log of its authorities, and what it takes away from members and groups.
+
+Rules:
+1. The log can only take rights away, as in `restored`. Rights that were given since the backup are listed, not given.
+2. A revocation counts, unless the member joined later by the row of the database.
+3. If the log has a later certificate of a member than the database, the member must join again.
+4. A permission of a group, or a user's place in a group, stays withdrawn, even if a later line gives it again.
+5. A member keeps only those groups and services that its last line has, too.
+6. A line about another database counts, because authorities may have different URLs of the same database.
+7. If the log of an authority may be missing, every token needs codes in a row, and steps up to now are used up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from pam_totp.core.record import TIME_LIMIT, Token, TotpToken, UserRecord
+from pam_totp.core.settings import is_database
+from pam_totp.operations.audit_log import NAME
+from pam_totp.operations.restored import Log
+
+if TYPE_CHECKING:
+    from pam_totp.store.postgres_fence import MemberRow
+
+CLOCKS = 300  # seconds: the largest difference between the clocks of an authority and of the database
+ALLOWED, PUT = "may", "users"  # the pairs: a group of members and one of users; a group of users and a user
+_GIVES = {"member-allow": ALLOWED, "member-put": PUT}
+_TAKES = {"member-deny": ALLOWED, "member-take": PUT}
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,252}")  # of a host, or of a group
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+Pair = tuple[str, str]
+
+
+class MemberResult(NamedTuple):
+    """What the log takes away from a member: its certificates (`revoke` or `rejoin`), groups and services.
+
+    `services` is None if all are permitted. `notes` name the changes, and the rights that were given since the backup.
+    """
+
+    name: str
+    revoke: bool
+    rejoin: bool
+    groups: tuple[str, ...]
+    services: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+class PairsResult(NamedTuple):
+    """The pairs that the log withdraws, and those that were given since the backup, which are not given again."""
+
+    withdrawn: tuple[Pair, ...]
+    lost: tuple[Pair, ...]
+
+
+@dataclass(slots=True)
+class _Member:
+    """The facts of the log about one member. Times are Unix seconds. `certificates` are by fingerprint.
+
+    `added` has the time, the groups and the services of the last line that adds or changes the member.
+    """
+
+    revoked: int | None = None
+    certificates: dict[str, int] = field(default_factory=dict)
+    added: tuple[int, frozenset[str], frozenset[str] | None] | None = None
+
+
+class FleetLog(Log):
+    """The facts in the logs of the authorities. `is_complete` is set when all logs are read."""
+
+    def __init__(self, *, restored_at: int | None, now: int) -> None:
+        super().__init__(restored_at=restored_at, now=now)
+        self.authorities: set[str] = set()  # the hosts with lines of an authority before the restore
+        self.is_complete = True
+        self._members: dict[str, _Member] = {}
+        self._given: dict[str, dict[Pair, int]] = {ALLOWED: {}, PUT: {}}
+        self._taken: dict[str, dict[Pair, int]] = {ALLOWED: {}, PUT: {}}
+
+    def _is_of_store(self, fields: Mapping[str, str]) -> bool:
+        return "store" not in fields or is_database(fields["store"])
+
+    def _add(self, line: str, verb: str, fields: Mapping[str, str]) -> None:
+        super()._add(line, verb, fields)
+        if not self._is_of_store(fields):
+            return
+        is_answer = verb in ("accepted", "refused") and "member" in fields
+        if (is_answer or "store" in fields) and (self._restored_at is None or self._is_before_restore(line)):
+            self.authorities.add(line.partition(f" {NAME}")[0].rpartition(" ")[2])
+        if verb != "changed":
+            return
+        what, at = fields.get("what", ""), self._time(fields)
+        if what in _GIVES or what in _TAKES:
+            self._add_pairs(what, at, fields)
+        elif _NAME.fullmatch(fields.get("member", "")):
+            self._add_member(what, at, fields)
+
+    def _time(self, fields: Mapping[str, str]) -> int:
+        """Return the time of a change. A change without a valid time is the latest."""
+        text = fields.get("at", "")
+        return int(text) if text.isascii() and text.isdecimal() and int(text) < TIME_LIMIT else self._now
+
+    def _add_pairs(self, what: str, at: int, fields: Mapping[str, str]) -> None:
+        group, names = fields.get("group", ""), fields.get("names", "")
+        if not _NAME.fullmatch(group):
+            return
+        kind = _GIVES.get(what) or _TAKES[what]
+        times = self._given[kind] if what in _GIVES else self._taken[kind]
+        for name in {names, *names.split(",")}:  # a line of an older version has several names
+            if _is_name_of(kind, name):
+                times[group, name] = max(at, times.get((group, name), 0))
+
+    def _add_member(self, what: str, at: int, fields: Mapping[str, str]) -> None:
+        fingerprint = fields.get("fingerprint", "")
+        if what not in ("member-add", "member-revoke", "member-join", "member-renew"):
+            return
+        if what in ("member-join", "member-renew") and not _FINGERPRINT.fullmatch(fingerprint):
+            return  # a line of the member itself
+        known = self._members.setdefault(fields["member"], _Member())
+        if what == "member-revoke":
+            known.revoked = max(at, known.revoked or 0)
+        elif what == "member-add":
+            if known.added is None or at >= known.added[0]:
+                services = fields.get("services")
+                listed = None if services is None else frozenset(services.split(", "))
+                known.added = at, frozenset(fields.get("groups", "").split(",")), listed
+        else:
+            known.certificates[fingerprint] = max(at, known.certificates.get(fingerprint, 0))
+
+    def member(self, row: MemberRow) -> MemberResult:
+        """Return what the log takes away from a member of the database."""
+        known, notes = self._members.get(row.name, _Member()), []
+        groups, services = row.groups, row.services
+        revoke = not row.is_revoked and known.revoked is not None and known.revoked + CLOCKS >= (row.joined or 0)
+        rejoin = not revoke and not row.is_revoked and _is_outdated(row, known)
+        if revoke:
+            notes.append("revoked")
+        elif rejoin:
+            notes.append("got a later certificate: it must join again")
+        if max(known.certificates.values(), default=-1) > (known.revoked or 0) and (revoke or row.is_revoked):
+            notes.append("joined again since the revocation: add it again")
+        if known.added is not None:
+            _, last_groups, last_services = known.added
+            groups = tuple(group for group in groups if group in last_groups)
+            if lost := sorted(last_groups.difference(row.groups)):
+                notes.append(f"groups given since the backup: {_list(lost)}")
+            if last_services is not None:
+                services = tuple(sorted(last_services if services is None else last_services.intersection(services)))
+            elif services is not None:
+                notes.append("all services were permitted since the backup")
+        if groups != row.groups:
+            notes.append(f"no longer in {_list(sorted({*row.groups} - {*groups}))}")
+        if services != row.services:
+            notes.append(f"only for {_list(services or ())}")
+        return MemberResult(row.name, revoke, rejoin, groups, services, tuple(notes))
+
+    def missing_members(self, present: Iterable[str]) -> list[str]:
+        """Return the members that were added since the backup, and were not revoked later."""
+        missing = self._members.keys() - set(present)
+        return sorted(name for name in missing if _is_member(self._members[name]))
+
+    def pairs(self, kind: str, present: Iterable[Pair]) -> PairsResult:
+        """Return what the log changes in the pairs of one kind (ALLOWED or PUT)."""
+        there, taken = set(present), self._taken[kind]
+        withdrawn = there & taken.keys()
+        given = self._given[kind].items()
+        lost = [pair for pair, at in given if pair not in there - withdrawn and at > taken.get(pair, -1)]
+        return PairsResult(tuple(sorted(withdrawn)), tuple(sorted(lost)))
+
+    def _closed(self, token: Token, notes: list[str]) -> tuple[Token, list[str]]:
+        if self.is_complete:
+            return token, notes
+        if isinstance(token, TotpToken):
+            token = token.rolled_forward(self._now // token.period + max(token.drift, 0) + 1)
+        needs = "codes in a row needed"
+        return token.with_row_needed(), notes if needs in notes else [*notes, needs]
+
+
+def _is_outdated(row: MemberRow, known: _Member) -> bool:
+    """Return True if the log has a later certificate than those of the row."""
+    others = [at for fingerprint, at in known.certificates.items() if fingerprint not in row.fingerprints]
+    own = [at for fingerprint, at in known.certificates.items() if fingerprint in row.fingerprints]
+    if not others or not row.fingerprints:
+        return False
+    return max(others) >= max(own) if own else max(others) + CLOCKS >= (row.joined or 0)
+
+
+def _is_member(known: _Member) -> bool:
+    latest = max((known.added[0] if known.added is not None else -1, *known.certificates.values()))
+    return latest > (known.revoked if known.revoked is not None else -1)
+
+
+def _is_name_of(kind: str, name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) if kind == ALLOWED else UserRecord.RULES["user"](name) is None
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(name if name.isascii() and name.isprintable() else "?" for name in names) or "none"
