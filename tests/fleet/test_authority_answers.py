@@ -12,7 +12,7 @@ from pam_totp.authority.answers import Answers, NotAMember, NotPermitted
 from pam_totp.authority.budget import BURST, Budgets
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
-from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.record import HotpToken, TemporaryCode, UserRecord
 from pam_totp.core.settings import SettingsError, Site, parse_site
 from pam_totp.core.verify import Decision, Earlier, verify
 from pam_totp.figures.counters import AUTHORITY, Figures
@@ -451,11 +451,15 @@ def test_a_long_name_of_a_member_has_its_own_grace(authority: Authority) -> None
     assert [authority.answers.begin(member, asked).verdict for member in (first, second)] == ["pass", "ask"]
 
 
-def test_a_recovery_code_grants_no_grace(authority: Authority) -> None:
+@pytest.mark.parametrize("by", ["recovery", "temporary"])
+def test_a_code_of_80_bits_is_accepted_once_and_grants_no_grace(authority: Authority, by: str) -> None:
     authority.site = parse_site("[policy]\ngrace_period = 600\n")
-    authority.put("bob", salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
-    assert authority.ask(question(RECOVERY, user="bob")).accepted
+    digest = recovery_digest(SALT, RECOVERY)
+    temporary = TemporaryCode(salt=SALT, digest=digest, ends=1 << 40)
+    authority.put("bob", **({"salt": SALT, "recovery": (digest,)} if by == "recovery" else {"temporary": temporary}))
+    assert authority.ask(question(RECOVERY, user="bob")).by == by
     assert begin(authority, "bob") == "ask"
+    assert not authority.ask(question(RECOVERY, user="bob")).accepted
 
 
 def test_nullok_of_the_authority_lets_unenrolled_users_pass(authority: Authority) -> None:
