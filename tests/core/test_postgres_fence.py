@@ -1,0 +1,153 @@
+"""Tests of the epoch of a database: outdated copies are refused, and a fence is complete or without effect."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pam_totp.core.record import UserRecord
+from pam_totp.store import StoreError, postgres
+from pam_totp.store import postgres_schema as schema
+from pam_totp.store.postgres import AlreadyAnswered, PostgresStore, Question, initialise
+from pam_totp.store.postgres_fence import Withdrawn, fence, members, others
+from pam_totp.store.postgres_members import Members
+from tests.support.cluster import OWNER, Server, servers, with_postgresql
+from tests.support.site import PATIENCE, fob
+
+pytestmark = with_postgresql
+DIGEST = b"d" * 32
+
+
+@pytest.fixture
+def store(database: str, monkeypatch: pytest.MonkeyPatch) -> PostgresStore:
+    monkeypatch.setattr(postgres, "_databases", {})  # the epochs that this process has seen
+    made = PostgresStore(database, wait=PATIENCE)
+    record = UserRecord(user="alice", tokens=(fob(),))
+    made.update("alice", lambda _: (record, None), create=True)
+    return made
+
+
+def set_epoch(server: Server, epoch: int) -> None:
+    server.sql(f"UPDATE pam_totp.store SET epoch = {epoch}")
+
+
+def test_each_fence_begins_a_higher_epoch(store: PostgresStore) -> None:
+    first = fence(store).epoch
+    assert first is not None
+    assert first == pytest.approx(time.time(), abs=60)
+    assert fence(store, above=first + 500).epoch == first + 501
+    assert fence(store).epoch == first + 502
+    assert fence(store, above=None).epoch is None
+
+
+def test_a_server_with_a_lower_epoch_is_not_used(postgresql: Server, store: PostgresStore) -> None:
+    set_epoch(postgresql, 7)
+    assert PostgresStore(store.url, wait=PATIENCE, pool=2, epoch=7).read("alice").user == "alice"
+    with pytest.raises(StoreError, match="outdated copy of the database: its epoch is 7, not 8"):
+        PostgresStore(store.url, wait=0.2, pool=3, epoch=8).read("alice")
+
+
+def test_a_process_remembers_the_highest_epoch(postgresql: Server, store: PostgresStore) -> None:
+    impatient = PostgresStore(store.url, wait=0.3)
+    store.read("alice")
+    set_epoch(postgresql, 7)
+    PostgresStore(store.url, wait=PATIENCE, epoch=7).read("alice")  # of the same process, with the same connections
+    set_epoch(postgresql, 6)
+    assert impatient.read("alice").user == "alice", "on a connection that was made before"
+    terminate_others(postgresql)
+    with pytest.raises(StoreError, match="its epoch is 6, not 7"):
+        impatient.read("alice")
+
+
+def terminate_others(server: Server) -> None:
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pam_totp'")
+
+
+def test_the_next_server_of_the_url_is_used_instead_of_an_outdated_one(
+    postgresql: Server, store: PostgresStore
+) -> None:
+    with servers() as outdated:  # it accepts writes, as a lost primary that has come back
+        initialise(outdated.url, schema.NONE)
+        epoch = fence(store).epoch
+        assert epoch is not None
+        url = f"postgresql://{OWNER}@/postgres?host={outdated.folder},{postgresql.folder}"
+        assert list(PostgresStore(url, wait=PATIENCE, pool=1).users()) == [], "without the setting, the first server"
+        assert list(PostgresStore(url, wait=PATIENCE, pool=2, epoch=epoch).users()) == ["alice"]
+
+
+def test_tables_of_an_older_version_have_the_epoch_0(postgresql: Server, store: PostgresStore) -> None:
+    postgresql.sql("ALTER TABLE pam_totp.store DROP COLUMN epoch, DROP COLUMN cluster")
+    terminate_others(postgresql)
+    assert PostgresStore(store.url, wait=PATIENCE, pool=5).read("alice").user == "alice"
+    with pytest.raises(StoreError, match="does not permit a new epoch"):
+        fence(PostgresStore(store.url, wait=PATIENCE, pool=5))
+    initialise(store.url)
+    assert fence(PostgresStore(store.url, wait=PATIENCE, pool=6)).epoch is not None
+
+
+def test_a_fence_forgets_verdicts_and_join_tokens(store: PostgresStore) -> None:
+    question = Question(DIGEST, lambda result: "yes")
+    store.update_once("alice", lambda record: (record.refused_uncounted(), None), question)
+    with pytest.raises(AlreadyAnswered):
+        store.update_once("alice", lambda record: (record, None), question)
+    registered = Members(store)
+    registered.add("web1", ["web"], None, DIGEST, 60)
+    assert fence(store, forget=False).forgotten == 0
+    assert registered.joining(DIGEST) == "web1"
+    assert fence(store).forgotten == 1
+    assert registered.joining(DIGEST) is None
+    store.update_once("alice", lambda record: (record.refused_uncounted(), None), question)
+    assert store.read("alice").refused == 2
+
+
+def test_rights_are_withdrawn_in_one_transaction(store: PostgresStore) -> None:
+    registered = Members(store)
+    for number, name in enumerate(("web1", "web2", "web3")):
+        registered.add(name, ["a", "b"], None, bytes([number]) * 32, 60)
+        registered.join(bytes([number]) * 32, bytes([number]) * 32)
+    registered.allow("a", ["all", "staff"])
+    registered.put("staff", ["ann", "b/b"])
+    withdrawn = Withdrawn(
+        revoke=["web1"],
+        rejoin=["web2"],
+        limit=[("web3", ["a"], ["sshd"]), ("web2", [], None)],
+        deny=[("a", "all")],
+        take=[("staff", "b/b")],
+    )
+    fence(store, withdrawn)
+    rows = {row.name: row for row in members(store)}
+    assert (rows["web1"].is_revoked, rows["web2"].is_revoked) == (True, False)
+    assert (rows["web2"].fingerprints, rows["web2"].joined, rows["web2"].groups) == ((), None, ())
+    assert (rows["web3"].groups, rows["web3"].services) == (("a",), ("sshd",))
+    assert rows["web3"].fingerprints == ("02" * 32,)
+    assert registered.groups() == ({"a": ("staff",)}, {"staff": ("ann",)})
+
+
+def test_an_unsafe_database_makes_no_change(postgresql: Server, store: PostgresStore) -> None:
+    registered = Members(store)
+    registered.add("web1", ["a"], None, DIGEST, 60)
+    initialise(store.url, schema.SYNCHRONOUS)
+    strict = PostgresStore(store.url, wait=PATIENCE, pool=7)
+    with pytest.raises(StoreError, match="does not keep changes safely: synchronous_standby_names is empty"):
+        fence(strict, Withdrawn(revoke=["web1"]))
+    assert [row.is_revoked for row in members(store)] == [False]
+    initialise(store.url, schema.NONE)
+
+
+def test_the_server_is_noted_at_the_first_tables_and_at_a_fence(postgresql: Server, store: PostgresStore) -> None:
+    identifier = postgresql.sql("SELECT system_identifier FROM pg_control_system()")
+    assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
+    postgresql.sql("UPDATE pam_totp.store SET cluster = '1'")
+    initialise(store.url)
+    assert postgresql.sql("SELECT cluster FROM pam_totp.store") == "1", "a restore does not hide itself"
+    fence(store)
+    assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
+
+
+def test_other_connections_are_counted(store: PostgresStore) -> None:
+    alone = PostgresStore(store.url, wait=PATIENCE, pool=1)
+    before = others(alone)
+    busy = PostgresStore(store.url, wait=PATIENCE, pool=8)
+    busy.read("alice")
+    assert others(alone) == before + 1
