@@ -52,7 +52,7 @@ STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures", "pam", "client")
 }
 # A login loads these modules only if its store is in a database. Only they may import psycopg.
-DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_members", "_state", "_stock")
+DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}

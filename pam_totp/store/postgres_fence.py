@@ -130,7 +130,8 @@ def _fence(store: PostgresStore, work: Work, withdrawn: Withdrawn, above: int | 
 
 def _withdrawals(withdrawn: Withdrawn) -> list[tuple[str, tuple[str | None, ...]]]:
     """Return the statements that withdraw the rights. Each ends in a WHERE."""
-    forget = "UPDATE pam_totp.member SET fingerprint = NULL, next_fingerprint = NULL, joined = NULL WHERE name = $1"
+    forget = """UPDATE pam_totp.member SET fingerprint = NULL, next_fingerprint = NULL, joined = NULL,
+ ends = NULL WHERE name = $1"""
     revoke = "UPDATE pam_totp.member SET revoked = coalesce(revoked, clock_timestamp()) WHERE name = $1"
     limit = """UPDATE pam_totp.member SET groups = ARRAY(SELECT jsonb_array_elements_text($2::jsonb)), services =
  CASE WHEN $3::jsonb <> 'null' THEN ARRAY(SELECT jsonb_array_elements_text(nullif($3::jsonb, 'null'))) END

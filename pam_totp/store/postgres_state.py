@@ -34,8 +34,9 @@ _PROCESS = "SELECT pg_backend_pid()::text"
 class State:
     """The state of a database, as one connection shows it.
 
-    `settings` are those of `_SETTINGS`. `ahead` (of this host's clock) and `round_trip` are in seconds. `version` and
-    `replication` are those of the tables; `reason` is that of GUARDS. `standbys` lists the `sync_state` of each
+    `settings` are those of `_SETTINGS`. `ahead` (of this host's clock) and `round_trip` are in seconds. `version`,
+    `replication` and `epoch` are those of the tables. `is_moved` is True if another server had the tables at the last
+    fence, or when they were made. `reason` is that of GUARDS. `standbys` lists the `sync_state` of each
     standby. `pooler` is None, "a pooler", or "a pooler in transaction mode".
     """
 
@@ -45,6 +46,8 @@ class State:
     round_trip: float
     version: int | None
     replication: str | None
+    epoch: int
+    is_moved: bool
     reason: str | None
     standbys: list[str | None]
     pooler: str | None
@@ -77,7 +80,7 @@ class _Reader:
         return [None if row[0] is None else row[0].decode() for row in rows]
 
     def state(self, url: str) -> State:
-        version, replication = self._tables()
+        version, replication, epoch, cluster = self._tables()
         ahead, round_trip = self._clock()
         reason = None
         if replication in schema.REPLICATION:
@@ -90,6 +93,8 @@ class _Reader:
             round_trip=round_trip,
             version=version,
             replication=replication,
+            epoch=epoch,
+            is_moved=cluster is not None and self._cluster() not in (None, cluster),
             reason=reason,
             standbys=self._texts(_STANDBYS),
             pooler=self._pooler(url),
@@ -97,15 +102,20 @@ class _Reader:
             is_copied=bool(self._texts(_COPIED)),
         )
 
-    def _tables(self) -> tuple[int | None, str | None]:
-        """Return the version and the replication of the tables. Without tables, both are None."""
+    def _tables(self) -> tuple[int | None, str | None, int, str | None]:
+        """Return version, replication, epoch and cluster of the tables. Without tables, the version is None."""
         (found,) = self._connection.run(_TABLES, deadline=self._deadline)
-        if found[0] != b"\1":
-            return None, None
-        rows = self._connection.run(schema.STORE, deadline=self._deadline)
+        rows = self._connection.run(schema.STORE, deadline=self._deadline) if found[0] == b"\1" else []
         if not rows:
-            return None, None
-        return int.from_bytes(rows[0][0] or b"", "big"), (rows[0][1] or b"").decode()
+            return None, None, 0, None
+        version, replication, epoch, cluster = rows[0]
+        numbers = [int.from_bytes(value or b"", "big") for value in (version, epoch)]
+        return numbers[0], (replication or b"").decode(), numbers[1], None if cluster is None else cluster.decode()
+
+    def _cluster(self) -> str | None:
+        """Return the identity of the server, if the role may see it."""
+        sees = self._connection.run(schema.SEES_CLUSTER, deadline=self._deadline)
+        return self._texts(schema.CLUSTER)[0] if sees else None
 
     def _clock(self) -> tuple[float, float]:
         """Return by how much the database is ahead of this host, and the time of a round trip."""

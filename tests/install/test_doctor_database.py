@@ -20,6 +20,7 @@ import pytest
 from pam_totp.core.record import UserRecord
 from pam_totp.store import StoreError
 from pam_totp.store.postgres import PostgresStore, initialise
+from pam_totp.store.postgres_fence import fence
 from pam_totp.store.postgres_schema import NONE, SYNCHRONOUS
 from pam_totp.system import database, service_network
 from pam_totp.system.doctor import checks_database, checks_people
@@ -65,11 +66,11 @@ def url(postgresql: Server, standbys: list[Server]) -> Iterator[str]:
     until(lambda: postgresql.sql("SHOW synchronous_standby_names") == "", "all settings are reset")
 
 
-def examine(url: str, folder: Path, wait: float = PATIENCE) -> list[Finding]:
+def examine(url: str, folder: Path, wait: float = PATIENCE, more: str = "") -> list[Finding]:
     """Return the findings about the store of a host without a pam_totp.so line, such as an authority."""
     (folder / "etc").mkdir(exist_ok=True)
     site = folder / "etc" / "pam_totp.toml"
-    site.write_text(f'[store]\nurl = "{url}"\nwait = {wait}\n')
+    site.write_text(f'[store]\nurl = "{url}"\nwait = {wait}\n{more}')
     site.chmod(0o644)
     return list(store(Context(Machine(str(folder)), [])))
 
@@ -80,6 +81,25 @@ def codes(findings: list[Finding]) -> list[tuple[Severity, Code]]:
 
 def test_a_database_with_two_standbys_has_no_findings(url: str, tmp_path: Path) -> None:
     assert examine(url, tmp_path) == []
+
+
+def test_a_database_without_the_epoch_of_the_site_file_is_outdated(url: str, tmp_path: Path) -> None:
+    epoch = fence(PostgresStore(url, wait=PATIENCE, pool=1)).epoch
+    [finding] = examine(url, tmp_path)
+    assert (finding.severity, finding.code) == (NOTE, Code.DATABASE_EPOCH)
+    assert finding.remedy == f"set epoch = {epoch} in [store] of /etc/pam_totp.toml"
+    assert examine(url, tmp_path, more=f"epoch = {epoch}\n") == []
+    [finding] = examine(url, tmp_path, more=f"epoch = {(epoch or 0) + 1}\n")
+    assert (finding.severity, finding.code) == (ERROR, Code.DATABASE_OUTDATED)
+    assert "run 'pam-totp authority restore --log FILE...'" in finding.remedy
+
+
+def test_a_database_of_another_server_is_a_warning_until_a_fence(url: str, postgresql: Server, tmp_path: Path) -> None:
+    postgresql.sql("UPDATE pam_totp.store SET cluster = '1'")
+    [finding] = examine(url, tmp_path)
+    assert (finding.severity, finding.code) == (WARNING, Code.DATABASE_RESTORED)
+    epoch = fence(PostgresStore(url, wait=PATIENCE, pool=1), forget=False).epoch
+    assert examine(url, tmp_path, more=f"epoch = {epoch}\n") == []
 
 
 def test_a_single_standby_is_a_warning(url: str, postgresql: Server, standbys: list[Server], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from pam_totp.core.settings import SITE_FILE
 from pam_totp.system import service_network
 from pam_totp.system.database import (
     NONE,
@@ -34,6 +35,7 @@ _LONGEST_TRIP = 0.05  # seconds: a login takes three round trips, and one of the
 _PATRONI = "/etc/patroni"  # the folder of Patroni's configuration
 _CONFIGURATION = f"{_PATRONI}/config.yml"
 _PATRONI_ANSWERS = 2.0  # seconds
+_RESTORE = "stop all authorities, and run 'pam-totp authority restore --log FILE...'"
 _CANCELS = {
     "statement_timeout": "cancels an answer that waits for the standby",
     "transaction_timeout": "cancels an answer that waits for the standby",
@@ -60,6 +62,7 @@ def database(context: Context, url: str) -> Iterator[Finding]:
         return
     tables = list(_tables(state))
     yield from tables
+    yield from _copies(context, state)
     for check in (_durability, _standbys, _timeouts, _pooler, _times):
         yield from check(state)
     yield from _patroni(context, state)
@@ -98,6 +101,27 @@ def _tables(state: State) -> Iterator[Finding]:
         what = "the store requires no standby: after the loss of the server, used codes may be accepted again"
         remedy = "add a synchronous standby, and run 'pam-totp store init URL --replication synchronous'"
         yield _finding(NOTE, Code.DATABASE_NOT_REPLICATED, what, remedy)
+
+
+def _copies(context: Context, state: State) -> Iterator[Finding]:
+    """Report an outdated copy of the database, and a restored one that was not fenced, as far as it can be seen."""
+    settings = context.site().database
+    least, epoch = 0 if settings is None else settings.epoch, state["epoch"]
+    if state["version"] is None:
+        return
+    if epoch < least:
+        what = (
+            f"the database is an outdated copy: its epoch is {epoch}, but [store] of the site file requires {least}; "
+        )
+        remedy = f"stop that server, or, if it was restored from a backup, {_RESTORE}"
+        yield _finding(ERROR, Code.DATABASE_OUTDATED, f"{what}it is not used", remedy)
+    elif state["is_moved"]:
+        what = "another server had this database: if it was restored from a dump, used codes are accepted again"
+        remedy = f"{_RESTORE}; after an upgrade without logins, run 'pam-totp authority fence --epoch-only'"
+        yield _finding(WARNING, Code.DATABASE_RESTORED, what, remedy)
+    elif epoch > least:
+        what = f"the database has the epoch {epoch}, and the site file does not require it: an older copy could be used"
+        yield _finding(NOTE, Code.DATABASE_EPOCH, what, f"set epoch = {epoch} in [store] of {SITE_FILE}")
 
 
 def _durability(state: State) -> Iterator[Finding]:
