@@ -473,7 +473,6 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
             if run("SHOW server_encoding") != [(b"UTF8",)]:
                 raise StoreError("the encoding of the database must be UTF8")
             run("SET client_min_messages = warning")  # a notice about an existing table is no error
-            cluster = run(schema.CLUSTER) if run(schema.SEES_CLUSTER) else []
             run("BEGIN")
             for statement in schema.CREATE:
                 run(statement)
@@ -484,8 +483,9 @@ def initialise(url: str, replication: str | None = None, grant: str | None = Non
             rows = run(schema.STORE)
             required = replication or ((rows[0][1] or b"").decode() if rows else schema.SYNCHRONOUS)
             run(schema.SET_STORE, schema.VERSION, required)
-            for (identifier,) in cluster:
-                run(schema.NOTE_CLUSTER, (identifier or b"").decode())
+            if run(schema.SEES_CLUSTER):
+                ((identity,),) = run(schema.CLUSTER)
+                run(schema.NOTE_CLUSTER, (identity or b"").decode())
             if grant is not None:
                 ((role,),) = run("SELECT quote_ident($1)", grant)
                 for statement in schema.GRANT:

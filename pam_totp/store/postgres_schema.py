@@ -15,7 +15,7 @@ Rules:
    `ends` is the end of the newest certificate.
    A row of `may` with the user group `postgres_members.ENROLMENT` lets the members enrol users.
 8. `epoch` of `store` increases after each restore (`postgres_fence`). A process refuses a server with a lower epoch
-   than it has seen. `cluster` is the identity of the server that had the tables then: a restored dump has another one.
+   than it has seen. `cluster` is the identity of the server and of the tables then: a restored dump has another one.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ STORE = """SELECT s.version, s.replication, coalesce((to_jsonb(s) ->> 'epoch')::
 NOTE_CLUSTER = "UPDATE pam_totp.store SET cluster = coalesce(cluster, $1)"
 SEES_CLUSTER = """SELECT 1 WHERE to_regprocedure('pg_control_system()') IS NOT NULL
  AND has_function_privilege(to_regprocedure('pg_control_system()')::oid, 'EXECUTE')"""
-CLUSTER = "SELECT system_identifier::text FROM pg_control_system()"
+CLUSTER = "SELECT system_identifier || '/' || 'pam_totp.store'::regclass::oid FROM pg_control_system()"
 
 USERS = "SELECT name FROM pam_totp.record WHERE name > $1 ORDER BY name LIMIT $2::bigint"
 BODIES = """SELECT r.name, r.body FROM jsonb_array_elements_text($1::jsonb) AS n(name)

@@ -35,8 +35,8 @@ class State:
     """The state of a database, as one connection shows it.
 
     `settings` are those of `_SETTINGS`. `ahead` (of this host's clock) and `round_trip` are in seconds. `version`,
-    `replication` and `epoch` are those of the tables. `is_moved` is True if another server had the tables at the last
-    fence, or when they were made. `reason` is that of GUARDS. `standbys` lists the `sync_state` of each
+    `replication` and `epoch` are those of the tables. `is_moved` is True if the tables were restored from a dump, or
+    another server had them, since the last fence. `reason` is that of GUARDS. `standbys` lists the `sync_state` of each
     standby. `pooler` is None, "a pooler", or "a pooler in transaction mode".
     """
 
@@ -113,7 +113,7 @@ class _Reader:
         return numbers[0], (replication or b"").decode(), numbers[1], None if cluster is None else cluster.decode()
 
     def _cluster(self) -> str | None:
-        """Return the identity of the server, if the role may see it."""
+        """Return the identity of the server and of the tables, if the role may see it."""
         sees = self._connection.run(schema.SEES_CLUSTER, deadline=self._deadline)
         return self._texts(schema.CLUSTER)[0] if sees else None
 

@@ -136,7 +136,8 @@ def test_an_unsafe_database_makes_no_change(postgresql: Server, store: PostgresS
 
 
 def test_the_server_is_noted_at_the_first_tables_and_at_a_fence(postgresql: Server, store: PostgresStore) -> None:
-    identifier = postgresql.sql("SELECT system_identifier FROM pg_control_system()")
+    identifier = postgresql.sql(schema.CLUSTER)
+    assert identifier.startswith(postgresql.sql("SELECT system_identifier FROM pg_control_system()"))
     assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
     postgresql.sql("UPDATE pam_totp.store SET cluster = '1'")
     initialise(store.url)

@@ -20,9 +20,10 @@ from pam_totp.core.record import UserRecord
 from pam_totp.member import wire
 from pam_totp.operations import audit_log
 from pam_totp.operations.tickets import invited, new_phone, with_temporary_code
+from pam_totp.store.postgres_state import state_of
 from tests.support.cluster import OWNER, owned, servers, with_postgresql
 from tests.support.fleet import Fleet, Member, question, running
-from tests.support.site import KEY, codes, fob, phone
+from tests.support.site import KEY, PATIENCE, codes, fob, phone
 
 pytestmark = with_postgresql
 SALT, RECOVERY = "00" * 16, "0123456789ABCDEF"
@@ -36,6 +37,8 @@ class Backup:
         self.database = fleet.url.split("/")[3].partition("?")[0]
         self.where: list[str | Path] = ["-h", self.server.folder, "-U", OWNER]
 
+    is_seen: bool  # by doctor
+
     def make(self) -> None:
         raise NotImplementedError
 
@@ -48,6 +51,8 @@ class Backup:
 
 
 class BaseBackup(Backup):
+    is_seen = False
+
     def make(self) -> None:
         self.server.program("pg_basebackup", "-D", self.path, *self.where, "-X", "stream", "-c", "fast", "-N")
 
@@ -57,6 +62,8 @@ class BaseBackup(Backup):
 
 
 class Dump(Backup):
+    is_seen = True
+
     def make(self) -> None:
         self.server.program("pg_dump", "-Fc", "-f", self.path, *self.where, self.database)
 
@@ -191,7 +198,9 @@ def test_after_a_restore_nothing_of_the_log_lives_again(backup: Backup, fleet: F
     restored_at = lost_and_restored(backup, scene)
     assert [token.next_factor for token in fleet.store.read(scene.alice).tokens] == [1]
     assert len(fleet.store.read(scene.bob).recovery) == 1, "the backup has the used recovery code"
+    assert state_of(fleet.url, PATIENCE).is_moved is backup.is_seen
     logs.command("authority", "restore", "--log", *logs.write(), "--restored-at", restored_at, "--yes")
+    assert not state_of(fleet.url, PATIENCE).is_moved
     fleet.start()
     web1 = scene.web1
     assert refused(web1, scene.alice, codes(0), codes(1), codes(2), codes(1, 2))
