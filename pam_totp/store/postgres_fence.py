@@ -72,10 +72,10 @@ NOTHING = Withdrawn()
 
 
 class Fenced(NamedTuple):
-    """The new epoch, or None if none has begun; and the number of records whose verdicts were forgotten."""
+    """The new epoch, or None if none has begun; and the number of records whose verdicts were deleted."""
 
     epoch: int | None
-    forgotten: int
+    deleted: int
 
 
 def members(store: PostgresStore) -> list[MemberRow]:
@@ -115,9 +115,9 @@ def _fence(store: PostgresStore, work: Work, withdrawn: Withdrawn, above: int | 
     run("BEGIN")
     for sql, parameters in _withdrawals(withdrawn):
         run(f"{sql} AND {is_met}", *parameters)
-    forgotten = 0
+    deleted = 0
     if forget:
-        forgotten = len(run(f"{_FORGET} AND {is_met} RETURNING 1"))
+        deleted = len(run(f"{_FORGET} AND {is_met} RETURNING 1"))
         run(f"{_UNINVITE} AND {is_met}")
     epoch = None
     if above is not None:
@@ -125,7 +125,7 @@ def _fence(store: PostgresStore, work: Work, withdrawn: Withdrawn, above: int | 
         epoch = _number(rows[0][0]) if rows else None
     store.require_safe(work)  # the conditions were met, because a reload can change settings only between transactions
     run("COMMIT")
-    return Fenced(epoch, forgotten)
+    return Fenced(epoch, deleted)
 
 
 def _withdrawals(withdrawn: Withdrawn) -> list[tuple[str, tuple[str | None, ...]]]:

@@ -93,9 +93,9 @@ def test_a_fence_forgets_verdicts_and_join_tokens(store: PostgresStore) -> None:
         store.update_once("alice", lambda record: (record, None), question)
     registered = Members(store)
     registered.add("web1", ["web"], None, DIGEST, 60)
-    assert fence(store, forget=False).forgotten == 0
+    assert fence(store, forget=False).deleted == 0
     assert registered.joining(DIGEST) == "web1"
-    assert fence(store).forgotten == 1
+    assert fence(store).deleted == 1
     assert registered.joining(DIGEST) is None
     store.update_once("alice", lambda record: (record.refused_uncounted(), None), question)
     assert store.read("alice").refused == 2

@@ -108,7 +108,7 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
     unassign:1 | return:1) _pam_totp_serials "$program" "$store" assigned ;;
     store:1) printf '%s\n' init copy ;;
     store:*) compgen -f -- "$current" ;;
-    authority:1) printf '%s\n' init serve ;;
+    authority:1) printf '%s\n' init serve restore fence ;;
     member:1) printf '%s\n' add list revoke groups break-glass ;;
     member:*) compgen -u ;;
     enable:1) _pam_totp_services enabled ;;
@@ -125,7 +125,10 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
         compgen -f -- "$current"
         ;;
     --store | --stack | --config | --credentials | --socket | --figures | --textfile | --output | --map | --homes | --key-file | --password-file | --replaces) ;&
-    --log) [[ $option == --log && $command != restored && $command != stats ]] || compgen -f -- "$current" ;;
+    --log)
+        [[ $option == --log && $command == authority && $first != restore ]] && printf '%s\n' syslog stderr
+        [[ $option == --log && $command =~ ^(serve|portal|authority)$ && $first != restore ]] || compgen -f -- "$current"
+        ;;
     --for-user) compgen -u ;;
     --put) compgen -u ;;
     --user) compgen -u ;;
