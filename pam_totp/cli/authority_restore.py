@@ -63,9 +63,12 @@ def restore(args: argparse.Namespace, site: Site, file: str) -> int:
     print_evidence(spans, log, args.restored_at)
     if log.lines == 0:
         raise CommandError("no line of pam_totp in the logs (without a log, run 'pam-totp authority fence')")
-    needed = len(site.authority.addresses) if site.authority is not None else 1
+    needed = len(site.authority.addresses) if site.authority is not None else 0
     log.is_complete = args.complete or len(log.authorities) >= needed
-    _say(f"authorities with lines in these logs: {', '.join(sorted(log.authorities)) or 'none'}")
+    if needed:
+        _say(f"authorities with lines in these logs: {', '.join(sorted(log.authorities)) or 'none'}")
+    else:
+        _say("give the logs of all hosts that use the database: the command cannot know their number")
     if not log.is_complete:
         _say(f"warning: {file} has {needed} authorities, so every token needs codes in a row ({COMPLETE})")
     _warn_of_others(store)
@@ -103,7 +106,10 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> PostgresStore:
     become_account(ACCOUNT)
     require_files(url)
     how = site.database or DatabaseSettings(url=url)
-    return PostgresStore(url, pool=1, wait=how.wait)
+    store = PostgresStore(url, pool=1, wait=how.wait)
+    if not args.dry_run:
+        store.use(store.require_safe, reads_only=True)  # otherwise each record would fail
+    return store
 
 
 def _say(text: str) -> None:

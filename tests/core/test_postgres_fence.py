@@ -12,6 +12,7 @@ from pam_totp.store import postgres_schema as schema
 from pam_totp.store.postgres import AlreadyAnswered, PostgresStore, Question, initialise
 from pam_totp.store.postgres_fence import Withdrawn, fence, members, others
 from pam_totp.store.postgres_members import Members
+from pam_totp.store.postgres_state import state_of
 from tests.support.cluster import OWNER, Server, servers, with_postgresql
 from tests.support.site import PATIENCE, fob
 
@@ -144,6 +145,27 @@ def test_the_server_is_noted_at_the_first_tables_and_at_a_fence(postgresql: Serv
     assert postgresql.sql("SELECT cluster FROM pam_totp.store") == "1", "a restore does not hide itself"
     fence(store)
     assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
+
+
+def test_the_role_of_an_authority_may_begin_an_epoch_and_sees_a_restored_dump(
+    postgresql: Server, store: PostgresStore
+) -> None:
+    postgresql.sql("DROP ROLE IF EXISTS plain", "CREATE ROLE plain LOGIN")
+    url = store.url.replace(f"{OWNER}@", "plain@")
+    try:
+        initialise(store.url, grant="plain")
+        postgresql.sql("REVOKE UPDATE (epoch, cluster) ON pam_totp.store FROM plain")
+        with pytest.raises(
+            StoreError, match=r"does not permit a new epoch \(run 'pam-totp store init URL --grant ROLE'"
+        ):
+            fence(PostgresStore(url, wait=PATIENCE))
+        initialise(store.url, grant="plain")
+        postgresql.sql("UPDATE pam_totp.store SET cluster = '1/1'")
+        assert state_of(url, PATIENCE).is_moved
+        assert fence(PostgresStore(url, wait=PATIENCE)).epoch is not None
+        assert not state_of(url, PATIENCE).is_moved
+    finally:
+        postgresql.sql("DROP OWNED BY plain", "DROP ROLE plain")
 
 
 def test_other_connections_are_counted(store: PostgresStore) -> None:
