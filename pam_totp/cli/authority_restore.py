@@ -23,7 +23,16 @@ from pam_totp.cli.prompts import confirm
 from pam_totp.cli.restored import forward_all, forward_stock, print_evidence, print_stock, print_table_of
 from pam_totp.cli.store_access import ACCOUNT, load_postgres, location, now, require_files
 from pam_totp.core.settings import DATABASE, DatabaseSettings, Site, is_database
-from pam_totp.operations.restored_fleet import ALLOWED, PUT, FleetLog, MemberResult, PairsResult
+from pam_totp.operations.restored_fleet import (
+    ALLOWED,
+    ENROLLING,
+    OFF,
+    PUT,
+    TICKET,
+    FleetLog,
+    MemberResult,
+    PairsResult,
+)
 from pam_totp.pam.privileges import become_account
 
 if TYPE_CHECKING:
@@ -139,6 +148,7 @@ def _apply(args: argparse.Namespace, site: Site, log: FleetLog, store: PostgresS
     pairs = {
         ALLOWED: log.pairs(ALLOWED, ((group, name) for group, names in groups.may.items() for name in names)),
         PUT: log.pairs(PUT, ((group, user) for group, users in groups.users.items() for user in users)),
+        ENROLLING: log.pairs(ENROLLING, ((group, TICKET) for group in groups.enrolling)),
     }
     missing = log.missing_members(row.name for row in rows)
     epoch = None
@@ -146,7 +156,7 @@ def _apply(args: argparse.Namespace, site: Site, log: FleetLog, store: PostgresS
         withdrawn = _withdrawn(rows, members, pairs)
         above = _least_epoch(site) if status == DONE else None
         epoch = postgres_fence.fence(store, withdrawn, above=above).epoch
-        _log_withdrawn(args, withdrawn)
+        _log_withdrawn(args, withdrawn, pairs)
         if epoch is not None:
             args.audit.changed("fence", epoch=epoch)
     records = map(json.loads, packed)
@@ -191,6 +201,7 @@ def _least_epoch(site: Site) -> int:
 
 def _withdrawn(rows: Iterable[MemberRow], members: Iterable[MemberResult], pairs: Mapping[str, PairsResult]) -> Any:
     from pam_totp.store.postgres_fence import Withdrawn
+    from pam_totp.store.postgres_members import ENROLMENT
 
     both = [*zip(rows, members, strict=True)]
     return Withdrawn(
@@ -201,21 +212,23 @@ def _withdrawn(rows: Iterable[MemberRow], members: Iterable[MemberResult], pairs
             for row, member in both
             if (member.groups, member.services) != (row.groups, row.services)
         ],
-        deny=pairs[ALLOWED].withdrawn,
+        deny=[*pairs[ALLOWED].withdrawn, *((group, ENROLMENT) for group, _ in pairs[ENROLLING].withdrawn)],
         take=pairs[PUT].withdrawn,
     )
 
 
-def _log_withdrawn(args: argparse.Namespace, withdrawn: Any) -> None:
+def _log_withdrawn(args: argparse.Namespace, withdrawn: Any, pairs: Mapping[str, PairsResult]) -> None:
     """Log each change in the words of the command that makes such a change, so that a later restore repeats it."""
     for name in withdrawn.revoke:
         args.audit.changed("member-revoke", member=name)
     for name, groups, services in withdrawn.limit:
         listed = None if services is None else ", ".join(services)
         args.audit.changed("member-add", member=name, groups=",".join(groups), services=listed)
-    for what, pairs in (("member-deny", withdrawn.deny), ("member-take", withdrawn.take)):
-        for group, name in pairs:
+    for kind, what in ((ALLOWED, "member-deny"), (PUT, "member-take")):
+        for group, name in pairs[kind].withdrawn:
             args.audit.changed(what, group=group, names=name)
+    for group, _ in pairs[ENROLLING].withdrawn:
+        args.audit.changed("member-enroll", group=group, enroll=OFF)
     args.audit.finish("restored")
 
 
@@ -232,6 +245,7 @@ def _print_fleet(members: Iterable[MemberResult], missing: Iterable[str], pairs:
     for kind, given, text in (
         (ALLOWED, "allow", "may no longer ask for the users of {0}"),
         (PUT, "put", "{0} is no longer in this user group"),
+        (ENROLLING, "enroll", "may no longer enrol users by tickets"),
     ):
         rows += [(group, text.format(name)) for group, name in pairs[kind].withdrawn]
         rows += [

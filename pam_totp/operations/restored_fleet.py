@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pam_totp.store.postgres_fence import MemberRow
 
 CLOCKS = 300  # seconds: the largest difference between the clocks of an authority and of the database
-ALLOWED, PUT = "may", "users"  # the pairs: a group of members and one of users; a group of users and a user
+# The kinds of pairs: a group of members and one of users; a group of users and a user; a group of members and TICKET.
+ALLOWED, PUT, ENROLLING = KINDS = ("may", "users", "enroll")
+TICKET, OFF = "ticket", "off"  # the members of a group may enrol users by tickets, or may not
 _GIVES = {"member-allow": ALLOWED, "member-put": PUT}
 _TAKES = {"member-deny": ALLOWED, "member-take": PUT}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,252}")  # of a host, or of a group
@@ -76,8 +78,8 @@ class FleetLog(Log):
         self.authorities: set[str] = set()  # the hosts with lines of an authority before the restore
         self.is_complete = True
         self._members: dict[str, _Member] = {}
-        self._given: dict[str, dict[Pair, int]] = {ALLOWED: {}, PUT: {}}
-        self._taken: dict[str, dict[Pair, int]] = {ALLOWED: {}, PUT: {}}
+        self._given: dict[str, dict[Pair, int]] = {kind: {} for kind in KINDS}
+        self._taken: dict[str, dict[Pair, int]] = {kind: {} for kind in KINDS}
 
     def _is_of_store(self, fields: Mapping[str, str]) -> bool:
         return "store" not in fields or is_database(fields["store"])
@@ -92,7 +94,9 @@ class FleetLog(Log):
         if verb != "changed":
             return
         what, at = fields.get("what", ""), self._time(fields)
-        if what in _GIVES or what in _TAKES:
+        if what == "member-enroll":
+            self._add_enrolment(at, fields)
+        elif what in _GIVES or what in _TAKES:
             self._add_pairs(what, at, fields)
         elif _NAME.fullmatch(fields.get("member", "")):
             self._add_member(what, at, fields)
@@ -111,6 +115,12 @@ class FleetLog(Log):
         for name in {names, *names.split(",")}:  # a line of an older version has several names
             if _is_name_of(kind, name):
                 times[group, name] = max(at, times.get((group, name), 0))
+
+    def _add_enrolment(self, at: int, fields: Mapping[str, str]) -> None:
+        group, enroll = fields.get("group", ""), fields.get("enroll")
+        if _NAME.fullmatch(group) and enroll in (TICKET, OFF):
+            times = (self._given if enroll == TICKET else self._taken)[ENROLLING]
+            times[group, TICKET] = max(at, times.get((group, TICKET), 0))
 
     def _add_member(self, what: str, at: int, fields: Mapping[str, str]) -> None:
         fingerprint = fields.get("fingerprint", "")
@@ -162,7 +172,7 @@ class FleetLog(Log):
         return sorted(name for name in missing if _is_member(self._members[name]))
 
     def pairs(self, kind: str, present: Iterable[Pair]) -> PairsResult:
-        """Return what the log changes in the pairs of one kind (ALLOWED or PUT)."""
+        """Return what the log changes in the pairs of one kind."""
         there, taken = set(present), self._taken[kind]
         withdrawn = there & taken.keys()
         given = self._given[kind].items()

@@ -122,7 +122,7 @@ def test_rights_are_withdrawn_in_one_transaction(store: PostgresStore) -> None:
     assert (rows["web2"].fingerprints, rows["web2"].joined, rows["web2"].groups) == ((), None, ())
     assert (rows["web3"].groups, rows["web3"].services) == (("a",), ("sshd",))
     assert rows["web3"].fingerprints == ("02" * 32,)
-    assert registered.groups() == ({"a": ("staff",)}, {"staff": ("ann",)})
+    assert registered.groups()[:2] == ({"a": ("staff",)}, {"staff": ("ann",)})
 
 
 def test_an_unsafe_database_makes_no_change(postgresql: Server, store: PostgresStore) -> None:

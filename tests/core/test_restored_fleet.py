@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pam_totp.core.record import UserRecord
 from pam_totp.operations import audit_log
-from pam_totp.operations.restored_fleet import ALLOWED, CLOCKS, PUT, FleetLog, MemberResult
+from pam_totp.operations.restored_fleet import ALLOWED, CLOCKS, ENROLLING, PUT, FleetLog, MemberResult
 from pam_totp.store.postgres_fence import MemberRow
 from tests.support.site import fob, phone
 
@@ -134,6 +134,17 @@ def test_a_withdrawn_pair_stays_withdrawn_and_a_given_one_is_listed() -> None:
     assert log.pairs(PUT, [("staff", "a, b")]).withdrawn == ()
 
 
+def test_the_permission_to_enrol_is_withdrawn_like_others() -> None:
+    log = log_of(
+        line("member-enroll", NOW - 50, group="web", enroll="off"),
+        line("member-enroll", NOW - 60, group="web", enroll="ticket"),
+        line("member-enroll", NOW - 60, group="db", enroll="ticket"),
+        line("member-enroll", NOW - 60, group="db", enroll="?"),
+    )
+    there = [("web", "ticket"), ("mail", "ticket")]
+    assert log.pairs(ENROLLING, there) == ((("web", "ticket"),), (("db", "ticket"),))
+
+
 def test_lines_about_any_database_count_and_those_about_folders_do_not() -> None:
     removed = {"user": "alice", "what": "remove", **audit_log.of_token(phone()), "at": NOW - 5}
     record = UserRecord(user="alice", tokens=(fob(), phone()))
@@ -171,7 +182,7 @@ def test_an_incomplete_log_demands_codes_in_a_row_and_uses_up_steps() -> None:
 
 
 WHAT = st.sampled_from(["member-add", "member-revoke", "member-join", "member-renew", "member-allow", "member-deny",
-                        "member-put", "member-take"])  # fmt: skip
+                        "member-put", "member-take", "member-enroll"])  # fmt: skip
 TEXT = st.one_of(st.sampled_from(["web", "web1", "all", "staff", "sshd", "sshd, sudo", A, B, "1", str(NOW)]), st.text())
 FIELDS = st.dictionaries(
     st.sampled_from(["member", "groups", "services", "fingerprint", "group", "names", "at"]), TEXT, max_size=7

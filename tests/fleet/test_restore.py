@@ -138,6 +138,7 @@ class Scene:
         self.db1 = fleet.member("db")
         fleet.members.put("staff", ["zoe"])
         fleet.members.allow("db", ["staff", "all"])
+        fleet.members.permit_enrolment("db", permitted=True)
         self.alice, self.key_fob = fleet.user(), fleet.user()
         recovery = {"salt": SALT, "recovery": (recovery_digest(SALT, RECOVERY),)}
         self.bob = fleet.user(tokens=(phone(),), **recovery)
@@ -160,7 +161,7 @@ class Scene:
         assert web1.ask(question(self.carol, codes(4))).accepted
         self.logs.command("remove", self.carol, "phone", "--store", fleet.url)
         self.logs.command("member", "revoke", self.web2.name, "--yes")
-        self.logs.command("member", "groups", "db", "--deny", "all")
+        self.logs.command("member", "groups", "db", "--deny", "all", "--enroll", "off")
         self.logs.command("member", "groups", "staff", "--take", "zoe", "--put", "yan")
         with self.web3.client() as client:
             assert client.post(wire.RENEW_PATH, wire.Renew(csr=_request(fleet))).status == 200
@@ -213,6 +214,7 @@ def test_after_a_restore_nothing_of_the_log_lives_again(
         ["db", "may no longer ask for the users of all"],
         ["staff", "zoe is no longer in this user group"],
         ["staff", "--put since the backup: run 'pam-totp member groups staff --put yan'"],
+        ["db", "may no longer enrol users by tickets"],
     ]
     fleet.start()
     web1 = scene.web1
