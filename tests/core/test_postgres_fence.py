@@ -147,7 +147,7 @@ def test_the_server_is_noted_at_the_first_tables_and_at_a_fence(postgresql: Serv
     assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
 
 
-def test_the_role_of_an_authority_may_begin_an_epoch_and_sees_a_restored_dump(
+def test_the_role_of_an_authority_begins_epochs_and_sees_restored_dumps(
     postgresql: Server, store: PostgresStore
 ) -> None:
     postgresql.sql("DROP ROLE IF EXISTS plain", "CREATE ROLE plain LOGIN")

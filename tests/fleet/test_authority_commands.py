@@ -279,3 +279,8 @@ def test_groups_are_changed_and_shown(fleet: Fleet) -> None:
     assert json.loads(fleet.command("member", "groups", members, "--json").stdout)[0]["enroll"] == "ticket"
     fleet.command("member", "groups", members, "--enroll", "off")
     assert json.loads(fleet.command("member", "groups", members, "--json").stdout)[0]["enroll"] == "off"
+
+
+def test_restored_names_the_command_for_a_database(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["restored", "--store", "postgresql:///otp", "--yes"]) == 1
+    assert "the store is a database (run 'pam-totp authority restore' with the same options)" in capsys.readouterr().err

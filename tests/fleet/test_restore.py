@@ -266,6 +266,21 @@ def test_if_an_authority_has_no_line_every_token_needs_codes_in_a_row(
     assert _rows(capsys.readouterr().out) == {True, False}
 
 
+def test_an_epoch_alone_keeps_tokens_and_running_authorities(
+    fleet: Fleet, logs: Logs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = Scene(fleet, logs)
+    logs.command("authority", "fence", "--epoch-only", "--yes")
+    epoch = state_of(fleet.url, PATIENCE).epoch
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == f"new epoch: {epoch}"
+    assert "of pam_totp to the database: stop all authorities first" in err, "this fleet runs"
+    for authority in (0, 1):
+        assert scene.web1.ask(question(scene.alice, codes(1 + authority)), authority).accepted
+    assert scene.web1.ask(scene.asked).accepted, "its verdict is still stored"
+    assert len(fleet.store.read(scene.bob).recovery) == 1
+
+
 def _rows(output: str) -> set[bool]:
     records: list[dict[str, Any]] = json.loads(output)["records"]
     return {token["row_needed"] for record in records for token in record["tokens"] if not token["removed"]}
