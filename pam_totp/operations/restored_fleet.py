@@ -89,8 +89,8 @@ class FleetLog(Log):
         if not self._is_of_store(fields):
             return
         is_answer = verb in ("accepted", "refused") and "member" in fields
-        if (is_answer or "store" in fields) and (self._restored_at is None or self._is_before_restore(line)):
-            self.authorities.add(line.partition(f" {NAME}")[0].rpartition(" ")[2])
+        if is_answer or "store" in fields:
+            self._add_authority(line)
         if verb != "changed":
             return
         what, at = fields.get("what", ""), self._time(fields)
@@ -100,6 +100,13 @@ class FleetLog(Log):
             self._add_pairs(what, at, fields)
         elif _NAME.fullmatch(fields.get("member", "")):
             self._add_member(what, at, fields)
+
+    def _add_authority(self, line: str) -> None:
+        if line.startswith(NAME):  # without a header
+            return
+        host = line.partition(f" {NAME}")[0].rpartition(" ")[2]
+        if host not in self.authorities and (self._restored_at is None or self._is_before_restore(line)):
+            self.authorities.add(host)
 
     def _time(self, fields: Mapping[str, str]) -> int:
         """Return the time of a change. A change without a valid time is the latest."""

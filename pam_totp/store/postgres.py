@@ -141,7 +141,7 @@ class _Database:
         """Read the row of the store. Raise OutOfReach for an outdated copy, so that the next server is tried."""
         connection.statements = _statements(connection, deadline)
         self.require_epoch(connection.statements)
-        self.epoch = connection.statements.epoch
+        self.epoch = max(self.epoch, connection.statements.epoch)  # another thread may have seen a higher one
         self.was_reached = True
 
     def require_epoch(self, statements: schema.Statements) -> None:

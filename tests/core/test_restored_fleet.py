@@ -169,6 +169,13 @@ def test_the_hosts_of_answers_and_of_changes_are_authorities() -> None:
     assert log.authorities == {"otp1", "otp2"}, "lines after the restore show nothing"
 
 
+@pytest.mark.parametrize("restored_at", [None, NOW])
+def test_lines_without_the_name_of_a_host_show_no_authority(restored_at: int | None) -> None:
+    log = FleetLog(restored_at=restored_at, now=NOW)
+    log.read(audit_log.line("sshd", "accepted", user="a", member="web1", rhost=f"host{n}") for n in range(3))
+    assert (log.lines, log.authorities) == (3, set())
+
+
 def test_an_incomplete_log_demands_codes_in_a_row_and_uses_up_steps() -> None:
     log = log_of()
     log.is_complete = False
