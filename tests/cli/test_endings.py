@@ -76,7 +76,7 @@ def test_every_command_has_valid_examples_in_its_help(capsys: pytest.CaptureFixt
         assert (ended.value.code, len(shown) > 0) == (0, True)
         for line in shown:
             assert len(line) <= 80
-            program, *words = shlex.split(line.partition(" < ")[0])
+            program, *words = shlex.split(line.partition(" < ")[0].removeprefix("  sudo "))
             assert program == "pam-totp"
             assert whole.parse_args(words).parser is commands[name]
 
