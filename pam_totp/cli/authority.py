@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
         "make a restored database of the fleet safe",
         "pam-totp authority init",
         "pam-totp authority serve --log stderr",
-        "pam-totp authority restore --log otp1.txt otp2.txt --restored-at 2026-11-28T14:00 --dry-run",
+        "pam-totp authority restore --log otp1.txt otp2.txt --dry-run",
         "pam-totp authority fence",
         data=True,
     )
