@@ -54,6 +54,8 @@ STANDARD_LIBRARY_ONLY = {
 # A login loads these modules only if its store is in a database. Only they may import psycopg.
 DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
+# A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
+SEAL = {"pam_totp.store.seal"}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
@@ -96,7 +98,7 @@ def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY) and name not in DATABASE]
+PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY) and name not in DATABASE | SEAL]
 PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
