@@ -130,6 +130,14 @@ class SharedStore:
         """Return the stock of tokens."""
         raise NotImplementedError
 
+    def seal_again(self, user: str) -> bool:
+        """Do the same as `FileStore.seal_again`."""
+        raise NotImplementedError
+
+    def documents(self) -> Iterator[bytes]:
+        """Do the same as `FileStore.documents`."""
+        raise NotImplementedError
+
 
 def clock_of(store: Store | SharedStore, now: Callable[[], int]) -> Callable[[], int]:
     """Return the clock for decisions on records of `store`: its own clock, or `now` if it has none."""

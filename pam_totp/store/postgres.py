@@ -301,10 +301,6 @@ class PostgresStore(SharedStore):
             return self._attempts(attempt, reads_only=False)
 
     def seal_again(self, user: str) -> bool:
-        """Seal a record with the current key. Return False if that is not necessary. Raise NotThere.
-
-        The store has a codec.
-        """
         name, codec = file_name(user), self.codec
         assert codec is not None
 
@@ -323,7 +319,6 @@ class PostgresStore(SharedStore):
             return self._attempts(attempt, reads_only=False)
 
     def documents(self) -> Iterator[bytes]:
-        """Yield the documents of all records."""
         for _, body in self._pages(schema.ALL_BODIES):
             yield body or b""
 

@@ -147,7 +147,6 @@ class PostgresStock:
             return self._store.update_with(user, decide, create=create)
 
     def seal_again(self) -> int:
-        """Seal the entries with the current key. Return the number of entries that were changed."""
         codec, changed, last = self._store.codec, 0, ""
         assert codec is not None
         while rows := self._page(last):
@@ -160,7 +159,6 @@ class PostgresStock:
         return changed
 
     def documents(self) -> Iterator[bytes]:
-        """Yield the documents of all entries."""
         last = ""
         while rows := self._page(last):
             for key, body, _ in rows:

@@ -125,6 +125,15 @@ class Stock(Protocol):
         Raise NotThere if the user has no record, unless `create` is True. Raise SerialTaken.
         """
 
+    def seal_again(self) -> int:
+        """Seal the entries with the current key, durably. Return the number of entries that were changed.
+
+        The store has a codec.
+        """
+
+    def documents(self) -> Iterator[bytes]:
+        """Yield the documents of all entries, with their keys as they are stored."""
+
 
 def stock_of(store: Store) -> Stock:
     """Return the stock of a store. Raise StoreError for a store of one user, which has no stock."""

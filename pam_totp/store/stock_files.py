@@ -174,13 +174,17 @@ class FileStock:
     def _record(self, stored: Slots, user: str, name: str) -> UserRecord:
         return parse_record(stored.document, user, name, self._store.codec)
 
+    def documents(self) -> Iterator[bytes]:
+        with self._store.opened() as folder:
+            for claim in stock_entries.names(folder):
+                with suppress(NotThere):
+                    yield stock_entries.document(folder, claim)
+
     def seal_again(self) -> int:
-        """Seal the entries with the current key, durably. Return the number of entries that were changed."""
         codec, changed = self._store.codec, 0
         assert codec is not None
         with self._store.opened() as folder:
-            self.complete(folder)
-            claims.make(self._store, folder)
+            self.finish(folder)
             for claim in [name for name in stock_entries.names(folder) if not name.startswith(".")]:
                 with claims.locked(self._store, folder, [claim]), suppress(NotThere):
                     if not codec.is_current(stock_entries.document(folder, claim)):

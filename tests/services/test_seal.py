@@ -1,0 +1,179 @@
+"""Tests of sealed stores on a machine: commands, logins with and without the service, lost and wrong keys, rotation."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from pam_totp.core.secretfile import base32
+from pam_totp.store import seal_key
+from tests.services.namespace import COPY, SOCKET, STORE, Machine
+from tests.support.site import KEY, codes, until
+
+OPEN = base32(KEY)
+pytestmark = pytest.mark.skipif(
+    not os.path.isdir("/usr/lib/python3/dist-packages/cryptography"), reason="needs python3-cryptography"
+)
+
+
+@pytest.fixture(autouse=True)
+def sealed(machine: Machine) -> Iterator[None]:
+    """Seal the store of the machine with one user, alice."""
+    machine.stack("su", machine.module_line())
+    machine.enrol("alice")
+    done = machine.pam_totp("seal", "init", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert f"{STORE}: 1 record sealed now; key " in done.stdout
+    yield
+    machine.run("rm", "-rf", seal_key.FOLDER, "/etc/systemd/system")
+
+
+def gets_in(machine: Machine, answer: str) -> bool:
+    """Return True if su accepts `answer` for alice."""
+    return machine.run("su", "alice", "-c", "true", user="bob", stdin=f"{answer}\n").returncode == 0
+
+
+def content(machine: Machine, user: str = "alice") -> str:
+    return machine.path(f"{STORE}/{user}.record").read_text()
+
+
+def log(machine: Machine) -> str:
+    return "\n".join(machine.log.lines())
+
+
+def status(machine: Machine) -> dict[str, object]:
+    document: dict[str, object] = json.loads(machine.pam_totp("seal", "status", "--json").stdout)
+    return document
+
+
+def test_a_helper_logs_users_in_with_the_key_of_root(machine: Machine) -> None:
+    assert OPEN not in content(machine)
+    key = machine.path(seal_key.FILE).stat()
+    assert (key.st_uid, stat.S_IMODE(key.st_mode)) == (0, 0o400)
+    assert gets_in(machine, codes(0))
+    assert not gets_in(machine, codes(0))
+    assert gets_in(machine, codes(1))
+    assert OPEN not in content(machine)
+
+
+def test_a_service_gets_the_key_as_a_credential_of_systemd(machine: Machine) -> None:
+    drop_in = machine.path("/etc/systemd/system/pam_totp.service.d/10-pam_totp-seal.conf").read_text()
+    assert "LoadCredential=seal:/etc/pam_totp/seal\n" in drop_in
+    machine.stack("su", machine.module_line(way="socket"))
+    machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", "/run/credentials")
+    machine.run("install", "-o", "pam_totp", "-m", "0400", seal_key.FILE, "/run/credentials/seal")
+    python = ["env", f"PYTHONPATH={COPY}", "CREDENTIALS_DIRECTORY=/run/credentials", "/usr/bin/python3"]
+    service = machine.start(*python, "-m", "pam_totp.cli", "serve", "--socket", SOCKET, user="pam_totp")
+    try:
+        until(machine.path(SOCKET).exists, "the service creates its socket")
+        assert gets_in(machine, codes(0))
+        assert not gets_in(machine, codes(0))
+    finally:
+        service.terminate()
+        service.wait()
+
+
+@pytest.mark.parametrize("problem", ["missing", "wrong", "readable by others"])
+def test_without_the_right_key_every_login_is_denied_and_logged(machine: Machine, problem: str) -> None:
+    machine.stack("su", machine.module_line("nullok"))
+    if problem == "missing":
+        machine.path(seal_key.FILE).unlink()
+    elif problem == "wrong":
+        lines = machine.path(seal_key.FILE).read_text().splitlines(keepends=True)
+        lines[1] = f"key {'A' * 43}=\n"
+        machine.write(seal_key.FILE, "".join(lines), 0o400)
+    else:
+        machine.path(seal_key.FILE).chmod(0o444)
+    machine.log.clear()
+    assert not gets_in(machine, codes(0))
+    assert "sealed" in log(machine)
+    assert "not enrolled" not in log(machine)
+    assert "alice.record" in machine.pam_totp("list").stderr
+    done = machine.pam_totp("enroll", "bob", "--type", "hotp", "--secret-stdin", stdin=f"{OPEN}\n{codes(0, 2)}\n")
+    if problem != "wrong":
+        assert done.returncode == 3, done.stdout
+        assert not machine.path(f"{STORE}/bob.record").exists()
+
+
+def test_the_exported_copy_brings_a_lost_key_back(machine: Machine) -> None:
+    done = machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    assert done.returncode == 0, done.stderr
+    copy = machine.path("/root/copy")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert copy.read_bytes() == machine.path(seal_key.FILE).read_bytes()
+    assert status(machine)["exported"] is True
+    machine.path(seal_key.FILE).unlink()
+    done = machine.pam_totp("seal", "init", "--yes")
+    assert done.returncode == 3
+    assert "install -m 0400 COPY /etc/pam_totp/seal" in done.stderr
+    machine.run("install", "-m", "0400", "/root/copy", seal_key.FILE)
+    copy.unlink()
+    assert machine.pam_totp("seal", "init").returncode == 0
+    assert gets_in(machine, codes(0))
+
+
+def test_a_rotation_replaces_the_key_of_every_record(machine: Machine) -> None:
+    before = content(machine)
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.path("/root/copy").unlink()
+    (old,) = status(machine)["keys"]  # type: ignore[misc]
+    done = machine.pam_totp("seal", "rotate", "--yes")
+    assert done.returncode == 0, done.stderr
+    now = status(machine)
+    (new,) = now["keys"]  # type: ignore[misc]
+    assert new != old
+    assert now["exported"] is False
+    assert now["stores"] == [{"store": STORE, "state": "sealed", "records": {new: 1}, "problem": None}]
+    assert f"sealed:{old}" in before
+    assert f"sealed:{old}" not in content(machine)
+    assert gets_in(machine, codes(0))
+
+
+def test_a_killed_rotation_is_completed_by_the_next_run(machine: Machine) -> None:
+    machine.pam_totp("unlock", "alice")
+    lines = machine.path(seal_key.FILE).read_text().splitlines(keepends=True)
+    lines.insert(2, f"next {'A' * 43}=\n")  # killed after the first step
+    machine.write(seal_key.FILE, "".join(lines), 0o400)
+    assert gets_in(machine, codes(0))
+    done = machine.pam_totp("seal", "rotate")
+    assert done.returncode == 0, done.stderr
+    assert len(status(machine)["keys"]) == 1  # type: ignore[arg-type]
+    assert gets_in(machine, codes(1))
+
+
+def test_a_damaged_record_keeps_the_old_key(machine: Machine) -> None:
+    machine.enrol("bob")  # by another program: not sealed
+    done = machine.pam_totp("seal", "rotate", "--yes")
+    assert done.returncode == 3
+    assert "1 record cannot be sealed: bob.record: tokens[0].secret: must be sealed" in done.stderr
+    assert len(status(machine)["keys"]) == 2  # type: ignore[arg-type]
+    assert gets_in(machine, codes(0))
+    machine.path(f"{STORE}/bob.record").unlink()
+    assert machine.pam_totp("seal", "rotate").returncode == 0
+    assert len(status(machine)["keys"]) == 1  # type: ignore[arg-type]
+
+
+def test_commands_read_and_write_sealed_records(machine: Machine) -> None:
+    done = machine.pam_totp("enroll", "bob", "--type", "hotp", "--secret-stdin", stdin=f"{OPEN}\n{codes(0, 2)}\n")
+    assert done.returncode == 0, done.stderr
+    assert OPEN not in content(machine, "bob")
+    assert machine.pam_totp("verify", "bob", codes(2)).returncode == 0
+    assert machine.pam_totp("list", "bob").returncode == 0
+    exported = machine.pam_totp("export", "bob", "--format", "otpauth", "--output", "-")
+    assert OPEN in exported.stdout, exported.stderr
+    row = f"carol,token,hotp,{base32(b'7' * 20)}\n"
+    machine.write("/root/rows.csv", f"user,name,type,secret\n{row}", 0o600)
+    done = machine.pam_totp("import", "--format", "csv", "/root/rows.csv")
+    machine.path("/root/rows.csv").unlink()
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert base32(b"7" * 20) not in content(machine, "carol")
+
+
+def test_only_root_uses_the_key(machine: Machine) -> None:
+    done = machine.pam_totp("seal", "status", user="alice")
+    assert done.returncode == 3
+    assert "only root can use the key" in done.stderr
