@@ -48,8 +48,8 @@ LOGS = ("syslog", "stderr")
 KEY_MODE = 0o640  # the service runs in the group of its account
 CA_NAME = "pam_totp"  # the name in the CA's certificate
 NO_KEY = (
-    f"the secrets are not sealed here: if those of the fleet are, copy {seal_key.FILE} from another authority; "
-    "if not, see 'pam-totp seal --help'"
+    "the secrets are not sealed here: if those of the fleet are, run 'pam-totp seal export FILE' on another authority, "
+    "and 'pam-totp seal init --key FILE' here"
 )
 MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
 

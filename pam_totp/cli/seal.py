@@ -31,16 +31,28 @@ from pam_totp.cli.store_access import load_postgres, location
 from pam_totp.core.settings import is_database
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import StoreError, seal_key
-from pam_totp.store.keyring import DATABASES, KEY_SIZE, Keyring, State, key_id, serialize_keyring
+from pam_totp.store.keyring import (
+    DATABASES,
+    KEY_SIZE,
+    MAX_KEYRING,
+    Keyring,
+    KeyringError,
+    State,
+    key_id,
+    parse_keyring,
+    serialize_keyring,
+)
 from pam_totp.system import seal_files
 from pam_totp.system.seal_files import PLACES
 from pam_totp.system.sealing import OPEN, count_keys, seal_all
 
 INIT, ROTATE, EXPORT, STATUS = "init", "rotate", "export", "status"
-_ELSEWHERE = f"copy {seal_key.FILE} to every other authority (mode 0400), and restart pam_totp-authority there"
+_ELSEWHERE = (
+    "give the keys to every other authority: 'pam-totp seal export FILE' here, 'pam-totp seal init --key FILE' there"
+)
 _LOST = (
-    f"{seal_key.FILE}: not found, but stores are sealed with its key (put the exported copy back: "
-    f"'install -m 0400 COPY {seal_key.FILE}')"
+    f"{seal_key.FILE}: not found, but stores are sealed with its key (put the exported copy back with "
+    "'pam-totp seal init --key FILE')"
 )
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
 
@@ -65,14 +77,17 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("path", nargs="?", metavar="FILE", help="export: the file to create")
     parser.add_argument("--with", dest="place", choices=PLACES, help="init: how the key is stored (file)")
+    parser.add_argument(
+        "--key", metavar="FILE", help="init: use the keys of an exported copy: of a lost key, or of another authority"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
 
 def run(args: argparse.Namespace) -> int:
     if (args.path is None) == (args.what == EXPORT):
         raise CommandError("FILE is an argument of 'pam-totp seal export' only, and required there", WRONG_USAGE)
-    if args.place is not None and args.what != INIT:
-        raise CommandError("--with is an option of 'pam-totp seal init'", WRONG_USAGE)
+    if args.what != INIT and (args.place is not None or args.key is not None):
+        raise CommandError("--with and --key are options of 'pam-totp seal init'", WRONG_USAGE)
     if os.geteuid() != 0:
         raise CommandError("permission denied: only root can use the key (run the command as root)", OUT_OF_REACH)
     if (problem := seal_files.missing_library()) is not None:
@@ -110,6 +125,8 @@ def _required() -> Keyring:
 
 
 def _init(args: argparse.Namespace) -> int:
+    if args.key is not None:
+        return _use_copy(args)
     where = _store(args)
     keyring = _keyring()
     is_new = keyring is None
@@ -138,6 +155,22 @@ def _init(args: argparse.Namespace) -> int:
     if is_new and is_database(where):
         hints.append(f"further authorities: {_ELSEWHERE}")
     return _report(args, where, keyring, changed, hints)
+
+
+def _use_copy(args: argparse.Namespace) -> int:
+    """Use the keyring of an exported copy. Change no record, because another authority takes the steps."""
+    with open(args.key, "rb") as file:
+        content = file.read(MAX_KEYRING + 1)
+    try:
+        copy = parse_keyring(content)
+    except KeyringError as e:
+        raise CommandError(f"{args.key}: {e}") from None
+    own, _ = seal_files.keyring()
+    if own is not None and (lost := {key_id(key) for key in own.keys} - {key_id(key) for key in copy.keys}):
+        confirm(f"delete the key {' and '.join(sorted(lost))} of this host, which the copy lacks?", args)
+    _write(args, copy, place=args.place)
+    hint = "see 'pam-totp seal status'; delete copies that are not kept in a safe place"
+    return _report(args, ", ".join(name for name, _ in copy.stores), copy, 0, [hint])
 
 
 def init_for_authority(args: argparse.Namespace, url: str) -> str:
@@ -234,7 +267,7 @@ def _export(args: argparse.Namespace) -> int:
         print_json({"path": os.path.abspath(args.path), "keys": ids, "digest": seal_files.note().digest})
     else:
         print(f"written: {args.path} (SHA-256 {seal_files.note().digest})")
-        print(f"after a loss of this host: 'install -m 0400 COPY {seal_key.FILE}', then 'pam-totp seal init'")
+        print("after a loss of this host: 'pam-totp seal init --key FILE'")
     return DONE
 
 

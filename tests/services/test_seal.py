@@ -109,10 +109,10 @@ def test_the_exported_copy_brings_a_lost_key_back(machine: Machine) -> None:
     machine.path(seal_key.FILE).unlink()
     done = machine.pam_totp("seal", "init", "--yes")
     assert done.returncode == 3
-    assert "install -m 0400 COPY /etc/pam_totp/seal" in done.stderr
-    machine.run("install", "-m", "0400", "/root/copy", seal_key.FILE)
+    assert "pam-totp seal init --key FILE" in done.stderr
+    done = machine.pam_totp("seal", "init", "--key", "/root/copy")
     copy.unlink()
-    assert machine.pam_totp("seal", "init").returncode == 0
+    assert done.returncode == 0, done.stderr
     assert gets_in(machine, codes(0))
 
 
@@ -167,7 +167,7 @@ def test_commands_read_and_write_sealed_records(machine: Machine) -> None:
     assert OPEN in exported.stdout, exported.stderr
     row = f"carol,token,hotp,{base32(b'7' * 20)}\n"
     machine.write("/root/rows.csv", f"user,name,type,secret\n{row}", 0o600)
-    done = machine.pam_totp("import", "--format", "csv", "/root/rows.csv")
+    done = machine.pam_totp("import", "/root/rows.csv")
     machine.path("/root/rows.csv").unlink()
     assert done.returncode == 0, done.stderr + done.stdout
     assert base32(b"7" * 20) not in content(machine, "carol")
@@ -177,3 +177,38 @@ def test_only_root_uses_the_key(machine: Machine) -> None:
     done = machine.pam_totp("seal", "status", user="alice")
     assert done.returncode == 3
     assert "only root can use the key" in done.stderr
+
+
+def test_doctor_asks_for_a_copy_before_the_key_is_lost(machine: Machine) -> None:
+    def found() -> dict[str, str]:
+        findings = json.loads(machine.pam_totp("doctor", "--json").stdout)["findings"]
+        return {f["code"]: f["what"] for f in findings if f["code"].startswith("seal-")}
+
+    assert found().keys() == {"seal-not-exported"}
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.path("/root/copy").unlink()
+    assert found() == {}
+    assert "exported on 20" in machine.pam_totp("doctor").stdout
+    machine.path(seal_key.FILE).unlink()
+    assert found().keys() == {"seal-key-missing"}
+
+
+@pytest.mark.skipif(not os.path.exists(seal_key.DECRYPT), reason="needs systemd-creds")
+def test_a_key_encrypted_for_this_host_serves_helpers_and_commands(machine: Machine) -> None:
+    machine.run("mkdir", "-p", "/var/lib/systemd")
+    machine.write("/etc/machine-id", f"{'0123456789abcdef' * 2}\n")
+    done = machine.pam_totp("seal", "init", "--with", "host")
+    assert done.returncode == 0, done.stderr
+    assert not machine.path(seal_key.FILE).exists()
+    assert b"key " not in machine.path(seal_key.CREDENTIAL).read_bytes()
+    drop_in = machine.path("/etc/systemd/system/pam_totp.service.d/10-pam_totp-seal.conf").read_text()
+    assert "LoadCredentialEncrypted=seal:/etc/pam_totp/seal.cred\n" in drop_in
+    assert gets_in(machine, codes(0))
+    assert machine.pam_totp("verify", "alice", codes(1)).returncode == 0
+    assert machine.pam_totp("seal", "rotate", "--yes").returncode == 0
+    assert status(machine)["place"] == "host"
+    assert gets_in(machine, codes(2))
+    machine.run("rm", "-rf", "/var/lib/systemd", "/etc/machine-id")  # the key of the host, which the disk may lack
+    machine.log.clear()
+    assert not gets_in(machine, codes(3))
+    assert "systemd-creds cannot decrypt it on this host" in log(machine)

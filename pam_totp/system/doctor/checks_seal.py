@@ -28,7 +28,7 @@ def seal(context: Context) -> Iterator[Finding]:
     keyring, problem = seal_files.keyring()
     if keyring is None:
         what = f"{problem}; every user of {stores} is refused"
-        remedy = f"put the exported copy back: 'install -m 0400 COPY {seal_files.KEYRING}', then 'pam-totp seal init'"
+        remedy = "put the exported copy back with 'pam-totp seal init --key FILE'"
         yield _finding(ERROR, Code.SEAL_KEY_MISSING, what, remedy)
         return
     if (library := seal_files.missing_library()) is not None:
