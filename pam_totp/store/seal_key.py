@@ -32,6 +32,7 @@ FOLDER = "/etc/pam_totp"
 FILE, CREDENTIAL, NOTE = f"{FOLDER}/seal", f"{FOLDER}/seal.cred", f"{FOLDER}/seal.json"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exec(5)
 DECRYPT = "/usr/bin/systemd-creds"
+_UNREADABLE = "is sealed, and the key cannot be read: {0}"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # The folders of optional packages, as in the installed commands. The helper starts without any of them.
@@ -80,9 +81,12 @@ def hold() -> None:
     """As root, open the keyring, and load cryptography, for `codec_of` after the change to another account."""
     if _process.is_read or _process.descriptor is not None or os.geteuid() != 0:
         return
-    with suppress(StoreError):  # `codec_of` raises it again
+    try:
         _process.descriptor = _descriptor()
-        if _process.descriptor is not None:
+    except StoreError as e:
+        _process.problem, _process.is_read = _UNREADABLE.format(e), True
+    if _process.descriptor is not None:
+        with suppress(StoreError):  # `codec_of` raises it again
             sealer()
 
 
@@ -105,6 +109,7 @@ def forget() -> None:
     if _process.descriptor is not None:
         os.close(_process.descriptor)
     _process.descriptor, _process.is_read, _process.codecs = None, False, {}
+    _process.problem = None
 
 
 def keyring() -> Keyring | None:
@@ -144,7 +149,7 @@ def _read() -> None:
         elif os.path.exists(NOTE):
             problem = "is sealed, and this process has no key (see 'pam-totp seal status')"
     except StoreError as e:
-        problem = f"is sealed, and the key cannot be read: {e}"
+        problem = _UNREADABLE.format(e)
     _process.keyring, _process.problem, _process.is_read = keyring, problem, True
 
 
