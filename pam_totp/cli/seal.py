@@ -210,7 +210,7 @@ def _number(where: str) -> int:
 
 
 def _rotate(args: argparse.Namespace) -> int:
-    keyring = _required()
+    keyring = _without_missing(args, _required())
     stores = {name: _place_of(name, args) for name, _ in keyring.stores}
     if unfinished := [name for name, state in keyring.stores if state is not State.SEALED]:
         raise CommandError(f"{unfinished[0]} is not sealed completely (run 'pam-totp seal init' first)")
@@ -239,6 +239,15 @@ def _rotate(args: argparse.Namespace) -> int:
     keyring = _write(args, keyring.without_previous())
     hints = [_EXPORT_FIRST] + ([f"then {_ELSEWHERE}"] if is_shared else [])
     return _report(args, ", ".join(stores), keyring, changed, hints)
+
+
+def _without_missing(args: argparse.Namespace, keyring: Keyring) -> Keyring:
+    """Return the keyring without the folders that no longer exist, such as one that was copied to a database."""
+    for name, _ in keyring.stores:
+        if name != DATABASES and not os.path.isdir(name):
+            confirm(f"{name}: not found. Forget this store? Its records do not open after the change of the key", args)
+            keyring = keyring.without_store(name)
+    return keyring
 
 
 def _place_of(name: str, args: argparse.Namespace) -> str:

@@ -102,6 +102,7 @@ def open_store(
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
     store = opened(folder)
     assert isinstance(store, FileStore)
+    store.codec = store.codec or seal_key.codec_of_copy(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         if dry_run:
             _require_no_roll_back(store)

@@ -97,6 +97,10 @@ class Keyring(Value):
         """Return the keyring with a store in a state."""
         return self._replace(stores=tuple((dict(self.stores) | {name_of(location): state}).items()))
 
+    def without_store(self, name: str) -> Keyring:
+        """Return the keyring without the store of this name."""
+        return self._replace(stores=tuple(item for item in self.stores if item[0] != name))
+
     def __repr__(self) -> str:
         return f"<keyring of {', '.join(key_id(key) for key in self.keys)}>"
 

@@ -19,6 +19,7 @@ import sys
 
 from pam_totp.core.lean import TYPE_CHECKING, suppress
 from pam_totp.core.secretfile import SEALED
+from pam_totp.core.slots import MAX_SLOT
 from pam_totp.store import StoreError
 from pam_totp.store.keyring import MAX_KEYRING, Keyring, KeyringError, State, name_of, parse_keyring
 
@@ -102,6 +103,26 @@ def codec_of(location: str) -> Codec | None:
     if state is not None and state not in _process.codecs:
         _process.codecs[state] = sealer().Sealer(_process.keyring, state)
     return None if state is None else _process.codecs[state]
+
+
+def codec_of_copy(folder: str) -> Codec | None:
+    """Return the codec of a folder that the keyring does not name, if its first record is sealed: a restored backup.
+
+    The process can read the folder. Raise StoreError or OSError.
+    """
+    if not _process.is_read:
+        _read()
+    if _process.keyring is None:
+        return None
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
+        for name in names:
+            with open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
+                content = file.read(2 * MAX_SLOT)
+            if b'"secret": "' in content:
+                is_sealed = b'"secret": "' + SEALED.encode("ascii") in content
+                return sealer().Sealer(_process.keyring, State.SEALING) if is_sealed else None
+    return None
 
 
 def forget() -> None:

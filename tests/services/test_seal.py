@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import base32
 from pam_totp.store import seal_key
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
-from tests.support.site import KEY, codes, until
+from tests.support.site import KEY, codes, fob, until
 
 OPEN = base32(KEY)
 pytestmark = pytest.mark.skipif(
@@ -212,3 +213,27 @@ def test_a_key_encrypted_for_this_host_serves_helpers_and_commands(machine: Mach
     machine.log.clear()
     assert not gets_in(machine, codes(3))
     assert "systemd-creds cannot decrypt it on this host" in log(machine)
+
+
+def test_a_restored_backup_of_a_sealed_store_is_rolled_forward(machine: Machine) -> None:
+    machine.run("cp", "-a", STORE, f"{STORE}.new")
+    assert gets_in(machine, codes(0))
+    machine.write("/root/since.txt", log(machine))
+    done = machine.pam_totp("restored", "--store", f"{STORE}.new", "--log", "/root/since.txt", "--yes")
+    assert done.returncode == 0, done.stderr
+    machine.run("rm", "-rf", f"{STORE}/alice.record")
+    machine.run("cp", "-a", f"{STORE}.new/alice.record", STORE)
+    machine.run("rm", "-rf", f"{STORE}.new")
+    assert OPEN not in content(machine)
+    assert not gets_in(machine, codes(0))
+    assert not gets_in(machine, codes(3))
+    assert gets_in(machine, codes(4, 2))
+
+
+def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
+    machine.run("cp", "-a", STORE, "/srv/otp")
+    machine.put("/srv/otp/alice.record", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
+    machine.stack("su", machine.module_line("store=/srv/otp"))
+    assert gets_in(machine, codes(0))
+    assert OPEN in machine.path("/srv/otp/alice.record").read_text()
+    machine.run("rm", "-rf", "/srv/otp")
