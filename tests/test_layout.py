@@ -186,6 +186,18 @@ def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> Non
 
 
 @pytest.mark.bare
+@pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.module"])
+def test_a_login_without_a_seal_loads_nothing_of_it(entry: str) -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {entry}\n"
+    script += "from pam_totp.store import seal_key\nassert seal_key.codec_of('/var/lib/pam_totp') is None\n"
+    script += (
+        "print([n for n in ('pam_totp.store.seal', 'pam_totp.store.keyring', 'cryptography') if n in sys.modules])"
+    )
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.bare
 @pytest.mark.parametrize("command", ["list", "verify", "enable-token"])
 def test_a_command_loads_no_module_of_another_command(command: str) -> None:
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pam_totp.cli import COMMANDS, main\n"

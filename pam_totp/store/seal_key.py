@@ -5,7 +5,7 @@ Rules:
    file `/etc/pam_totp/seal.cred`, which systemd-creds decrypts with the key of the host or of its TPM2.
 2. Only root can read the two files. A process calls `hold` as root, before it changes to another account. It then has a
    descriptor of the keyring, and no other right.
-3. Without a keyring, no process loads cryptography, and all stores are open.
+3. Without a keyring, no process loads cryptography or `keyring`, and all stores are open.
 4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
    writes no secret either. The file `/etc/pam_totp/seal.json`, which everybody can read, names the sealed stores.
 5. A process reads the keyring once. The commands of `pam-totp seal` restart the services.
@@ -21,12 +21,12 @@ from pam_totp.core.lean import TYPE_CHECKING, suppress
 from pam_totp.core.secretfile import SEALED
 from pam_totp.core.slots import MAX_SLOT
 from pam_totp.store import StoreError
-from pam_totp.store.keyring import MAX_KEYRING, Keyring, KeyringError, State, name_of, parse_keyring
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from pam_totp.store import Codec
+    from pam_totp.store.keyring import Keyring, State
 
 NAME = "seal"  # the name of the credential
 FOLDER = "/etc/pam_totp"
@@ -114,6 +114,8 @@ def codec_of_copy(folder: str) -> Codec | None:
         _read()
     if _process.keyring is None:
         return None
+    from pam_totp.store.keyring import State
+
     with os.scandir(folder) as entries:
         names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
         for name in names:
@@ -175,6 +177,8 @@ def _read() -> None:
 
 
 def _parsed(descriptor: int) -> Keyring:
+    from pam_totp.store.keyring import MAX_KEYRING, KeyringError, parse_keyring  # imported here because it loads hmac
+
     try:
         return parse_keyring(os.pread(descriptor, MAX_KEYRING + 1, 0))
     except KeyringError as e:
@@ -221,6 +225,8 @@ def _decrypted() -> int:
 def _is_noted(location: str) -> bool:
     """Return True if the note names the store, or if the note cannot be read."""
     import json  # imported here because only a host that has lost its key needs it
+
+    from pam_totp.store.keyring import name_of
 
     try:
         with open(NOTE, encoding="utf-8", errors="surrogateescape") as file:
