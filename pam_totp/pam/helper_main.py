@@ -32,7 +32,9 @@ NEEDS_SERVICE = "a store in a database needs the service (run 'systemctl start p
 
 def main() -> None:
     """Serve the login on descriptor 3. Exit without the interpreter's clean-up, because the relay is waiting."""
-    drive_over(socket(fileno=CHANNEL), audit_log.to_syslog, _begin)
+    channel = socket(fileno=CHANNEL)
+    os.set_inheritable(CHANNEL, False)  # systemd-creds, which decrypts the key of a sealed store, must not hold it open
+    drive_over(channel, audit_log.to_syslog, _begin)
     os._exit(0)
 
 

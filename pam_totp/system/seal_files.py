@@ -28,6 +28,7 @@ __all__ = [
     "Note",
     "State",
     "has_keyring",
+    "key_id",
     "keyring",
     "missing_drop_ins",
     "missing_library",
@@ -102,14 +103,13 @@ def missing_library() -> str | None:
 def write(keyring: Keyring, place: str | None = None) -> None:
     """Replace the keyring durably, and its note. `place` is one of PLACES; None keeps it. Raise StoreError or OSError.
 
-    The note comes first: without the key, the stores in it refuse their records instead of accepting open ones.
+    The key comes first: a note without the key would refuse all records.
     """
     old = note()
     place = place or old.place
     ids = tuple(key_id(key) for key in keyring.keys)
     stores = tuple(name for name, _ in keyring.stores)
     os.makedirs(seal_key.FOLDER, 0o755, exist_ok=True)
-    _write_note(Note(stores, place, ids, old.exported, old.exported_at, old.digest))
     content = serialize_keyring(keyring)
     path, other = seal_key.FILE, seal_key.CREDENTIAL
     if place != FILE:
@@ -117,6 +117,7 @@ def write(keyring: Keyring, place: str | None = None) -> None:
     _replace(path, content, 0o400)
     if os.path.lexists(other):
         os.unlink(other)
+    _write_note(Note(stores, place, ids, old.exported, old.exported_at, old.digest))
     _flush(seal_key.FOLDER)
     seal_key.forget()
     _write_drop_ins(place)

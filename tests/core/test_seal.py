@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pam_totp.core.record import Ticket, UserRecord
 from pam_totp.core.secretfile import base32, parse, serialize
 from pam_totp.core.slots import decode
 from pam_totp.operations import stock
-from pam_totp.store import NotThere, StoreError
+from pam_totp.store import NotThere, StoreError, journal
 from pam_totp.store.batch import update_many
 from pam_totp.store.file import FileStore, file_name
 from pam_totp.store.keyring import Keyring, KeyringError, State, parse_keyring, serialize_keyring
@@ -335,6 +336,40 @@ def test_a_change_of_many_records_writes_sealed_records(backend: Any) -> None:
         store.update_many(pairs)
     assert base32(b"7" * 20).encode() not in backend.content()
     assert [len(store.read(user).tokens) for user in ("alice", "bob")] == [2, 1]
+
+
+def test_a_failed_change_of_many_records_is_rolled_back(backend: Any) -> None:
+    backend.put("alice")
+
+    def fail(record: UserRecord) -> tuple[UserRecord, None]:
+        raise StoreError("no")
+
+    pairs = [(user, lambda record: (record.with_token(phone(secret=b"7" * 20)), None)) for user in ("alice", "bob")]
+    store: Any = backend.store()
+    with pytest.raises(StoreError, match="no"):
+        (partial(update_many, store) if backend.kind == "file" else store.update_many)([*pairs, ("carol", fail)])
+    assert backend.log_in(code(0)) == "code"
+    assert [token.name for token in store.read("alice").tokens] == ["fob"]
+    assert list(store.users()) == ["alice"]
+
+
+def test_a_killed_change_of_sealed_records_is_rolled_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = SealedFolder(folder)
+    backend.put("alice")
+    pairs = [(user, lambda record: (record.with_token(phone(secret=b"7" * 20)), None)) for user in ("alice", "bob")]
+    with monkeypatch.context() as killed:
+        killed.setattr(journal, "unmark", lambda opened: os._exit(0))
+        killed.setattr(journal, "undo", lambda *_: os._exit(1))
+        child = os.fork()
+        if child == 0:
+            update_many(backend.store(), pairs)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert backend.log_in(code(0)) == "code", "a login after the kill"
+    assert journal.recover(backend.store()) == 2
+    assert [token.name for token in backend.store().read("alice").tokens] == ["fob"]
+    assert list(backend.store().users()) == ["alice"]
+    assert backend.log_in(code(0)) == "replayed"
 
 
 def test_an_unknown_user_costs_the_work_of_the_seal(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,6 +196,11 @@ def test_doctor_asks_for_a_copy_before_the_key_is_lost(machine: Machine) -> None
     machine.path("/root/copy").unlink()
     assert found() == {}
     assert "exported on 20" in machine.pam_totp("doctor").stdout
+    key = machine.path(seal_key.FILE).read_text()
+    lines = key.splitlines(keepends=True)
+    lines[1] = f"key {'A' * 43}=\n"
+    machine.write(seal_key.FILE, "".join(lines), 0o400)
+    assert "seal-key-missing" in found()
     machine.path(seal_key.FILE).unlink()
     assert found().keys() == {"seal-key-missing"}
 

@@ -31,6 +31,13 @@ def seal(context: Context) -> Iterator[Finding]:
         remedy = "put the exported copy back with 'pam-totp seal init --key FILE'"
         yield _finding(ERROR, Code.SEAL_KEY_MISSING, what, remedy)
         return
+    if lost := set(note.keys) - {seal_files.key_id(key) for key in keyring.keys}:
+        what = (
+            f"the key {' and '.join(sorted(lost))} is missing in {seal_files.KEYRING}; users sealed with it are refused"
+        )
+        yield _finding(
+            ERROR, Code.SEAL_KEY_MISSING, what, "put the exported copy back with 'pam-totp seal init --key FILE'"
+        )
     if (library := seal_files.missing_library()) is not None:
         yield _finding(ERROR, Code.SEAL_LIBRARY, f"{library}; every user of {stores} is refused", seal_files.HOW_TO_GET)
     if not note.is_exported:
