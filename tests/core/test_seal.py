@@ -24,7 +24,7 @@ from pam_totp.store.keyring import Keyring, KeyringError, State, parse_keyring, 
 from pam_totp.store.postgres import PostgresStore
 from pam_totp.store.postgres_copy import to_database, to_folder
 from pam_totp.store.seal import Sealer, key_ids
-from pam_totp.store.stock import stock_of
+from pam_totp.store.stock import document_of, parse_entry, stock_of
 from tests.core.backends import Backend, Database, Folder
 from tests.core.stores import LOCK_TIMEOUT, code
 from tests.core.strategies import records
@@ -142,6 +142,16 @@ def test_a_secret_of_another_user_or_token_does_not_open(record: UserRecord, use
     moved = sealed(own).replace(secret_of(sealed(own)), secret_of(sealed(record)))
     with pytest.raises(StoreError, match="was sealed for another user or token, or is damaged"):
         SEALER.open(moved, user, "r")
+
+
+def test_a_key_of_another_token_in_stock_does_not_open() -> None:
+    texts = {serial: document_of(entry(serial), SEALER) for serial in ("T-1", "T-2")}
+    moved = texts["T-1"].replace(secret_of(texts["T-1"]), secret_of(texts["T-2"]))
+    with pytest.raises(StoreError, match="was sealed for another user or token, or is damaged"):
+        parse_entry(moved, "s", SEALER)
+    of_user = sealed(UserRecord(user="alice", tokens=(fob(created=1, secret=key("T-1")),)))
+    with pytest.raises(StoreError, match="was sealed for another user or token, or is damaged"):
+        parse_entry(texts["T-1"].replace(secret_of(texts["T-1"]), secret_of(of_user)), "s", SEALER)
 
 
 def test_a_renamed_token_keeps_its_sealed_text() -> None:
