@@ -146,6 +146,13 @@ def test_a_fleet_with_records_or_without_the_option_is_not_sealed(other: Other) 
     assert not Path(seal_key.FILE).exists()
 
 
+def test_a_fence_demands_codes_in_a_row_for_sealed_records(other: Other) -> None:
+    seal_in_three_steps(other)
+    run("authority", "fence", "--yes")
+    assert other.store().read("alice").tokens[0].row_needed
+    assert other.log_in() != "code"
+
+
 def test_an_authority_answers_from_a_sealed_database(postgresql: Server) -> None:
     keyring = Keyring(current=b"1" * 32).with_store("postgresql://", State.SEALED)
     Path(seal_key.FOLDER).mkdir()
