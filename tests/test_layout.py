@@ -54,6 +54,8 @@ STANDARD_LIBRARY_ONLY = {
 # A login loads these modules only if its store is in a database. Only they may import psycopg.
 DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
+# A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
+SEAL = {"pam_totp.store.seal"}
 # The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
@@ -96,7 +98,7 @@ def within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY) and name not in DATABASE]
+PATH = [name for name in modules("pam_totp") if within(name, STANDARD_LIBRARY_ONLY) and name not in DATABASE | SEAL]
 PURE = [name for name in modules("pam_totp") if within(name, {"pam_totp.core"})]
 
 
@@ -181,6 +183,18 @@ def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> Non
         assert file is None or (top == "pam_totp") == file.startswith(f"{ROOT}/"), (name, file)
         assert "site-packages" not in (file or "")
         assert "dist-packages" not in (file or "")
+
+
+@pytest.mark.bare
+@pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.module"])
+def test_a_login_without_a_seal_loads_nothing_of_it(entry: str) -> None:
+    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {entry}\n"
+    script += "from pam_totp.store import seal_key\nassert seal_key.codec_of('/var/lib/pam_totp') is None\n"
+    script += (
+        "print([n for n in ('pam_totp.store.seal', 'pam_totp.store.keyring', 'cryptography') if n in sys.modules])"
+    )
+    done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 @pytest.mark.bare

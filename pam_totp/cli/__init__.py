@@ -60,6 +60,7 @@ COMMANDS = {  # names and modules, in the order of --help
     "serve": "serve",
     "portal": "portal",
     "store": "store",
+    "seal": "seal",
     "join": "join",
     "authority": "authority",
     "member": "member",

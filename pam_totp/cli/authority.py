@@ -33,12 +33,13 @@ from pam_totp.core.settings import DATABASE, AuthoritySettings, Site, is_databas
 from pam_totp.operations import audit_log
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account
-from pam_totp.system import service_network
+from pam_totp.store import seal_key
+from pam_totp.system import seal_files, service_network
 from pam_totp.system.extras import how_to_get
 
 INIT, SERVE = "init", "serve"
 OPTIONS = {  # of each subcommand, besides those of all
-    INIT: ("json",),
+    INIT: ("json", "no_seal"),
     SERVE: ("log", "figures"),
     RESTORE: ("json", "log", "restored_at", "complete", "dry_run", "yes"),
     FENCE: ("json", "epoch_only", "dry_run", "yes"),
@@ -46,6 +47,10 @@ OPTIONS = {  # of each subcommand, besides those of all
 LOGS = ("syslog", "stderr")
 KEY_MODE = 0o640  # the service runs in the group of its account
 CA_NAME = "pam_totp"  # the name in the CA's certificate
+NO_KEY = (
+    "the secrets are not sealed here: if those of the fleet are, run 'pam-totp seal export FILE' on another authority, "
+    "and 'pam-totp seal init --key FILE' here"
+)
 MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
 
 
@@ -68,6 +73,7 @@ def add_to(commands: Commands) -> None:
         help="init: make missing keys and certificates; serve: run; restore: roll a restored database forward from the "
         "logs; fence: without logs, demand codes in a row for all tokens",
     )
+    parser.add_argument("--no-seal", action="store_true", help="init: do not seal the secrets of a new fleet")
     add_config(parser)
     parser.add_argument(
         "--log",
@@ -147,14 +153,17 @@ def _init(args: argparse.Namespace, site: Site, settings: AuthoritySettings) -> 
         args.audit.changed("authority-init", path=path)
     if args.config is None and _permit_network(site):
         made.append(service_network.DROP_IN)
+    sealed = _seal(args, site, settings, made)
     if args.json:
-        print_json({"made": made, "kept": kept, "pin": pin})
+        print_json({"made": made, "kept": kept, "pin": pin, "seal": sealed})
         return DONE
     for path in made:
         why = ", so that logins at this host reach the database" if path == service_network.DROP_IN else ""
         print(f"made: {path}{why}")
     for path in kept:
         print(f"kept: {path}{', which the service may read now' if path in permitted else ''}")
+    if sealed is not None:
+        print(sealed)
     print(f"fingerprint of the CA: {pin}")
     for line in _next_steps(settings, made):
         print(line)
@@ -181,6 +190,17 @@ def _permit_network(site: Site) -> bool:
         return False
     service_network.restart()
     return True
+
+
+def _seal(args: argparse.Namespace, site: Site, settings: AuthoritySettings, made: list[str]) -> str | None:
+    """Seal the database of a new fleet, unless --no-seal is set. Return what was done, as a line, or None."""
+    if args.no_seal or args.config is not None or os.geteuid() != 0 or site.database is None:
+        return None  # the seal serves the store of the whole host
+    if settings.ca not in made:
+        return NO_KEY if settings.key in made and not seal_files.has_keyring() else None
+    from pam_totp.cli.seal import init_for_authority  # imported here: few commands need this module
+
+    return init_for_authority(args, site.database.url)
 
 
 def _put(path: str, text: str, mode: int) -> None:
@@ -248,11 +268,12 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
     from pam_totp.figures.endpoint import Endpoint
     from pam_totp.store.postgres import PostgresStore
 
+    seal_key.hold()
     become_account(ACCOUNT)
     require_files(url)
     figures = Figures()
     how, sink = database_settings(url, site), figures.sink(log_sink(args))
-    store = PostgresStore(url, pool=how.pool, wait=how.wait, epoch=how.epoch)
+    store = PostgresStore(url, pool=how.pool, wait=how.wait, epoch=how.epoch, codec=seal_key.codec_of(url))
     try:
         server = Server(settings, Answers(store, lambda: read_site(file), sink, figures=figures), sink, how.pool)
     except CertificateError as e:

@@ -34,6 +34,7 @@ from pam_totp.operations.restored_fleet import (
     PairsResult,
 )
 from pam_totp.pam.privileges import become_account
+from pam_totp.store import seal_key
 
 if TYPE_CHECKING:
     from pam_totp.store.postgres import PostgresStore
@@ -112,10 +113,11 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> PostgresStore:
     args.audit.store = url
     from pam_totp.store.postgres import PostgresStore
 
+    seal_key.hold()
     become_account(ACCOUNT)
     require_files(url)
     how = site.database or DatabaseSettings(url=url)
-    store = PostgresStore(url, pool=1, wait=how.wait)
+    store = PostgresStore(url, pool=1, wait=how.wait, codec=seal_key.codec_of(url))
     if not args.dry_run:
         store.use(store.require_safe, reads_only=True)  # otherwise each record would fail
     return store

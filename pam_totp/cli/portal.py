@@ -27,7 +27,7 @@ from pam_totp.formats.otpauth import DEFAULT_ISSUER, check_issuer
 from pam_totp.operations.desk import desk_settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account, become_owner_of
-from pam_totp.store import Store
+from pam_totp.store import Store, seal_key
 from pam_totp.store.locations import opened
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
@@ -161,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
 def _open_store(args: argparse.Namespace, site: Site) -> Store:
     refuse_on_member(args, site)
     where = location(args, site)
+    seal_key.hold()
     if is_database(where):
         load_postgres()
         become_account(ACCOUNT, also=_shadow())

@@ -6,14 +6,15 @@ import argparse
 import os
 import pwd
 
-from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError, Commands, add_command
+from pam_totp.cli.command_line import DONE, OUT_OF_REACH, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.printing import count, print_json
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.store_access import ACCOUNT, load_postgres, require_files
 from pam_totp.core.settings import DATABASE, DEFAULT_STORE, is_database
 from pam_totp.pam.privileges import act_as_account, act_as_owner_of, acting_as_root
+from pam_totp.store import Codec, seal_key
 from pam_totp.store.postgres_schema import REPLICATION
-from pam_totp.system import service_network
+from pam_totp.system import seal_files, service_network
 
 INIT, COPY = "init", "copy"
 NEXT = {  # after a copy, by whether the records are in a database now
@@ -80,17 +81,19 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
     args.audit.look_up()
     question = f"copy all records to {target}, and refuse all logins with {source} from then on?"
     confirm(question, args)
+    seal_key.hold()
+    codec = _codec(source, target)
     if is_database(target):
         folder = source if os.path.isdir(source) else f"{source}.copying"
         if not os.path.isdir(folder):
             raise CommandError(f"{source}: store not found")
         act_as_owner_of(folder)
         require_files(target)
-        done = to_database(source, target, acting_as_root)
+        done = to_database(source, target, acting_as_root, codec)
     else:
         act_as_account(ACCOUNT)
         require_files(source)
-        done = to_folder(source, target, _owner(), acting_as_root)
+        done = to_folder(source, target, _owner(), acting_as_root, codec)
     permitted = source == DEFAULT_STORE and is_database(target) and _permit_network()
     args.audit.store = target
     args.audit.changed("copy", records=done.records)
@@ -103,6 +106,19 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
             print(f"{service_network.DROP_IN} permits the network to the service")
         print(f"next: {NEXT[is_database(target)]}")
     return DONE
+
+
+def _codec(source: str, target: str) -> Codec | None:
+    """Return the codec of `source`. If it is sealed, the keyring gets `target` too."""
+    codec = seal_key.codec_of(source)
+    if codec is not None and seal_key.codec_of(target) is None:
+        keyring = seal_key.keyring()
+        if keyring is None or (state := keyring.state_of(source)) is None:
+            raise CommandError(f"{source} is sealed (run the command as root, with its key)", OUT_OF_REACH)
+        seal_files.write(keyring.with_store(target, state))
+        seal_files.restart()
+        seal_key.hold()
+    return codec
 
 
 def _permit_network() -> bool:

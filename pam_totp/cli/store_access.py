@@ -25,7 +25,7 @@ from pam_totp.core.settings import DEFAULT_STORE, DatabaseSettings, Site, is_dat
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.names import passwd_name, similar_account
 from pam_totp.pam.privileges import act_as_account, act_as_owner_of, become_account, become_owner_of
-from pam_totp.store import NotThere, SerialTaken, Store, StoreError
+from pam_totp.store import NotThere, SerialTaken, Store, StoreError, seal_key
 from pam_totp.store.empty import EmptyStore
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
@@ -69,6 +69,7 @@ def open_store(
     Return the store of ~/.pam_totp.json (module argument `secret=`) for a caller who cannot open the default store.
     """
     args.audit.look_up()
+    seal_key.hold()
     if uses_own_file(args):
         args.audit.store = OWN_FILE
         return home_store(OWN_FILE, caller_name())
@@ -101,6 +102,7 @@ def open_store(
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
     store = opened(folder)
     assert isinstance(store, FileStore)
+    store.codec = store.codec or seal_key.codec_of_copy(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         if dry_run:
             _require_no_roll_back(store)

@@ -36,6 +36,7 @@ _ADDED = {"row_needed": False}  # keys of a token that older documents do not ha
 # The same for keys of the record.
 _ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": "", "changes": ""}
 _PARTS: dict[str, type[Value]] = {"ticket": Ticket, "temporary": TemporaryCode}  # keys with an object or null
+SEALED = "sealed:"  # the start of a secret that `store.seal` has encrypted
 _NOT_BASE32 = "must be base32 in upper case without padding"
 
 
@@ -173,6 +174,8 @@ def _token(document: object, place: str) -> Token:
     cls = TOKEN_TYPES[kind]
     fields = _members(document, place, ("type", *cls._fields))
     del fields["type"]
+    if type(fields["secret"]) is str and fields["secret"].startswith(SEALED):
+        raise RecordError(f"{place}.secret: is sealed, and this process has no key (see 'pam-totp seal status')")
     try:
         fields["secret"] = unbase32(fields["secret"]) if type(fields["secret"]) is str else None
     except ValueError as e:

@@ -2,7 +2,8 @@
 
 Rules:
 1. Before it reads a store, the helper drops root's rights: it becomes the store's owner or, with `secret=`, the user.
-   On a member, it becomes the owner of the credentials before it reads them.
+   On a member, it becomes the owner of the credentials before it reads them. Before that, it only opens the keyring of
+   a sealed store (`seal_key`).
 2. It imports all modules of this package before that, because the new account may not be able to read them.
 3. It imports slow modules of the standard library only if it uses them, because the user waits for every import.
 4. Only a child process opens a file in a home folder, so that the host can reap this process at any time.
@@ -23,7 +24,7 @@ from pam_totp.pam.login_session import drive_over, read_site
 from pam_totp.pam.names import passwd_name
 from pam_totp.pam.privileges import act_as_owner_of, act_as_root, become_owner_of, become_user
 from pam_totp.pam.protocol import Hello
-from pam_totp.store import StoreError
+from pam_totp.store import StoreError, seal_key
 
 CHANNEL = 3  # descriptor
 NEEDS_SERVICE = "a store in a database needs the service (run 'systemctl start pam_totp.socket')"
@@ -31,7 +32,9 @@ NEEDS_SERVICE = "a store in a database needs the service (run 'systemctl start p
 
 def main() -> None:
     """Serve the login on descriptor 3. Exit without the interpreter's clean-up, because the relay is waiting."""
-    drive_over(socket(fileno=CHANNEL), audit_log.to_syslog, _begin)
+    channel = socket(fileno=CHANNEL)
+    os.set_inheritable(CHANNEL, False)  # systemd-creds, which decrypts the key of a sealed store, must not hold it open
+    drive_over(channel, audit_log.to_syslog, _begin)
     os._exit(0)
 
 
@@ -54,10 +57,12 @@ def _begin(hello: Hello) -> Dialogue:
             become_user(passwd_name(str(arguments.get("user", hello.user))))
         elif is_database(store := str(arguments.get("store", DEFAULT_STORE))):
             raise StoreError(NEEDS_SERVICE)
-        elif "store" in arguments or not os.path.exists(SITE_FILE):
-            become_owner_of(store)
         else:
-            _become_owner()
+            seal_key.hold()
+            if "store" in arguments or not os.path.exists(SITE_FILE):
+                become_owner_of(store)
+            else:
+                _become_owner()
     except OSError as e:
         raise StoreError(f"{e.filename or 'helper'}: {e.strerror}") from e
     site = read_site()

@@ -56,6 +56,25 @@ class NoAccount(NotThere):
     """
 
 
+class Codec(Protocol):
+    """The seal of a store: it encrypts the secrets of each document that the store writes (`seal`).
+
+    `owner` is the user, or `stock.owner_of` of a serial number.
+    """
+
+    def open(self, document: bytes, owner: str, place: str) -> bytes:
+        """Return the document with readable secrets. Raise StoreError, which names `place`."""
+
+    def seal(self, document: bytes, owner: str) -> bytes:
+        """Return the document with sealed secrets. Without a change of the key, a secret keeps its sealed text."""
+
+    def is_current(self, document: bytes) -> bool:
+        """Return True if all secrets are sealed with the current key."""
+
+    def exercise(self) -> None:
+        """Do the work of `open` and `seal` for one token, on behalf of an unknown user."""
+
+
 class Store(Protocol):
     """A store with at most one record for each user. Every method may raise StoreError."""
 
@@ -109,6 +128,14 @@ class SharedStore:
 
     def stock(self) -> Stock:
         """Return the stock of tokens."""
+        raise NotImplementedError
+
+    def seal_again(self, user: str) -> bool:
+        """Do the same as `FileStore.seal_again`."""
+        raise NotImplementedError
+
+    def documents(self) -> Iterator[bytes]:
+        """Do the same as `FileStore.documents`."""
         raise NotImplementedError
 
 

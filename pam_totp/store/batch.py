@@ -20,10 +20,9 @@ from contextlib import closing, suppress
 from typing import Any, Protocol, TypeVar
 
 from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import BLOCK, Slots, slot_size
 from pam_totp.store import SerialTaken, claims, journal
-from pam_totp.store.file import FileStore, parse_record
+from pam_totp.store.file import FileStore, document_of, parse_record, user_of_file
 from pam_totp.store.secret_file import exists, flush_all
 
 R = TypeVar("R")
@@ -136,7 +135,7 @@ class _Batch:
         if name in self._staged:
             staged = self._manifest.read(self._staged[name])
             old, document = staged.old, staged.new
-        record = UserRecord(user=user) if document is None else parse_record(document, user, name)
+        record = UserRecord(user=user) if document is None else parse_record(document, user, name, self._store.codec)
         changed, result = change(record)
         if changed != record:
             try:
@@ -146,7 +145,7 @@ class _Batch:
                     raise
                 answer: R = self._taken(change, e)
                 return answer
-            new = serialize(changed)
+            new = document_of(changed, name, self._store.codec)
             self._staged[name] = self._manifest.write(journal.Entry(name, old, new))
             if slot_size(changed, new) > BLOCK:
                 self._large.add(name)
@@ -175,7 +174,7 @@ class _Batch:
     def commit(self, entry: journal.Entry) -> bool:
         """Write the new record under its lock. Return False if another process changed the old record since staging."""
         if entry.old is None and not self._has_version_1:
-            size = slot_size(parse(entry.new), entry.new) if entry.name in self._large else BLOCK
+            size = slot_size(self._record(entry, entry.new), entry.new) if entry.name in self._large else BLOCK
             with self._lock.locked(entry.name):
                 return self._store.create(self._folder, entry.name, entry.new, size)
         with self._store.locked(self._folder, entry.name):
@@ -202,9 +201,14 @@ class _Batch:
                     self._put(stored, self._manifest.read(self._staged[name]))
 
     def _put(self, stored: Slots | None, entry: journal.Entry) -> None:
-        new = parse(entry.new)
-        old = UserRecord(user=new.user) if entry.old is None else parse(entry.old)
-        self._store.put(self._folder, entry.name, stored, old, new, durably=False)
+        new, codec = self._record(entry, entry.new), self._store.codec
+        old = UserRecord(user=new.user) if entry.old is None else self._record(entry, entry.old)
+        # a document that was not sealed must leave both slots
+        old = old if entry.old is None or codec is None or codec.is_current(entry.old) else UserRecord(user=new.user)
+        self._store.put(self._folder, entry.name, stored, old, new, document=entry.new, durably=False)
+
+    def _record(self, entry: journal.Entry, document: bytes) -> UserRecord:
+        return parse_record(document, user_of_file(entry.name), entry.name, self._store.codec)
 
 
 def _document(stored: Slots | None) -> bytes | None:

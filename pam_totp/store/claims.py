@@ -86,7 +86,7 @@ def moved(store: FileStore, folder: int, name: str, old: Mapping[str, str], new:
         for claim in changed:
             stack.enter_context(_locked(store, folder, claim))
         for claim in old.keys() - new.keys():
-            stock_entries.withhold(folder, claim)
+            stock_entries.withhold(store, folder, claim)
         try:
             for claim in added:
                 _take(store, folder, claim, name, serial=new[claim])
@@ -137,7 +137,7 @@ def bring_in(store: FileStore, user: str) -> None:
         found = {} if stored is None else _serials(name, stored.document)
         for claim in found:
             with _locked(store, folder, claim):
-                if stock_entries.has_token(folder, claim) and owner_of(store, folder, claim) is None:
+                if stock_entries.has_token(store, folder, claim) and owner_of(store, folder, claim) is None:
                     point(folder, claim, name)
                     settle(store, folder, claim)
         with moved(store, folder, name, {}, found):
@@ -157,7 +157,7 @@ def make(store: FileStore, folder: int) -> None:
             for user in sorted(store.users()):
                 _copy_claims(store, folder, store.file_of(user))
             for claim in stock_entries.names(folder):
-                _copy_claim_of_stock(folder, claim)
+                _copy_claim_of_stock(store, folder, claim)
             _flush(folder, _NEW)
             os.rename(_NEW, FOLDER, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
@@ -191,7 +191,7 @@ def sweep(store: FileStore, folder: int) -> None:
         with _locked(store, folder, claim):
             name = _read(folder, claim)
             if name is None or _is_stale(store, folder, claim, name):
-                _free(folder, claim)
+                _free(store, folder, claim)
 
 
 # ---- for the stock
@@ -252,11 +252,11 @@ def settle(store: FileStore, folder: int, claim: str) -> None:
     name = _read(folder, claim)
     with suppress(StoreError):  # a damaged record or entry: an administrator must restore it
         if name is not None and not stock_entries.is_path(name) and _has(store, folder, claim, name):
-            stock_entries.withhold(folder, claim)
-        elif stock_entries.has_token(folder, claim):
+            stock_entries.withhold(store, folder, claim)
+        elif stock_entries.has_token(store, folder, claim):
             point(folder, claim, stock_entries.path_of(claim))
         elif name is None or _is_stale(store, folder, claim, name):
-            _free(folder, claim)
+            _free(store, folder, claim)
 
 
 def _has(store: FileStore, folder: int, claim: str, name: str) -> bool:
@@ -319,7 +319,7 @@ def _take(
     store: FileStore, folder: int, claim: str, name: str, *, serial: str, is_staged: IsStaged | None = None
 ) -> None:
     """Claim one serial number for a record. The caller holds the claim's lock. Raise SerialTaken."""
-    if stock_entries.has_token(folder, claim):
+    if stock_entries.has_token(store, folder, claim):
         user = owner_of(store, folder, claim)
         if user is None or user != _user_of(name):
             raise SerialTaken(serial, user)
@@ -338,12 +338,12 @@ def _take(
 def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import: bool = False) -> None:
     """Delete a claim of a record if it is stale. The caller holds the claim's lock."""
     if _read(folder, claim) == name and _is_stale(store, folder, claim, name, _never if own_import else None):
-        _free(folder, claim)
+        _free(store, folder, claim)
 
 
-def _free(folder: int, claim: str) -> None:
+def _free(store: FileStore, folder: int, claim: str) -> None:
     """Delete a stale claim, and the entry of the stock without a token. With a token, the stock gets the claim."""
-    if stock_entries.has_token(folder, claim):
+    if stock_entries.has_token(store, folder, claim):
         point(folder, claim, stock_entries.path_of(claim))
         return
     _delete(folder, claim)
@@ -395,9 +395,9 @@ def _copy_claims(store: FileStore, folder: int, name: str) -> None:
             os.symlink(_BEFORE + name, f"{_NEW}/{claim}", dir_fd=folder)
 
 
-def _copy_claim_of_stock(folder: int, claim: str) -> None:
+def _copy_claim_of_stock(store: FileStore, folder: int, claim: str) -> None:
     with suppress(FileExistsError, StoreError):  # a user has the token, or the entry is damaged
-        if stock_entries.has_token(folder, claim):
+        if stock_entries.has_token(store, folder, claim):
             os.symlink(_BEFORE + stock_entries.path_of(claim), f"{_NEW}/{claim}", dir_fd=folder)
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from pam_totp.store import R
+    from pam_totp.store import Codec, R
 
 LOCK_WAIT = 5.0  # seconds
 LOCK = ".lock"  # the lock file
@@ -94,7 +94,7 @@ class FileStore:
     """The store in `folder`, an absolute path. The methods of `Store` open, check and close the folder.
 
     `lock_wait` is in seconds. The store passes to `warn` each problem that does not stop a login. The stores of one
-    login share `last`. Only this package calls the methods from `file_of` to `locked`.
+    login share `last`. `codec` seals the secrets. Only this package calls the methods from `file_of` to `locked`.
     """
 
     def __init__(
@@ -103,8 +103,10 @@ class FileStore:
         lock_wait: float = LOCK_WAIT,
         warn: Callable[[str], None] = to_syslog,
         last: LastRead | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self.folder = folder
+        self.codec = codec
         self._lock_wait = lock_wait
         self.warn = warn
         self._last = LastRead() if last is None else last
@@ -150,6 +152,18 @@ class FileStore:
         with self.opened() as folder, self.locked(folder, self.file_of(user)):
             search()
             self._use_decoy(folder)
+
+    def documents(self) -> Iterator[bytes]:
+        """Yield the documents of all records, with their secrets as they are stored, and of both slots of a file.
+
+        Raise StoreError for a damaged file.
+        """
+        for user in self.users():
+            name = self.file_of(user)
+            with self.opened() as folder:
+                stored = self.peek(folder, name)
+            if stored is not None:
+                yield stored.document + (stored.other or b"")
 
     def users(self) -> Iterator[str]:
         with self.opened() as folder, os.scandir(folder) as entries:
@@ -200,17 +214,26 @@ class FileStore:
         return stored
 
     def put(
-        self, folder: int, name: str, stored: Slots | None, old: UserRecord, new: UserRecord, *, durably: bool = True
+        self,
+        folder: int,
+        name: str,
+        stored: Slots | None,
+        old: UserRecord,
+        new: UserRecord,
+        *,
+        document: bytes | None = None,
+        durably: bool = True,
     ) -> None:
         """Replace the record `old`, which `stored` contains, by `new`. The caller has held the lock since `load`.
 
-        If `durably` is False, the caller flushes the file of a new user.
+        `document` is the document of `new`, if the caller has it. If `durably` is False, the caller flushes the file of
+        a new user.
         """
-        document = _short_enough(name, serialize(new))
+        document = document_of(new, name, self.codec) if document is None else document
         if stored is not None and stored.size and old.lasting == new.lasting:
             while new.recent and not stored.has_room(document):  # no login grows a file
                 new = new.without_oldest_recent()
-                document = serialize(new)
+                document = document_of(new, name, self.codec)
         if stored is not None and old.lasting == new.lasting and stored.has_room(document):
             if stored.other == b"":
                 self._sweep(folder, name)
@@ -226,6 +249,29 @@ class FileStore:
             self._sweep(folder, name)
             self.require_decoys(folder)
 
+    def seal_again(self, user: str) -> bool:
+        """Seal a record with the current key, in both slots. Return False if that is not necessary.
+
+        Raise NotThere. The store has a codec.
+        """
+        assert self.codec is not None
+        name = self.file_of(user)
+        with self.opened() as folder, self.locked(folder, name):
+            stored = self.load(folder, name)
+            if stored is None:
+                raise NotThere
+            both = (stored.document, stored.other)
+            if stored.size and all(each is not None and self.codec.is_current(each) for each in both):
+                return False
+            record = self._parse(stored, user, name)
+            document = document_of(record, name, self.codec)
+            if stored.size and stored.has_room(document):
+                write(folder, name, stored, document)
+                write(folder, name, stored.after(document), document)
+            else:
+                self.put(folder, name, stored, UserRecord(user=user), record, document=document)
+            return True
+
     def create(self, folder: int, name: str, document: bytes, size: int) -> bool:
         """Create the file of a user without a record, with slots of `size` bytes. Return False if the user has a file.
 
@@ -234,7 +280,7 @@ class FileStore:
         if exists(folder, self._version_1(name)):
             return False
         try:
-            content = new_file(_short_enough(name, document), size)
+            content = new_file(document, size)
             create(folder, name, content, self.temporary(name), durably=False)
         except FileExistsError:
             return False
@@ -310,7 +356,7 @@ class FileStore:
     def _parse(self, stored: Slots, user: str, name: str) -> UserRecord:
         last = self._last
         if stored is not last.slots or last.record is None or last.record.user != user:
-            last.record = parse_record(stored.document, user, name)
+            last.record = parse_record(stored.document, user, name, self.codec)
         return last.record
 
     def _claims(self, folder: int, name: str, old: UserRecord, new: UserRecord) -> AbstractContextManager[None]:
@@ -323,6 +369,8 @@ class FileStore:
         return claims.moved(self, folder, name, claims.of_record(old), claims.of_record(new))
 
     def _use_decoy(self, folder: int) -> None:
+        if self.codec is not None:
+            self.codec.exercise()
         if not decoys.use(folder):
             self.warn(f"{self.folder}/{decoys.FOLDER}: decoys are missing or damaged (run 'pam-totp doctor --repair')")
 
@@ -367,9 +415,16 @@ def _may_be_version_1(name: str) -> bool:
     return is_temporary or (name != LOCK and name.endswith((_SUFFIX_1, ".lock", ".tmp")))
 
 
-def parse_record(data: bytes, user: str, name: str) -> UserRecord:
+def document_of(record: UserRecord, name: str, codec: Codec | None = None) -> bytes:
+    """Return the document of a record, sealed by `codec`. Raise StoreError if it is too large to be read back."""
+    document = serialize(record)
+    return _short_enough(name, document if codec is None else codec.seal(document, record.user))
+
+
+def parse_record(data: bytes, user: str, name: str, codec: Codec | None = None) -> UserRecord:
+    """Return the record of `user` in a document. Raise StoreError, which names `name`."""
     try:
-        record = parse(data)
+        record = parse(data if codec is None else codec.open(data, user, name))
     except RecordError as e:
         raise StoreError(f"{name}: {e}") from None
     if record.user != user:

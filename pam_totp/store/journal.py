@@ -24,11 +24,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple
 
-from pam_totp.core.record import RecordError, UserRecord
-from pam_totp.core.secretfile import parse
+from pam_totp.core.record import UserRecord
 from pam_totp.core.slots import MAX_SLOT
 from pam_totp.store import DamagedFile, NotThere, StoreError
-from pam_totp.store.file import JOURNAL, FileStore
+from pam_totp.store.file import JOURNAL, FileStore, parse_record, user_of_file
 from pam_totp.store.secret_file import exists, read, unlink
 
 _COMMITTING, _MANIFEST = "committing", "manifest"
@@ -252,14 +251,18 @@ def _undo_one(store: FileStore, folder: int, entry: Entry) -> bool:
         store.remove(folder, entry.name)
         return True
     try:
-        current, new = parse(stored.document), parse(entry.new)
-        old = None if entry.old is None else parse(entry.old)
-    except RecordError:
+        current, new = _parsed(store, entry.name, stored.document), _parsed(store, entry.name, entry.new)
+        old = None if entry.old is None else _parsed(store, entry.name, entry.old)
+    except StoreError:
         return False  # another program has damaged the document
     back = old if current == new and old is not None else _without_unused_tokens(current, old, new)
     if back != current:
         store.put(folder, entry.name, stored, current, back)
     return back != current
+
+
+def _parsed(store: FileStore, name: str, document: bytes) -> UserRecord:
+    return parse_record(document, user_of_file(name), name, store.codec)
 
 
 def _lost_its_content(folder: int, name: str) -> bool:

@@ -13,6 +13,7 @@ from pam_totp.core.lean import TYPE_CHECKING, suppress
 from pam_totp.core.settings import DatabaseSettings, is_database
 from pam_totp.store import Store, StoreError
 from pam_totp.store.file import LOCK_WAIT, FileStore
+from pam_totp.store.seal_key import codec_of
 from pam_totp.store.secret_file import LastRead
 
 if TYPE_CHECKING:
@@ -32,13 +33,15 @@ def opened(
     """Return the store at `location`, the absolute path of a folder or the URL of a database.
 
     `lock_wait` is in seconds. The file stores of one login share `last`. `database` are the settings of the site file.
-    Raise StoreError if psycopg is missing.
+    The keyring of this host seals the store. Raise StoreError if psycopg or cryptography is missing.
     """
     if is_database(location):
         how = database or DatabaseSettings(url=location)
-        store: Store = postgres().PostgresStore(location, lock_wait, pool=how.pool, wait=how.wait, epoch=how.epoch)
+        store: Store = postgres().PostgresStore(
+            location, lock_wait, pool=how.pool, wait=how.wait, epoch=how.epoch, codec=codec_of(location)
+        )
         return store
-    return FileStore(location, lock_wait, last=last)
+    return FileStore(location, lock_wait, last=last, codec=codec_of(location))
 
 
 def postgres() -> ModuleType:

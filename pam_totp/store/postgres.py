@@ -31,12 +31,12 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.serials import serial_key
 from pam_totp.store import LockBusy, NotThere, SerialTaken, SharedStore, StoreError, decoys
 from pam_totp.store import postgres_schema as schema
-from pam_totp.store.file import LOCK_WAIT, file_name, parse_record, to_syslog
+from pam_totp.store.file import LOCK_WAIT, document_of, file_name, parse_record, to_syslog
 from pam_totp.store.postgres_connection import Connection, OutOfReach, Pool, Refused, Row, Unanswered
-from pam_totp.store.postgres_records import document_of, serials, user_name
+from pam_totp.store.postgres_records import serials, user_name
 
 if TYPE_CHECKING:
-    from pam_totp.store import R
+    from pam_totp.store import Codec, R
     from pam_totp.store.batch import Change, Changes, Progress
     from pam_totp.store.stock import Stock
 
@@ -168,7 +168,7 @@ class PostgresStore(SharedStore):
 
     `lock_wait` is the time for a turn, and `wait` for one use of the database, both in seconds. `pool` connections
     serve all stores of this process with the same URL. A server with a lower epoch than `epoch` is not used. The store
-    passes to `warn` each problem that stops no login.
+    passes to `warn` each problem that stops no login. `codec` seals the secrets.
     """
 
     def __init__(
@@ -180,8 +180,9 @@ class PostgresStore(SharedStore):
         pool: int = POOL,
         wait: float = WAIT,
         epoch: int = 0,
+        codec: Codec | None = None,
     ) -> None:
-        self.url = url
+        self.url, self.codec = url, codec
         self._lock_wait, self._wait, self.warn, self._pool, self._epoch = lock_wait, wait, warn, pool, epoch
 
     @property
@@ -201,7 +202,7 @@ class PostgresStore(SharedStore):
         stored = self._attempts(lambda work: self._read(work, name))
         if stored.version is None:
             raise NotThere
-        return parse_record(stored.body, user, name)
+        return parse_record(stored.body, user, name, self.codec)
 
     def update(
         self,
@@ -257,7 +258,7 @@ class PostgresStore(SharedStore):
                 raise AlreadyAnswered(verdict)
             if stored.version is None and not create:
                 raise NotThere
-            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name)
+            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name, self.codec)
             if question is not None:
                 question.recall(dict(stored.asked))
             new, result = change(old)
@@ -291,13 +292,35 @@ class PostgresStore(SharedStore):
                 raise StoreError(f"the database does not keep changes safely: {stored.problem}")
             if stored.version is None and not create:
                 raise NotThere
-            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name)
+            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name, self.codec)
             new, also, result = change(work, old)
             self._write(work, name, stored, (old, new), stored.asked, also=also)
             return result
 
         with self._shared.turns.turn(name, self._lock_wait):
             return self._attempts(attempt, reads_only=False)
+
+    def seal_again(self, user: str) -> bool:
+        name, codec = file_name(user), self.codec
+        assert codec is not None
+
+        def attempt(work: Work) -> bool:
+            stored = self._read(work, name)
+            if stored.version is None:
+                raise NotThere
+            if codec.is_current(stored.body):
+                return False
+            self.require_safe(work)
+            document = document_of(parse_record(stored.body, user, name, codec), name, codec)
+            self._write_again(work, name, stored._replace(body=document))
+            return True
+
+        with self._shared.turns.turn(name, self._lock_wait):
+            return self._attempts(attempt, reads_only=False)
+
+    def documents(self) -> Iterator[bytes]:
+        for _, body in self._pages(schema.ALL_BODIES):
+            yield body or b""
 
     def stock(self) -> Stock:
         from pam_totp.store.postgres_stock import PostgresStock  # imported here because logins do not need it
@@ -387,7 +410,7 @@ class PostgresStore(SharedStore):
         """
         statements = work.statements
         old, new = records
-        body, texts = b"" if new is None else document_of(new, name), json.dumps(asked)
+        body, texts = b"" if new is None else document_of(new, name, self.codec), json.dumps(asked)
         if new is None and stored.version is None:
             return
         if stored.version is None:
@@ -413,6 +436,8 @@ class PostgresStore(SharedStore):
             raise _Contended
 
     def _use_decoy(self, work: Work) -> None:
+        if self.codec is not None:
+            self.codec.exercise()
         body = serialize(decoys.refused(parse(self._shared.decoy)))
         if not work.run(work.statements.use_decoy, body):
             self.require_safe(work)
@@ -438,7 +463,7 @@ class PostgresStore(SharedStore):
             for user, name in names.items():
                 if name in bodies:
                     try:
-                        yield user, parse_record(bodies[name], user, name)
+                        yield user, parse_record(bodies[name], user, name, self.codec)
                     except StoreError as e:
                         yield user, e
 
@@ -452,7 +477,8 @@ class PostgresStore(SharedStore):
         from pam_totp.store.postgres_batch import update_many
 
         return self._attempts(
-            lambda work: update_many(work.connection, work.statements, changes, progress, taken), reads_only=False
+            lambda work: update_many(work.connection, work.statements, changes, progress, taken, codec=self.codec),
+            reads_only=False,
         )
 
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from pam_totp.core.record import UserRecord
 from pam_totp.store import SerialTaken, StoreError
-from pam_totp.store.file import file_name, parse_record
+from pam_totp.store.file import document_of, file_name, parse_record
 from pam_totp.store.postgres_connection import Connection, Row
-from pam_totp.store.postgres_records import document_of, serials, user_name
+from pam_totp.store.postgres_records import serials, user_name
 from pam_totp.store.postgres_schema import OWNER, OWNERS, Statements
 
 if TYPE_CHECKING:
-    from pam_totp.store import R
+    from pam_totp.store import Codec, R
     from pam_totp.store.batch import Change, Changes, Progress
 
 WAIT = 600.0  # seconds that one statement may take: the last statements write all records
@@ -50,12 +50,14 @@ def update_many(
     changes: Changes[R],
     progress: Progress,
     taken: Callable[[Change[R], SerialTaken], R] | None,
+    *,
+    codec: Codec | None = None,
 ) -> list[R]:
     """Apply all changes in one transaction, and return their results; see `batch.update_many`."""
     run = _Runner(connection)
     run("BEGIN")
     run(_STAGED)
-    batch = _Batch(run, statements, taken)
+    batch = _Batch(run, statements, taken, codec)
     results: list[R] = []
     pairs = iter(changes)
     while some := list(islice(pairs, AT_ONCE)):
@@ -92,9 +94,13 @@ class _Batch:
     """The records and the serial numbers of one transaction."""
 
     def __init__(
-        self, run: _Runner, statements: Statements, taken: Callable[[Change[Any], SerialTaken], Any] | None
+        self,
+        run: _Runner,
+        statements: Statements,
+        taken: Callable[[Change[Any], SerialTaken], Any] | None,
+        codec: Codec | None,
     ) -> None:
-        self._run, self._statements, self._taken = run, statements, taken
+        self._run, self._statements, self._taken, self._codec = run, statements, taken, codec
         self._moves: dict[str, tuple[dict[str, str], dict[str, str]]] = {}  # name -> serial numbers before and after
         self._owners: dict[str, str] = {}  # key of a serial number -> the owner's name, in this batch
 
@@ -104,7 +110,7 @@ class _Batch:
         found = {
             _text(name): (version, body) for name, version, body in self._run(_FOUND, json.dumps([*names.values()]))
         }
-        before = {user: _record(user, name, found[name][1]) for user, name in names.items()}
+        before = {user: self._record(user, name, found[name][1]) for user, name in names.items()}
         after = dict(before)
         others = self._owners_elsewhere(pairs, before)
         results = [self._apply(names[user], user, change, after, others) for user, change in pairs]
@@ -113,7 +119,7 @@ class _Batch:
             if after[user] != before[user]:
                 version = found[name][0]
                 number = None if version is None else int.from_bytes(version, "big")
-                rows.append({"name": name, "version": number, "body": _document(after[user], name)})
+                rows.append({"name": name, "version": number, "body": self._document(after[user], name)})
                 self._move(name, before[user], after[user])
         if rows:
             self._run(_STAGE, json.dumps(rows))
@@ -166,7 +172,7 @@ class _Batch:
         if problem is not None:
             raise StoreError(f"the database does not keep changes safely: {problem.decode()}")
         user = again[0][1]
-        before = _record(user, name, body)
+        before = self._record(user, name, body)
         records = {user: before}
         others = self._owners_elsewhere([(user, change) for _, _, change in again], records)
         for number, _, change in again:
@@ -176,11 +182,17 @@ class _Batch:
         if after == before:
             return True
         self._move(name, before, after)
-        document, texts = _document(after, name).encode("ascii"), (asked or b"[]").decode()
+        document, texts = self._document(after, name).encode("ascii"), (asked or b"[]").decode()
         if version is None:
             return bool(self._run(self._statements.create, name, document, texts))
         number = int.from_bytes(version, "big")
         return bool(self._run(self._statements.change, name, number, document, texts))
+
+    def _record(self, user: str, name: str, body: bytes | None) -> UserRecord:
+        return UserRecord(user=user) if body is None else parse_record(body, user, name, self._codec)
+
+    def _document(self, record: UserRecord, name: str) -> str:
+        return document_of(record, name, self._codec).decode("ascii")
 
     def _move(self, name: str, before: UserRecord, after: UserRecord) -> None:
         first = self._moves[name][0] if name in self._moves else serials(before)
@@ -207,14 +219,6 @@ def _parts(claims: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]
 
 def _claims(claims: list[tuple[str, str]]) -> str:
     return json.dumps([{"serial": serial, "name": name} for serial, name in claims])
-
-
-def _record(user: str, name: str, body: bytes | None) -> UserRecord:
-    return UserRecord(user=user) if body is None else parse_record(body, user, name)
-
-
-def _document(record: UserRecord, name: str) -> str:
-    return document_of(record, name).decode("ascii")
 
 
 def _text(value: bytes | None) -> str:

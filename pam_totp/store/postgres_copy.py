@@ -22,10 +22,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import sha256
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pam_totp.core.record import RecordError
-from pam_totp.core.secretfile import parse
 from pam_totp.core.serials import serial_key
 from pam_totp.core.slots import new_file, slot_size
 from pam_totp.store import StoreError, claims, journal, stock_entries
@@ -38,8 +37,11 @@ from pam_totp.store.postgres_batch import AT_ONCE, WAIT
 from pam_totp.store.postgres_connection import Connection, Refused, Row, connect
 from pam_totp.store.postgres_records import serials, user_name
 from pam_totp.store.secret_file import create, flush_all
-from pam_totp.store.stock import document_of
+from pam_totp.store.stock import document_of, parse_entry
 from pam_totp.store.stock_files import FileStock
+
+if TYPE_CHECKING:
+    from pam_totp.store import Codec
 
 COPYING, COPIED = ".copying", ".copied"  # suffixes of the folder's name during and after the copy
 _LOCK_WAIT = 30.0  # seconds: every login that has begun ends within 10 s
@@ -63,29 +65,30 @@ class Copied(NamedTuple):
     old: str
 
 
-def to_database(folder: str, url: str, as_root: AsRoot) -> Copied:
+def to_database(folder: str, url: str, as_root: AsRoot, codec: Codec | None = None) -> Copied:
     """Copy the records of the folder at the path `folder` to the database at `url`. Raise StoreError."""
     aside, done = folder + COPYING, _free_name(folder + COPIED)
     if os.path.isdir(os.path.join(aside, LOCK)):  # a killed process had completed the copy
         number = sum(1 for _ in FileStore(aside).users())
     else:
-        number = _copy_rows(folder, aside, url, as_root)
+        number = _copy_rows(folder, aside, url, as_root, codec)
     _put_notice(folder, url, as_root)
     _rename(aside, done, as_root)
     return Copied(number, done)
 
 
-def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot) -> int:
+def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot, codec: Codec | None) -> int:
     """Copy the records, and let the folder, under its name `aside`, refuse every login. Return their number."""
     is_resumed, is_sent = os.path.isdir(aside), False
     with _connected(url) as run:
         if not is_resumed:
-            _require_folder(folder)
+            _require_folder(folder, codec)
             _rename(folder, aside, as_root)
         try:
-            with _locked(FileStore(aside)) as opened:
-                number = _write_rows(run, _documents(FileStore(aside), opened))
-                _write_stock(run, FileStore(aside), opened)
+            store = FileStore(aside, codec=codec)
+            with _locked(store) as opened:
+                number = _write_rows(run, _documents(store, opened), codec)
+                _write_stock(run, store, opened)
                 is_sent = True
                 run("COMMIT")
                 _refuse(opened)
@@ -96,7 +99,7 @@ def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot) -> int:
     return number
 
 
-def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot) -> Copied:
+def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot, codec: Codec | None = None) -> Copied:
     """Copy the records of the database at `url` to a new folder, which belongs to `owner` (uid and gid).
 
     Raise StoreError. The folder replaces the notice of an earlier copy to the database.
@@ -118,7 +121,7 @@ def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot) ->
                 run(_MOVE)
                 run(_MOVE_STOCK)
             _make_folder(aside, owner, as_root)
-            number = _write_files(FileStore(aside), run)
+            number = _write_files(FileStore(aside, codec=codec), run)
             is_sent = True
             run("COMMIT")
         except BaseException as e:
@@ -163,7 +166,7 @@ def _require_safe(run: Run) -> None:
         raise StoreError(f"the database does not keep changes safely: {problem.decode()}")
 
 
-def _write_rows(run: Run, documents: Iterator[tuple[str, bytes]]) -> int:
+def _write_rows(run: Run, documents: Iterator[tuple[str, bytes]], codec: Codec | None) -> int:
     """Write the documents to the empty table, read them back, and return their number. The caller commits."""
     _require_safe(run)
     statements = _statements(run)
@@ -181,7 +184,7 @@ def _write_rows(run: Run, documents: Iterator[tuple[str, bytes]]) -> int:
 
     for name, document in documents:
         digests[name] = sha256(document).digest()
-        _claim(owners, name, document)
+        _claim(owners, name, document, codec)
         rows.append({"name": name, "body": document.decode("ascii")})
         if len(rows) == AT_ONCE:
             write()
@@ -231,12 +234,14 @@ def _stock_files(store: FileStore, opened: int) -> dict[str, bytes]:
         if isinstance(held, StoreError):
             raise held
         if held.owner is not None or held.entry.token is not None:
-            found[serial_key(held.entry.serial)] = document_of(held.entry)
+            raw = stock_entries.document(opened, claims.file_of(held.entry.serial))
+            is_complete = parse_entry(raw, held.entry.serial, store.codec) == held.entry
+            found[serial_key(held.entry.serial)] = raw if is_complete else document_of(held.entry, store.codec)
     return found
 
 
-def _claim(owners: dict[str, str], name: str, document: bytes) -> None:
-    for key, serial in serials(parse_record(document, user_name(name), name)).items():
+def _claim(owners: dict[str, str], name: str, document: bytes, codec: Codec | None) -> None:
+    for key, serial in serials(parse_record(document, user_name(name), name, codec)).items():
         if owners.setdefault(key, name) != name:
             users = f"{user_name(owners[key])} and {user_name(name)}"
             raise StoreError(f"{users} have a token with the serial number {serial} (remove the token from one user)")
@@ -254,9 +259,9 @@ def _rows(run: Run, table: str) -> Iterator[tuple[str, bytes]]:
 # ---- the folder
 
 
-def _require_folder(folder: str) -> None:
+def _require_folder(folder: str, codec: Codec | None) -> None:
     """Raise StoreError unless the folder is a store of this process's account, without an unfinished import."""
-    store = FileStore(folder)
+    store = FileStore(folder, codec=codec)
     journal.recover(store)
     with store.opened() as opened:
         if os.path.lexists(os.path.join(folder, ".import")):
@@ -312,7 +317,8 @@ def _write_files(store: FileStore, run: Run) -> int:
             create(opened, path, body, f"{stock_entries.FOLDER}/.new", durably=False)
         for name, body in _rows(run, "copied_record"):
             try:
-                content = new_file(body, slot_size(parse(body)))
+                record = parse_record(body, user_name(name), name, store.codec)
+                content = new_file(body, slot_size(record, body))
             except RecordError as e:
                 raise StoreError(f"{name}: {e}") from None
             create(opened, f"{name}.record", content, f".{name}.record", durably=False)

@@ -1,21 +1,11 @@
-"""The parts of a record that the database needs: its document, its name, and the serial numbers of its tokens."""
+"""The parts of a record that the database needs: its name, and the serial numbers of its tokens."""
 
 from __future__ import annotations
 
 from urllib.parse import unquote_to_bytes
 
 from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import MAX_FILE, serialize
 from pam_totp.core.serials import serial_key
-from pam_totp.store import StoreError
-
-
-def document_of(record: UserRecord, name: str) -> bytes:
-    """Return the document of a record. Raise StoreError if it is too large to be read back."""
-    document = serialize(record)
-    if len(document) > MAX_FILE:
-        raise StoreError(f"{name}: the record must be at most {MAX_FILE} bytes")
-    return document
 
 
 def serials(record: UserRecord | None) -> dict[str, str]:

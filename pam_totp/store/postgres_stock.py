@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.serials import serial_key
@@ -21,7 +21,8 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 from pam_totp.store.postgres_batch import AT_ONCE, WAIT
 from pam_totp.store.postgres_connection import Refused
-from pam_totp.store.postgres_records import serials, user_name
+from pam_totp.store.postgres_records import serials as serials_of
+from pam_totp.store.postgres_records import user_name
 from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, document_of, parse_entry
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class PostgresStock:
 
     def find(self, serial: str) -> Held | None:
         with _with_table():
-            return self._store.use(lambda work: _find(work, serial), reads_only=True)
+            found = self._store.use(lambda work: self._find(work, serial), reads_only=True)
+            return None if found is None else found.held
 
     def entries(self) -> Iterator[Held | StoreError]:
         last = ""
@@ -60,7 +62,7 @@ class PostgresStock:
             for row in rows:
                 last = _text(row[0])
                 try:
-                    yield _held(row)
+                    yield self._found(row).held
                 except StoreError as e:
                     yield e
 
@@ -88,7 +90,7 @@ class PostgresStock:
             some = entries[start : start + AT_ONCE]
             rows: dict[str, str] = {}
             for entry in some:
-                rows.setdefault(serial_key(entry.serial), document_of(entry).decode("ascii"))
+                rows.setdefault(serial_key(entry.serial), document_of(entry, self._store.codec).decode("ascii"))
             free = {_text(key) for (key,) in run(work.statements.claim_stock, json.dumps(sorted(rows)))}
             owners = {_text(key): name for key, name in run(_OWNERS, json.dumps(sorted(rows.keys() - free)))}
             added = [{"serial": key, "body": body} for key, body in rows.items() if key in free]
@@ -106,15 +108,18 @@ class PostgresStock:
 
     def update(self, serial: str, change: Callable[[StockEntry], StockEntry | None]) -> StockEntry:
         def attempt(work: Work) -> StockEntry:
-            held = _find(work, serial)
-            if held is None or held.entry.token is None:
+            found = self._find(work, serial)
+            held = None if found is None else found.held
+            if found is None or held is None or held.entry.token is None:
                 raise NotInStock(serial, None if held is None else held.owner)
             self._store.require_safe(work)
-            old, new = document_of(held.entry), change(held.entry)
+            old, new = found.body, change(held.entry)
             if new is None:
                 done = work.run(work.statements.remove_stock, serial_key(serial), old)
             else:
-                done = work.run(work.statements.change_stock, serial_key(serial), old, document_of(new))
+                done = work.run(
+                    work.statements.change_stock, serial_key(serial), old, document_of(new, self._store.codec)
+                )
             if not done:
                 raise self._store.contended()
             return held.entry
@@ -126,18 +131,73 @@ class PostgresStock:
         name = file_name(user)
 
         def decide(work: Work, old: UserRecord) -> tuple[UserRecord | None, Callable[[], None], R]:
-            held = {serial: _find(work, serial) for serial in serials}
-            found = {serial: None if each is None else each.entry for serial, each in held.items()}
+            rows = {serial: self._find(work, serial) for serial in serials}
+            found = {serial: None if each is None else each.held.entry for serial, each in rows.items()}
             new, incoming, result = change(old, found)
 
             def move() -> None:
-                if not _move(work, name, _leaving(found, old, new), incoming):
+                added = serials_of(new).keys() - serials_of(old).keys()
+                leaving = [row for row in rows.values() if row and row.held.entry.token and row.key in added]
+                if not self._move(work, name, leaving, incoming):
                     raise self._store.contended()
 
             return new, move, result
 
         with _with_table():
             return self._store.update_with(user, decide, create=create)
+
+    def seal_again(self) -> int:
+        codec, changed, last = self._store.codec, 0, ""
+        assert codec is not None
+        while rows := self._page(last):
+            for key, body, _ in rows:
+                last = _text(key)
+                if not codec.is_current(body or b""):
+                    with suppress(NotInStock):  # another process has moved the token meanwhile
+                        self.update(last, lambda entry: entry)
+                        changed += 1
+        return changed
+
+    def documents(self) -> Iterator[bytes]:
+        last = ""
+        while rows := self._page(last):
+            for key, body, _ in rows:
+                last = _text(key)
+                yield body or b""
+
+    def _find(self, work: Work, serial: str) -> _Found | None:
+        rows = work.run(_FIND, serial_key(serial))
+        return self._found(rows[0]) if rows else None
+
+    def _found(self, row: Row) -> _Found:
+        key, body, name = _text(row[0]), row[1] or b"", row[2]
+        entry = parse_entry(body, f"stock/{key}", self._store.codec)
+        return _Found(Held(entry, None if name is None else user_name(_text(name))), body)
+
+    def _move(self, work: Work, name: str, leaving: Sequence[_Found], incoming: Sequence[StockEntry]) -> bool:
+        """Move the tokens between the user `name` and the stock. Return False if another process has moved one."""
+        codec = self._store.codec
+        for row in sorted(leaving, key=lambda row: row.key):
+            empty = document_of(row.held.entry.without_token(), codec)
+            if not work.run(_GIVE, row.key, name) or not work.run(_EMPTY, row.key, row.body, empty):
+                return False
+        for entry in sorted(incoming, key=lambda entry: serial_key(entry.serial)):
+            key = serial_key(entry.serial)
+            if not work.run(_TAKE, key, name):
+                return False
+            work.run(_PUT, key, document_of(entry, codec))
+        return True
+
+
+class _Found(NamedTuple):
+    """An entry with its owner, and its document."""
+
+    held: Held
+    body: bytes
+
+    @property
+    def key(self) -> str:
+        return serial_key(self.held.entry.serial)
 
 
 @contextmanager
@@ -149,36 +209,6 @@ def _with_table() -> Iterator[None]:
         if e.state != _NO_TABLE:
             raise
         raise StoreError("the database has no table of the stock (run 'pam-totp store init URL')") from None
-
-
-def _find(work: Work, serial: str) -> Held | None:
-    rows = work.run(_FIND, serial_key(serial))
-    return _held(rows[0]) if rows else None
-
-
-def _held(row: Row) -> Held:
-    serial, body, name = row
-    return Held(parse_entry(body or b"", f"stock/{_text(serial)}"), None if name is None else user_name(_text(name)))
-
-
-def _leaving(found: Mapping[str, StockEntry | None], old: UserRecord, new: UserRecord | None) -> list[StockEntry]:
-    """Return the entries of the tokens that leave the stock: the new record has them, and the old record lacks them."""
-    added = serials(new).keys() - serials(old).keys()
-    return [entry for serial, entry in found.items() if entry and entry.token and serial_key(serial) in added]
-
-
-def _move(work: Work, name: str, leaving: Sequence[StockEntry], incoming: Sequence[StockEntry]) -> bool:
-    """Move the tokens between the user `name` and the stock. Return False if another process has moved one."""
-    for entry in sorted(leaving, key=lambda entry: serial_key(entry.serial)):
-        key, empty = serial_key(entry.serial), document_of(entry.without_token())
-        if not work.run(_GIVE, key, name) or not work.run(_EMPTY, key, document_of(entry), empty):
-            return False
-    for entry in sorted(incoming, key=lambda entry: serial_key(entry.serial)):
-        key = serial_key(entry.serial)
-        if not work.run(_TAKE, key, name):
-            return False
-        work.run(_PUT, key, document_of(entry))
-    return True
 
 
 def _text(value: bytes | None) -> str:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 from pam_totp.core.fields import Rule, Value, optional, text, whole_number
 from pam_totp.core.record import TIME_LIMIT, RecordError, Token, UserRecord
 from pam_totp.core.secretfile import parse, serialize
+from pam_totp.core.serials import serial_key
 from pam_totp.store import SharedStore, Store, StoreError
 from pam_totp.store.file import FileStore
 
 if TYPE_CHECKING:
-    from pam_totp.store import R
+    from pam_totp.store import Codec, R
 
 VERSION = 1
 _NO_USER = "-"  # the user in the document of an entry: no user has the token
@@ -124,6 +125,15 @@ class Stock(Protocol):
         Raise NotThere if the user has no record, unless `create` is True. Raise SerialTaken.
         """
 
+    def seal_again(self) -> int:
+        """Seal the entries with the current key, durably. Return the number of entries that were changed.
+
+        The store has a codec.
+        """
+
+    def documents(self) -> Iterator[bytes]:
+        """Yield the documents of all entries, with their keys as they are stored."""
+
 
 def stock_of(store: Store) -> Stock:
     """Return the stock of a store. Raise StoreError for a store of one user, which has no stock."""
@@ -144,20 +154,28 @@ def is_in_stock(store: Store, serial: str) -> bool:
     return held is not None and held.entry.token is not None
 
 
-def document_of(entry: StockEntry) -> bytes:
-    """Return the document of an entry: a line of JSON, then a record that contains the token."""
+def owner_of(serial: str) -> str:
+    """Return the owner of a token in stock, for the seal: no user name contains a NUL."""
+    return f"\0stock\0{serial_key(serial)}"
+
+
+def document_of(entry: StockEntry, codec: Codec | None = None) -> bytes:
+    """Return the document of an entry: a line of JSON, then a record that contains the token. `codec` seals the key."""
     head = {"stock": VERSION} | {name: getattr(entry, name) for name in StockEntry._fields if name != "token"}
     record = UserRecord(user=_NO_USER, tokens=() if entry.token is None else (entry.token,))
-    return json.dumps(head).encode("ascii") + b"\n" + serialize(record)
+    document = json.dumps(head).encode("ascii") + b"\n" + serialize(record)
+    return document if codec is None else codec.seal(document, owner_of(entry.serial))
 
 
-def parse_entry(document: bytes, place: str) -> StockEntry:
+def parse_entry(document: bytes, place: str, codec: Codec | None = None) -> StockEntry:
     """Return the entry that a document contains. Raise StoreError, which names `place`."""
     head, _, rest = document.partition(b"\n")
     try:
         fields = json.loads(head.decode("ascii"))
         if type(fields) is not dict or fields.pop("stock", None) != VERSION:
             raise RecordError("must be an entry of the stock")
+        if codec is not None:
+            rest = codec.open(rest, owner_of(str(fields.get("serial"))), place)
         tokens = parse(rest).tokens
         return StockEntry(**fields, token=tokens[0] if tokens else None)
     except (ValueError, TypeError, RecursionError) as e:

@@ -11,11 +11,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from pam_totp.store import NotThere
 from pam_totp.store.secret_file import create, exists, unlink
 from pam_totp.store.secret_file import read as read_file
 from pam_totp.store.stock import StockEntry, document_of, parse_entry
+
+if TYPE_CHECKING:
+    from pam_totp.store.file import FileStore
 
 FOLDER = ".stock"
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -31,37 +35,41 @@ def is_path(name: str) -> bool:
     return name.startswith(f"{FOLDER}/")
 
 
-def read(folder: int, claim: str) -> StockEntry | None:
+def read(store: FileStore, folder: int, claim: str) -> StockEntry | None:
     """Return an entry, or None. Raise StoreError if its file is damaged."""
-    path = path_of(claim)
     try:
-        return parse_entry(read_file(folder, path).document, path)
+        return parse_entry(document(folder, claim), path_of(claim), store.codec)
     except NotThere:
         return None
 
 
-def has_token(folder: int, claim: str) -> bool:
+def document(folder: int, claim: str) -> bytes:
+    """Return the document of an entry. Raise NotThere, or StoreError if its file is damaged."""
+    return read_file(folder, path_of(claim)).document
+
+
+def has_token(store: FileStore, folder: int, claim: str) -> bool:
     """Return True if the entry contains a token. Raise StoreError if its file is damaged."""
     if not exists(folder, path_of(claim)):  # most serial numbers have no entry
         return False
-    entry = read(folder, claim)
+    entry = read(store, folder, claim)
     return entry is not None and entry.token is not None
 
 
-def write(folder: int, claim: str, entry: StockEntry) -> None:
+def write(store: FileStore, folder: int, claim: str, entry: StockEntry) -> None:
     """Write an entry durably. The caller holds the claim's lock."""
     make_folder(folder)
-    create(folder, path_of(claim), document_of(entry), _temporary(claim), over=True)
+    create(folder, path_of(claim), document_of(entry, store.codec), _temporary(claim), over=True)
     flush(folder)
 
 
-def withhold(folder: int, claim: str) -> None:
+def withhold(store: FileStore, folder: int, claim: str) -> None:
     """Remove the key from an entry durably, because a user has the token. The caller holds the claim's lock."""
     unlink(folder, _temporary(claim))  # left by a killed process
-    if has_token(folder, claim):
-        entry = read(folder, claim)
+    if has_token(store, folder, claim):
+        entry = read(store, folder, claim)
         assert entry is not None
-        write(folder, claim, entry.without_token())
+        write(store, folder, claim, entry.without_token())
 
 
 def delete(folder: int, claim: str) -> None:

@@ -25,6 +25,7 @@ from pam_totp.store.secret_file import exists, flush_all, unlink
 from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, document_of
 
 if TYPE_CHECKING:
+    from pam_totp.core.slots import Slots
     from pam_totp.store import R
     from pam_totp.store.stock import Exchange
 
@@ -75,7 +76,7 @@ class FileStock:
                 held = self._find(folder, claims.file_of(entry.serial))
                 if held is not None:
                     results[number] = (held.owner,)
-            numbers = _write_new(folder, entries, results, progress)
+            numbers = _write_new(self._store, folder, entries, results, progress)
             flush_all(folder)
             os.rename(NEW, READY, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
@@ -102,7 +103,7 @@ class FileStock:
                     stock_entries.delete(folder, claim)
                     claims.settle(self._store, folder, claim)
                 elif new != held.entry:
-                    stock_entries.write(folder, claim, new)
+                    stock_entries.write(self._store, folder, claim, new)
                 return held.entry
 
     def exchange(self, user: str, change: Exchange[R], serials: Sequence[str], *, create: bool = False) -> R:
@@ -115,7 +116,7 @@ class FileStock:
                 stored = store.load(folder, name)
                 if stored is None and not create:
                     raise NotThere
-                old = UserRecord(user=user) if stored is None else parse_record(stored.document, user, name)
+                old = UserRecord(user=user) if stored is None else self._record(stored, user, name)
                 while True:
                     found = {serial: _entry(self._find(folder, claim)) for serial, claim in wanted.items()}
                     new, incoming, result = change(old, found)
@@ -149,9 +150,9 @@ class FileStock:
             try:
                 for claim in sorted(old.keys() - new.keys()):
                     if claim in back:
-                        stock_entries.write(folder, claim, back[claim])
+                        stock_entries.write(store, folder, claim, back[claim])
                     else:
-                        stock_entries.withhold(folder, claim)
+                        stock_entries.withhold(store, folder, claim)
                 for claim in sorted(new.keys() - old.keys()):
                     if claim in in_stock:
                         claims.point(folder, claim, name)
@@ -164,11 +165,34 @@ class FileStock:
 
     def _find(self, folder: int, claim: str) -> Held | None:
         """Return the entry of a claim, without the token that a killed process has left beside the owner's."""
-        entry = stock_entries.read(folder, claim)
+        entry = stock_entries.read(self._store, folder, claim)
         if entry is None:
             return None
         owner = claims.owner_of(self._store, folder, claim)
         return Held(entry, None) if owner is None else Held(entry.without_token(), owner)
+
+    def _record(self, stored: Slots, user: str, name: str) -> UserRecord:
+        return parse_record(stored.document, user, name, self._store.codec)
+
+    def documents(self) -> Iterator[bytes]:
+        with self._store.opened() as folder:
+            for claim in stock_entries.names(folder):
+                with suppress(NotThere):
+                    yield stock_entries.document(folder, claim)
+
+    def seal_again(self) -> int:
+        codec, changed = self._store.codec, 0
+        assert codec is not None
+        with self._store.opened() as folder:
+            self.finish(folder)
+            for claim in [name for name in stock_entries.names(folder) if not name.startswith(".")]:
+                with claims.locked(self._store, folder, [claim]), suppress(NotThere):
+                    if not codec.is_current(stock_entries.document(folder, claim)):
+                        entry = stock_entries.read(self._store, folder, claim)
+                        assert entry is not None
+                        stock_entries.write(self._store, folder, claim, entry)
+                        changed += 1
+        return changed
 
     # ---- adding many entries
 
@@ -246,7 +270,7 @@ def examine(store: FileStore, folder: int) -> Iterator[tuple[str, Callable[[], o
 
 
 def _defect(store: FileStore, folder: int, claim: str) -> str | None:
-    entry, name = stock_entries.read(folder, claim), claims.target(folder, claim)
+    entry, name = stock_entries.read(store, folder, claim), claims.target(folder, claim)
     if entry is None:
         return None
     owner = claims.owner_of(store, folder, claim)
@@ -266,7 +290,11 @@ def _settle(store: FileStore, folder: int, claim: str) -> None:
 
 
 def _write_new(
-    folder: int, entries: Sequence[StockEntry], results: list[tuple[str | None] | None], progress: Progress
+    store: FileStore,
+    folder: int,
+    entries: Sequence[StockEntry],
+    results: list[tuple[str | None] | None],
+    progress: Progress,
 ) -> dict[str, int]:
     """Write the entries to a new folder, without a flush. Return their numbers by the names of the claims.
 
@@ -287,7 +315,7 @@ def _write_new(
                 continue
             with open(os.open(claim, _FLAGS, 0o600, dir_fd=opened), "wb") as file:
                 os.fchmod(file.fileno(), 0o600)  # under any umask
-                file.write(document_of(entry))
+                file.write(document_of(entry, store.codec))
     finally:
         os.close(opened)
     return numbers

@@ -207,7 +207,7 @@ class _ClaimsInUse:
         for claim in stock_entries.names(self._folder):
             path = stock_entries.path_of(claim)
             with suppress(StoreError):
-                if stock_entries.has_token(self._folder, claim):
+                if stock_entries.has_token(self._store, self._folder, claim):
                     self._are_needed = True
                     self._count += claims.is_held_by(self._folder, claim, path)
 

@@ -21,9 +21,9 @@ _SOURCES = {
 }
 
 
-def how_to_get(package: str) -> str:
-    """Return the command that installs `package`."""
+def how_to_get(package: str, extra: str | None = None) -> str:
+    """Return the command that installs `package`. `extra` is its extra in setup.cfg, if several have the package."""
     if sys.prefix != sys.base_prefix:  # a virtual environment
         return f"pip install {package}"
-    debian, extra = _SOURCES[package]
-    return f"apt-get install {debian}, or make install EXTRAS={extra}"
+    debian, first = _SOURCES[package]
+    return f"apt-get install {debian}, or make install EXTRAS={extra or first}"

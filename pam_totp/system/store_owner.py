@@ -1,7 +1,8 @@
 """A child process that works on files as their owner, such as those of a store.
 
 Rules:
-- Root reads no key. The child drops its privileges first, and sends names and errors, never a key.
+- Root reads no key of a user, and only opens the keyring of a sealed store (`seal_key`). The child drops its privileges
+  first, and sends names and errors, never a key.
 - The child sends each report immediately, so a large store needs little memory.
 """
 
@@ -15,7 +16,7 @@ from functools import partial
 
 from pam_totp.core.settings import is_database
 from pam_totp.pam.privileges import become_account, become_owner_of
-from pam_totp.store import Store, StoreError
+from pam_totp.store import Store, StoreError, seal_key
 from pam_totp.store.locations import opened
 
 ACCOUNT = "pam_totp"  # the account that reads a database for root
@@ -29,6 +30,7 @@ def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterat
 
     Yield its reports, and a report BROKEN for an error.
     """
+    seal_key.hold()
     return _from_child(lambda: _reports(location, work))
 
 

@@ -10,7 +10,7 @@ from pam_totp.core import secretfile
 from pam_totp.core.answer import Answer, recovery_digest
 from pam_totp.core.oath import hotp
 from pam_totp.core.policy import Policy
-from pam_totp.core.record import RecordError, UserRecord
+from pam_totp.core.record import RecordError, Ticket, UserRecord
 from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.settings import SettingsError, Site, parse_arguments, parse_site, settings
 from pam_totp.core.slots import BLOCK, decode, encode, new_file
@@ -18,15 +18,24 @@ from pam_totp.core.verify import Outcome, verify
 from pam_totp.pam.protocol import ProtocolError, parse_hello
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
+from pam_totp.store.keyring import Keyring, KeyringError, State, parse_keyring, serialize_keyring
+from pam_totp.store.seal import Sealer
 from tests.formats import samples
 from tests.support.site import KEY, fob, phone
 
 NOW = 1_700_000_010
+SEALER = Sealer(Keyring(current=b"1" * 32))
 OWNER = UserRecord(
     user="alice",
     tokens=(fob(5), phone(digits=8)),
     salt="5a" * 16,
     recovery=(recovery_digest("5a" * 16, "0123456789ABCDEF"),),
+)
+
+INVITED = UserRecord(
+    user="alice",
+    tokens=(fob(confirmed=False),),
+    ticket=Ticket(salt="5a" * 16, digest="5a" * 32, ends=5, token="fob", picture="0F"),
 )
 
 
@@ -50,6 +59,27 @@ def secret_file(data: bytes) -> None:
     older = old | {"tokens": [{k: v for k, v in t.items() if k not in secretfile._ADDED} for t in old["tokens"]]}
     assert data in (again, *(f"{json.dumps(document, indent=1)}\n".encode() for document in (old, older)))
     assert parse(again) == record
+
+
+def sealed(data: bytes) -> None:
+    """Check that the seal refuses a document, or opens it to a document with the same sealed encoding."""
+    try:
+        document = SEALER.open(data, "alice", "r")
+        parse(document)
+    except (RecordError, StoreError) as e:
+        _one_line(e)
+        return
+    assert SEALER.seal(document, "alice") == data
+
+
+def keyring(data: bytes) -> None:
+    """Check that a keyring is refused, or that its encoding gives the same keyring."""
+    try:
+        found = parse_keyring(data)
+    except KeyringError as e:
+        _one_line(e)
+        return
+    assert parse_keyring(serialize_keyring(found)) == found
 
 
 def slots(data: bytes) -> None:
@@ -137,6 +167,8 @@ def google_authenticator(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "secret-file": secret_file,
+    "sealed": sealed,
+    "keyring": keyring,
     "slots": slots,
     "site-file": site_file,
     "arguments": arguments,
@@ -148,6 +180,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 SEEDS: dict[str, list[bytes]] = {
     "secret-file": [serialize(OWNER), serialize(UserRecord(user="bob"))],
+    "sealed": [SEALER.seal(serialize(OWNER), "alice"), serialize(OWNER), SEALER.seal(serialize(INVITED), "alice")],
+    "keyring": [
+        serialize_keyring(Keyring(current=b"1" * 32, previous=b"2" * 32, stores=(("/a", State.SEALED),))),
+        serialize_keyring(Keyring(current=b"1" * 32, following=b"2" * 32, stores=(("postgresql", State.OPENING),))),
+    ],
     "slots": [new_file(serialize(OWNER), BLOCK), encode(8, b"{}", BLOCK) + encode(7, b"[]", BLOCK), b"{}"],
     "site-file": [
         b'[policy]\nlook_ahead = 5\n[service.sshd]\nprompt = "Code: "\necho = true\n[clients]\nwww-data = "web"\n'

@@ -60,6 +60,7 @@ def test_the_output_lists_the_checks(machine: Fresh) -> None:
         "helper",
         "sockets",
         "stores",
+        "seal",
         "site file",
         "clock",
         "stacks",

@@ -24,6 +24,10 @@ from typing import Any
 import pyotp
 
 from pam_totp.core.oath import find, hotp
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import serialize
+from pam_totp.store.keyring import Keyring
+from pam_totp.store.seal import Sealer
 from tests.support.site import KEY, TREE, Site, fob
 from tools.bench import bulk, load, logins
 
@@ -61,6 +65,8 @@ def main() -> int:
     report = Report()
     report.section("search of a resynchronisation")
     search(report)
+    report.section("the seal")
+    the_seal(report)
     with tempfile.TemporaryDirectory(prefix="pam_totp-bench-", dir="/var/tmp") as programs:
         compile_programs(Path(programs))
         for medium, parent in (("tmpfs", "/dev/shm"), ("disk", "/var/tmp")):  # noqa: S108  parents of temporary folders
@@ -134,6 +140,23 @@ def search(report: Report) -> None:
     ratios = {peer: middle["pam_totp"] / middle[peer] for peer in ("oathtool", "pyotp")}
     report.say("pam_totp / oathtool -w", f"{ratios['oathtool']:.2f}", "at most 2.5", ratio=ratios["oathtool"])
     report.say("pam_totp / pyotp", f"{ratios['pyotp']:.2f}", "at most 0.2", ratio=ratios["pyotp"])
+
+
+def the_seal(report: Report) -> None:
+    """Measure what a sealed key costs a login: it is opened once and sealed once. A helper also loads cryptography."""
+    sealer, document = Sealer(Keyring(current=bytes(32))), serialize(UserRecord(user="alice", tokens=(fob(),)))
+    sealed = sealer.seal(document, "alice")
+    rounds = [timed(lambda: sealer.seal(sealer.open(sealed, "alice", ""), "alice")) for _ in range(2000)]
+    middle = statistics.median(rounds)
+    python = ["/usr/bin/python3", "-I", "-S", "-c"]
+    path = f"import sys; sys.path += [{str(TREE)!r}, '/usr/lib/python3/dist-packages']; import pam_totp.pam.helper_main"
+
+    def start(script: str) -> float:
+        return statistics.median(timed(lambda: subprocess.run([*python, script], check=True)) for _ in range(15))
+
+    loading = start(f"{path}, pam_totp.store.seal") - start(path)
+    figure = f"{us(middle)}, and {ms(loading)} in a helper"
+    report.say("open and seal one key", figure, seconds=middle, helper=loading)
 
 
 def compile_programs(folder: Path) -> None:

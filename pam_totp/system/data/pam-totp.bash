@@ -108,6 +108,8 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
     unassign:1 | return:1) _pam_totp_serials "$program" "$store" assigned ;;
     store:1) printf '%s\n' init copy ;;
     store:*) compgen -f -- "$current" ;;
+    seal:1) printf '%s\n' init rotate export status ;;
+    seal:2) [[ $first == export ]] && compgen -f -- "$current" ;;
     authority:1) printf '%s\n' init serve restore fence ;;
     member:1) printf '%s\n' add list revoke groups break-glass ;;
     member:*) compgen -u ;;
@@ -124,7 +126,7 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
         _pam_totp_devices /dev
         compgen -f -- "$current"
         ;;
-    --store | --stack | --config | --credentials | --socket | --figures | --textfile | --output | --map | --homes | --key-file | --password-file | --replaces) ;&
+    --store | --stack | --config | --credentials | --socket | --figures | --textfile | --output | --map | --homes | --key | --key-file | --password-file | --replaces) ;&
     --log)
         [[ $option == --log && $command == authority && $first != restore ]] && printf '%s\n' syslog stderr
         [[ $option == --log && $command =~ ^(serve|portal|authority)$ && $first != restore ]] || compgen -f -- "$current"

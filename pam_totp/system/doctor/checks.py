@@ -11,6 +11,7 @@ from pam_totp.system.doctor import (
     checks_member,
     checks_people,
     checks_portal,
+    checks_seal,
 )
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.pamd.findings import Finding, Severity
@@ -22,6 +23,7 @@ CHECKS: Mapping[str, Check] = {  # by their name in the output of the command
     "helper": checks_machine.helper,
     "sockets": checks_machine.sockets,
     "stores": checks_machine.store,
+    "seal": checks_seal.seal,
     "site file": checks_machine.site,
     "clock": checks_machine.clock,
     "stacks": checks_login.stacks,

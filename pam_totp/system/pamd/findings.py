@@ -121,6 +121,13 @@ class Code(StrEnum):
     DATABASE_SLOW = "database-slow"
     PATRONI_NOT_CHECKED = "patroni-not-checked"
     PATRONI_NOT_STRICT = "patroni-not-strict"
+    # check "seal": the secrets of a store are encrypted
+    SEAL_NOT_CHECKED = "seal-not-checked"
+    SEAL_KEY_MISSING = "seal-key-missing"
+    SEAL_LIBRARY = "seal-library"
+    SEAL_NOT_EXPORTED = "seal-not-exported"
+    SEAL_UNFINISHED = "seal-unfinished"
+    SEAL_NOT_GIVEN = "seal-not-given"
     # check "settings"
     SITE_FILE_INVALID = "site-file-invalid"
     ARGUMENTS_INVALID = "arguments-invalid"

@@ -1,0 +1,235 @@
+"""The keyring of this host: where a process finds the keys that seal its stores.
+
+Rules:
+1. The keyring is the credential `seal` that systemd gives a service, or else the file `/etc/pam_totp/seal`, or else the
+   file `/etc/pam_totp/seal.cred`, which systemd-creds decrypts with the key of the host or of its TPM2.
+2. Only root can read the two files. A process calls `hold` as root, before it changes to another account. It then has a
+   descriptor of the keyring, and no other right.
+3. Without a keyring, no process loads cryptography or `keyring`, and all stores are open.
+4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
+   writes no secret either. The file `/etc/pam_totp/seal.json`, which everybody can read, names the sealed stores.
+5. A process reads the keyring once. The commands of `pam-totp seal` restart the services.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+from pam_totp.core.lean import TYPE_CHECKING, suppress
+from pam_totp.core.secretfile import SEALED
+from pam_totp.core.slots import MAX_SLOT
+from pam_totp.store import StoreError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pam_totp.store import Codec
+    from pam_totp.store.keyring import Keyring, State
+
+NAME = "seal"  # the name of the credential
+FOLDER = "/etc/pam_totp"
+FILE, CREDENTIAL, NOTE = f"{FOLDER}/seal", f"{FOLDER}/seal.cred", f"{FOLDER}/seal.json"
+CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exec(5)
+DECRYPT = "/usr/bin/systemd-creds"
+_UNREADABLE = "is sealed, and the key cannot be read: {0}"
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# The folders of optional packages, as in the installed commands. The helper starts without any of them.
+_PACKAGES = (
+    f"{_TREE}-extras/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages",
+    "/usr/lib/python3/dist-packages",
+)
+
+
+class MissingKey:
+    """The codec of a sealed store for a process without the keyring. It refuses each document with a secret."""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    def open(self, document: bytes, owner: str, place: str) -> bytes:
+        if b'\n   "secret": "' in document:
+            raise StoreError(f"{place}: {self._problem}")
+        return document
+
+    def seal(self, document: bytes, owner: str) -> bytes:
+        return self.open(document, owner, "a new secret")
+
+    def is_current(self, document: bytes) -> bool:
+        return SEALED.encode("ascii") not in document
+
+    def exercise(self) -> None:
+        """Do nothing: every login of an enrolled user fails before it does this work."""
+
+
+class _Process:
+    """The keyring of this process: its descriptor, then its content and the codecs by the states of stores."""
+
+    descriptor: int | None = None
+    is_read = False
+    keyring: Keyring | None = None
+    problem: str | None = None  # why the keyring cannot be read
+    codecs: dict[State, Codec]
+
+
+_process = _Process()
+_process.codecs = {}
+
+
+def hold() -> None:
+    """As root, open the keyring, and load cryptography, for `codec_of` after the change to another account."""
+    if _process.is_read or _process.descriptor is not None or os.geteuid() != 0:
+        return
+    try:
+        _process.descriptor = _descriptor()
+    except StoreError as e:
+        _process.problem, _process.is_read = _UNREADABLE.format(e), True
+    if _process.descriptor is not None:
+        with suppress(StoreError):  # `codec_of` raises it again
+            sealer()
+
+
+def codec_of(location: str) -> Codec | None:
+    """Return the codec of the store at `location`, or None if the store is not sealed. Raise StoreError."""
+    if not _process.is_read:
+        _read()
+    if _process.keyring is None:
+        if _process.problem is None or not _is_noted(location):
+            return None
+        return MissingKey(_process.problem)
+    state = _process.keyring.state_of(location)
+    if state is not None and state not in _process.codecs:
+        _process.codecs[state] = sealer().Sealer(_process.keyring, state)
+    return None if state is None else _process.codecs[state]
+
+
+def codec_of_copy(folder: str) -> Codec | None:
+    """Return the codec of a folder that the keyring does not name, if its first record is sealed: a restored backup.
+
+    The process can read the folder. Raise StoreError or OSError.
+    """
+    if not _process.is_read:
+        _read()
+    if _process.keyring is None:
+        return None
+    from pam_totp.store.keyring import State
+
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
+        for name in names:
+            with open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
+                content = file.read(2 * MAX_SLOT)
+            if b'"secret": "' in content:
+                is_sealed = b'"secret": "' + SEALED.encode("ascii") in content
+                return sealer().Sealer(_process.keyring, State.SEALING) if is_sealed else None
+    return None
+
+
+def forget() -> None:
+    """Read the keyring again at the next use: this process has changed it."""
+    if _process.descriptor is not None:
+        os.close(_process.descriptor)
+    _process.descriptor, _process.is_read, _process.codecs = None, False, {}
+    _process.problem = None
+
+
+def keyring() -> Keyring | None:
+    """Return the keyring of this host, or None. Raise StoreError if it cannot be read."""
+    descriptor = _descriptor()
+    if descriptor is None:
+        return None
+    try:
+        return _parsed(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sealer() -> ModuleType:
+    """Return the module `seal`. Raise StoreError if cryptography is missing."""
+    for path in (*_PACKAGES, None):
+        try:
+            from pam_totp.store import seal
+        except ImportError as e:
+            if path is None:
+                raise StoreError(f"a sealed store needs cryptography: {str(e).splitlines()[0].lower()}") from None
+            if path not in sys.path:
+                sys.path.append(path)
+        else:
+            return seal
+    raise AssertionError("the last path raises StoreError")
+
+
+def _read() -> None:
+    """Read the keyring. Other threads may do the same meanwhile."""
+    keyring, problem = None, None
+    descriptor = _process.descriptor
+    try:
+        descriptor = _descriptor() if descriptor is None else descriptor
+        if descriptor is not None:
+            keyring = _parsed(descriptor)
+        elif os.path.exists(NOTE):
+            problem = "is sealed, and this process has no key (see 'pam-totp seal status')"
+    except StoreError as e:
+        problem = _UNREADABLE.format(e)
+    _process.keyring, _process.problem, _process.is_read = keyring, problem, True
+
+
+def _parsed(descriptor: int) -> Keyring:
+    from pam_totp.store.keyring import MAX_KEYRING, KeyringError, parse_keyring  # imported here because it loads hmac
+
+    try:
+        return parse_keyring(os.pread(descriptor, MAX_KEYRING + 1, 0))
+    except KeyringError as e:
+        raise StoreError(f"{FILE}: {e}") from None
+    except OSError as e:
+        raise StoreError(f"{FILE}: {e.strerror}") from None
+
+
+def _descriptor() -> int | None:
+    """Open the keyring, and return its descriptor, or None if there is no keyring that this process can read."""
+    folder = os.environ.get(CREDENTIALS)
+    if folder is not None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return os.open(f"{folder}/{NAME}", _FLAGS)
+    try:
+        file = os.open(FILE, _FLAGS)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return _decrypted() if os.geteuid() == 0 and os.path.exists(CREDENTIAL) else None
+    except OSError as e:
+        raise StoreError(f"{FILE}: {e.strerror}") from None
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o077:
+        os.close(file)
+        raise StoreError(f"{FILE}: must be a file of root with mode 0400")
+    return file
+
+
+def _decrypted() -> int:
+    """Let systemd-creds decrypt the keyring, and return the descriptor of a file in memory. Raise StoreError."""
+    content = os.memfd_create(NAME)
+    words = [DECRYPT, f"--name={NAME}", "decrypt", CREDENTIAL, "-"]
+    try:
+        child = os.posix_spawn(DECRYPT, words, {"PATH": "/usr/bin"}, file_actions=[(os.POSIX_SPAWN_DUP2, content, 1)])
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except OSError as e:
+        os.close(content)
+        raise StoreError(f"{DECRYPT}: {e.strerror}") from None
+    if status != 0:
+        os.close(content)
+        raise StoreError(f"{CREDENTIAL}: systemd-creds cannot decrypt it on this host")
+    return content
+
+
+def _is_noted(location: str) -> bool:
+    """Return True if the note names the store, or if the note cannot be read."""
+    import json  # imported here because only a host that has lost its key needs it
+
+    from pam_totp.store.keyring import name_of
+
+    try:
+        with open(NOTE, encoding="utf-8", errors="surrogateescape") as file:
+            return name_of(location) in json.load(file)["stores"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return True

@@ -1,0 +1,92 @@
+"""The secrets of a store: seal all of them with the current key, or count them by their keys.
+
+Rules:
+1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
+2. `seal_all` changes each record by itself. After a kill or an error, a second run completes the work.
+3. A key that is still in use must stay in the keyring.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from pam_totp.store import NotThere, SharedStore, Store, StoreError, seal_key
+from pam_totp.store.file import FileStore
+from pam_totp.store.stock import stock_of
+from pam_totp.system.store_owner import BROKEN, Report, as_owner
+
+OPEN = "open"  # counts of secrets that are not sealed
+_SEALED, _KEYS, _TOTAL = "sealed", "keys", "total"  # kinds of reports
+_MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The result of `seal_all`: the numbers of changed and of all records and entries, and the first problems."""
+
+    changed: int
+    total: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The number of documents with secrets by the identifiers of their keys, or OPEN; or why it is unknown."""
+
+    by_key: dict[str, int]
+    problem: str | None = None
+
+
+def seal_all(location: str) -> Sealed:
+    """Seal all records and the stock of the store at `location` with the current key."""
+
+    def work(store: Store) -> Iterator[Report]:
+        assert isinstance(store, FileStore | SharedStore)
+        total = 0
+        for user in store.users():
+            total += 1
+            try:
+                if store.seal_again(user):
+                    yield _SEALED, user
+            except NotThere:  # another process has removed the user meanwhile
+                continue
+            except StoreError as e:
+                yield BROKEN, str(e)
+        yield from ((_SEALED, "") for _ in range(stock_of(store).seal_again()))
+        yield _TOTAL, str(total)
+
+    reports = Counter[str]()
+    problems: list[str] = []
+    total = 0
+    for kind, text in as_owner(location, work):
+        reports[kind] += 1
+        if kind == _TOTAL:
+            total = int(text)
+        elif kind == BROKEN and len(problems) < _MAX_PROBLEMS:
+            problems.append(text)
+    return Sealed(reports[_SEALED], total, tuple(problems))
+
+
+def count_keys(location: str) -> Keys:
+    """Count the documents of the store at `location` by the keys of their secrets. Open no secret."""
+
+    def work(store: Store) -> Iterator[Report]:
+        key_ids = seal_key.sealer().key_ids
+        found = Counter[str]()
+        assert isinstance(store, FileStore | SharedStore)
+        for document in chain(store.documents(), stock_of(store).documents()):
+            found.update({key or OPEN for key in key_ids(document)})
+        yield _KEYS, json.dumps(found)
+
+    by_key: dict[str, int] = {}
+    problem = None
+    for kind, text in as_owner(location, work):
+        if kind == BROKEN:
+            problem = text
+        else:
+            by_key = json.loads(text)
+    return Keys(by_key, problem)

@@ -1,0 +1,250 @@
+"""Tests of sealed stores on a machine: commands, logins with and without the service, lost and wrong keys, rotation."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+
+import pytest
+
+from pam_totp.core.record import UserRecord
+from pam_totp.core.secretfile import base32
+from pam_totp.store import seal_key
+from tests.services.namespace import COPY, SOCKET, STORE, Machine
+from tests.support.site import KEY, codes, fob, until
+
+OPEN = base32(KEY)
+pytestmark = pytest.mark.skipif(
+    not os.path.isdir("/usr/lib/python3/dist-packages/cryptography"), reason="needs python3-cryptography"
+)
+
+
+@pytest.fixture(autouse=True)
+def sealed(machine: Machine) -> Iterator[None]:
+    """Seal the store of the machine with one user, alice."""
+    machine.stack("su", machine.module_line())
+    machine.enrol("alice")
+    done = machine.pam_totp("seal", "init", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert f"{STORE}: 1 record sealed now; key " in done.stdout
+    yield
+    machine.run("rm", "-rf", seal_key.FOLDER, "/etc/systemd/system")
+
+
+def gets_in(machine: Machine, answer: str) -> bool:
+    """Return True if su accepts `answer` for alice."""
+    return machine.run("su", "alice", "-c", "true", user="bob", stdin=f"{answer}\n").returncode == 0
+
+
+def content(machine: Machine, user: str = "alice") -> str:
+    return machine.path(f"{STORE}/{user}.record").read_text()
+
+
+def log(machine: Machine) -> str:
+    return "\n".join(machine.log.lines())
+
+
+def status(machine: Machine) -> dict[str, object]:
+    document: dict[str, object] = json.loads(machine.pam_totp("seal", "status", "--json").stdout)
+    return document
+
+
+def keys(machine: Machine) -> list[str]:
+    found = status(machine)["keys"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_helper_logs_users_in_with_the_key_of_root(machine: Machine) -> None:
+    assert OPEN not in content(machine)
+    key = machine.path(seal_key.FILE).stat()
+    assert (key.st_uid, stat.S_IMODE(key.st_mode)) == (0, 0o400)
+    assert gets_in(machine, codes(0))
+    assert not gets_in(machine, codes(0))
+    assert gets_in(machine, codes(1))
+    assert OPEN not in content(machine)
+
+
+def test_a_service_gets_the_key_as_a_credential_of_systemd(machine: Machine) -> None:
+    drop_in = machine.path("/etc/systemd/system/pam_totp.service.d/10-pam_totp-seal.conf").read_text()
+    assert "LoadCredential=seal:/etc/pam_totp/seal\n" in drop_in
+    machine.stack("su", machine.module_line(way="socket"))
+    machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", "/run/credentials")
+    machine.run("install", "-o", "pam_totp", "-m", "0400", seal_key.FILE, "/run/credentials/seal")
+    python = ["env", f"PYTHONPATH={COPY}", "CREDENTIALS_DIRECTORY=/run/credentials", "/usr/bin/python3"]
+    service = machine.start(*python, "-m", "pam_totp.cli", "serve", "--socket", SOCKET, user="pam_totp")
+    try:
+        until(machine.path(SOCKET).exists, "the service creates its socket")
+        assert gets_in(machine, codes(0))
+        assert not gets_in(machine, codes(0))
+    finally:
+        service.terminate()
+        service.wait()
+
+
+@pytest.mark.parametrize("problem", ["missing", "wrong", "readable by others"])
+def test_without_the_right_key_every_login_is_denied_and_logged(machine: Machine, problem: str) -> None:
+    machine.stack("su", machine.module_line("nullok"))
+    if problem == "missing":
+        machine.path(seal_key.FILE).unlink()
+    elif problem == "wrong":
+        lines = machine.path(seal_key.FILE).read_text().splitlines(keepends=True)
+        lines[1] = f"key {'A' * 43}=\n"
+        machine.write(seal_key.FILE, "".join(lines), 0o400)
+    else:
+        machine.path(seal_key.FILE).chmod(0o444)
+    machine.log.clear()
+    assert not gets_in(machine, codes(0))
+    assert "sealed" in log(machine)
+    assert "not enrolled" not in log(machine)
+    assert "alice.record" in machine.pam_totp("list").stderr
+    done = machine.pam_totp("enroll", "bob", "--type", "hotp", "--secret-stdin", stdin=f"{OPEN}\n{codes(0, 2)}\n")
+    if problem != "wrong":
+        assert done.returncode == 3, done.stdout
+        assert not machine.path(f"{STORE}/bob.record").exists()
+
+
+def test_the_exported_copy_brings_a_lost_key_back(machine: Machine) -> None:
+    done = machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    assert done.returncode == 0, done.stderr
+    copy = machine.path("/root/copy")
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert copy.read_bytes() == machine.path(seal_key.FILE).read_bytes()
+    assert status(machine)["exported"] is True
+    machine.path(seal_key.FILE).unlink()
+    done = machine.pam_totp("seal", "init", "--yes")
+    assert done.returncode == 3
+    assert "pam-totp seal init --key FILE" in done.stderr
+    done = machine.pam_totp("seal", "init", "--key", "/root/copy")
+    copy.unlink()
+    assert done.returncode == 0, done.stderr
+    assert gets_in(machine, codes(0))
+
+
+def test_a_rotation_replaces_the_key_of_every_record(machine: Machine) -> None:
+    before = content(machine)
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.path("/root/copy").unlink()
+    (old,) = keys(machine)
+    done = machine.pam_totp("seal", "rotate", "--yes")
+    assert done.returncode == 0, done.stderr
+    now = status(machine)
+    (new,) = keys(machine)
+    assert new != old
+    assert now["exported"] is False
+    assert now["stores"] == [{"store": STORE, "state": "sealed", "records": {new: 1}, "problem": None}]
+    assert f"sealed:{old}" in before
+    assert f"sealed:{old}" not in content(machine)
+    assert gets_in(machine, codes(0))
+
+
+def test_a_killed_rotation_is_completed_by_the_next_run(machine: Machine) -> None:
+    machine.pam_totp("unlock", "alice")
+    lines = machine.path(seal_key.FILE).read_text().splitlines(keepends=True)
+    lines.insert(2, f"next {'A' * 43}=\n")  # killed after the first step
+    machine.write(seal_key.FILE, "".join(lines), 0o400)
+    assert gets_in(machine, codes(0))
+    done = machine.pam_totp("seal", "rotate")
+    assert done.returncode == 0, done.stderr
+    assert len(keys(machine)) == 1
+    assert gets_in(machine, codes(1))
+
+
+def test_a_damaged_record_keeps_the_old_key(machine: Machine) -> None:
+    machine.enrol("bob")  # by another program: not sealed
+    done = machine.pam_totp("seal", "rotate", "--yes")
+    assert done.returncode == 3
+    assert "1 record cannot be sealed: bob.record: tokens[0].secret: must be sealed" in done.stderr
+    assert len(keys(machine)) == 2
+    assert gets_in(machine, codes(0))
+    machine.path(f"{STORE}/bob.record").unlink()
+    assert machine.pam_totp("seal", "rotate").returncode == 0
+    assert len(keys(machine)) == 1
+
+
+def test_commands_read_and_write_sealed_records(machine: Machine) -> None:
+    done = machine.pam_totp("enroll", "bob", "--type", "hotp", "--secret-stdin", stdin=f"{OPEN}\n{codes(0, 2)}\n")
+    assert done.returncode == 0, done.stderr
+    assert OPEN not in content(machine, "bob")
+    assert machine.pam_totp("verify", "bob", codes(2)).returncode == 0
+    assert machine.pam_totp("list", "bob").returncode == 0
+    exported = machine.pam_totp("export", "bob", "--format", "otpauth", "--output", "-")
+    assert OPEN in exported.stdout, exported.stderr
+    row = f"carol,token,hotp,{base32(b'7' * 20)}\n"
+    machine.write("/root/rows.csv", f"user,name,type,secret\n{row}", 0o600)
+    done = machine.pam_totp("import", "/root/rows.csv")
+    machine.path("/root/rows.csv").unlink()
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert base32(b"7" * 20) not in content(machine, "carol")
+
+
+def test_only_root_uses_the_key(machine: Machine) -> None:
+    done = machine.pam_totp("seal", "status", user="alice")
+    assert done.returncode == 3
+    assert "only root can use the key" in done.stderr
+
+
+def test_doctor_asks_for_a_copy_before_the_key_is_lost(machine: Machine) -> None:
+    def found() -> dict[str, str]:
+        findings = json.loads(machine.pam_totp("doctor", "--json").stdout)["findings"]
+        return {f["code"]: f["what"] for f in findings if f["code"].startswith("seal-")}
+
+    assert found().keys() == {"seal-not-exported"}
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.path("/root/copy").unlink()
+    assert found() == {}
+    assert "exported on 20" in machine.pam_totp("doctor").stdout
+    key = machine.path(seal_key.FILE).read_text()
+    lines = key.splitlines(keepends=True)
+    lines[1] = f"key {'A' * 43}=\n"
+    machine.write(seal_key.FILE, "".join(lines), 0o400)
+    assert "seal-key-missing" in found()
+    machine.path(seal_key.FILE).unlink()
+    assert found().keys() == {"seal-key-missing"}
+
+
+@pytest.mark.skipif(not os.path.exists(seal_key.DECRYPT), reason="needs systemd-creds")
+def test_a_key_encrypted_for_this_host_serves_helpers_and_commands(machine: Machine) -> None:
+    machine.run("mkdir", "-p", "/var/lib/systemd")
+    machine.write("/etc/machine-id", f"{'0123456789abcdef' * 2}\n")
+    done = machine.pam_totp("seal", "init", "--with", "host")
+    assert done.returncode == 0, done.stderr
+    assert not machine.path(seal_key.FILE).exists()
+    assert b"key " not in machine.path(seal_key.CREDENTIAL).read_bytes()
+    drop_in = machine.path("/etc/systemd/system/pam_totp.service.d/10-pam_totp-seal.conf").read_text()
+    assert "LoadCredentialEncrypted=seal:/etc/pam_totp/seal.cred\n" in drop_in
+    assert gets_in(machine, codes(0))
+    assert machine.pam_totp("verify", "alice", codes(1)).returncode == 0
+    assert machine.pam_totp("seal", "rotate", "--yes").returncode == 0
+    assert status(machine)["place"] == "host"
+    assert gets_in(machine, codes(2))
+    machine.run("rm", "-rf", "/var/lib/systemd", "/etc/machine-id")  # the key of the host, which the disk may lack
+    machine.log.clear()
+    assert not gets_in(machine, codes(3))
+    assert "systemd-creds cannot decrypt it on this host" in log(machine)
+
+
+def test_a_restored_backup_of_a_sealed_store_is_rolled_forward(machine: Machine) -> None:
+    machine.run("cp", "-a", STORE, f"{STORE}.new")
+    assert gets_in(machine, codes(0))
+    machine.write("/root/since.txt", log(machine))
+    done = machine.pam_totp("restored", "--store", f"{STORE}.new", "--log", "/root/since.txt", "--yes")
+    assert done.returncode == 0, done.stderr
+    machine.run("rm", "-rf", f"{STORE}/alice.record")
+    machine.run("cp", "-a", f"{STORE}.new/alice.record", STORE)
+    machine.run("rm", "-rf", f"{STORE}.new")
+    assert OPEN not in content(machine)
+    assert not gets_in(machine, codes(0))
+    assert not gets_in(machine, codes(3))
+    assert gets_in(machine, codes(4, 2))
+
+
+def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
+    machine.run("cp", "-a", STORE, "/srv/otp")
+    machine.put("/srv/otp/alice.record", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
+    machine.stack("su", machine.module_line("store=/srv/otp"))
+    assert gets_in(machine, codes(0))
+    assert OPEN in machine.path("/srv/otp/alice.record").read_text()
+    machine.run("rm", "-rf", "/srv/otp")
