@@ -37,19 +37,21 @@ if TYPE_CHECKING:
 LIFE = 120  # seconds: the user waits for the next code, which a phone shows after 30 s or 60 s
 CHALLENGE = "challenge"
 MAX_ATTRIBUTE = 253  # bytes of a value (RFC 2865 5)
-# Attributes of FreeRADIUS that no packet can contain, for its own facts about the request and for the verdict.
-ID, SERVICE, MAY_CHALLENGE, VERDICT = "Tmp-String-0", "Tmp-String-1", "Tmp-String-2", "Tmp-String-3"
-NO = "no"  # MAY_CHALLENGE of a client that cannot show a second prompt
+VERDICT = "Tmp-String-3"  # an attribute of FreeRADIUS that no packet can contain
+YES, NO = "yes", "no"
 
 
-def _hex_of_state(v: object) -> str | None:
-    """Require octets as FreeRADIUS writes them: 0x and hexadecimal digits."""
-    good = type(v) is str and v.startswith("0x") and len(v) % 2 == 0 and not v[2:].strip("0123456789abcdef")
-    return None if good and len(str(v)) <= 2 + 2 * MAX_ATTRIBUTE else "must be octets in hexadecimal"
+def _octets(v: object) -> str | None:
+    """Require octets in hexadecimal, of at most one attribute."""
+    good = type(v) is str and len(v) % 2 == 0 and not v.strip("0123456789abcdef")
+    return None if good and len(str(v)) <= 2 * MAX_ATTRIBUTE else f"must be at most {MAX_ATTRIBUTE} octets, in hex"
 
 
 class RadiusQuestion(wire.Message):
-    """`POST /v1/radius`: one Access-Request. The keys of the JSON object `request` are attributes (`ATTRIBUTES`)."""
+    """`POST /v1/radius`: one Access-Request. `challenge` is False if the client cannot show a second prompt.
+
+    In JSON, each attribute is in hexadecimal, because FreeRADIUS escapes text in its own way. An absent one is empty.
+    """
 
     id: str
     user: str
@@ -65,37 +67,34 @@ class RadiusQuestion(wire.Message):
         "service": wire.text_of(1, wire.MAX_NAME),
         "answer": wire.text_of(0, MAX_ANSWER),
         "rhost": optional(wire.text_of(0, wire.MAX_NAME)),
-        "state": optional(_hex_of_state),
+        "state": optional(_octets),
         "challenge": boolean,
     }
-    ATTRIBUTES: ClassVar[dict[str, str]] = {
-        "id": ID,
-        "user": "User-Name",
-        "service": SERVICE,
-        "answer": "User-Password",
-        "rhost": "Calling-Station-Id",
-        "state": "State",
-        "challenge": MAY_CHALLENGE,
-    }
+    TEXTS = ("user", "service", "answer", "rhost")
 
     def to_json(self) -> bytes:
         """Return the question as FreeRADIUS sends it."""
-        found = {name: getattr(self, field) for field, name in self.ATTRIBUTES.items()}
-        request = {name: value for name, value in found.items() if value is not None}
-        request[MAY_CHALLENGE] = "" if self.challenge else NO
-        return json.dumps({"v": wire.VERSION, "request": request}, ensure_ascii=False).encode()
+        document = {name: (getattr(self, name) or "").encode().hex() for name in self.TEXTS}
+        document |= {"id": self.id, "state": self.state or "", "challenge": YES if self.challenge else NO}
+        return json.dumps({"v": wire.VERSION, **document}).encode()
 
     @classmethod
     def from_json(cls, body: bytes | bytearray) -> Self:
-        """Return the question in `body`. Raise WireError, also for an attribute that occurs twice."""
+        """Return the question in `body`. Raise WireError."""
         document = wire.parse_object(body)
-        request = document.get("request")
-        if document.keys() != {"v", "request"} or document["v"] != wire.VERSION or type(request) is not dict:
-            raise WireError(f"the keys must be v, which is {wire.VERSION}, and request")
-        if not request.keys() <= set(cls.ATTRIBUTES.values()):
-            raise WireError(f"the attributes must be of {', '.join(cls.ATTRIBUTES.values())}")
-        fields = {field: request.get(name) for field, name in cls.ATTRIBUTES.items()}
-        return cls(**fields | {"challenge": request.get(MAY_CHALLENGE) != NO})
+        if document.pop("v", None) != wire.VERSION or document.keys() != cls._names:
+            raise WireError(f"the keys must be v, which is {wire.VERSION}, and {', '.join(cls._fields)}")
+        for name in (*cls.TEXTS, "state"):
+            if (problem := _octets(document[name])) is not None:
+                raise WireError(f"{name}: {problem}")
+        try:
+            document |= {name: bytes.fromhex(document[name]).decode() for name in cls.TEXTS}
+        except UnicodeDecodeError:
+            raise WireError("an attribute must be UTF-8") from None
+        if document["challenge"] not in (YES, NO):
+            raise WireError(f"challenge: must be {YES} or {NO}")
+        document |= {"rhost": document["rhost"] or None, "state": document["state"] or None}
+        return cls(**document | {"challenge": document["challenge"] == YES})
 
 
 class RadiusReply(wire.Message):
@@ -108,7 +107,7 @@ class RadiusReply(wire.Message):
     RULES: ClassVar[dict[str, Rule]] = {
         "verdict": choice(wire.ACCEPTED, wire.REFUSED, CHALLENGE),
         "messages": wire.texts(wire.line_of(1, wire.MAX_NAME), 0, wire.MAX_MESSAGES),
-        "state": optional(_hex_of_state),
+        "state": optional(_octets),
     }
 
     def check(self, new: object) -> None:
@@ -126,7 +125,7 @@ class RadiusReply(wire.Message):
         if self.messages:
             found["reply:Reply-Message"] = [_cut(message) for message in self.messages]
         if self.state is not None:
-            found |= {"reply:State": (self.state,), "reply:Prompt": ("No-Echo",)}
+            found |= {"reply:State": (f"0x{self.state}",), "reply:Prompt": ("No-Echo",)}
         return json.dumps({name: _attribute(values) for name, values in found.items()}).encode()
 
 
@@ -169,11 +168,11 @@ class States:
         parts = bytes.fromhex(before.id), len(before.refused), first.encode(), second.encode()
         nonce = os.urandom(_NONCE)
         hidden = self._apply(nonce, _PLAIN.pack(now + LIFE, *parts))
-        return "0x" + (nonce + hidden + self._tag(nonce + hidden, bound)).hex()
+        return (nonce + hidden + self._tag(nonce + hidden, bound)).hex()
 
     def open(self, state: str, bound: Sequence[str], now: int) -> Before | None:
         """Return what was sealed; None if the State is of another origin, or too old."""
-        content = bytes.fromhex(state.removeprefix("0x"))
+        content = bytes.fromhex(state)
         sealed, tag = content[:-_TAG], content[-_TAG:]
         if len(sealed) != _NONCE + _PLAIN.size or not hmac.compare_digest(tag, self._tag(sealed, bound)):
             return None

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pam_totp.authority.radius import CHALLENGE, ID, LIFE, VERDICT, Before, RadiusQuestion, RadiusReply, States
+from pam_totp.authority.radius import CHALLENGE, LIFE, VERDICT, Before, RadiusQuestion, RadiusReply, States
 from pam_totp.authority.radius import states_of as states_of_key
-from pam_totp.core.answer import MAX_ANSWER, recovery_digest
+from pam_totp.core.answer import recovery_digest
 from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.member.wire import RADIUS_PATH, WireError
 from pam_totp.operations.authenticate import REFUSED as REFUSED_TEXT
@@ -38,7 +38,8 @@ class Reply:
         values = {name: found["value"] for name, found in content.items()}
         (self.verdict,) = values.pop(f"control:{VERDICT}")
         self.messages = values.pop("reply:Reply-Message", [])
-        (self.state,) = values.pop("reply:State", (None,))
+        (state,) = values.pop("reply:State", (None,))
+        self.state = None if state is None else state.removeprefix("0x")
         self.rest = values
 
 
@@ -102,7 +103,7 @@ def test_a_third_code_is_asked_for_only_after_a_right_pair(fleet: Fleet, radius:
     assert (wrong[1].messages, wrong[1].state) == ([REFUSED_TEXT], None)
 
 
-@pytest.mark.parametrize("answer", ["000000", "my password", "", "x" * MAX_ANSWER])
+@pytest.mark.parametrize("answer", ["000000", "my password", "", "x" * 128])
 def test_no_reply_shows_which_users_are_enrolled(fleet: Fleet, radius: Member, answer: str) -> None:
     shown = []
     for user in (fleet.user(), "nobody-here", f"x{'y' * 250}", "a/b"):
@@ -168,25 +169,23 @@ def test_a_state_opens_for_its_member_user_and_service_only() -> None:
 
 def test_a_changed_state_does_not_open() -> None:
     states = States(b"key")
-    content = bytearray.fromhex(states.seal(BEFORE, BOUND, 1000)[2:])
+    content = bytearray.fromhex(states.seal(BEFORE, BOUND, 1000))
     for place in range(len(content)):
         for bit in range(8):
             content[place] ^= 1 << bit
-            assert states.open("0x" + content.hex(), BOUND, 1000) is None, place
+            assert states.open(content.hex(), BOUND, 1000) is None, place
             content[place] ^= 1 << bit
-    assert states.open("0x" + content.hex(), BOUND, 1000) == BEFORE
-    assert [states.open("0x" + content[:size].hex(), BOUND, 1000) for size in (0, 1, 16, len(content) - 1)] == [
-        None
-    ] * 4
+    assert states.open(content.hex(), BOUND, 1000) == BEFORE
+    assert [states.open(content[:size].hex(), BOUND, 1000) for size in (0, 1, 16, len(content) - 1)] == [None] * 4
 
 
 def test_a_state_hides_the_answers_and_their_length() -> None:
     states = States(b"key")
     sealed = {states.seal(before, BOUND, 1000) for before in (BEFORE, BEFORE, Before(BEFORE.id, ("",)))}
     assert len(sealed) == 3, "each has its own nonce"
-    assert {len(state) for state in sealed} == {2 + 2 * (16 + 73 + 16)}
+    assert {len(state) for state in sealed} == {2 * (16 + 73 + 16)}
     assert all(b"123456".hex() not in state for state in sealed)
-    assert len(sealed.pop()) // 2 - 1 <= 253, "an attribute of RADIUS has at most 253 bytes"
+    assert len(sealed.pop()) // 2 <= 253, "an attribute of RADIUS has at most 253 bytes"
 
 
 def test_a_foreign_state_counts_as_none(fleet: Fleet, radius: Member) -> None:
@@ -194,7 +193,7 @@ def test_a_foreign_state_counts_as_none(fleet: Fleet, radius: Member) -> None:
     users = [fleet.user(tokens=(fob(row_needed=True),)) for _ in range(2)]
     (challenge,) = dialogue(fleet, radius, users[0], codes(4))
     with radius.client() as client:
-        for state in (challenge.state, "0x", "0x00", "0x" + "ab" * 253):
+        for state in (challenge.state, None, "00", "ab" * 253):
             assert Reply(client, asked(users[1], codes(5), state)).verdict == CHALLENGE
         assert Reply(client, asked(users[0], codes(5), challenge.state)).verdict == "accepted"
 
@@ -225,36 +224,40 @@ def test_without_the_key_of_the_ca_there_is_no_challenge(tmp_path: Path) -> None
 
 
 def test_a_question_is_read_as_it_was_written() -> None:
-    for question in (asked("alice", "123456"), asked('a"\\é', "", "0x01ff", challenge=False, rhost=None)):
+    for question in (asked("alice", "123456"), asked('a"\\é', "", "01ff", challenge=False, rhost=None)):
         assert RadiusQuestion.from_json(question.to_json()) == question
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"User-Name": ["alice", "bob"]},
-        {"User-Name": None},
-        {"User-Name": "x" * 257},
-        {"User-Password": ["1", "2"]},
-        {"State": ["0x01", "0x02"]},
-        {"State": "0x" + "ab" * 254},
-        {"State": "01"},
-        {"State": "0xzz"},
-        {ID: "ab"},
-        {"Tmp-String-1": ""},
-        {"Calling-Station-Id": 7},
-        {"Class": "0x01"},
+        {"user": "alice"},
+        {"user": ""},
+        {"user": "ff"},
+        {"user": "00"},
+        {"user": "41" * 254},
+        {"user": ["41", "42"]},
+        {"user": None},
+        {"answer": "4"},
+        {"answer": "4G"},
+        {"state": "ab" * 254},
+        {"state": "0x01"},
+        {"state": 1},
+        {"id": "ab"},
+        {"service": ""},
+        {"challenge": True},
+        {"class": "01"},
+        {"v": 2},
     ],
 )
 def test_a_malformed_question_is_refused(change: dict[str, Any]) -> None:
     document = json.loads(asked("alice", "123456").to_json())
     RadiusQuestion.from_json(json.dumps(document).encode())
-    document["request"] |= change
     with pytest.raises(WireError):
-        RadiusQuestion.from_json(json.dumps(document).encode())
+        RadiusQuestion.from_json(json.dumps(document | change).encode())
 
 
-@pytest.mark.parametrize("body", [b"{}", b"[]", b"\xff", b'{"v":1,"request":[]}', b'{"v":2,"request":{}}', b'{"v":1}'])
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"\xff", b'{"v":1}'])
 def test_another_body_is_no_question(body: bytes) -> None:
     with pytest.raises(WireError):
         RadiusQuestion.from_json(body)
@@ -267,7 +270,7 @@ def test_a_long_message_is_cut_to_the_size_of_an_attribute() -> None:
 
 
 def test_a_challenge_has_a_state_and_no_other_reply_has_one() -> None:
-    for verdict, state in ((CHALLENGE, None), ("accepted", "0x01"), ("refused", "0x01")):
+    for verdict, state in ((CHALLENGE, None), ("accepted", "01"), ("refused", "01")):
         with pytest.raises(WireError):
             RadiusReply(verdict=verdict, state=state)
 
