@@ -6,7 +6,7 @@ Rules:
 2. `radiusd.conf` follows from the authorities alone, and is replaced. The administrator owns the other files: they are
    written once, or text is added at their end.
 3. The stock configuration of FreeRADIUS stays as it is. A drop-in of systemd names FOLDER instead.
-4. A client has a secret of 128 random bits, and must send a Message-Authenticator.
+4. A client has a secret of 128 random bits, and must send a Message-Authenticator. With TLS, it needs neither.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ ACCOUNT = "freerad"
 PROGRAM = "/usr/sbin/freeradius"
 MODULES = tuple(f"/usr/lib/freeradius/rlm_{name}.so" for name in ("rest", "always", "expr"))
 PACKAGES = "freeradius freeradius-rest"
-CONFIGURATION, CLIENTS, LISTEN, DICTIONARY = "radiusd.conf", "clients.conf", "listen.conf", "dictionary"
+CONFIGURATION, CLIENTS, LISTEN, RADSEC = "radiusd.conf", "clients.conf", "listen.conf", "radsec.conf"
+DICTIONARY = "dictionary"
 MEMBER, TLS = "member.toml", "tls"
 SECRET_BYTES = 16
 LEAST_SECRET = 16  # characters
@@ -106,6 +107,45 @@ client {name} {{
 	require_message_authenticator = yes
 	pam_totp_service = {service}
 {more}}}
+"""
+_RADSEC = """\
+# RadSec: RADIUS over TLS, for clients and proxies that support it. Remove the first '#' of each line below, name the
+# certificates, and put each client into the list. Its secret is always radsec (RFC 6614 2.3): the certificate counts.
+# ca_file must be a CA that signs for these clients only.
+#clients pam_totp_radsec {
+#	client branch {
+#		ipaddr = 192.0.2.0/24
+#		proto = tls
+#		secret = radsec
+#		pam_totp_service = radsec
+#		limit {
+#			max_connections = 16
+#			lifetime = 0
+#			idle_timeout = 300
+#		}
+#	}
+#}
+#listen {
+#	type = auth
+#	proto = tcp
+#	ipaddr = *
+#	port = 2083
+#	virtual_server = pam_totp
+#	clients = pam_totp_radsec
+#	limit {
+#		max_connections = 64
+#		lifetime = 0
+#		idle_timeout = 300
+#	}
+#	tls {
+#		certificate_file = ${confdir}/radsec.pem
+#		private_key_file = ${confdir}/radsec.key
+#		ca_file = ${confdir}/radsec-ca.pem
+#		require_client_cert = yes
+#		tls_min_version = "1.2"
+#		tls_max_version = "1.3"
+#	}
+#}
 """
 _DICTIONARY = "$INCLUDE /usr/share/freeradius/dictionary\n"
 _SERVICE_UNIT = """\
@@ -209,15 +249,19 @@ def clients(text: str) -> list[Client]:
 
 
 def is_safe(client: Client) -> bool:
-    """Return True if no one on the network can forge a reply to this client, or requests of it."""
-    is_tls = client.settings.get("proto") == "tls"  # its secret is public (RFC 6614 2.3)
-    has_secret = is_tls or len(client.settings.get("secret", "")) >= LEAST_SECRET
+    """Return True if nobody on the network can forge a request of this client, or a reply to it.
+
+    TLS protects both. The secret is public then.
+    """
+    if client.settings.get("proto") == "tls":
+        return True
+    has_secret = len(client.settings.get("secret", "")) >= LEAST_SECRET
     return has_secret and client.settings.get("require_message_authenticator") == "yes"
 
 
 def once(folder: str) -> dict[str, str]:
     """Return the files that are written once, by path, with their texts."""
-    texts = {CLIENTS: _CLIENTS, LISTEN: _LISTEN, DICTIONARY: _DICTIONARY}
+    texts = {CLIENTS: _CLIENTS, LISTEN: _LISTEN, RADSEC: _RADSEC, DICTIONARY: _DICTIONARY}
     return {os.path.join(folder, name): text for name, text in texts.items()}
 
 
