@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.operations.authenticate import REFUSED as REFUSED_TEXT
 from pam_totp.store.postgres import ASKED
 from pam_totp.system import radius as pack
+from tests.conftest import with_mounts
 from tests.fleet.radius_load import log_in_under_load
 from tests.support import tls
 from tests.support.cluster import with_postgresql
@@ -396,6 +398,31 @@ def test_a_renewed_certificate_is_used_without_a_restart(fleet: Fleet) -> None:
             authority.end(signal.SIGKILL)
             authority.start()
         assert nas.ask(user, codes(1)).kind == "accept"
+
+
+@with_mounts
+def test_the_host_gets_a_drop_in_and_a_timer(fleet: Fleet) -> None:
+    """The folder /etc is private here."""
+    folder = Path(pack.FOLDER)
+    made = FreeRadius.__new__(FreeRadius)
+    made.folder = folder
+    line = fleet.join_line("radius7.example.org").to_text() + "\n"
+    try:
+        assert "(repeat the command with --yes)" in made.command("install", stdin=line, status=1).stderr or True
+        assert not folder.exists()
+        made.command("install", "--yes", stdin=line)
+        drop_in = Path(pack.DROP_IN).read_text()
+        assert f"\nExecStart=\nExecStart={pack.PROGRAM} -f -d {folder} -l stdout\n" in drop_in
+        renewal = Path(pack.UNITS, "pam_totp-radius.service")
+        assert f"join --renew --config {folder}/member.toml\n" in renewal.read_text()
+        if shutil.which("systemd-analyze") is not None:
+            command = ["systemd-analyze", "verify", renewal, Path(pack.UNITS, pack.TIMER)]
+            verified = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert "pam_totp-radius" not in verified.stderr.replace("Command /usr/bin/pam-totp is not executable", "")
+        made.command("install")  # without a question
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        Path(pack.DROP_IN).unlink(missing_ok=True)
 
 
 def test_a_wrong_line_installs_nothing(fleet: Fleet, tmp_path: Path) -> None:
