@@ -5,7 +5,7 @@ Rules:
    FreeRADIUS that was taken over cannot lead root or `pam-totp` to other files.
 2. `radiusd.conf` follows from the authorities alone, and is replaced. The administrator owns the other files: they are
    written once, or text is added at their end.
-3. The stock configuration of FreeRADIUS stays as it is. A drop-in of systemd names FOLDER instead.
+3. The stock configuration of FreeRADIUS is unchanged. A drop-in of systemd names FOLDER instead.
 4. A client has a secret of 128 random bits, and must send a Message-Authenticator. With TLS, it needs neither.
 """
 
@@ -249,7 +249,7 @@ def clients(text: str) -> list[Client]:
 
 
 def is_safe(client: Client) -> bool:
-    """Return True if nobody on the network can forge a request of this client, or a reply to it.
+    """Return True if no attacker on the network can forge a request of this client, or a reply to it.
 
     TLS protects both. The secret is public then.
     """
@@ -275,10 +275,23 @@ def units(command: str, folder: str = FOLDER) -> dict[str, str]:
 
 
 def problem(folder: str) -> str | None:
-    """Return why FreeRADIUS cannot use the configuration in `folder`: the last line that it prints; None if it can."""
+    """Return why FreeRADIUS cannot use the configuration in `folder`: the last line that it prints; None if it can.
+
+    It runs with its own account, whose rights it needs later, too.
+    """
     command = [PROGRAM, "-C", "-d", folder, "-l", "stdout"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_TIME, check=False, cwd="/")
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=CHECK_TIME,
+            check=False,
+            cwd="/",
+            user=ACCOUNT,
+            group=ACCOUNT,
+            extra_groups=(),
+        )
     except (OSError, subprocess.TimeoutExpired) as e:
         return f"{PROGRAM}: {getattr(e, 'strerror', None) or 'no result in time'}"
     if done.returncode == 0:

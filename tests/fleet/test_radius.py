@@ -408,7 +408,7 @@ def test_the_host_gets_a_drop_in_and_a_timer(fleet: Fleet) -> None:
     made.folder = folder
     line = fleet.join_line("radius7.example.org").to_text() + "\n"
     try:
-        assert "(repeat the command with --yes)" in made.command("install", stdin=line, status=1).stderr or True
+        assert "cancelled" in made.command("install", stdin=line, status=1).stderr
         assert not folder.exists()
         made.command("install", "--yes", stdin=line)
         drop_in = Path(pack.DROP_IN).read_text()
@@ -416,9 +416,10 @@ def test_the_host_gets_a_drop_in_and_a_timer(fleet: Fleet) -> None:
         renewal = Path(pack.UNITS, "pam_totp-radius.service")
         assert f"join --renew --config {folder}/member.toml\n" in renewal.read_text()
         if shutil.which("systemd-analyze") is not None:
-            command = ["systemd-analyze", "verify", renewal, Path(pack.UNITS, pack.TIMER)]
+            command = ["systemd-analyze", "verify", str(renewal), f"{pack.UNITS}/{pack.TIMER}"]
             verified = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert "pam_totp-radius" not in verified.stderr.replace("Command /usr/bin/pam-totp is not executable", "")
+            lines = [line for line in verified.stderr.splitlines() if "pam_totp-radius" in line]
+            assert [line for line in lines if "pam-totp is not executable" not in line] == []
         made.command("install")  # without a question
     finally:
         shutil.rmtree(folder, ignore_errors=True)

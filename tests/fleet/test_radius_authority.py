@@ -106,7 +106,7 @@ def test_a_third_code_is_asked_for_only_after_a_right_pair(fleet: Fleet, radius:
 @pytest.mark.parametrize("answer", ["000000", "my password", "", "x" * 128])
 def test_no_reply_shows_which_users_are_enrolled(fleet: Fleet, radius: Member, answer: str) -> None:
     shown = []
-    for user in (fleet.user(), "nobody-here", f"x{'y' * 250}", "a/b"):
+    for user in (fleet.user(), "not-enrolled-here", f"x{'y' * 250}", "a/b"):
         replies = dialogue(fleet, radius, user, answer, answer)
         shown.append([(reply.verdict, reply.messages, len(reply.state or "")) for reply in replies])
     assert all(found == shown[0] for found in shown), shown
@@ -114,7 +114,7 @@ def test_no_reply_shows_which_users_are_enrolled(fleet: Fleet, radius: Member, a
 
 
 def test_users_and_services_of_others_look_like_wrong_codes(fleet: Fleet) -> None:
-    """Somebody without a code could otherwise find out for which users this member asks."""
+    """Attackers without a code could otherwise find out for which users this member asks."""
     user, member = fleet.user(), fleet.member("group-without-users")
     replies = dialogue(fleet, member, user, codes(0), codes(1))
     assert [reply.verdict for reply in replies] == [CHALLENGE, "refused"]

@@ -81,7 +81,7 @@ def _clients() -> Iterator[Finding]:
     path = os.path.join(FOLDER, pack.CLIENTS)
     clients = [client for name in (pack.CLIENTS, pack.RADSEC) for client in pack.clients(_read(name))]
     if not clients:
-        what = f"{path}: has no client, so FreeRADIUS answers nobody"
+        what = f"{path}: has no client, so FreeRADIUS answers no request"
         yield _finding(NOTE, Code.RADIUS_WITHOUT_CLIENTS, what, "run 'pam-totp member radius client NAME ADDRESS'")
     if unsafe := [client.name for client in clients if not pack.is_safe(client)]:
         what = f"{path}: replies to these clients can be forged (CVE-2024-3596), or their secrets guessed: "
