@@ -215,7 +215,7 @@ def configuration(authorities: Sequence[str], folder: str = FOLDER) -> str:
         _REST.format(number=number, authority=authority, data=data) for number, authority in enumerate(authorities, 1)
     )
     names = "".join(f"\t\tpam_totp_{number}\n" for number in range(1, len(authorities) + 1))
-    text = files("pam_totp.system").joinpath("data", CONFIGURATION).read_text(encoding="utf-8")
+    text = files("pam_totp.system").joinpath(CONFIGURATION).read_text(encoding="utf-8")
     return text.replace("@FOLDER@", folder).replace("@MODULES@", modules).replace("@NAMES@", names)
 
 

@@ -15,6 +15,8 @@ from pam_totp.core.answer import recovery_digest
 from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.member.wire import RADIUS_PATH, WireError
 from pam_totp.operations.authenticate import REFUSED as REFUSED_TEXT
+from tests.fleet.test_enrolment import SERVICE as TICKETS
+from tests.fleet.test_enrolment import enrolling, invite
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import Client, Fleet, Member
 from tests.support.site import codes, fob
@@ -129,6 +131,17 @@ def test_nullok_and_grace_let_no_user_pass(fleet: Fleet) -> None:
     for service in ("open", "graceful"):
         with member.client() as client:
             assert Reply(client, asked("not-enrolled", "", service=service)).verdict == CHALLENGE
+
+
+def test_an_enrolment_ticket_shows_no_key_and_enrols_no_user(fleet: Fleet) -> None:
+    """The member may enrol users, and the service has tickets."""
+    member, (user, ticket) = fleet.member(enrolling(fleet)), invite(fleet)
+    with member.client() as client:
+        reply = Reply(client, asked(user, ticket, service=TICKETS))
+        again = Reply(client, asked(user, ticket, reply.state, service=TICKETS))
+    assert (reply.verdict, reply.messages) == (CHALLENGE, [NEXT_PROMPT])
+    assert (again.verdict, again.messages) == ("refused", [REFUSED_TEXT])
+    assert [token.confirmed for token in fleet.store.read(user).tokens] == [False]
 
 
 def test_a_client_without_challenges_gets_a_refusal(fleet: Fleet, radius: Member) -> None:
