@@ -22,7 +22,8 @@ WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-l
 WANT_SSH   = locales putty-tools python3-paramiko
 # Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
 # installed here, because etcd-server starts a server. Without the package prometheus, which starts one too, the tests of
-# alert rules and metrics by promtool are skipped.
+# alert rules and metrics by promtool are skipped. So are those of RADIUS without freeradius, freeradius-rest,
+# freeradius-utils, libpam-radius-auth and radsecproxy, some of which start servers.
 # Without the package caddy, the tests of the portal behind Caddy are skipped. Not all supported systems have it.
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs

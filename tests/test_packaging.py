@@ -131,7 +131,8 @@ def environment(tmp_path: Path, index: Index) -> Environment:
 def test_the_wheel_has_every_file_of_both_packages(built: Built) -> None:
     inside = content(built.wheel)
     assert {name for name in inside if ".dist-info/" not in name} == sources(built.tree, "pam_totp", "token_sim")
-    for name in ("pam/relay.c", "web/templates/base.html", "web/static/portal.css", "system/data/install", "py.typed"):
+    data = ("system/data/install", "system/radiusd.conf")
+    for name in ("pam/relay.c", "web/templates/base.html", "web/static/portal.css", *data, "py.typed"):
         assert inside[f"pam_totp/{name}"] == (TREE / "pam_totp" / name).read_bytes()
 
 

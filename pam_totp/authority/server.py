@@ -25,7 +25,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from pam_totp import __version__
-from pam_totp.authority import certificates
+from pam_totp.authority import certificates, radius
 from pam_totp.authority.answers import REVOKED, Answers, NotAMember, NotPermitted
 from pam_totp.authority.certificates import MEMBER_DAYS, BadRequest, CertificateError, Issuer
 from pam_totp.authority.connections import Connection, Connections, Seldom, tls_context
@@ -62,6 +62,7 @@ class Server:
     def __init__(self, settings: AuthoritySettings, answers: Answers, sink: audit_log.Sink, pool: int) -> None:
         self._settings, self._answers, self._sink = settings, answers, sink
         self._tls, self._ca = tls_context(settings), certificates.read(settings.ca)
+        self._states = radius.states_of(settings.ca_key)
         self._workers = Workers(THREADS_PER_CONNECTION * pool)
         self._refused = Seldom(self._log_refused)
         self._stopped = asyncio.Event()
@@ -75,6 +76,7 @@ class Server:
                 web.post(wire.ANSWER_PATH, self._answer),
                 web.post(wire.BEGIN_PATH, self._begin),
                 web.post(wire.REDEEM_PATH, self._redeem),
+                web.post(wire.RADIUS_PATH, self._radius),
                 web.post(wire.JOIN_PATH, self._join),
                 web.post(wire.RENEW_PATH, self._renew),
                 web.get(wire.CA_PATH, self._send_ca),
@@ -118,6 +120,7 @@ class Server:
         """Use the files of the certificates anew, for new connections."""
         try:
             self._connections.tls, self._ca = tls_context(self._settings), certificates.read(self._settings.ca)
+            self._states = radius.states_of(self._settings.ca_key)
         except CertificateError as e:
             self._log("error", problem=str(e))
 
@@ -216,6 +219,18 @@ class Server:
         if verdict.verdict == wire.REFUSED:
             await self._wait_until(end)
         return _response(verdict)
+
+    async def _radius(self, request: web.Request) -> web.Response:
+        fingerprint, asked = self._fingerprint(request), await self._message(request, radius.RadiusQuestion)
+        begun = asyncio.get_running_loop().time()
+        reply, delay = await self._run(request, partial(self._radius_now, fingerprint, asked), asked.user)
+        await self._wait_until(begun + delay)
+        return _response(reply)
+
+    def _radius_now(self, fingerprint: bytes, asked: radius.RadiusQuestion) -> tuple[radius.RadiusReply, float]:
+        """Return the reply to FreeRADIUS, and the seconds from the question to it."""
+        reply = radius.answer(self._answers, self._states, fingerprint, asked)
+        return reply, 0.0 if reply.accepted else self._answers.refusal_delay(asked.service)
 
     async def _wait_until(self, end: float) -> None:
         """Wait until the loop's time is `end`, or the server stops."""

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from pam_totp.cli.command_line import (
     DONE,
@@ -84,7 +85,40 @@ def _renew(args: argparse.Namespace, site: Site, file: str) -> int:
 
 
 def _join(args: argparse.Namespace, site: Site, file: str) -> int:
-    """Join, and write the credentials, the drop-in and the site file, in this order.
+    joined = join_with_line(args, site, file)
+    with acting_as_root():
+        restarted = joined.is_whole_host and service_network.restart()
+    if args.json:
+        facts = {"member": joined.member, "authorities": joined.authorities, "key": joined.key, "ends": joined.ends}
+        print_json(facts | {"config": file, "restarted": restarted})
+        return DONE
+    print(f"joined as {joined.member}: {', '.join(joined.authorities)} decide on the codes of this host")
+    print(f"certificate: {joined.certificate}, valid until {format_time(joined.ends)}; the service renews it")
+    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if joined.permitted else ""))
+    if not restarted:
+        print("restart the service, if it runs")
+    print("next: 'pam-totp enable sshd', unless a service asks for codes already (see 'pam-totp doctor')")
+    return DONE
+
+
+class JoinedHost(NamedTuple):
+    """What a host that has joined knows. `ends` is the end of its certificate, in Unix seconds.
+
+    `is_whole_host` is False for another site file than that of the host. `permitted` is True if the unit of the service
+    got a network.
+    """
+
+    member: str
+    authorities: list[str]
+    key: str
+    certificate: str
+    ends: int
+    is_whole_host: bool
+    permitted: bool
+
+
+def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHost:
+    """Ask for a join line, and write the credentials, the drop-in and the site file, in this order.
 
     A store whose records were copied to a database is replaced. The site file is then written first.
     """
@@ -121,19 +155,7 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
             permitted = is_whole_host and service_network.permit()
             _write(file, new)
         args.audit.changed("member-join", member=health.member, authorities=",".join(authorities))
-    with acting_as_root():
-        restarted = is_whole_host and service_network.restart()
-    if args.json:
-        facts = {"member": health.member, "authorities": authorities, "key": paths["key"], "ends": ends}
-        print_json(facts | {"config": file, "restarted": restarted})
-        return DONE
-    print(f"joined as {health.member}: {', '.join(authorities)} decide on the codes of this host")
-    print(f"certificate: {paths['certificate']}, valid until {format_time(ends)}; the service renews it")
-    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if permitted else ""))
-    if not restarted:
-        print("restart the service, if it runs")
-    print("next: 'pam-totp enable sshd', unless a service asks for codes already (see 'pam-totp doctor')")
-    return DONE
+    return JoinedHost(health.member, authorities, paths["key"], paths["certificate"], ends, is_whole_host, permitted)
 
 
 def _paths(args: argparse.Namespace, site: Site) -> dict[str, str]:

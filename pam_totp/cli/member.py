@@ -1,4 +1,5 @@
-"""member: on an authority, manage the hosts of the fleet, and for which users they ask; on a member, break-glass."""
+"""member: on an authority, manage the hosts of the fleet, and for which users they ask; on a member, break-glass and
+FreeRADIUS."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from pam_totp.cli import member_radius
 from pam_totp.cli.command_line import (
     DONE,
     OUT_OF_REACH,
@@ -33,13 +35,14 @@ from pam_totp.pam.privileges import become_account
 if TYPE_CHECKING:
     from pam_totp.store.postgres_members import Groups, Member, Members
 
-ADD, LIST, REVOKE, GROUPS, BREAK_GLASS = "add", "list", "revoke", "groups", "break-glass"
+ADD, LIST, REVOKE, GROUPS, BREAK_GLASS, RADIUS = "add", "list", "revoke", "groups", "break-glass", "radius"
 OPTIONS = {  # of each subcommand
     ADD: ("group", "service"),
     LIST: (),
     REVOKE: ("yes",),
     GROUPS: ("allow", "deny", "put", "take", "enroll"),
     BREAK_GLASS: ("yes", "count", "output"),
+    RADIUS: ("yes", "service", "folder", "no_challenge"),
 }
 GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 NO_DATABASE = 'the members of a fleet are in a database: set [store] url = "{0}..." in {1}'
@@ -51,7 +54,7 @@ def add_to(commands: Commands) -> None:
         "member",
         run,
         "on an authority: add hosts to the fleet, list or revoke them, and set for which users they may ask; "
-        "on a member: make recovery codes for break-glass",
+        "on a member: make recovery codes for break-glass, or set FreeRADIUS up",
         "pam-totp member add web1.example.org --group web",
         "pam-totp member groups web --allow all",
         "pam-totp member groups staff --put alice",
@@ -59,20 +62,25 @@ def add_to(commands: Commands) -> None:
         "pam-totp member groups web --enroll ticket",
         "pam-totp member revoke web1.example.org",
         "pam-totp member break-glass alice bob --output codes.txt",
+        "pam-totp member radius install",
+        "pam-totp member radius client vpn1 192.0.2.1 --service openvpn",
         data=True,
     )
     parser.add_argument(
-        "what", choices=OPTIONS, help="add HOST, list, revoke HOST, groups [GROUP], or break-glass USER..."
+        "what", choices=OPTIONS, help="add HOST, list, revoke HOST, groups [GROUP], break-glass USER..., or radius"
     )
     parser.add_argument(
-        "name", nargs="*", help="name of the host, in lower case; groups: the group to change; break-glass: users"
+        "name",
+        nargs="*",
+        help="name of the host, in lower case; groups: the group to change; break-glass: users; "
+        "radius: install, or client NAME ADDRESS",
     )
     parser.add_argument("--group", metavar="GROUP", action="append", help="add: group of the member; may be repeated")
     parser.add_argument(
         "--service",
         metavar="SERVICE",
         action="append",
-        help="add: PAM service that it may ask for (all); may be repeated",
+        help="add: PAM service that it may ask for (all); may be repeated. radius client: name of the service (radius)",
     )
     parser.add_argument(
         "--allow", metavar="GROUP", action="append", help="groups: user group that members may ask for; all: every user"
@@ -85,8 +93,9 @@ def add_to(commands: Commands) -> None:
         choices=("ticket", "off"),
         help="groups: let members enrol users by tickets, so that they see the new keys (off)",
     )
-    parser.add_argument("--yes", action="store_true", help="revoke, break-glass: do not ask for a confirmation")
+    parser.add_argument("--yes", action="store_true", help="revoke, break-glass, radius: do not ask for a confirmation")
     add_arguments(parser)
+    member_radius.add_arguments(parser)
     add_config(parser)
 
 
@@ -95,9 +104,13 @@ def run(args: argparse.Namespace) -> int:
     for options in OPTIONS.values():
         for option in options:
             if option not in allowed and getattr(args, option) not in (None, False):
-                raise CommandError(f"--{option} is no option of 'pam-totp member {args.what}'", WRONG_USAGE)
+                raise CommandError(
+                    f"--{option.replace('_', '-')} is no option of 'pam-totp member {args.what}'", WRONG_USAGE
+                )
     if args.what == BREAK_GLASS:
         return break_glass(args, args.name)
+    if args.what == RADIUS:
+        return member_radius.radius(args, args.name)
     if len(args.name) > 1:
         raise CommandError(f"pam-totp member {args.what} takes one name", WRONG_USAGE)
     args.name = args.name[0] if args.name else None

@@ -39,6 +39,7 @@ UNASKABLE = "\n"  # in place of a name that cannot be sent. No user can have thi
 
 ACCEPTED, REFUSED, ASK, PASS, OPEN = "accepted", "refused", "ask", "pass", "open"
 ANSWER_PATH, BEGIN_PATH, REDEEM_PATH = "/v1/answer", "/v1/begin", "/v1/redeem"
+RADIUS_PATH = "/v1/radius"
 CA_PATH, JOIN_PATH, RENEW_PATH, HEALTH_PATH = "/v1/ca", "/v1/join", "/v1/renew", "/v1/health"
 _JOIN_LINE = "pam_totp-join"
 

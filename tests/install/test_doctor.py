@@ -68,6 +68,7 @@ def test_the_output_lists_the_checks(machine: Fresh) -> None:
         "users",
         "changes of 'enable'",
         "member",
+        "radius",
         "authority",
         "portal",
     ]

@@ -31,6 +31,7 @@ INSTALLED = (
     "/usr/local/bin/pam-totp",
     "/usr/local/bin/token-sim",
     f"{LIB}/pam_totp/pam/helper.py",
+    f"{LIB}/pam_totp/system/radiusd.conf",
     f"{LIB}/token_sim/cli/__init__.py",
     f"{UNITS}/pam_totp.socket",
     f"{UNITS}/pam_totp.service",

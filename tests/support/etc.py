@@ -18,15 +18,16 @@ PASSWORD_HASH = "$5$pamtotp$Y/3Gl/6rXKXrTP93D0fLc0cxoZ663rx1ZIUMiscKbQ9"  # open
 
 _CHECKER = Path("/usr/sbin/unix_chkpwd")  # setgid shadow, so that an account can check its own password
 SHADOW = (_CHECKER.exists() and _CHECKER.stat().st_gid) or 42  # gid
-# uid and gid by name. The uid of sshd is arbitrary, because sshd owns no files.
+# uid and gid by name. The uids of sshd and freerad are arbitrary, because they own no files that tests use.
 _USERS = {
     **{"root": (0, 0), "daemon": (1, 1), "bin": (2, 2), "sys": (3, 3), "games": (5, 60), "man": (6, 12), "lp": (7, 7)},
     **{"mail": (8, 8), "www-data": (33, 33), "sshd": (101, 65534), "nobody": (65534, 65534)},
+    "freerad": (102, 102),
 }
 _GROUPS = {
     **{"root": 0, "daemon": 1, "bin": 2, "sys": 3, "adm": 4, "tty": 5, "disk": 6, "lp": 7, "mail": 8, "man": 12},
     **{"sudo": 27, "www-data": 33, "shadow": SHADOW, "utmp": 43, "staff": 50, "games": 60, "users": 100},
-    **{"nogroup": 65534},
+    **{"nogroup": 65534, "freerad": 102},
 }
 # Services of Debian's packages, shortened.
 _REST = "@include common-account\n@include common-session\n"

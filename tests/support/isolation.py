@@ -198,6 +198,9 @@ def left_out() -> list[str]:
         "a failover by Patroni (requires the packages patroni, etcd-server and etcd-client)": not all(
             map(shutil.which, ("patroni", "etcd", "etcdctl"))
         ),
+        "logins through FreeRADIUS (requires freeradius-rest, freeradius-utils and libpam-radius-auth)": not all(
+            map(shutil.which, ("freeradius", "radclient"))
+        ),
         "the demo of a fleet (requires iproute2, python3-aiohttp and python3-psycopg)": not has_fleet_packages(),
         "units and their filters (requires systemd-analyze)": root and shutil.which("systemd-analyze") is None,
         "fuzzing the relay (requires clang)": shutil.which("clang") is None,

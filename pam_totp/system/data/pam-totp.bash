@@ -111,7 +111,8 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
     seal:1) printf '%s\n' init rotate export status ;;
     seal:2) [[ $first == export ]] && compgen -f -- "$current" ;;
     authority:1) printf '%s\n' init serve restore fence ;;
-    member:1) printf '%s\n' add list revoke groups break-glass ;;
+    member:1) printf '%s\n' add list revoke groups break-glass radius ;;
+    member:2) if [[ $first == radius ]]; then printf '%s\n' install client; else compgen -u; fi ;;
     member:*) compgen -u ;;
     enable:1) _pam_totp_services enabled ;;
     disable:1) _pam_totp_services disabled ;;
@@ -126,7 +127,7 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
         _pam_totp_devices /dev
         compgen -f -- "$current"
         ;;
-    --store | --stack | --config | --credentials | --socket | --figures | --textfile | --output | --map | --homes | --key | --key-file | --password-file | --replaces) ;&
+    --store | --stack | --config | --credentials | --folder | --socket | --figures | --textfile | --output | --map | --homes | --key | --key-file | --password-file | --replaces) ;&
     --log)
         [[ $option == --log && $command == authority && $first != restore ]] && printf '%s\n' syslog stderr
         [[ $option == --log && $command =~ ^(serve|portal|authority)$ && $first != restore ]] || compgen -f -- "$current"

@@ -11,6 +11,7 @@ from pam_totp.system.doctor import (
     checks_member,
     checks_people,
     checks_portal,
+    checks_radius,
     checks_seal,
 )
 from pam_totp.system.doctor.context import Context
@@ -31,6 +32,7 @@ CHECKS: Mapping[str, Check] = {  # by their name in the output of the command
     "users": checks_people.users,
     "changes of 'enable'": checks_login.changes,
     "member": checks_member.member,
+    "radius": checks_radius.radius,
     "authority": checks_authority.authority,
     "portal": checks_portal.portal,
 }

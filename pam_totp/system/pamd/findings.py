@@ -150,6 +150,14 @@ class Code(StrEnum):
     BREAK_GLASS_MISSING = "break-glass-missing"
     BREAK_GLASS_FEW = "break-glass-few"
     BREAK_GLASS_OLD = "break-glass-old"
+    # check "radius": FreeRADIUS as a member
+    RADIUS_NOT_CHECKED = "radius-not-checked"
+    RADIUS_VERSION = "radius-version"
+    RADIUS_CONFIGURATION = "radius-configuration"
+    RADIUS_WITHOUT_CLIENTS = "radius-without-clients"
+    RADIUS_CLIENT_UNSAFE = "radius-client-unsafe"
+    RADIUS_CREDENTIALS = "radius-credentials"
+    RADIUS_AUTHORITY = "radius-authority"
     # check "authority": a host that decides for members
     AUTHORITY_WITHOUT_DATABASE = "authority-without-database"
     AUTHORITY_WITHOUT_ADDRESSES = "authority-without-addresses"
