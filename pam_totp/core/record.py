@@ -403,9 +403,9 @@ class UserRecord(Value):
 
     @property
     def invited(self) -> Token | None:
-        """The unconfirmed token that the ticket's owner may confirm, or None without a ticket."""
+        """The unconfirmed token that the ticket's owner may confirm; None without a ticket, or if it is disabled."""
         token = None if self.ticket is None else self.token(self.ticket.token)
-        return token if token is not None and not token.confirmed else None
+        return token if token is not None and token.enabled and not token.confirmed else None
 
     def is_invited(self, now: int) -> bool:
         """Return True if the user has a ticket that is valid at `now` (Unix seconds)."""
@@ -433,18 +433,26 @@ class UserRecord(Value):
         return next((t for t in self.tokens if t.name == name), None)
 
     def with_token(self, token: Token) -> UserRecord:
-        """Return the record with one more token. Grace ends when the tokens change."""
-        return self._replace(tokens=(*self.tokens, token), grace=())
+        """Return the record with one more token. Grace ends when the tokens change.
+
+        A ticket ends if `token` is the user's first confirmed token. Otherwise the ticket would replace it later.
+        """
+        return self._replace(tokens=(*self.tokens, token), grace=(), ticket=self._ticket_beside(token))
 
     def with_changed(self, old: Token, new: Token) -> UserRecord:
         """Return the record with `new` in place of `old`. Grace ends when the tokens change.
 
-        A ticket for `old` becomes a ticket for `new`, or ends if `new` is confirmed.
+        A ticket for `old` becomes a ticket for `new`, or ends if `new` is confirmed. A ticket for another token ends if
+        `new` is the user's first confirmed token.
         """
-        ticket = self.ticket
+        ticket = self._ticket_beside(new)
         if ticket is not None and ticket.token == old.name:
             ticket = None if new.confirmed else ticket._replace(token=new.name)
         return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=(), ticket=ticket)
+
+    def _ticket_beside(self, token: Token) -> Ticket | None:
+        """Return the ticket that the record keeps when it gets `token`."""
+        return None if token.confirmed and not self.enrolled else self.ticket
 
     def without_token(self, name: str) -> UserRecord:
         """Return the record without the token `name` and a ticket for it. Grace ends when the tokens change."""

@@ -175,6 +175,26 @@ def test_a_ticket_follows_its_token() -> None:
     assert record.without_token("phone").ticket is None
 
 
+def test_the_ticket_of_a_disabled_token_does_not_count() -> None:
+    record, ticket = owner()
+    disabled = record.with_changed(record.tokens[0], record.tokens[0].switched(enabled=False))
+    assert verify(disabled, ticket, NOW, POLICY, tickets=Tickets.EVERYBODY).outcome is Outcome.NOT_ENROLLED
+    assert redeemed(disabled, ticket, code(), NOW, POLICY) is None
+    enabled = disabled.with_changed(disabled.tokens[0], disabled.tokens[0].switched(enabled=True))
+    assert redeemed(enabled, ticket, code(), NOW, POLICY) is not None
+
+
+def test_the_ticket_of_a_first_enrolment_ends_with_another_enrolment() -> None:
+    record, ticket = owner()
+    confirmed = fob().confirmed_without_code()
+    assert record.with_token(confirmed).ticket is None
+    unconfirmed = record.with_token(fob())
+    assert verify(unconfirmed, ticket, NOW, POLICY, tickets=Tickets.EVERYBODY).outcome is Outcome.TICKET
+    assert unconfirmed.with_changed(unconfirmed.tokens[1], confirmed).ticket is None
+    for_a_lost_phone, _ = owner(enrolled=True)
+    assert for_a_lost_phone.with_token(confirmed).ticket == for_a_lost_phone.ticket
+
+
 def test_a_temporary_code_opens_once_and_ends() -> None:
     record = UserRecord(user="alice").with_token(phone().confirmed_without_code())
     record, shown = with_temporary_code(record, NOW + 60)
