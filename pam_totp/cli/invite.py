@@ -22,7 +22,7 @@ from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.qr_output import add_issuer_option, token_uri
 from pam_totp.cli.store_access import logged_changes, named_token, now, open_store, uses_own_file, warn_without_account
-from pam_totp.core.record import Ticket, Token, UserRecord
+from pam_totp.core.record import RecordError, Ticket, Token, UserRecord
 from pam_totp.formats import qr
 from pam_totp.operations.audit_log import of_token
 from pam_totp.operations.tickets import DAY, MAX_TICKET, TICKET_DAYS, new_phone, new_ticket, shows_key, with_ticket
@@ -174,6 +174,10 @@ def _invitation(record: UserRecord, ends: int, args: argparse.Namespace) -> Invi
     token_uri(token, record.user, args.issuer)  # report an invalid issuer before a change
     picture = qr.packed(token, record.user, args.issuer) if shows_key(token) else None
     ticket, shown = new_ticket(token, ends, picture)
+    try:
+        with_ticket(record, token, ticket)  # before the first change, which would end an earlier ticket of another user
+    except RecordError as e:
+        raise CommandError(f"{record.user}: {e}; nothing was changed") from None
     return Invitation(record.user, token, ticket, shown)
 
 

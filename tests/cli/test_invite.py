@@ -119,3 +119,13 @@ def test_an_empty_list_of_users_is_an_error(site: Site, tmp_path: Path) -> None:
     done = site.command("invite", "--from", str(tmp_path / "empty"), "--output", "-")
     assert done.returncode == 1
     assert "has no user names" in done.stderr
+
+
+def test_no_ticket_is_made_if_one_of_the_users_cannot_get_one(site: Site, tmp_path: Path) -> None:
+    site.enrol(*(fob(name=f"fob {i}", secret=bytes([i]) * 20) for i in range(8)), user="bo")
+    earlier = site.command("invite", "annika", "--output", "-").stdout.split()[1]
+    out = tmp_path / "tickets.txt"
+    done = site.command("invite", "annika", "bo", "--yes", "--output", str(out))
+    assert (done.returncode, out.exists()) == (1, False)
+    assert done.stderr.endswith("pam-totp: bo: tokens: must be a list of at most 8 entries; nothing was changed\n")
+    assert outcome(site, earlier, "annika") is Outcome.TICKET
