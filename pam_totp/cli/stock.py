@@ -13,7 +13,7 @@ from pam_totp.cli.export import load
 from pam_totp.cli.files_in import read_named
 from pam_totp.cli.import_ import LONG_FILE, MANY_TOKENS, format_error, parse, secret_source
 from pam_totp.cli.import_format import NamedFile, named_format, recognised_format, show_understood
-from pam_totp.cli.printing import Table, count, print_json, print_json_stream
+from pam_totp.cli.printing import Table, count, print_json, print_json_stream, shown
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.stock_access import stock_error
@@ -132,12 +132,12 @@ def _add(args: argparse.Namespace, chosen: Format, files: list[NamedFile]) -> li
 def _print_results(args: argparse.Namespace, results: list[Added], added: int) -> None:
     skipped = [each for each in results if each.reason is not None]
     for each in skipped[:MAX_SKIPPED]:
-        print(f"{_place(each)}: skipped: {each.reason}")
+        print(f"{_place(each)}: skipped: {shown(each.reason or '')}")
     for reason, number in Counter(each.reason for each in skipped[MAX_SKIPPED:]).items():
-        print(f"{number} more skipped: {reason} (use --json to list all)")
+        print(f"{number} more skipped: {shown(reason or '')} (use --json to list all)")
     remarks = Counter(remark for each in results for remark in each.token.remarks)
     for remark, number in remarks.items():
-        print(f"{count(number, 'token')}: {remark}")
+        print(f"{count(number, 'token')}: {shown(remark)}")
     verb = "would be added to the stock" if args.dry_run else "added to the stock"
     sys.stdout.flush()  # keep the order if standard output and standard error are the same file
     print(f"{count(added, 'token')} {verb}, {len(skipped)} skipped", file=sys.stderr)
@@ -164,7 +164,7 @@ def _print_json(args: argparse.Namespace, results: list[Added]) -> None:
 
 
 def _place(each: Added) -> str:
-    return f"line {each.token.line}" + (f" ({each.token.serial})" if each.token.serial else "")
+    return f"line {each.token.line}" + (f" ({shown(each.token.serial)})" if each.token.serial else "")
 
 
 # ---- list

@@ -39,6 +39,15 @@ def states(site: Site) -> dict[str, tuple[str, str | None]]:
 # ---- import, list, remove
 
 
+def test_no_text_of_a_file_reaches_the_terminal_as_it_is(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "seeds.csv"
+    rows = "".join(f"\x1b[2JT-{n};{bytes([n]).hex() * 20};\x1b]0;{kind}\n" for n, kind in enumerate(("hotp", "a"), 1))
+    for head in ("serial number;secret key;type\n", "serial number;secret key;type;\x1b[2Jmore\n"):
+        file.write_text(head + rows)
+        done = site.command("stock", "import", "csv", file, "--yes")
+        assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_an_imported_batch_is_listed_without_keys(box: Site) -> None:
     listed = box.command_json("stock", "list", "--free", "--batch", "box")
     assert [item["serial"] for item in listed] == ["T-1", "T-2", "T-3", "T-4"]
