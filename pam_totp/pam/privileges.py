@@ -96,6 +96,12 @@ def become_user(name: str) -> None:
         _become(entry.pw_uid, entry.pw_gid)
 
 
+def become_nobody() -> None:
+    """As root, become the kernel's overflow ids, which own no file. If not root, do nothing."""
+    if os.geteuid() == 0:
+        _become(OVERFLOW_ID, OVERFLOW_ID)
+
+
 def _entry(name: str) -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(name)

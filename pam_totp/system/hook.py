@@ -6,7 +6,8 @@ Rules:
 3. One program runs at a time. At most BURST changes at once, and PER_MINUTE changes a minute, start a program each. One
    summary tells about the others, after QUIET seconds without a change, or after MAX_WAIT seconds.
 4. A program that fails is a line of the log. The runner does not start it again for the same change.
-5. The runner never has the rights of root: as root, it becomes the owner of the default store.
+5. The runner never has the rights of root: as root, it becomes the owner of the default store. Without a default store,
+   or if it belongs to root, the runner gets the kernel's overflow ids.
 6. The runner ends when the process has ended and the program knows all its changes.
 """
 
@@ -28,7 +29,7 @@ from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, SettingsError, Site
 from pam_totp.operations import audit_log
 from pam_totp.operations.on_change import COUNT_BYTES
 from pam_totp.pam.login_session import read_site
-from pam_totp.pam.privileges import become_owner_of
+from pam_totp.pam.privileges import become_nobody, become_owner_of
 from pam_totp.system.trust import distrust
 
 KEY = "on_change"
@@ -240,12 +241,13 @@ class Runner:
 
 
 def _drop_rights() -> None:
-    """As root, also if only the real uid is that of root, become the owner of the default store."""
+    """As root, also if only the real uid is that of root, become the owner of the default store (rule 5)."""
     if os.getuid() == 0:
         os.seteuid(0)
         os.setegid(0)
-    with suppress(FileNotFoundError):  # without a store, pam_totp is not installed
+    with suppress(FileNotFoundError):  # the store has another place
         become_owner_of(DEFAULT_STORE)
+    become_nobody()
 
 
 def main() -> None:

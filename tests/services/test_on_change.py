@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pam_totp.core.oath import hotp
-from tests.services.namespace import ACCOUNTS, Machine
+from tests.services.namespace import ACCOUNTS, STORE, Machine
 from tests.support.site import KEY, fob, until
 
 PROGRAM, FOLDER = "/usr/local/sbin/told", "/run/told"
@@ -76,6 +76,26 @@ def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words:
     names = {line.partition("=")[0] for line in environment}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LANG"}, "the shell sets its own"
     assert int(descriptors) == 4, "input, output, error, and the folder that ls reads"
+
+
+@pytest.mark.parametrize("place", ["a store of root", "no default store"])
+def test_the_program_never_has_the_rights_of_root(told: Machine, place: str) -> None:
+    told.enrol("bob")
+    told.path(FOLDER).chmod(0o777)
+    store = STORE if place == "a store of root" else "/root/store"
+    told.run("cp", "-a", STORE, "/root/store")
+    told.run("chown", "-R", "root:root", store)
+    told.run("mv", STORE, f"{STORE}.kept") if store != STORE else None
+    try:
+        done = told.pam_totp("disable-token", "--store", store, "bob")
+        assert done.returncode == 0, done.stderr
+        until(lambda: changes(told), "the program gets the change")
+    finally:
+        told.run("mv", f"{STORE}.kept", STORE) if store != STORE else told.run("chown", "-R", "pam_totp:", STORE)
+        told.run("rm", "-r", "/root/store")
+    ids = told.path(f"{FOLDER}/ids").read_text()
+    for line in ("Uid:\t65534\t65534\t65534\t65534\n", "Gid:\t65534\t65534\t65534\t65534\n", "Groups:\t \n"):
+        assert line in ids
 
 
 def test_a_command_does_not_wait_for_the_program(told: Machine) -> None:
