@@ -76,9 +76,13 @@ class FileStock:
                 held = self._find(folder, claims.file_of(entry.serial))
                 if held is not None:
                     results[number] = (held.owner,)
-            numbers = _write_new(self._store, folder, entries, results, progress)
-            flush_all(folder)
-            os.rename(NEW, READY, src_dir_fd=folder, dst_dir_fd=folder)
+            try:
+                numbers = _write_new(self._store, folder, entries, results, progress)
+                flush_all(folder)
+                os.rename(NEW, READY, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:  # for example a full disk: the files would keep it full, and they contain keys
+                _remove_new(folder)
+                raise
             os.fsync(folder)
             for done, (claim, taken) in enumerate(self._move_in(folder), len(entries)):
                 if done % _REPORT_EVERY == 0:
@@ -205,8 +209,7 @@ class FileStock:
             stock_entries.make_folder(folder)
             for _ in self._move_in(folder):
                 pass
-            with suppress(FileNotFoundError):
-                shutil.rmtree(NEW, dir_fd=folder)
+            _remove_new(folder)
             yield
         finally:
             os.close(lock)
@@ -287,6 +290,12 @@ def _settle(store: FileStore, folder: int, claim: str) -> None:
     claims.make(store, folder)
     with claims.locked(store, folder, [claim]):
         claims.settle(store, folder, claim)
+
+
+def _remove_new(folder: int) -> None:
+    """Delete the files of an import that was not ready, if there are any."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(NEW, dir_fd=folder)
 
 
 def _write_new(

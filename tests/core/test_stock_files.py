@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -434,3 +435,22 @@ def test_an_import_reports_the_owners_of_taken_serial_numbers(store: FileStore) 
     assert not os.path.lexists(f"{store.folder}/{stock_files.NEW}")
     assert not os.path.lexists(f"{store.folder}/{stock_files.READY}")
     assert token_of("alice", "T-1").secret == store.read("alice").tokens[0].secret
+
+
+@pytest.mark.parametrize("call", ["write_new", "flush_all"])
+def test_a_failed_import_leaves_no_file(store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    store.prepare()
+    before = sorted(os.listdir(store.folder))
+
+    def fail(*arguments: object) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if call == "flush_all":
+        monkeypatch.setattr(stock_files, "flush_all", fail)
+    else:
+        documents = iter([b"half"])
+        monkeypatch.setattr(stock_files, "document_of", lambda *entry: next(documents, None) or fail())
+    with pytest.raises(StoreError, match="No space left"):
+        stock_of(store).add([entry("T-1"), entry("T-2")])
+    assert set(os.listdir(store.folder)) - {claims.FOLDER, stock_entries.FOLDER} == set(before)
+    assert os.listdir(f"{store.folder}/{stock_entries.FOLDER}") == []
