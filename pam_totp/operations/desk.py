@@ -308,14 +308,19 @@ class Desk:
         return Reason.ROOT_ONLY if self._is_roots(*found) else None
 
     def _is_roots(self, name: str, uid: int) -> bool:
-        """Return True for root, a desk member or a member of a protected group, under any name of the uid."""
+        """Return True for root, a desk member or a member of a protected group, under any name of the uid.
+
+        While a group does not exist that the site added to the protected ones, its members are unknown: return True.
+        """
         if uid == ROOT:
             return True
         names = {name} | self._accounts.names_of(uid)
         for group in (self._settings.group, *self._settings.protect):
             found = self._accounts.group(group)
-            if found is None:
+            if found is None and group in (self._settings.group, *PROTECTED):
                 continue
+            if found is None:  # a mistake in `protect`, or the name service has no answer now
+                return True
             gid, members = found
             if any(gid in self._accounts.groups_of(each) for each in names):
                 return True

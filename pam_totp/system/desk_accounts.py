@@ -7,7 +7,7 @@ import os
 import pwd
 
 from pam_totp.core.settings import SettingsError, Site
-from pam_totp.operations.desk import desk_settings
+from pam_totp.operations.desk import PROTECTED, desk_settings
 
 
 class HostAccounts:
@@ -45,11 +45,12 @@ class HostAccounts:
 
 
 def defect(site: Site) -> str | None:
-    """Return the reason why the site's desk has no members, or None. A site without a desk has no defect."""
+    """Return the reason why the site's desk can change nothing, or None. A site without a desk has no defect."""
     try:
         found = desk_settings(site)
     except SettingsError as e:
         return str(e)
-    if found is None or HostAccounts().group(found.group) is not None:
+    if found is None:
         return None
-    return f"there is no group {found.group}"
+    required = (found.group, *(group for group in found.protect if group not in PROTECTED))
+    return next((f"there is no group {group}" for group in required if HostAccounts().group(group) is None), None)

@@ -48,7 +48,7 @@ KEY_TEXT = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # KEY in base32
 class Bench:
     """A desk with a store. `say` has the lines of the log."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, protect: tuple[str, ...] = PROTECTED) -> None:
         self.store = store
         self.host = Host()
         self.lines: list[str] = []
@@ -58,7 +58,7 @@ class Bench:
         self.desk = Desk(
             self.store,
             factors,
-            settings=DeskSettings(group="helpdesk"),
+            settings=DeskSettings(group="helpdesk", protect=protect),
             accounts=self.host,
             service="desk",
             sink=sink,
@@ -251,6 +251,17 @@ def test_without_the_group_nobody_is_a_member(bench: Bench) -> None:
     refused(Reason.NOT_AT_THE_DESK, lambda: bench.desk.find("dora", "alice"))
     refused(Reason.NOT_AT_THE_DESK, lambda: bench.desk.person("dora", "alice"))
     refused(Reason.NOT_AT_THE_DESK, lambda: bench.desk.free("dora"))
+
+
+@pytest.mark.parametrize("protect", [("admins",), (*PROTECTED, "admins")])
+def test_while_an_added_group_is_unknown_the_desk_changes_nothing(folder: Path, protect: tuple[str, ...]) -> None:
+    """For example, the directory does not answer, or the site file has a mistake."""
+    bench = Bench(Folder(folder).store(), protect)
+    bench.enrol("alice", fob())
+    refused(Reason.ROOT_ONLY, lambda: bench.desk.ticket("dora", "alice"))
+    bench.host.groups["admins"] = (502, {"bob"})
+    assert bench.desk.denied("dora", "alice") is None
+    assert bench.desk.denied("dora", "bob") is Reason.ROOT_ONLY
 
 
 # ---- what the desk sees

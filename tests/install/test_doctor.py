@@ -112,6 +112,7 @@ def test_an_invalid_line_is_an_error(machine: Fresh, line: str, check: str, code
     ("text", "what"),
     [
         ('group = "no-such-group"', "there is no group no-such-group"),
+        ('group = "root"\nprotect = ["wheel", "admins"]', "there is no group admins"),
         ('groups = "root"', "desk: unknown setting 'groups'"),
     ],
 )
