@@ -5,7 +5,8 @@ Rules:
    may enrol users get it (`pam-totp member groups`). At other members, tickets count nowhere.
 2. A refused ticket has no line in the log, because the question about the same answer follows.
 3. A right first code confirms the token in one change. The same question again, within REPEAT, gets new recovery codes:
-   the reply to the first one was lost, and with it the first recovery codes.
+   the reply to the first one was lost, and with it the first recovery codes. It gets none after the token was removed
+   or disabled, or at a member that may not enrol users any more.
 """
 
 from __future__ import annotations
@@ -103,14 +104,22 @@ class Redeeming(NamedTuple):
 
     def _again(self, stored: Mapping[str, str | int]) -> wire.Redemption:
         """Answer the same question again. `stored` is from `_kept`."""
-        if self.store.now() - int(stored["a"]) > REPEAT:
+        if self.tickets is Tickets.NOBODY or self.store.now() - int(stored["a"]) > REPEAT:
             return REFUSED
 
         def renew(record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
+            token = record.token(str(stored["t"]))
+            if token is None or not token.active:
+                return record, ()
             after, codes = new_recovery_codes(record, NEW_RECOVERY_CODES)
             return after, tuple(codes)
 
-        codes = self.store.update(self.user, renew)
+        try:
+            codes = self.store.update(self.user, renew)
+        except NotThere:
+            return REFUSED
+        if not codes:
+            return REFUSED
         self.log("changed", {"what": "recovery", "codes": len(codes), "by": BY_TICKET, "again": "yes"})
         return wire.Redemption(verdict=wire.ACCEPTED, codes=codes, token=str(stored["t"]))
 

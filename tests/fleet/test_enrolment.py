@@ -149,6 +149,23 @@ def test_a_lost_reply_is_repeated_with_new_recovery_codes(fleet: Fleet) -> None:
     assert redeem(other, user, ticket, right)["verdict"] == "refused", "the same question of another member"
 
 
+@pytest.mark.parametrize("meanwhile", ["the token is removed", "the token is disabled", "the permission is withdrawn"])
+def test_a_repeated_question_opens_nothing_that_was_closed_meanwhile(fleet: Fleet, meanwhile: str) -> None:
+    group = enrolling(fleet)
+    member, (user, ticket) = fleet.member(group), invite(fleet)
+    first = code()
+    assert redeem(member, user, ticket, first)["verdict"] == "accepted"
+    if meanwhile == "the permission is withdrawn":
+        fleet.members.permit_enrolment(group, permitted=False)
+    elif meanwhile == "the token is removed":
+        fleet.store.update(user, lambda r: (r.without_token("phone"), None))
+    else:
+        fleet.store.update(user, lambda r: (r.with_changed(r.tokens[0], r.tokens[0].switched(False)), None))
+    codes_before = fleet.store.read(user).recovery
+    assert redeem(member, user, ticket, first)["verdict"] == "refused"
+    assert fleet.store.read(user).recovery == codes_before
+
+
 def test_a_temporary_code_is_accepted_on_a_member() -> None:
     verdict = wire.Verdict(verdict=wire.ACCEPTED, by="temporary", messages=("temporary code used",))
     assert wire.Verdict.from_json(verdict.to_json()) == verdict
