@@ -185,6 +185,8 @@ def _store(store: Store, invitation: Invitation, args: argparse.Namespace) -> No
     user, token, ticket, _ = invitation
 
     def change(record: UserRecord) -> tuple[UserRecord, None]:
+        if args.token is not None and record.token(token.name) != token:
+            raise CommandError(f"{user}: token '{token.name}' was changed meanwhile; the user gets no ticket")
         return with_ticket(record, token, ticket), None
 
     with logged_changes(store) as held:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.verify import Outcome, Tickets, verify
-from tests.support.site import ME, Site, codes, fob, phone
+from tests.support.site import ME, PATIENCE, TREE, Site, codes, fob, phone
 
 DAY = 86_400
 
@@ -129,3 +131,19 @@ def test_no_ticket_is_made_if_one_of_the_users_cannot_get_one(site: Site, tmp_pa
     assert (done.returncode, out.exists()) == (1, False)
     assert done.stderr.endswith("pam-totp: bo: tokens: must be a list of at most 8 entries; nothing was changed\n")
     assert outcome(site, earlier, "annika") is Outcome.TICKET
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_token_that_was_changed_before_the_confirmation_gets_no_ticket(site: Site, *, removed: bool) -> None:
+    site.enrol(phone(), fob(serial="S-1", confirmed=False))
+    command = ["-m", "pam_totp.cli", "invite", "--store", str(site.store), ME, "--token", "fob"]
+    running = pexpect.spawn(sys.executable, command, cwd=TREE, timeout=PATIENCE, encoding="utf-8")
+    running.expect_exact("Make it? [y/N] ")
+    tokens = [phone()] if removed else [phone(), fob(serial="S-1", counter=3)]
+    site.enrol(*tokens)
+    running.sendline("y")
+    running.expect_exact("token 'fob' was changed meanwhile; the user gets no ticket")
+    running.expect(pexpect.EOF)
+    running.close()
+    assert running.exitstatus == 1
+    assert (site.record().tokens, site.record().ticket) == (tuple(tokens), None)
