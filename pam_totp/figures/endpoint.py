@@ -2,7 +2,7 @@
 
 Rules:
 1. Threads of their own serve it, so that no reader delays a login. A request has a limit of time, of size, and of
-   requests at once. Other accounts keep no place from root.
+   requests at once. Other accounts keep no place from root, and none from members of the group.
 2. The figures show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
    this process's account and the members of the group `GROUP` may read them.
 3. An error of this module is logged once, and changes nothing else.
@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import enum
 import grp
 import os
 import socket
@@ -28,7 +29,7 @@ METRICS = "/metrics"
 WITHOUT_REASONS = "/metrics/without-reasons"  # for files that every account can read
 MAX_REQUEST = 8192  # bytes
 MAX_REPLY = 1 << 20  # bytes
-MAX_CLIENTS = 4  # requests of root and of this process's account at once, and of all other accounts
+MAX_CLIENTS = 4  # requests at once: of root and of this process's account, of the group, and of all other accounts
 BACKLOG = 16
 REQUEST_SECONDS = 5.0
 _PAUSE = 1.0  # seconds after an error of accept(2), for example if no descriptor is free
@@ -36,12 +37,21 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid: unix(7)
 _SO_PEERGROUPS = 59  # unix(7); missing in the module `socket`
 
 
+class _Who(enum.Enum):
+    """The account of a client: root or that of this process, a member of the group, or another."""
+
+    OWN = enum.auto()
+    GROUP = enum.auto()
+    OTHER = enum.auto()
+
+
 class Endpoint:
     """A socket at `path` for the counters of `figures`, until `close`. `log` gets the text of an error."""
 
     def __init__(self, path: str, figures: Figures, role: str, log: Callable[[str], None]) -> None:
         self._path, self._figures, self._role, self._log = path, figures, role, log
-        self._free = {is_own: threading.BoundedSemaphore(MAX_CLIENTS) for is_own in (True, False)}
+        self._free = {who: threading.BoundedSemaphore(MAX_CLIENTS) for who in _Who}
+        self._gid: int | None = None  # of the group, as of the last request: a look-up may wait for a name service
         self._listener: socket.socket | None = None
         self._inode: os.stat_result | None = None
 
@@ -50,6 +60,7 @@ class Endpoint:
         try:
             self._listener = self._bound()
             self._inode = os.lstat(self._path)
+            self._gid = _gid_of_group()
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
         except (OSError, RuntimeError) as e:
             self._log(f"figures: {self._path}: {(getattr(e, 'strerror', None) or str(e)).lower()}")
@@ -91,25 +102,30 @@ class Endpoint:
     def _begin(self, client: socket.socket) -> None:
         """Serve a client in a thread, unless too many are served."""
         is_own = _peer(client)[0] in (0, os.geteuid())
-        if not self._free[is_own].acquire(blocking=False):
+        who = _Who.OWN if is_own else _Who.GROUP if _has_group(client, self._gid) else _Who.OTHER
+        if not self._free[who].acquire(blocking=False):
             client.close()
             return
         try:
-            threading.Thread(target=self._serve, args=(client, is_own), daemon=True).start()
+            threading.Thread(target=self._serve, args=(client, who), daemon=True).start()
         except RuntimeError:  # the limit of threads is reached
-            self._free[is_own].release()
+            self._free[who].release()
             client.close()
 
-    def _serve(self, client: socket.socket, is_own: bool) -> None:
+    def _serve(self, client: socket.socket, who: _Who) -> None:
         try:
             with suppress(Exception), client:
                 end = time.monotonic() + REQUEST_SECONDS
                 request = _request(client, end)
-                reply = self._reply(request, may_read=is_own or _is_in_group(client))
+                reply = self._reply(request, may_read=who is _Who.OWN or self._is_in_group(client))
                 client.settimeout(max(end - time.monotonic(), 0.001))
                 client.sendall(reply)
         finally:
-            self._free[is_own].release()
+            self._free[who].release()
+
+    def _is_in_group(self, client: socket.socket) -> bool:
+        self._gid = _gid_of_group()
+        return _has_group(client, self._gid)
 
     def _reply(self, request: str, *, may_read: bool) -> bytes:
         if not may_read:
@@ -159,12 +175,15 @@ def _peer(client: socket.socket) -> tuple[int, int]:
     return uid, gid
 
 
-def _is_in_group(client: socket.socket) -> bool:
+def _gid_of_group() -> int | None:
     try:
-        wanted = grp.getgrnam(GROUP).gr_gid
+        return grp.getgrnam(GROUP).gr_gid
     except KeyError:
-        return False
-    return wanted == _peer(client)[1] or wanted in _groups(client)
+        return None
+
+
+def _has_group(client: socket.socket, gid: int | None) -> bool:
+    return gid is not None and (gid == _peer(client)[1] or gid in _groups(client))
 
 
 def _groups(client: socket.socket) -> tuple[int, ...]:

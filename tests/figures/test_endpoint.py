@@ -123,7 +123,10 @@ def test_only_root_and_the_group_read_the_figures(served: Served, monkeypatch: p
 
 
 @as_root
-def test_other_accounts_keep_no_place_from_root(served: Served) -> None:
+def test_other_accounts_keep_no_place_from_root_and_the_group(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = grp.struct_group((endpoint.GROUP, "x", 4242, []))
+    monkeypatch.setattr(grp, "getgrnam", {endpoint.GROUP: known}.__getitem__)
+    assert as_account(OTHER_UID, [4242], served).startswith(b"HTTP/1.1 200 ")
     ready, connected = os.pipe()
     child = os.fork()  # a change of this process's uid would also change the uid of the endpoint
     if child == 0:
@@ -140,6 +143,7 @@ def test_other_accounts_keep_no_place_from_root(served: Served) -> None:
     try:
         for _ in range(3):
             assert served.asked(GET).startswith(b"HTTP/1.1 200 ")
+            assert as_account(OTHER_UID, [4242], served).startswith(b"HTTP/1.1 200 ")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
