@@ -2,7 +2,7 @@
 
 - The store is a temporary folder, and the port is on loopback. The host is unchanged. Root is not needed.
 - The password is the constant `PASSWORD`. An installed portal validates passwords through PAM.
-- The user can activate a simulated token.
+- The user has a ticket for a phone, and can activate a simulated token instead.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
-from pam_totp.core.record import HotpToken
+from pam_totp.core.record import HotpToken, UserRecord
 from pam_totp.operations import audit_log
+from pam_totp.operations.tickets import DAY, TICKET_DAYS, invited, new_phone
 from pam_totp.store.file import FileStore
 from pam_totp.web import server
 from pam_totp.web.app import create_app
-from pam_totp.web.portal import Config, FirstToken
+from pam_totp.web.portal import Config
 
 PORT = 8443
 PASSWORD = "correct horse"
@@ -33,27 +34,33 @@ class OnePassword:
         return (user, password) == (USER, PASSWORD)
 
 
-def hand_out(made: Made, store: FileStore) -> None:
-    """Add the token to the user's record, unconfirmed. The user confirms it in the portal."""
+def hand_out(made: Made, store: FileStore) -> str:
+    """Add the token to the user's record, unconfirmed, with a ticket for a phone. Return the ticket."""
+    now = int(time.time())
     token = HotpToken(
         name="key ring",
         secret=bytes.fromhex(made.seed),
-        created=int(time.time()),
+        created=now,
         counter=int(made.counter),
         serial=made.serial,
         confirmed=False,
     )
-    store.update(USER, lambda record: (record.with_token(token), None), create=True)
+
+    def change(record: UserRecord) -> tuple[UserRecord, str]:
+        return invited(record.with_token(token), new_phone(record, now), now + TICKET_DAYS * DAY)
+
+    return store.update(USER, change, create=True)
 
 
-def print_instructions(scene: Scene, serial: str, token: PluggedToken, address: object) -> None:
+def print_instructions(scene: Scene, serial: str, token: PluggedToken, ticket: str, address: object) -> None:
     print(
         f"The portal is at http://{address}/ until you press Ctrl-C.\nThen its store is deleted.\n\n"
         f"   user name     {USER}\n"
-        f"   password      {PASSWORD}\n\n"
-        f"Add a phone: scan its QR code. Or add a key fob: type the serial number\n"
-        f"{serial}. When the portal asks for codes of that token, run this command,\n"
-        f"which presses the token's button twice:\n\n"
+        f"   password      {PASSWORD}\n"
+        f"   ticket        {ticket}\n\n"
+        f"The ticket sets up a phone. Or put the key fob \"key ring\" into use: its serial\n"
+        f"number is {serial}. When the portal asks for codes of that key fob, run this\n"
+        f"command, which presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
         f"The store is {scene.store}. The audit log follows.\n",
@@ -68,23 +75,24 @@ def main(port: int) -> None:
         scene = Scene(Path(folder))
         store = FileStore(str(scene.store))
         made = make_token(scene.folder)
-        hand_out(made, store)
+        ticket = hand_out(made, store)
         config = Config(
             store=store,
             passwords=OnePassword(),
             issuer="demonstration",
             tls=False,
-            first_token=FirstToken.PASSWORD,
             sink=audit_log.to_stderr,
             hosts=("127.0.0.1", "localhost"),
         )
         with plugged_in(made.file, scene.folder / "token") as token:
-            serve(scene, config, server.Address("127.0.0.1", port), made.serial, token)
+            serve(scene, config, server.Address("127.0.0.1", port), made.serial, token, ticket)
 
 
-def serve(scene: Scene, config: Config, address: server.Address, serial: str, token: PluggedToken) -> None:
+def serve(
+    scene: Scene, config: Config, address: server.Address, serial: str, token: PluggedToken, ticket: str
+) -> None:
     def ready(at: object) -> None:
-        print_instructions(scene, serial, token, at)
+        print_instructions(scene, serial, token, ticket, at)
 
     try:
         server.serve(create_app(config), address, proxy=None, ready=ready)

@@ -39,7 +39,7 @@ from pam_totp.web import (
 )
 from pam_totp.web.headers import FILES, HEADERS, HEALTH, NO_STORE
 from pam_totp.web.limits import Limits
-from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal
+from pam_totp.web.portal import SERVICE, Config, FirstToken, Portal, current_portal, redirect_to
 from pam_totp.web.second_factor import ServiceFactor, StoreFactor
 from pam_totp.web.session_cookie import Cookies, current_session
 from pam_totp.web.sessions import Sessions, Step
@@ -178,6 +178,7 @@ HTTP_ERRORS = {
     429: (lazy_gettext("Too many attempts"), lazy_gettext("Too many attempts. Try again later.")),
 }
 OTHER_HTTP_ERROR = lazy_gettext("The request failed"), lazy_gettext("The request failed. Nothing was changed.")
+SIGN_OUT = "signin.sign_out"  # an endpoint
 NO_COOKIE = lazy_gettext(
     "Your browser sent no cookie with this form. Nothing was changed. Allow cookies for this site, then open the page"
     " again and fill in the form."
@@ -186,6 +187,8 @@ NO_COOKIE = lazy_gettext(
 
 def _add_error_pages(app: Flask) -> None:
     def form_expired(_: CSRFError) -> Response:
+        if request.endpoint == SIGN_OUT and current_session().state.step is Step.ANONYMOUS:  # ended in another tab
+            return redirect_to("signin.signed_out")
         # Other forms are on pages that need the cookie. They expire, for example after a sign-out in another tab.
         if request.endpoint == request_limits.SIGN_IN and not cast(Cookies, app.session_interface).was_sent(request):
             return _message_page(gettext("Your browser blocks cookies"), gettext(NO_COOKIE), status=400)

@@ -15,6 +15,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
+    "X-Robots-Tag": "noindex",
 }
 FILES = {"static", "site.logo", "site.colours"}  # endpoints: the same for all users, cached, and not limited
 HEALTH = "health.health"  # the endpoint for monitors

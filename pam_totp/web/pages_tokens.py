@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -478,8 +479,13 @@ def recovery_codes_file() -> Page:
         abort(404)
     response = current_app.make_response("\n".join((*_lines_of_file(codes), "")))
     response.mimetype = "text/plain"
-    response.headers["Content-Disposition"] = 'attachment; filename="recovery-codes.txt"'
+    response.headers["Content-Disposition"] = f'attachment; filename="{_file_name(request.host, requester().user)}"'
     return response
+
+
+def _file_name(host: str, user: str) -> str:
+    """Return a file name of letters, digits, dots and dashes, so that files of several accounts can be told apart."""
+    return "-".join(["recovery-codes", *re.findall(r"[A-Za-z0-9.]+", f"{host} {user}")]) + ".txt"
 
 
 def _lines_of_file(codes: list[str]) -> Iterator[str]:

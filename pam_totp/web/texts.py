@@ -127,14 +127,20 @@ def _choose() -> str:
     if not has_request_context():
         return ENGLISH
     chosen = (request.args.get("lang"), request.cookies.get(_cookie_name()))
-    return next((code for code in chosen if code in languages()), None) or _accepted()
+    return next(filter(None, map(_find, chosen)), None) or _accepted()
+
+
+def _find(tag: str | None) -> str | None:
+    """Return the language that a tag such as `de-AT` selects, by the whole tag or by its first part, or None."""
+    known = {code.lower().replace("_", "-"): code for code in languages()}
+    wanted = (tag or "").lower().replace("_", "-")
+    return known.get(wanted) or known.get(wanted.partition("-")[0])
 
 
 def _accepted() -> str:
-    """Return the first language that the browser accepts, by its code or by the first part of its code."""
-    known = {code.lower().replace("_", "-"): code for code in languages()}
+    """Return the first language that the browser accepts."""
     for tag, quality in request.accept_languages:
-        found = known.get(tag.lower()) or known.get(tag.lower().partition("-")[0])
+        found = _find(tag)
         if found is not None and quality > 0:
             return found
     return ENGLISH
@@ -164,7 +170,7 @@ def _finish(response: Response) -> Response:
     response.vary.update(("Accept-Language", "Cookie"))
     # A page of another site can also embed an image from such a link.
     is_page = request.headers.get("Sec-Fetch-Dest", "document") == "document"
-    if is_page and request.args.get("lang") in languages():
+    if is_page and _find(request.args.get("lang")) is not None:
         response.set_cookie(
             _cookie_name(),
             current_language(),

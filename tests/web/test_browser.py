@@ -268,6 +268,31 @@ def test_a_session_is_prolonged_in_its_page_and_its_end_is_announced(people: Peo
     assert alice.heading == "Sign in", "the page is no longer on the screen"
 
 
+# The element with the focus: below the warning, or in it, and on the screen.
+IS_SEEN = """() => {
+    const e = document.activeElement, warning = document.querySelector('.ending'), box = e.getBoundingClientRect();
+    return warning.contains(e) || (box.bottom > warning.getBoundingClientRect().bottom && box.top < innerHeight);
+}"""
+
+
+def test_the_warning_is_accessible_and_does_not_cover_the_focus(people: People, served: Served) -> None:
+    """WCAG 2.2, 2.4.11. The viewport is that of 1280 × 1024 pixels at 400 %."""
+    alice = people(viewport={"width": 320, "height": 256})
+    stop_clock(alice)
+    alice.sign_in()
+    alice.page.goto("/add-token")
+    alice.page.get_by_text("This key fob is my own").click()
+    alice.page.clock.run_for(785_000)
+    alice.page.get_by_role("alert").wait_for()
+    assert_accessible(alice)
+    covered = []
+    for key in ["Tab"] * 16 + ["Shift+Tab"] * 16:
+        alice.page.keyboard.press(key)
+        if not alice.page.evaluate(IS_SEEN):
+            covered.append(alice.page.evaluate("document.activeElement.outerHTML.slice(0, 60)"))
+    assert covered == []
+
+
 def test_after_stop_a_form_works_again_and_a_double_click_sends_once(people: People, served: Served) -> None:
     alice = people()
     stop_clock(alice)

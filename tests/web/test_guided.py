@@ -542,7 +542,8 @@ def test_recovery_codes_are_saved_as_text_with_date_host_and_contact(site: Site)
     assert copied.split() == shown
     file = browser.open("/recovery/codes.txt")
     assert file.response.headers["Content-Type"] == "text/plain; charset=utf-8"
-    assert file.response.headers["Content-Disposition"] == 'attachment; filename="recovery-codes.txt"'
+    name = "recovery-codes-portal.example-alice.txt"
+    assert file.response.headers["Content-Disposition"] == f'attachment; filename="{name}"'
     assert file.response.headers["Cache-Control"] == "no-store"
     assert file.html.splitlines() == [
         "Recovery codes of alice for portal.example. Each works once. Cross out each code that you use.",

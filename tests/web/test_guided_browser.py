@@ -71,7 +71,8 @@ def test_from_a_password_and_a_ticket_to_a_code_and_recovery_codes(
     assert alice.page.evaluate("navigator.clipboard.readText()").split() == shown
     with alice.page.expect_download() as download:
         alice.page.get_by_role("link", name="Save as text").click()
-    assert download.value.suggested_filename == "recovery-codes.txt"
+    host = alice.page.evaluate("location.host").replace(":", "-")
+    assert download.value.suggested_filename == f"recovery-codes-{host}-alice.txt"
     saved = Path(download.value.path()).read_text()
     assert [line for line in saved.splitlines() if line in shown] == shown
     assert TELEPHONE in saved

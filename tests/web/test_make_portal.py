@@ -61,8 +61,11 @@ def test_the_printed_instructions_work_and_the_store_is_deleted() -> None:
 
             url = find(r"(http://\S+)/ ")
             browser = MinimalBrowser(url)
-            assert browser.send("/sign-in", **user) == "Your tokens"
-            assert browser.send("/add-token", serial=find(r"serial number\s(\w+)"), codes=two_codes()) == "Your tokens"
+            assert browser.send("/sign-in", **user) == "Set up your second factor", "a password alone is not enough"
+            newcomer = MinimalBrowser(url)
+            newcomer.send("/sign-in", **user)
+            assert newcomer.send("/set-up", proof=find(r"ticket +(.*)$")) == "Get an app on your phone"
+            assert browser.send("/add-token", serial=find(r"serial\s+number is (\w+)"), codes=two_codes()) == "Your tokens"
             second = MinimalBrowser(url)
             assert second.send("/sign-in", **user) == "Your code", "a user with a token must enter a code, too"
             assert second.send("/code", proof=two_codes()) == "Your tokens"

@@ -5,8 +5,8 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   if (!navigator.clipboard) continue;
   button.hidden = false;
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = button.dataset.copied;
+    const { copy, copied, failed } = button.dataset;
+    button.textContent = await navigator.clipboard.writeText(copy).then(() => copied, () => failed);
   });
 }
 
@@ -24,8 +24,16 @@ for (const form of document.querySelectorAll("form:not(.ending)")) {
     window.setTimeout(() => { sent = false; }, RESEND); // the user may have stopped the request
   });
 }
+
+// After a refusal, the address of the page is that of its form. Reload and Back must not send the form again.
+for (const form of document.querySelectorAll("main form")) {
+  if (form.action === window.location.href) window.history.replaceState(null, "", form.action);
+}
+
+// Load the page anew. An address with a fragment (#main) would only scroll.
+const load = () => window.location.replace(window.location.pathname + window.location.search);
 window.addEventListener("pageshow", (event) => {
-  if (event.persisted) window.location.reload();
+  if (event.persisted) load();
 });
 
 // Warn before the session ends, and prolong it if the user wishes.
@@ -36,7 +44,7 @@ if (ending) {
   let end = later(Number(ending.dataset.seconds));
   const check = () => {
     const left = end - Date.now();
-    if (left <= 0) window.location.replace(window.location.href);
+    if (left <= 0) load();
     ending.hidden = left > WARNING;
   };
   window.setInterval(check, 1000);
@@ -45,7 +53,7 @@ if (ending) {
     event.preventDefault();
     const body = new URLSearchParams(new FormData(ending));
     const answer = await fetch(ending.action, { method: "POST", body });
-    if (!answer.ok) return window.location.replace(window.location.href);
+    if (!answer.ok) return load();
     const { seconds } = await answer.json();
     end = later(seconds);
     const isLast = 1000 * seconds <= WARNING;
@@ -55,7 +63,9 @@ if (ending) {
   });
 }
 
-const language = document.documentElement.lang;
+// The language of the page, with the region that the browser prefers: it decides the order of day and month.
+const page = document.documentElement.lang;
+const language = navigator.languages.find((tag) => tag.split("-")[0] === page.split("-")[0]) ?? page;
 
 // Times in the browser's time zone. Without this script, they are in UTC.
 const local = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
