@@ -46,6 +46,8 @@ if (ending) {
     const left = end - Date.now();
     if (left <= 0) load();
     ending.hidden = left > WARNING;
+    // The browser scrolls the element with the focus to a place below the warning.
+    document.documentElement.style.scrollPaddingTop = `${ending.offsetHeight}px`;
   };
   window.setInterval(check, 1000);
   check();
