@@ -88,6 +88,7 @@ def create_app(config: Config) -> Flask:
             "sign_in": current_session().state,
             "Step": Step,
             "issuer": config.issuer,
+            "portal_service": SERVICE,
             "site": config.appearance,
             "site_help": config.appearance.help_in(texts.current_language()),
             "has_store": config.store is not None,

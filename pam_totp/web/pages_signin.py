@@ -28,7 +28,7 @@ REFUSED_RECOVERY = lazy_gettext(
     "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
 )
 ENDED_TITLE = lazy_gettext("Your session has ended")
-ENDED = lazy_gettext("You were signed out. Every change that the portal reported was made. Sign in again.")
+ENDED = lazy_gettext("You were signed out. Changes that a page confirmed were made. Sign in again.")
 
 pages = Blueprint("signin", __name__)
 

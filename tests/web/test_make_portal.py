@@ -65,7 +65,8 @@ def test_the_printed_instructions_work_and_the_store_is_deleted() -> None:
             newcomer = MinimalBrowser(url)
             newcomer.send("/sign-in", **user)
             assert newcomer.send("/set-up", proof=find(r"ticket +(.*)$")) == "Get an app on your phone"
-            assert browser.send("/add-token", serial=find(r"serial\s+number is (\w+)"), codes=two_codes()) == "Your tokens"
+            serial = find(r"serial\s+number is (\w+)")
+            assert browser.send("/add-token", serial=serial, codes=two_codes()) == "Your tokens"
             second = MinimalBrowser(url)
             assert second.send("/sign-in", **user) == "Your code", "a user with a token must enter a code, too"
             assert second.send("/code", proof=two_codes()) == "Your tokens"

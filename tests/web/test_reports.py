@@ -137,4 +137,5 @@ def test_the_qr_code_has_its_white_frame_in_high_contrast(newcomers: People, ser
     alice.fill(Enrolment_ticket=ticket)
     alice.press("Begin")
     alice.press("I have an app")
-    assert alice.page.evaluate("getComputedStyle(document.querySelector('.qr')).backgroundColor") == "rgb(255, 255, 255)"
+    background = "getComputedStyle(document.querySelector('.qr')).backgroundColor"
+    assert alice.page.evaluate(background) == "rgb(255, 255, 255)"

@@ -293,7 +293,7 @@ def test_an_idle_session_ends_under_a_title_of_its_own(portal: Portal) -> None:
     page = browser.open("/")
     assert page.heading == ENDED
     assert "<title>Your session has ended – " in page.html
-    assert page.notice == "You were signed out. Every change that the portal reported was made. Sign in again."
+    assert page.notice == "You were signed out. Changes that a page confirmed were made. Sign in again."
     portal.clock.advance(4000)
     assert portal.browser().open("/").heading == "Sign in"
     assert browser.send(user="alice", password=PASSWORD).status == 400, "the form before sign-in has expired"

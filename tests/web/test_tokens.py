@@ -426,7 +426,7 @@ def test_the_page_shows_recent_logins_newest_first(portal: Portal) -> None:
     wrong.send(proof="000000")
     page = portal.signed_in(code=codes(0))
     rows = re.findall(r"<li><time [^>]*>([^<]*)</time>: ([^<]*)</li>", page.open("/").html)
-    where = "(pam_totp-portal from 127.0.0.1)"
+    where = "(this site from 127.0.0.1)"
     assert rows == [
         ("less than a minute ago", f"accepted with a code {where}"),
         ("less than a minute ago", f"refused: wrong code {where}"),
