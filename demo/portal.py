@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
@@ -85,15 +86,11 @@ def main(port: int) -> None:
             hosts=("127.0.0.1", "localhost"),
         )
         with plugged_in(made.file, scene.folder / "token") as token:
-            serve(scene, config, server.Address("127.0.0.1", port), made.serial, token, ticket)
+            ready = partial(print_instructions, scene, made.serial, token, ticket)
+            serve(config, server.Address("127.0.0.1", port), ready)
 
 
-def serve(
-    scene: Scene, config: Config, address: server.Address, serial: str, token: PluggedToken, ticket: str
-) -> None:
-    def ready(at: object) -> None:
-        print_instructions(scene, serial, token, ticket, at)
-
+def serve(config: Config, address: server.Address, ready: Callable[[object], None]) -> None:
     try:
         server.serve(create_app(config), address, proxy=None, ready=ready)
     except OSError as e:
