@@ -59,7 +59,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, ticket: s
         f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n"
         f"   ticket        {ticket}\n\n"
-        f"The ticket sets up a phone. Or put the key fob \"key ring\" into use: its serial\n"
+        f'The ticket sets up a phone. Or put the key fob "key ring" into use: its serial\n'
         f"number is {serial}. When the portal asks for codes of that key fob, run this\n"
         f"command, which presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"

@@ -15,6 +15,7 @@ import secrets
 from datetime import datetime
 from typing import cast
 
+import werkzeug
 from flask import Flask, Response, abort, current_app, render_template, request
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import HTTPException, TooManyRequests
@@ -187,7 +188,7 @@ NO_COOKIE = lazy_gettext(
 
 
 def _add_error_pages(app: Flask) -> None:
-    def form_expired(_: CSRFError) -> Response:
+    def form_expired(_: CSRFError) -> werkzeug.Response:
         if request.endpoint == SIGN_OUT and current_session().state.step is Step.ANONYMOUS:  # ended in another tab
             return redirect_to("signin.signed_out")
         # Other forms are on pages that need the cookie. They expire, for example after a sign-out in another tab.

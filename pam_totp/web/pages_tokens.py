@@ -484,7 +484,7 @@ def recovery_codes_file() -> Page:
 
 
 def _file_name(host: str, user: str) -> str:
-    """Return a file name of letters, digits, dots and dashes, so that files of several accounts can be told apart."""
+    """Return a file name of letters, digits, dots and dashes. It names the host and the user."""
     return "-".join(["recovery-codes", *re.findall(r"[A-Za-z0-9.]+", f"{host} {user}")]) + ".txt"
 
 

@@ -44,12 +44,15 @@ if (ending) {
   let end = later(Number(ending.dataset.seconds));
   const check = () => {
     const left = end - Date.now();
-    if (left <= 0) load();
+    if (left <= 0) { // once: a further load would abort the first
+      window.clearInterval(timer);
+      load();
+    }
     ending.hidden = left > WARNING;
     // The browser scrolls the element with the focus to a place below the warning.
     document.documentElement.style.scrollPaddingTop = `${ending.offsetHeight}px`;
   };
-  window.setInterval(check, 1000);
+  const timer = window.setInterval(check, 1000);
   check();
   ending.addEventListener("submit", async (event) => {
     event.preventDefault();
