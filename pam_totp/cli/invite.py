@@ -4,6 +4,7 @@ Rules:
 - A ticket is shown once: on the terminal, or in a new file of mode 0600. The file is complete before the first change.
 - A new ticket replaces the earlier ticket of the user.
 - The ticket of an enrolled user replaces the old tokens when it is redeemed. Until then, the old tokens are valid.
+  A login does not take such a ticket, so the command and the sheet name the places that do.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ENROLMENT TICKET FOR {user}
 Valid until {ends}, for one enrolment.
 
 1. {first}
-2. Log in as usual. Where a one-time code is asked, enter the ticket.{portal}
+2. {enter}{portal}
 3. {key}
    Enter the code that the {device} shows.
 4. Write down the recovery codes, and keep them in a safe place.
@@ -46,13 +47,18 @@ Valid until {ends}, for one enrolment.
 Anybody with this ticket can enrol in your place: do not forward it.
 """
 PHONE = ("Install an authenticator app on your phone.", "Enter the shown key in the app, or scan the QR code.", "app")
+AT_LOGIN = "Log in as usual. Where a one-time code is asked, enter the ticket."
+IN_SESSION = """\
+Log in with a code or a recovery code. Then run: pam-totp enroll --ticket
+   (You have a token, so the login itself does not take the ticket.)"""
 FOB = ("Have your key fob ready.", "Press the button of the key fob.", "key fob")
 
 
 class Invitation(NamedTuple):
-    """The ticket of one user. `shown` is the text of the ticket."""
+    """The ticket of one user. `shown` is the text of the ticket, and `enrolled` is True if the user has tokens in use."""
 
     user: str
+    enrolled: bool
     token: Token
     ticket: Ticket
     shown: str
@@ -112,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             they = "it is" if len(users) == 1 else "they are"
             where = f"only in {args.output}" if writes_file(args) else "shown only now"
             print(f"{count(len(users), 'ticket')}, valid until {format_time(ends)}; {they} {where}", file=sys.stderr)
+            _warn_enrolled(records)
         if not writes_file(args):
             write(text)
     return DONE
@@ -158,10 +165,21 @@ def _read(store: Store, user: str) -> UserRecord:
 
 def _confirm(records: Sequence[UserRecord], args: argparse.Namespace) -> None:
     """Ask for a confirmation if a ticket will replace tokens in use."""
-    enrolled = [record.user for record in records if record.enrolled]
-    if enrolled:
-        names = ", ".join(enrolled[:3]) + (f" and {len(enrolled) - 3} more" if len(enrolled) > 3 else "")
+    if names := _enrolled(records):
         confirm(f"{names}: the ticket will replace the tokens in use when it is redeemed. Make it?", args)
+
+
+def _warn_enrolled(records: Sequence[UserRecord]) -> None:
+    """Say where enrolled users enter their tickets."""
+    if names := _enrolled(records):
+        where = "in the portal, or by 'pam-totp enroll --ticket' after a login"
+        print(f"{names}: a login takes no ticket of a user with a token; the ticket is entered {where}", file=sys.stderr)
+
+
+def _enrolled(records: Sequence[UserRecord]) -> str:
+    """Return the names of the first enrolled users and the number of the others, or an empty text."""
+    enrolled = [record.user for record in records if record.enrolled]
+    return ", ".join(enrolled[:3]) + (f" and {len(enrolled) - 3} more" if len(enrolled) > 3 else "")
 
 
 def _invitation(record: UserRecord, ends: int, args: argparse.Namespace) -> Invitation:
@@ -178,11 +196,11 @@ def _invitation(record: UserRecord, ends: int, args: argparse.Namespace) -> Invi
         with_ticket(record, token, ticket)  # before the first change, which would end an earlier ticket of another user
     except RecordError as e:
         raise CommandError(f"{record.user}: {e}; nothing was changed") from None
-    return Invitation(record.user, token, ticket, shown)
+    return Invitation(record.user, record.enrolled, token, ticket, shown)
 
 
 def _store(store: Store, invitation: Invitation, args: argparse.Namespace) -> None:
-    user, token, ticket, _ = invitation
+    user, _, token, ticket, _ = invitation
 
     def change(record: UserRecord) -> tuple[UserRecord, None]:
         if args.token is not None and record.token(token.name) != token:
@@ -209,6 +227,7 @@ def _sheet(invitation: Invitation, portal: str | None) -> str:
         user=invitation.user,
         ticket=invitation.shown,
         ends=format_time(invitation.ticket.ends),
+        enter=IN_SESSION if invitation.enrolled else AT_LOGIN,
         first=first,
         key=key,
         device=device,

@@ -73,6 +73,18 @@ def test_an_enrolled_user_keeps_the_tokens_until_the_ticket_is_redeemed(site: Si
     assert outcome(site, ticket, tickets=Tickets.EVERYBODY) is Outcome.TICKET
 
 
+def test_an_enrolled_user_learns_that_a_login_takes_no_ticket(site: Site) -> None:
+    site.enrol(phone())
+    done = site.command("invite", ME, "annika", "--sheet", "--yes", "--output", "-")
+    assert done.returncode == 0, done.stderr
+    assert f"{ME}: a login takes no ticket of a user with a token; " in done.stderr
+    enrolled, new = done.stdout.split("\f")
+    assert "pam-totp enroll --ticket" in enrolled and "Where a one-time code is asked" not in enrolled
+    assert "pam-totp enroll --ticket" not in new and "Where a one-time code is asked, enter the ticket." in new
+    assert max(map(len, enrolled.splitlines())) <= 80
+    assert "takes no ticket" not in site.command("invite", "annika", "--output", "-").stderr
+
+
 def test_the_ticket_of_an_assigned_token_shows_no_key(site: Site) -> None:
     site.enrol(fob(serial="S-1", confirmed=False))
     done = site.command("invite", ME, "--token", "fob", "--sheet", "--output", "-")
