@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, Commands, add_command
 from pam_totp.cli.durations import duration
 from pam_totp.cli.printing import Table, count, format_time, print_json_stream, print_table
-from pam_totp.cli.store_access import now, open_store, read, token_facts, user_of
+from pam_totp.cli.store_access import OWN_FILE, now, open_store, read, token_facts, user_of, uses_own_file
 from pam_totp.core.record import HotpToken, RecentLogin, Token, TotpToken, UserRecord
 from pam_totp.core.serials import serial_key
 from pam_totp.operations.recent_logins import newest_first, words
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
             if args.sort != "user":
                 remarked.add(record.user)
     if not table.rows and max(statuses) == DONE:
-        print("no token matches" if _is_filtered(args) else "no tokens found (see 'pam-totp enroll --help')")
+        print(_no_token(args))
     if selected is not None and selected.recent and not _is_filtered(args):
         print()
         print_table(RECENT_HEADS, map(_recent_cells, newest_first(selected)))
@@ -79,6 +79,14 @@ def run(args: argparse.Namespace) -> int:
         print()
         print_table(CHANGE_HEADS, map(_change_cells, _changes(selected)))
     return max(statuses)
+
+
+def _no_token(args: argparse.Namespace) -> str:
+    if _is_filtered(args):
+        return "no token matches"
+    if uses_own_file(args):
+        return f"no tokens found in {OWN_FILE} (the portal shows your tokens in the host's store; only root can list them)"
+    return "no tokens found (see 'pam-totp enroll --help')"
 
 
 def _selected(records: Iterator[UserRecord], args: argparse.Namespace) -> Iterator[Shown]:

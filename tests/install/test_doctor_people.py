@@ -417,7 +417,7 @@ def test_with_enroll_a_user_with_a_ticket_is_not_locked_out(machine: Fresh) -> N
     with_line(machine, "su", f"{LINE} enroll=ticket")
     finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
     assert finding.what.endswith("locked out: bob, carol, root")
-    assert finding.remedy == "run 'pam-totp invite bob'"
+    assert finding.remedy == "run 'pam-totp invite bob', and do the same for each of the others"
     assert machine.installed("invite", "bob", "--output", "-").returncode == 0
     finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
     assert finding.what.endswith("locked out: carol, root")

@@ -221,3 +221,11 @@ def test_users_may_omit_their_own_name(machine: Machine) -> None:
     assert "count of wrong answers is now 0" in does("unlock")
     assert "has a new key" in does("replace", "blue", "--yes", "--output", "-")
     assert "token 'blue' removed" in does("remove", "blue", "--yes")
+
+
+def test_list_names_the_own_file_if_it_is_missing(machine: Machine) -> None:
+    machine.enrol("alice")
+    machine.path("/home/alice/.pam_totp.json").unlink(missing_ok=True)
+    environment = ["env", "PYTHONPATH=/run/tree"]
+    done = machine.run(*environment, "/usr/bin/python3", "-m", "pam_totp.cli", "list", user="alice")
+    assert done.stdout.startswith("no tokens found in ~/.pam_totp.json (the portal shows your tokens "), done.stderr

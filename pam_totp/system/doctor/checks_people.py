@@ -131,6 +131,7 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     locked_out = [name for name in without if not passes(name)]
     command = "invite" if line.takes_tickets(service) else "enroll"
     remedy = f"run 'pam-totp {command} {owners[locked_out[0]] if locked_out else 'USER'}'"
+    remedy += ", and do the same for each of the others" if len(locked_out) > 1 else ""
     meanwhile = "" if line.enroll != "off" else ", or add nullok until all users are enrolled"
     if context.user is not None and context.user in [*locked_out, *(owners[name] for name in locked_out)]:
         what = f"{service}: {context.user} has no token, and would be locked out"
