@@ -425,6 +425,18 @@ def test_with_enroll_a_user_with_a_ticket_is_not_locked_out(machine: Fresh) -> N
     assert only(machine, Code.USERS_WITHOUT_TOKEN, "su").what.endswith("locked out: bob, carol, root")
 
 
+def test_with_enroll_a_ticket_is_enough_for_the_first_login(machine: Fresh) -> None:
+    with_line(machine, "su", f"{LINE} enroll=ticket")
+    machine.path(f"{STORE}/alice.record").unlink()
+    finding = only(machine, Code.NO_USER_WITH_TOKEN, "su")
+    assert finding.what.startswith("su: no user has a token or a ticket; ")
+    assert machine.installed("invite", "bob", "--output", "-").returncode == 0
+    finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
+    assert (finding.severity, finding.what.rpartition(": ")[2]) == (WARNING, "alice, carol, root")
+    with_line(machine, "su")
+    assert only(machine, Code.NO_USER_WITH_TOKEN, "su").what.startswith("su: no user has a token; ")
+
+
 @pytest.mark.parametrize("argument", ["use_first_pass", "forward_pass"])
 def test_enroll_without_a_prompt_is_a_warning(machine: Fresh, argument: str) -> None:
     with_line(machine, "su", f"{LINE} enroll=ticket {argument}")

@@ -122,9 +122,10 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     known = frozenset(context.people)
     without = [n for n, owner in owners.items() if owner not in enrolled and owner in known and logins.can_log_in(n)]
     yield from _tokens_elsewhere(context, service, line, sorted({owners[name] for name in without}))
+    able = enrolled
     if line.takes_tickets(service) and line.secret is None:
-        invited = context.enrolled(line.store).invited
-        without = [name for name in without if owners[name] not in invited]  # they enrol at their next login
+        able = enrolled | context.enrolled(line.store).invited  # users with a ticket enrol at their next login
+        without = [name for name in without if owners[name] not in able]
     passes = _passes(line)
     if passing := [name for name in without if passes(name)]:
         yield _without_code(context, service, passing, owners[passing[0]])
@@ -137,8 +138,9 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
         what = f"{service}: {context.user} has no token, and would be locked out"
         remedy = f"run 'pam-totp {command} {context.user}'"
         yield Finding(ERROR, CHECK, Code.USER_WITHOUT_TOKEN, what, remedy)
-    elif locked_out and not any(owners[name] in enrolled and logins.can_log_in(name) for name in logins.people):
-        what = f"{service}: no user has a token; these users are locked out: {names(locked_out)}"
+    elif locked_out and not any(owners[name] in able and logins.can_log_in(name) for name in logins.people):
+        tokens = "a token or a ticket" if line.takes_tickets(service) else "a token"
+        what = f"{service}: no user has {tokens}; these users are locked out: {names(locked_out)}"
         remedy += meanwhile
         yield Finding(ERROR, CHECK, Code.NO_USER_WITH_TOKEN, what, remedy)
     elif locked_out:
