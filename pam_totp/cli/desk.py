@@ -70,6 +70,10 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "assign": ("SERIAL USER", ()),
     "replace": ("OLD NEW", ("lost",)),
 }
+FIRST_TICKET = "It is typed where a login asks for a code, or in the portal."
+REPLACING_TICKET = """\
+A login does not take it, because the user has a token. It is typed in the portal, under "I have lost my phone",
+or at 'pam-totp enroll --ticket' after a login. Then it replaces all tokens of the user."""
 LOOKS = ("find", "show", "stock")  # actions without a change, which a signal may end
 HELP = """\
 find TEXT                    users by name, part of a name or serial number
@@ -255,7 +259,7 @@ def _temporary_code(desk: Desk, by: str, names: Sequence[str], args: argparse.Na
 
 def _ticket(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
     handed = desk.ticket(by, names[0], DEFAULT_TICKET if args.valid is None else args.valid, args.token)
-    return _handed(handed, "ticket", "It is typed where a login asks for a code, or in the portal.")
+    return _handed(handed, "ticket", REPLACING_TICKET if handed.replaces else FIRST_TICKET)
 
 
 def _handed(handed: Handed, what: str, how: str) -> _Result:

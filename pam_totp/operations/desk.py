@@ -81,7 +81,7 @@ TEXTS = {
     Reason.ROOT_ONLY: "permission denied: only root can change tokens of root, of desk members, and of members of the"
     " protected groups",
     Reason.NO_ACCOUNT: "there is no account of this name on this host: only root can change its tokens",
-    Reason.NO_TOKENS: "the user has no token: make a ticket, or assign a token of the stock",
+    Reason.NO_TOKENS: "the user has no token (a ticket, or a token of the stock, enrols the user)",
     Reason.NO_SUCH_TOKEN: "the user has no token of that name",
     Reason.TOKEN_CONFIRMED: "the user has confirmed this token already",
     Reason.NOT_CONFIRMED: "the user has not confirmed a token yet: make a ticket instead",
@@ -249,12 +249,16 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """A temporary code or a ticket for a user, which is shown once. `ends` is in Unix seconds."""
+    """A temporary code or a ticket for a user, which is shown once. `ends` is in Unix seconds.
+
+    `replaces` is True for the ticket of an enrolled user: it replaces the tokens, and a login does not take it.
+    """
 
     user: str
     code: str
     ends: int
     token: str | None = None
+    replaces: bool = False
 
     def __repr__(self) -> str:
         return f"<code for {self.user!r}>"
@@ -436,7 +440,7 @@ class Desk:
                 after, shown = invited(record, chosen, now + valid, picture)
             except RecordError:
                 raise DeskError(Reason.TOO_MANY_TOKENS) from None
-            return after, Handed(user, shown, now + valid, chosen.name), (chosen,)
+            return after, Handed(user, shown, now + valid, chosen.name, record.enrolled), (chosen,)
 
         return self._change(by, user, "invite", change, lambda handed: {"ends": handed.ends}, create=True)
 

@@ -381,7 +381,16 @@ def test_an_unenrolled_user_gets_a_ticket_and_no_temporary_code(bench: Bench) ->
     handed = bench.desk.ticket("dora", "alice")
     refused(Reason.NOT_CONFIRMED, lambda: bench.desk.temporary_code("dora", "alice"))
     assert handed.token == "phone"
+    assert not handed.replaces
     assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is Outcome.TICKET
+
+
+def test_a_ticket_of_an_enrolled_user_says_that_it_replaces(bench: Bench) -> None:
+    bench.enrol("alice", phone())
+    handed = bench.desk.ticket("dora", "alice")
+    assert handed.replaces
+    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "a login takes no such ticket"
+    assert not bench.desk.temporary_code("dora", "alice").replaces
 
 
 def test_a_ticket_for_a_key_fob_names_an_unconfirmed_token(bench: Bench) -> None:

@@ -88,6 +88,7 @@ def test_a_ticket_of_the_desk_enrols_its_owner_at_a_login(desk: Machine) -> None
     talk = (
         desk.talk("sudo", "id", "-un", user="alice").asks("One-time code: ").says(found[0]).asks("Type the six digits")
     )
+    assert "It is typed where a login asks for a code" in shown
     key = re.search(r"(?:[A-Z2-7]{4} ){7}[A-Z2-7]{4}", talk.before)
     assert key is not None
     talk.asks(": ").says(totp(unbase32(key[0].replace(" ", "")), int(time.time()))).asks(PRESS_ENTER).says("")
@@ -95,6 +96,14 @@ def test_a_ticket_of_the_desk_enrols_its_owner_at_a_login(desk: Machine) -> None
     record = desk.record("alice")
     assert (record.enrolled, record.ticket) == (True, None)
     assert [change.what for change in recent_changes(record)] == ["invite"]
+
+
+def test_the_desk_learns_that_a_login_takes_no_ticket_of_an_enrolled_user(desk: Machine) -> None:
+    desk.enrol("alice", phone())
+    status, shown = ask_desk(desk, 0, "ticket", "alice")
+    assert status == 0, shown
+    assert "A login does not take it, because the user has a token" in shown
+    assert "pam-totp enroll --ticket" in shown
 
 
 @pytest.mark.parametrize("user", ["root", "toor", "carol", "bob"])
