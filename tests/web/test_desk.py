@@ -351,10 +351,19 @@ def test_an_assigned_fob_gets_a_ticket(desk: Portal) -> None:
     make(browser, "assign", own(1), "bob")
     name = desk.site.record("bob").tokens[0].name
     browser.open(f"/desk/ticket?user=bob&token={name}")
-    assert browser.send(proof=own(2), valid="7").heading == "Ticket for bob"
+    page = browser.send(proof=own(2), valid="7")
+    assert page.heading == "Ticket for bob"
+    assert "The user enters it where a login asks for a code" in page.text
     ticket = desk.site.record("bob").ticket
     assert ticket is not None
     assert (ticket.token, ticket.picture) == (name, None)
+
+
+def test_the_page_says_that_a_login_takes_no_ticket_of_an_enrolled_user(desk: Portal) -> None:
+    browser = dora(desk)
+    browser.open(address("ticket"))
+    page = browser.send(proof=own(1), valid="7")
+    assert "A login does not take it, because the user has a token." in page.text
 
 
 # Searches
