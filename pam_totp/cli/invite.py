@@ -55,7 +55,7 @@ FOB = ("Have your key fob ready.", "Press the button of the key fob.", "key fob"
 
 
 class Invitation(NamedTuple):
-    """The ticket of one user. `shown` is the text of the ticket, and `enrolled` is True if the user has tokens in use."""
+    """The ticket of one user. `shown` is the text of the ticket, and `enrolled` is True if tokens are in use."""
 
     user: str
     enrolled: bool
@@ -172,8 +172,8 @@ def _confirm(records: Sequence[UserRecord], args: argparse.Namespace) -> None:
 def _warn_enrolled(records: Sequence[UserRecord]) -> None:
     """Say where enrolled users enter their tickets."""
     if names := _enrolled(records):
-        where = "in the portal, or by 'pam-totp enroll --ticket' after a login"
-        print(f"{names}: a login takes no ticket of a user with a token; the ticket is entered {where}", file=sys.stderr)
+        where = "the ticket is entered in the portal, or by 'pam-totp enroll --ticket' after a login"
+        print(f"{names}: a login takes no ticket of a user with a token; {where}", file=sys.stderr)
 
 
 def _enrolled(records: Sequence[UserRecord]) -> str:

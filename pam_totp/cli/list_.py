@@ -85,7 +85,8 @@ def _no_token(args: argparse.Namespace) -> str:
     if _is_filtered(args):
         return "no token matches"
     if uses_own_file(args):
-        return f"no tokens found in {OWN_FILE} (the portal shows your tokens in the host's store; only root can list them)"
+        where = "the portal shows your tokens in the host's store; only root can list them"
+        return f"no tokens found in {OWN_FILE} ({where})"
     return "no tokens found (see 'pam-totp enroll --help')"
 
 
