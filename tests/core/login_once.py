@@ -1,11 +1,16 @@
-"""A program that makes one change to a file store, for tests that interrupt the program at a system call:
+"""A program that changes file stores, each time in a new process, for tests that interrupt it at a system call.
 
-/usr/bin/python3 -I -S login_once.py FOLDER ANSWER      prints the outcome's name
-/usr/bin/python3 -I -S login_once.py FOLDER CHANGE      prints CHANGE: a name in `CHANGES`, or 'decoy'
+/usr/bin/python3 -I -S login_once.py reads lines 'FOLDER<tab>WORD'. For each line, it starts a process and prints its
+number. After a further line, this process makes the change WORD:
+- An answer prints the outcome's name.
+- A name in `CHANGES`, or 'decoy', prints itself.
+Then the program prints 'exit' and the exit status. A fork of this program saves the start of Python for each change.
 """
 
+import ctypes
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 if __name__ == "__main__":  # tests import `CHANGES`
@@ -20,6 +25,7 @@ from pam_totp.store import StoreError
 from pam_totp.store.file import FileStore
 
 NOW = 1_700_000_010
+PR_SET_PTRACER, PR_SET_PTRACER_ANY = 0x59616D61, (1 << 64) - 1  # of <linux/prctl.h>
 
 
 def one_token(record: UserRecord) -> UserRecord:
@@ -66,5 +72,23 @@ def main(folder: str, word: str) -> str:
         return f"unavailable: {e}"
 
 
+def change_once(folder: str, word: str) -> None:
+    """In a child process: let any process trace this process, wait for a line, and print the result of the change."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(PR_SET_PTRACER_ANY), 0, 0, 0)
+        sys.stdin.readline()
+        print(main(folder, word))
+    except BaseException:
+        traceback.print_exc(file=sys.stdout)
+    finally:
+        sys.stdout.flush()
+        os._exit(0)
+
+
 if __name__ == "__main__":
-    print(main(sys.argv[1], sys.argv[2]), flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            change_once(*line.rstrip("\n").split("\t"))
+        print(child, flush=True)
+        print("exit", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

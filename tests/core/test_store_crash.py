@@ -15,6 +15,7 @@ import re
 import resource
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,12 +42,54 @@ class Call(NamedTuple):
     shown: str
 
 
+class Program:
+    """The program login_once.py, which makes each change in a new process."""
+
+    def __init__(self) -> None:
+        self._program = subprocess.Popen(
+            [PYTHON, "-I", "-S", LOGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def _say(self, line: str) -> None:
+        assert self._program.stdin is not None
+        self._program.stdin.write(f"{line}\n")
+        self._program.stdin.flush()
+
+    def start(self, folder: Path, word: str) -> int:
+        """Start the process of a change, which waits for `end`, and return its number."""
+        assert self._program.stdout is not None
+        self._say(f"{folder}\t{word}")
+        return int(self._program.stdout.readline())
+
+    def end(self) -> tuple[str, int]:
+        """Let the process make its change. Return the text on standard output and the exit status."""
+        assert self._program.stdout is not None
+        self._say("")
+        printed = ""
+        while not (line := self._program.stdout.readline()).startswith("exit "):
+            assert line, "login_once.py ended"
+            printed += line
+        assert "Traceback" not in printed, printed
+        return printed.strip(), int(line.removeprefix("exit "))
+
+    def close(self) -> None:
+        self._program.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Program]:
+    made = Program()
+    yield made
+    made.close()
+
+
 class Traced:
     """A change under strace, which traces only the files of the store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: Program) -> None:
         self.folder = folder
         self.log = folder.with_name("trace")
+        self._program = program
 
     def run(self, word: str, *inject: str) -> tuple[str, int]:
         """Return the text on standard output and the exit status."""
@@ -55,21 +98,20 @@ class Traced:
         watched = [
             word for path in (self.folder, *(self.folder / name for name in names)) for word in ("-P", str(path))
         ]
-        command = ["strace", "-f", "-o", str(self.log), *watched, *inject, PYTHON, "-I", "-S", str(LOGIN)]
-        done = subprocess.run(
-            [*command, str(self.folder), word], capture_output=True, text=True, timeout=60, check=False
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.stdout.strip(), done.returncode
+        pid = self._program.start(self.folder, word)
+        command = ["strace", "-f", "-p", str(pid), "-o", str(self.log), *watched, *inject]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+            assert strace.stderr is not None
+            attached = strace.stderr.readline()
+            assert attached.rstrip().endswith(" attached"), attached
+            ended = self._program.end()
+            strace.communicate(timeout=60)
+        return ended
 
     def fault(self, word: str, call: Call, what: str) -> tuple[str, int]:
-        """Run with the fault `what` at one call, and trace the calls of this name only.
-
-        With a filter in the kernel, the other calls do not stop the process. strace then injects errors, but no signal.
-        """
-        filtered = ["--seccomp-bpf"] if what.startswith("error=") else []
+        """Run with the fault `what` at one call, and trace the calls of this name only."""
         only = ("-e", f"trace={call.name}", "-e", f"inject={call.name}:{what}:when={call.number}")
-        return self.run(word, *filtered, *only)
+        return self.run(word, *only)
 
     def calls(self) -> list[Call]:
         counted: Counter[str] = Counter()
@@ -80,6 +122,11 @@ class Traced:
                 counted[call[1]] += 1
                 found.append(Call(call[1], counted[call[1]], line))
         return found
+
+
+@pytest.fixture
+def traced(folder: Path, program: Program) -> Traced:
+    return Traced(folder, program)
 
 
 def can_trace() -> bool:
@@ -111,9 +158,8 @@ def fresh(folder: Path, state: str = "used") -> None:
         path.write_bytes(data[: slots.size] + slots.next(slots.document)[1])
 
 
-def calls_of(folder: Path, word: str, state: str = "used") -> list[Call]:
-    fresh(folder, state)
-    traced = Traced(folder)
+def calls_of(traced: Traced, word: str, state: str = "used") -> list[Call]:
+    fresh(traced.folder, state)
     printed, status = traced.run(word)
     assert status == 0 and not printed.startswith("unavailable"), printed
     found = traced.calls()
@@ -182,8 +228,8 @@ def _order(calls: list[Call]) -> list[str]:
 # ---- the order of the calls
 
 
-def test_a_login_is_one_write_that_is_durable_when_it_returns(folder: Path) -> None:
-    calls = calls_of(folder, RIGHT)
+def test_a_login_is_one_write_that_is_durable_when_it_returns(traced: Traced) -> None:
+    calls = calls_of(traced, RIGHT)
     assert _order(calls) == [
         "open store",
         "open .lock",
@@ -196,14 +242,14 @@ def test_a_login_is_one_write_that_is_durable_when_it_returns(folder: Path) -> N
     assert [call.shown.endswith("RWF_DSYNC) = 4096") for call in calls if call.name == "pwritev2"] == [True]
 
 
-def test_an_unknown_user_causes_the_same_calls_as_a_login(folder: Path) -> None:
-    decoy = [line.replace("a decoy", "alice.record") for line in _order(calls_of(folder, "decoy"))]
-    assert decoy == _order(calls_of(folder, RIGHT))
-    assert decoy == _order(calls_of(folder, "000000")), "a wrong code causes the same calls"
+def test_an_unknown_user_causes_the_same_calls_as_a_login(traced: Traced) -> None:
+    decoy = [line.replace("a decoy", "alice.record") for line in _order(calls_of(traced, "decoy"))]
+    assert decoy == _order(calls_of(traced, RIGHT))
+    assert decoy == _order(calls_of(traced, "000000")), "a wrong code causes the same calls"
 
 
-def test_file_and_name_are_durable_before_the_second_slot_is_filled(folder: Path) -> None:
-    order = _order(calls_of(folder, RIGHT, "new"))
+def test_file_and_name_are_durable_before_the_second_slot_is_filled(traced: Traced) -> None:
+    order = _order(calls_of(traced, RIGHT, "new"))
     assert [line for line in order if not line.startswith("unlink")][-4:] == [
         "open alice.record",
         "fsync alice.record",
@@ -212,20 +258,19 @@ def test_file_and_name_are_durable_before_the_second_slot_is_filled(folder: Path
     ]
 
 
-def test_a_file_is_durable_before_it_gets_its_name(folder: Path) -> None:
-    created = [line for line in _order(calls_of(folder, "add", "nothing")) if not line.startswith("unlink")]
+def test_a_file_is_durable_before_it_gets_its_name(traced: Traced) -> None:
+    created = [line for line in _order(calls_of(traced, "add", "nothing")) if not line.startswith("unlink")]
     assert created[-5:] == ["open .alice.record", "write .alice.record", "fsync .alice.record", "link", "fsync store"]
-    grown = [line for line in _order(calls_of(folder, "grow")) if not line.startswith("unlink")]
+    grown = [line for line in _order(calls_of(traced, "grow")) if not line.startswith("unlink")]
     assert grown[-5:] == ["open .alice.record", "write .alice.record", "fsync .alice.record", "rename", "fsync store"]
 
 
-def test_a_removal_is_durable_too(folder: Path) -> None:
-    assert _order(calls_of(folder, "remove"))[-2:] == ["unlink", "fsync store"]
+def test_a_removal_is_durable_too(traced: Traced) -> None:
+    assert _order(calls_of(traced, "remove"))[-2:] == ["unlink", "fsync store"]
 
 
-def test_without_rwf_dsync_the_write_is_flushed_before_and_after(folder: Path) -> None:
+def test_without_rwf_dsync_the_write_is_flushed_before_and_after(folder: Path, traced: Traced) -> None:
     fresh(folder)
-    traced = Traced(folder)
     printed, _ = traced.run(RIGHT, "-e", "inject=pwritev2:error=EOPNOTSUPP")
     assert printed == "code"
     assert _order(traced.calls())[-4:] == [
@@ -241,12 +286,12 @@ def test_without_rwf_dsync_the_write_is_flushed_before_and_after(folder: Path) -
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path, state: str) -> None:
-    calls = calls_of(folder, RIGHT, state)
+def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path, traced: Traced, state: str) -> None:
+    calls = calls_of(traced, RIGHT, state)
     counters = Counter[int]()
     for call in calls:
         fresh(folder, state)
-        printed, status = Traced(folder).fault(RIGHT, call, "signal=KILL")
+        printed, status = traced.fault(RIGHT, call, "signal=KILL")
         assert status in (137, -9), call
         assert printed == "", f"a killed process printed an outcome: {call}"
         counters[counter(folder)] += 1
@@ -259,10 +304,10 @@ def test_a_kill_before_any_call_leaves_the_old_or_the_new_record(folder: Path, s
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path, state: str) -> None:
-    for call in calls_of(folder, "000000", state):
+def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path, traced: Traced, state: str) -> None:
+    for call in calls_of(traced, "000000", state):
         fresh(folder, state)
-        printed, _ = Traced(folder).fault("000000", call, "signal=KILL")
+        printed, _ = traced.fault("000000", call, "signal=KILL")
         assert printed == "", call
         found = record(folder)
         assert found is not None
@@ -271,13 +316,13 @@ def test_a_kill_before_any_call_counts_a_wrong_answer_at_most_once(folder: Path,
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_kill_in_a_change_of_keys_leaves_the_old_or_the_new_record(folder: Path, change: str) -> None:
+def test_a_kill_in_a_change_of_keys_leaves_the_old_or_the_new_record(folder: Path, traced: Traced, change: str) -> None:
     state = "nothing" if change == "add" else "used"
-    for call in calls_of(folder, change, state):
+    for call in calls_of(traced, change, state):
         fresh(folder, state)
         before = record(folder)
         expected = CHANGES[change](before or UserRecord(user="alice"))
-        printed, _ = Traced(folder).fault(change, call, "signal=KILL")
+        printed, _ = traced.fault(change, call, "signal=KILL")
         assert printed == "", call
         assert record(folder) in (before, expected), call
         store = FileStore(str(folder))
@@ -304,13 +349,15 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_after_a_failed_call_a_login_is_refused_or_the_call_is_retried(folder: Path, state: str) -> None:
-    calls = calls_of(folder, RIGHT, state)
+def test_after_a_failed_call_a_login_is_refused_or_the_call_is_retried(
+    folder: Path, traced: Traced, state: str
+) -> None:
+    calls = calls_of(traced, RIGHT, state)
     assert {call.name for call in calls} <= {name for name, _ in ERRORS}, "ERRORS must contain every call of the store"
     tried = 0
     for call, error in ((call, error) for call in calls for name, error in ERRORS if name == call.name):
         fresh(folder, state)
-        printed, _ = Traced(folder).fault(RIGHT, call, f"error={error}")
+        printed, _ = traced.fault(RIGHT, call, f"error={error}")
         tried += 1
         if printed != "code":
             assert printed.startswith("unavailable: "), (call, error, printed)
@@ -321,11 +368,11 @@ def test_after_a_failed_call_a_login_is_refused_or_the_call_is_retried(folder: P
     assert tried >= 30
 
 
-def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) -> None:
-    for call in calls_of(folder, "decoy"):
+def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path, traced: Traced) -> None:
+    for call in calls_of(traced, "decoy"):
         assert call.name in {name for name, _ in ERRORS}
         for fault in ("signal=KILL", "error=EIO"):
-            printed, _ = Traced(folder).fault("decoy", call, fault)
+            printed, _ = traced.fault("decoy", call, fault)
             if fault == "error=EIO":
                 assert call.name == "close" or printed.startswith("unavailable: "), call
             assert all(decode(path.read_bytes()).document for path in (folder / DECOYS).iterdir())
@@ -345,9 +392,11 @@ def test_a_kill_or_an_error_in_decoy_work_leaves_the_decoys_valid(folder: Path) 
         ("pread64:retval=5", "used", "must be two slots"),
     ],
 )
-def test_an_incomplete_write_or_read_refuses(folder: Path, inject: str, state: str, message: str) -> None:
+def test_an_incomplete_write_or_read_refuses(
+    folder: Path, traced: Traced, inject: str, state: str, message: str
+) -> None:
     fresh(folder, state)
-    printed, _ = Traced(folder).run(RIGHT, "-e", f"inject={inject}")
+    printed, _ = traced.run(RIGHT, "-e", f"inject={inject}")
     assert printed.startswith("unavailable: ")
     assert message in printed
     assert counter(folder) == 0
@@ -355,22 +404,17 @@ def test_an_incomplete_write_or_read_refuses(folder: Path, inject: str, state: s
 
 
 @pytest.mark.parametrize("state", ["used", "new"])
-def test_a_slot_that_was_written_in_part_is_emptied(folder: Path, state: str) -> None:
+def test_a_slot_that_was_written_in_part_is_emptied(folder: Path, program: Program, state: str) -> None:
     """A limit on the file size makes the kernel write only a part of a slot, as after a disk error."""
     for limit in (0, 1, 100, 4095, 4096, 4097, 5000, 8191):
         for answer in (RIGHT, "000000", code(0, 2).decode()):
             fresh(folder, state)
             before = record(folder)
-            done = subprocess.run(
-                [PYTHON, "-I", "-S", str(LOGIN), str(folder), answer],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=True,
-                preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # type: ignore[misc]
-            )
-            if done.stdout.startswith("unavailable: "):
+            resource.prlimit(program.start(folder, answer), resource.RLIMIT_FSIZE, (limit, limit))
+            printed, status = program.end()
+            assert status == 0
+            if printed.startswith("unavailable: "):
                 assert record(folder) == before
             else:
-                assert (limit, state) >= (4096, "used"), done.stdout
+                assert (limit, state) >= (4096, "used"), printed
             assert log_in(folder, code(0)) in ("code", "replayed")

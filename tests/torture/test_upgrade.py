@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pam_totp.store.file import FileStore
 from tests.conftest import with_mounts
 from tests.core.stores import code, enrol_1, log_in
-from tests.core.test_store_crash import RIGHT, Traced, can_trace
+from tests.core.test_store_crash import RIGHT, Program, Traced, can_trace
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes
 from tests.torture.images import SYSTEMS, fill, free_space, make_and_mount
@@ -73,14 +74,17 @@ def test_a_kill_at_any_call_of_a_conversion_on_a_full_disk_loses_no_user(tmp_pat
         before = path.read_bytes()
         store.prepare()
         fill(folder)
-        traced = Traced(folder)
-        printed, _ = traced.run(RIGHT)
-        assert printed.startswith("unavailable: ")
-        assert "No space left on device" in printed
-        for call in traced.calls():
-            traced.fault(RIGHT, call, "signal=KILL")
-            assert store.read("alice").enrolled, call
-            assert path.read_bytes() == before, call
+        with closing(Program()) as program:  # in this namespace
+            traced = Traced(folder, program)
+            printed, _ = traced.run(RIGHT)
+            assert printed.startswith("unavailable: ")
+            assert "No space left on device" in printed
+            calls = traced.calls()
+            assert "openat" in {call.name for call in calls}
+            for call in calls:
+                assert traced.fault(RIGHT, call, "signal=KILL") == ("", -9), call
+                assert store.read("alice").enrolled, call
+                assert path.read_bytes() == before, call
         free_space(folder)
         assert log_in(folder, code(0)) == "code"
         assert log_in(folder, code(0)) == "replayed"
