@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -18,7 +19,8 @@ from pam_totp.core.secretfile import parse, serialize
 from pam_totp.core.slots import decode, new_file, slot_size
 from pam_totp.core.verify import Outcome, verify
 from pam_totp.store import NotThere, StoreError
-from pam_totp.store.file import FileStore
+from pam_totp.store.decoys import FOLDER as DECOYS
+from pam_totp.store.file import LOCK, FileStore
 from tests.support.site import KEY, fob
 
 if TYPE_CHECKING:
@@ -43,6 +45,15 @@ def enrol_1(folder: Path, user: str = "alice", **fields: Any) -> Path:
     path.write_bytes(serialize(UserRecord(user=user, **{"tokens": (fob(),)} | fields)))
     path.chmod(0o600)
     return path
+
+
+def emptied(folder: Path) -> None:
+    """Delete everything in a store, except its lock file and its decoys."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != DECOYS:
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, DECOYS):
+            path.unlink()
 
 
 def holding(folder: Path, name: str) -> int:

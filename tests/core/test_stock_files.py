@@ -23,7 +23,7 @@ from pam_totp.operations import stock
 from pam_totp.store import NotThere, StoreError, claims, stock_entries, stock_files, upkeep
 from pam_totp.store.file import FileStore
 from pam_totp.store.stock import StockEntry, stock_of
-from tests.core.stores import LOCK_TIMEOUT
+from tests.core.stores import LOCK_TIMEOUT, emptied
 from tests.core.test_claims import give, killed, take_away
 from tests.core.test_claims import token as token_of
 
@@ -130,11 +130,10 @@ CHANGES: dict[str, tuple[list[Callable[[FileStore], None]], Callable[[FileStore]
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_kill_of_a_change_leaves_each_token_one_owner(folder: Path, store: FileStore, what: str, call: str) -> None:
     before, change, may_go = CHANGES[what]
+    store.prepare()
     number, kills = 1, 0
     while True:
-        shutil.rmtree(folder)
-        folder.mkdir(0o700)
-        store.prepare()
+        emptied(folder)
         stock_of(store).add([entry("T-1"), entry("T-2")])
         for step in before:
             step(store)
@@ -161,11 +160,10 @@ def test_a_kill_of_a_change_leaves_each_token_one_owner(folder: Path, store: Fil
 @pytest.mark.parametrize("call", CALLS)
 def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, store: FileStore, call: str) -> None:
     """Without a repair: bob gets the token if alice does not have it, and otherwise only alice has it."""
+    store.prepare()
     number = 1
     while True:
-        shutil.rmtree(folder)
-        folder.mkdir(0o700)
-        store.prepare()
+        emptied(folder)
         stock_of(store).add([entry("T-1")])
         if not killed(lambda: hand_out(store), call, number):
             break
@@ -185,11 +183,10 @@ def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, stor
 @pytest.mark.parametrize("call", CALLS)
 def test_a_kill_of_a_return_never_brings_an_old_counter_back(folder: Path, store: FileStore, call: str) -> None:
     """The killed return may leave a copy. A use of the token afterwards, then its removal, must not revive the copy."""
+    store.prepare()
     number = 1
     while True:
-        shutil.rmtree(folder)
-        folder.mkdir(0o700)
-        store.prepare()
+        emptied(folder)
         stock_of(store).add([entry("T-1")])
         hand_out_confirmed(store)
         if not killed(lambda: give_back(store), call, number):
@@ -204,12 +201,11 @@ def test_a_kill_of_a_return_never_brings_an_old_counter_back(folder: Path, store
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_killed_import_adds_all_tokens_or_none(folder: Path, store: FileStore, call: str) -> None:
+    store.prepare()
     serials = [f"T-{n}" for n in range(4)]
     number, outcomes = 1, set()
     while True:
-        shutil.rmtree(folder)
-        folder.mkdir(0o700)
-        store.prepare()
+        emptied(folder)
         if not killed(lambda: stock_of(store).add([entry(serial) for serial in serials]), call, number):
             break
         number += 1
