@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.machine import COMMAND, LATE, Fresh
+from tests.install.machine import COMMAND, ENABLED, LATE, Fresh
 from tests.install.test_enable import LINE, as_before
+from tests.services.namespace import STORE
 from tests.support.etc import PASSWORD, STACKS
 from tests.support.site import codes, until
+
+SAVED = "/run/both-enabled"  # a copy of PLACES with sudo and su enabled
+PLACES = f"/etc/pam.d {ENABLED} {STORE}"
 
 
 def enable(machine: Fresh, service: str, first_code: int) -> None:
@@ -25,9 +29,13 @@ def enable(machine: Fresh, service: str, first_code: int) -> None:
 
 @pytest.fixture
 def both(machine: Fresh) -> Fresh:
-    """Return the machine with sudo and su enabled."""
-    enable(machine, "sudo", 0)
-    enable(machine, "su", 1)
+    """Return the machine with sudo and su enabled. The first test enables them, and saves the files for the others."""
+    if not machine.path(SAVED).exists():
+        enable(machine, "sudo", 0)
+        enable(machine, "su", 1)
+        machine.shell(f"mkdir {SAVED} && cp -a --parents {PLACES} {SAVED}")
+    else:
+        machine.shell(f"rm -rf {PLACES} && cp -a {SAVED}/. /")
     return machine
 
 
