@@ -90,16 +90,24 @@ def test_a_login_loads_only_lean_modules(tmp_path: Path, answer: str | None, res
     assert {name for name in loaded if name.partition(".")[0] != "pam_totp"} <= LEAN
 
 
-@pytest.fixture
-def copied() -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def _copied() -> Iterator[Path]:
     """Yield a folder that every account can enter, with a package `lib` that only root can read."""
     with tempfile.TemporaryDirectory(prefix="helper-") as name:
         copied = Path(name)
         copied.chmod(0o755)
         shutil.copytree(ROOT / "pam_totp", copied / "lib" / "pam_totp")
         (copied / "lib").chmod(0o700)
-        (copied / "store").mkdir()
         yield copied
+
+
+@pytest.fixture
+def copied(_copied: Path) -> Path:
+    """Return the folder with an empty store and without homes."""
+    for name in ("store", "home"):
+        shutil.rmtree(_copied / name, ignore_errors=True)
+    (_copied / "store").mkdir()
+    return _copied
 
 
 ANSWERS = {
