@@ -51,7 +51,7 @@ class Fresh(Machine):
 
     def reset(self) -> None:
         """Restore the state after `make install`, with one token for alice."""
-        self.shell(f"rm -rf {ENABLED} {STORE}/* /etc/pam_totp.toml /run/pam_totp /run/sudo")
+        self.shell(f"rm -rf {ENABLED} {STORE}/* {STORE}/.stock /etc/pam_totp.toml /run/pam_totp /run/sudo")
         self._stacks()
         self.log.clear()
         self.enrol("alice")
