@@ -11,6 +11,7 @@ from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2.bccache import Bucket, BytecodeCache
 from werkzeug.test import TestResponse
 
 from pam_totp.core.oath import hotp
@@ -50,6 +51,29 @@ class FixedPassword:
         return password == PASSWORD
 
 
+class _Templates(BytecodeCache):
+    """The compiled templates of all portals in this process. To compile them takes longer than most tests."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[tuple[str, str], Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._compiled.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key, bucket.checksum] = bucket.code
+
+
+_TEMPLATES = _Templates()
+
+
+def make_app(config: Config) -> Flask:
+    """Return the portal's app, with the templates that an earlier app compiled."""
+    app = create_app(config)
+    app.jinja_env.bytecode_cache = _TEMPLATES
+    return app
+
+
 class Portal:
     """The portal, with the store of `site`. `wall` is its wall clock; `clock` is its sessions' clock."""
 
@@ -72,7 +96,7 @@ class Portal:
             "passwd_name": lambda name: name,
             "is_account": lambda _: True,
         }
-        self.app: Flask = create_app(Config(**defaults | config))
+        self.app = make_app(Config(**defaults | config))
 
     def browser(self, address: str = "127.0.0.1") -> Browser:
         return Browser(self.app, address)

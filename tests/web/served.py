@@ -21,13 +21,12 @@ from typing import Any, Protocol
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.store.file import FileStore
-from pam_totp.web.app import create_app
 from pam_totp.web.portal import App, Config, FirstToken
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.support.etc import PASSWORD
 from tests.support.isolation import BROWSERS, installed_browser
 from tests.support.site import TREE, Site, until
-from tests.web.kit import FixedPassword
+from tests.web.kit import FixedPassword, make_app
 
 CHROMIUM = installed_browser() or BROWSERS[0]
 NAME = "portal.example.org"  # the host name in docs/web.md
@@ -176,7 +175,7 @@ def plain_portal(**config: Any) -> Iterator[PlainPortal]:
             "rate_limits": False,
             "sink": lambda *_: None,
         }
-        server = create_server(create_app(Config(**defaults | config)), host="127.0.0.1", port=0, threads=8)
+        server = create_server(make_app(Config(**defaults | config)), host="127.0.0.1", port=0, threads=8)
 
         def run() -> None:
             with suppress(OSError):  # raised when the test closes the server's sockets

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.system.portal_table import Appearance, Logo
 from pam_totp.web.connections import channel_class
@@ -23,6 +22,7 @@ from tests.support.fleet import free_ports
 from tests.support.isolation import installed_browser
 from tests.support.site import PATIENCE, TREE, Site, codes, until
 from tests.support.tls import self_signed
+from tests.web.accessible import assert_no_violations
 from tests.web.conftest import FLAGS
 from tests.web.kit import ORIGIN, PASSWORD, Portal, enroll_fob
 from tests.web.over_http import served
@@ -288,8 +288,7 @@ def _check(person: Person) -> None:
     assert page.locator("header .logo").evaluate("image => image.naturalWidth") == 80
     assert page.evaluate("[...document.styleSheets].map(sheet => sheet.cssRules.length > 0)") == [True, True]
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
-    result = Axe().run(page)
-    assert result.violations_count == 0, (page.url, result.generate_report())
+    assert_no_violations(page)
 
 
 def test_one_browser_is_signed_in_to_several_portals_on_a_host(

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.core.record import HotpToken
 from tests.services.namespace import ACCOUNTS
 from tests.support.etc import SHADOW
 from tests.support.site import KEY, TREE, codes, phone, until
+from tests.web.accessible import assert_no_violations
 from tests.web.people import People, Person, Phone
 from tests.web.served import Served, TlsPortal
 
@@ -369,6 +369,5 @@ def test_every_page_is_accessible_and_fits_320_pixels(
 
 def assert_accessible(person: Person) -> None:
     """Check that axe reports no violation, and that the page is at most 320 pixels wide."""
-    result = Axe().run(person.page)
-    assert result.violations_count == 0, (person.page.url, result.generate_report())
+    assert_no_violations(person.page)
     assert person.page.evaluate("document.documentElement.scrollWidth") <= 320, person.page.url

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from pam_totp.core.record import HotpToken
 from pam_totp.system.portal_table import Appearance, Logo
 from tests.conftest import as_root
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.support.site import KEY, PATIENCE, TREE, Site, codes, until
+from tests.web.accessible import assert_no_violations
 from tests.web.conftest import FLAGS
 from tests.web.kit import Portal, enroll_fob
 from tests.web.people import Person
@@ -204,8 +204,7 @@ def test_the_pages_of_a_site_are_accessible_in_both_themes(alice: Person, accent
     alice.sign_in()
     for path in ("/sign-in", "/code", "/no-such-page"):
         alice.page.goto(path)
-        result = Axe().run(alice.page)
-        assert result.violations_count == 0, result.generate_report()
+        assert_no_violations(alice.page)
         assert alice.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert (colour(alice, "main .button, main button", "backgroundColor")) == accent
         assert (colour(alice, "main .button, main button", "color")) == ink

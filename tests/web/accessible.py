@@ -1,0 +1,38 @@
+"""axe, which examines a page in a real browser for barriers.
+
+Rules:
+- The browser gets axe's program once for each page object, because to send it for each address takes longer than axe.
+- In dark mode, only the rules about colours and scrolling run, because the others look at elements. A test of pages in
+  dark mode examines the same pages in light mode, too.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from axe_playwright_python.sync_playwright import Axe, AxeResults
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+_LOADER = f"window.loadAxe = () => {{ {Axe().axe_script} }};"
+_OF_COLOURS = ["color-contrast", "link-in-text-block", "scrollable-region-focusable"]
+_RUN = f"""async () => {{
+    if (!window.loadAxe) return null;
+    if (!window.axe) loadAxe();
+    const rules = matchMedia('(prefers-color-scheme: dark)').matches ? {{runOnly: {json.dumps(_OF_COLOURS)}}} : {{}};
+    const {{violations}} = await axe.run({{resultTypes: ['violations'], ...rules}});
+    return {{violations}};
+}}"""
+
+
+def assert_no_violations(page: Page) -> None:
+    """Check that axe reports no violation on the page."""
+    found = page.evaluate(_RUN)
+    if found is None:
+        page.add_init_script(_LOADER)  # for the next addresses
+        page.evaluate(_LOADER)
+        found = page.evaluate(_RUN)
+    result = AxeResults(found)
+    assert result.violations_count == 0, (page.url, result.generate_report())
