@@ -20,6 +20,7 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE, is_database
 from pam_totp.operations import stock
 from pam_totp.operations.restored import Forwarded, Log, Span
+from pam_totp.operations.stock import StockError
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere, SerialTaken, Store, StoreError
 from pam_totp.store.claims import bring_in
@@ -186,7 +187,7 @@ def forward_stock(args: argparse.Namespace, log: Log, store: Store) -> tuple[lis
                         stock.set_token(store, item.serial, token)
                     facts = {"next_before": item.token.next_factor, "next": token.next_factor, "notes": notes}
                     changed.append({"serial": item.serial, **facts})
-    except StoreError as e:
+    except (StoreError, StockError) as e:  # StockError: a token was assigned or removed meanwhile
         print(f"pam-totp: {e}; tokens in stock may be unchanged", file=sys.stderr)
         status = OUT_OF_REACH
     finally:
