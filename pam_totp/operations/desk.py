@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from pam_totp.core.fields import Rule, Value, printable
 from pam_totp.core.record import (
+    DAY,
     MAX_ORIGIN,
     MAX_TOKENS,
     TIME_LIMIT,
@@ -38,7 +39,6 @@ from pam_totp.formats import qr
 from pam_totp.operations import audit_log, stock
 from pam_totp.operations.self_service import Asking, Factors
 from pam_totp.operations.tickets import (
-    DAY,
     MAX_TEMPORARY,
     MAX_TICKET,
     TICKET_DAYS,
@@ -382,8 +382,7 @@ class Desk:
     def _person_of(self, record: UserRecord, denied: Reason | None) -> Person:
         now = self._now()
         failures, _ = record.failures_now(now)
-        ticket, temporary = record.ticket, record.temporary
-        is_ticket = ticket is not None and record.invited is not None and now < ticket.ends
+        temporary, ticket = record.temporary, record.ticket if record.is_invited(now) else None
         return Person(
             user=record.user,
             denied=denied,
@@ -392,8 +391,8 @@ class Desk:
             failures=failures,
             locked=self._factors.locks(record),
             recovery_left=len(record.recovery),
-            ticket=ticket.token if ticket is not None and is_ticket else None,
-            ticket_ends=ticket.ends if ticket is not None and is_ticket else None,
+            ticket=None if ticket is None else ticket.token,
+            ticket_ends=None if ticket is None else ticket.ends,
             temporary_ends=temporary.ends if temporary is not None and now < temporary.ends else None,
             recent=record.recent_logins,
             changes=recent_changes(record),
