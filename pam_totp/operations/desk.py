@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
 
 from pam_totp.core.fields import Rule, Value, printable
@@ -33,7 +33,7 @@ from pam_totp.core.record import (
     TotpToken,
     UserRecord,
 )
-from pam_totp.core.settings import SITE_FILE, SettingsError, Site
+from pam_totp.core.settings import SettingsError, Site, table_as
 from pam_totp.core.verify import Earlier
 from pam_totp.formats import qr
 from pam_totp.operations import audit_log, stock
@@ -123,20 +123,7 @@ def desk_settings(site: Site) -> DeskSettings | None:
 
     Logins skip this check: a mistake in the table must not deny them.
     """
-    table = site.desk
-    if table is None:
-        return None
-    if not isinstance(table, dict):
-        raise SettingsError(f"{SITE_FILE}: desk: must be a table")
-    if unknown := table.keys() - {*DeskSettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: desk: unknown setting {sorted(unknown)[0]!r}")
-    if "group" not in table:
-        raise SettingsError(f"{SITE_FILE}: desk.group: required")
-    given: dict[str, Any] = {name: tuple(value) if type(value) is list else value for name, value in table.items()}
-    try:
-        return DeskSettings(**given)
-    except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: desk.{e}") from None
+    return table_as(site.desk, DeskSettings, "desk", "group")
 
 
 class Accounts(Protocol):
