@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
-from pam_totp.core.record import HotpToken, UserRecord
+from pam_totp.core.record import DAY, HotpToken, UserRecord
 from pam_totp.operations import audit_log
-from pam_totp.operations.tickets import DAY, TICKET_DAYS, invited, new_phone
+from pam_totp.operations.tickets import TICKET_DAYS, invited, new_phone
 from pam_totp.store.file import FileStore
 from pam_totp.web import server
 from pam_totp.web.app import create_app

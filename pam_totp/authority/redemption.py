@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import NEW_RECOVERY_CODES, UserRecord
-from pam_totp.core.settings import REDEEM_SERVICE, Settings
+from pam_totp.core.settings import Settings
 from pam_totp.core.verify import Outcome, Tickets
 from pam_totp.member import wire
 from pam_totp.operations.authenticate import decide, facts
@@ -30,6 +30,7 @@ from pam_totp.operations.tickets import (
     Invitation,
     confirmed,
     invitation,
+    tickets_of,
     verify_ticket_alone,
 )
 from pam_totp.store import NotThere
@@ -43,11 +44,7 @@ Log: TypeAlias = Callable[[str, Mapping[str, str | int | None]], None]
 
 def tickets_at(chosen: Settings, service: str, member: Found) -> Tickets:
     """Return the users whose tickets count in a login to `service` at this member."""
-    if not member.may_enroll:
-        return Tickets.NOBODY
-    if service == REDEEM_SERVICE:
-        return Tickets.EVERYBODY
-    return Tickets.UNENROLLED if chosen.takes_tickets(service) else Tickets.NOBODY
+    return tickets_of(chosen, service) if member.may_enroll else Tickets.NOBODY
 
 
 class Redeeming(NamedTuple):

@@ -20,9 +20,9 @@ from pam_totp.cli.command_line import DONE, WRONG_USAGE, CommandError
 from pam_totp.cli.log_files import lines_of
 from pam_totp.cli.printing import count, print_json_stream, print_table
 from pam_totp.cli.prompts import confirm
-from pam_totp.cli.restored import forward_all, forward_stock, print_evidence, print_stock, print_table_of
+from pam_totp.cli.restored import facts_of_logs, forward_all, forward_stock, print_evidence, print_stock, print_table_of
 from pam_totp.cli.store_access import ACCOUNT, load_postgres, location, now, require_files
-from pam_totp.core.settings import DATABASE, DatabaseSettings, Site, is_database
+from pam_totp.core.settings import DATABASE, SITE_FILE, DatabaseSettings, Site, is_database
 from pam_totp.operations.restored_fleet import (
     ALLOWED,
     ENROLLING,
@@ -84,8 +84,7 @@ def restore(args: argparse.Namespace, site: Site, file: str) -> int:
     _warn_of_others(store)
     if not args.dry_run:
         confirm("roll all records forward and void all recovery codes? do this once, directly after a restore", args)
-    logs = [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
-    facts = {"logs": logs, "authorities": sorted(log.authorities), "complete": log.is_complete}
+    facts = {"logs": facts_of_logs(spans), "authorities": sorted(log.authorities), "complete": log.is_complete}
     return _apply(args, site, log, store, facts)
 
 
@@ -261,5 +260,5 @@ def _print_fleet(members: Iterable[MemberResult], missing: Iterable[str], pairs:
 def _print_epoch(epoch: int | None) -> None:
     if epoch is not None:
         print(f"new epoch: {epoch}")
-        print(f"next: set 'epoch = {epoch}' in [store] of /etc/pam_totp.toml on every authority, so that no authority")
+        print(f"next: set 'epoch = {epoch}' in [store] of {SITE_FILE} on every authority, so that no authority")
         print("uses an older copy of the database; then start the authorities")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE
@@ -56,6 +56,14 @@ def add_command(
     if data:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def refuse_other_options(args: argparse.Namespace, options: Mapping[str, Sequence[str]]) -> None:
+    """Raise CommandError for an option of another subcommand than `args.what`. `options` has those of each."""
+    for option in dict.fromkeys(option for each in options.values() for option in each):
+        if option not in options[args.what] and getattr(args, option) not in (None, False):
+            name = option.replace("_", "-")
+            raise CommandError(f"--{name} is no option of '{args.parser.prog} {args.what}'", WRONG_USAGE)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -356,12 +356,13 @@ def _act_on(desk: Desk, by: str, line: str) -> None:
 def _line(end: float) -> str | None:
     """Return the next line, or None at the end of the input or of the session's time."""
     print(PROMPT, end="", flush=True)
-    left = min(IDLE, end - time.monotonic())
-    if sys.stdin.isatty() and not select.select([sys.stdin], [], [], max(left, 0))[0]:
+    last = min(end, time.monotonic() + IDLE)
+    is_over = sys.stdin.isatty() and not select.select([sys.stdin], [], [], max(last - time.monotonic(), 0))[0]
+    line = "" if is_over else sys.stdin.readline()
+    if is_over or time.monotonic() > last:  # a line of a pipe may be late
         print()
         print("pam-totp: the session has ended (sign in again)", file=sys.stderr)
         return None
-    line = sys.stdin.readline()
     if not line:
         end_prompt_line()
         return None

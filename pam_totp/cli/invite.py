@@ -23,10 +23,10 @@ from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.qr_output import add_issuer_option, token_uri
 from pam_totp.cli.store_access import logged_changes, named_token, now, open_store, uses_own_file, warn_without_account
-from pam_totp.core.record import RecordError, Ticket, Token, UserRecord
+from pam_totp.core.record import DAY, RecordError, Ticket, Token, UserRecord
 from pam_totp.formats import qr
 from pam_totp.operations.audit_log import of_token
-from pam_totp.operations.tickets import DAY, MAX_TICKET, TICKET_DAYS, new_phone, new_ticket, shows_key, with_ticket
+from pam_totp.operations.tickets import MAX_TICKET, TICKET_DAYS, new_phone, new_ticket, shows_key, with_ticket
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import NotThere, Store
 

@@ -21,6 +21,7 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
     add_config,
+    refuse_other_options,
     site_file,
 )
 from pam_totp.cli.member_break_glass import add_arguments, break_glass
@@ -100,13 +101,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    allowed = OPTIONS[args.what]
-    for options in OPTIONS.values():
-        for option in options:
-            if option not in allowed and getattr(args, option) not in (None, False):
-                raise CommandError(
-                    f"--{option.replace('_', '-')} is no option of 'pam-totp member {args.what}'", WRONG_USAGE
-                )
+    refuse_other_options(args, OPTIONS)
     if args.what == BREAK_GLASS:
         return break_glass(args, args.name)
     if args.what == RADIUS:

@@ -112,7 +112,8 @@ def _write_all(folder: str, configuration: str) -> None:
 def _write(path: str, text: str, *, is_public: bool = False) -> None:
     """Replace a file durably. FreeRADIUS can read it, and others only if `is_public`."""
     temporary = f"{path}.new"
-    with open(temporary, "w", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
         if is_public:
             os.fchmod(file.fileno(), 0o644)
         else:
@@ -147,7 +148,7 @@ def _client(args: argparse.Namespace, folder: str, name: str, address: str) -> i
     _require_root()
     path = os.path.join(folder, pack.CLIENTS)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:  # comments may have another encoding
             old = file.read()
     except FileNotFoundError:
         raise CommandError(f"{path}: not found (run 'pam-totp member radius install')", OUT_OF_REACH) from None

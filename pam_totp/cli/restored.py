@@ -20,6 +20,7 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE, is_database
 from pam_totp.operations import stock
 from pam_totp.operations.restored import Forwarded, Log, Span
+from pam_totp.operations.stock import StockError
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import NotThere, SerialTaken, Store, StoreError
 from pam_totp.store.claims import bring_in
@@ -82,9 +83,8 @@ def run(args: argparse.Namespace) -> int:
     in_stock, status_of_stock = forward_stock(args, log, store)
     records = map(json.loads, packed)
     if args.json:
-        logs = [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
-        facts = {"restored_at": restored_at, "restored_before": log.last_restored}
-        print_json_stream({"dry_run": args.dry_run, **facts, "logs": logs, "records": records, "stock": in_stock})
+        facts = {"restored_at": restored_at, "restored_before": log.last_restored, "logs": facts_of_logs(spans)}
+        print_json_stream({"dry_run": args.dry_run, **facts, "records": records, "stock": in_stock})
     else:
         print_table_of(records, dry_run=args.dry_run)
         print_stock(in_stock, dry_run=args.dry_run)
@@ -119,6 +119,11 @@ def print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | N
     if log.last_restored is not None:
         again = "if it was for this restore, a second run also voids the recovery codes created since then"
         say(f"warning: 'pam-totp restored' ran at {format_time(log.last_restored)}: {again}")
+
+
+def facts_of_logs(spans: list[tuple[str, Span]]) -> list[dict[str, Any]]:
+    """Return the extent of each log, for --json."""
+    return [{"file": path, "lines": span.lines, "first": span.first, "last": span.last} for path, span in spans]
 
 
 def forward_all(args: argparse.Namespace, log: Log, store: Store) -> tuple[list[bytes], int]:
@@ -186,7 +191,7 @@ def forward_stock(args: argparse.Namespace, log: Log, store: Store) -> tuple[lis
                         stock.set_token(store, item.serial, token)
                     facts = {"next_before": item.token.next_factor, "next": token.next_factor, "notes": notes}
                     changed.append({"serial": item.serial, **facts})
-    except StoreError as e:
+    except (StoreError, StockError) as e:  # StockError: a token was assigned or removed meanwhile
         print(f"pam-totp: {e}; tokens in stock may be unchanged", file=sys.stderr)
         status = OUT_OF_REACH
     finally:

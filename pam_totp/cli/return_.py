@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from pam_totp.cli.command_line import DONE, Commands, add_command
-from pam_totp.cli.printing import print_json
 from pam_totp.cli.remove import CONSEQUENCE
 from pam_totp.cli.store_access import open_store
 from pam_totp.cli.unassign import confirm_last, take_back
@@ -28,9 +27,5 @@ def add_to(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
     confirm_last(args, store, CONSEQUENCE)
-    taken = take_back(args, store, "return", lambda at: stock.give_back(store, args.serial, now=at))
-    if args.json:
-        print_json({"user": taken.user, "serial": taken.token.serial})
-    else:
-        print(f"{taken.user} no longer has the token {taken.token.serial}; it is in stock")
+    take_back(args, store, "return", lambda at: stock.give_back(store, args.serial, now=at))
     return DONE

@@ -296,8 +296,7 @@ def _status(args: argparse.Namespace) -> int:
             print(f"next key: {key_id(keyring.following)} (run 'pam-totp seal rotate' again)")
         if keyring.previous is not None:
             print(f"old key: {key_id(keyring.previous)} (run 'pam-totp seal rotate' again)")
-        when = time.strftime("%Y-%m-%d", time.gmtime(note.exported_at or 0))
-        print(f"exported: {f'on {when}, SHA-256 {note.digest}' if note.is_exported else 'no'}")
+        print(f"exported: {f'on {note.exported_on}, SHA-256 {note.digest}' if note.is_exported else 'no'}")
         for name, state, found in stores:
             shown = ", ".join(f"{n} with {'no key' if key == OPEN else key}" for key, n in found.by_key.items())
             print(f"{name}: {state.value}; records and tokens in stock: {shown or found.problem or 'none'}")

@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from pam_totp.cli.command_line import DONE, OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError, Commands, add_command
+from pam_totp.cli.command_line import (
+    DONE,
+    OUT_OF_REACH,
+    REFUSED,
+    WRONG_USAGE,
+    CommandError,
+    Commands,
+    add_command,
+    refuse_other_options,
+)
 from pam_totp.cli.export import load
 from pam_totp.cli.files_in import read_named
 from pam_totp.cli.import_ import LONG_FILE, MANY_TOKENS, format_error, parse, secret_source
@@ -69,12 +78,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    allowed = OPTIONS[args.what]
-    for options in OPTIONS.values():
-        for option in options:
-            if option not in allowed and getattr(args, option) not in (None, False):
-                name = option.replace("_", "-")
-                raise CommandError(f"--{name} is no option of 'pam-totp stock {args.what}'", WRONG_USAGE)
+    refuse_other_options(args, OPTIONS)
     return {IMPORT: _import, LIST: _list, REMOVE: _remove}[args.what](args)
 
 

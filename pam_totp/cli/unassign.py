@@ -31,24 +31,23 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     store = open_store(args)
-    taken = take_back(args, store, "unassign", lambda at: stock.unassign(store, args.serial, now=at))
-    if args.json:
-        print_json({"user": taken.user, "serial": taken.token.serial})
-    else:
-        print(f"{taken.user} no longer has the token {taken.token.serial}; it is in stock")
+    take_back(args, store, "unassign", lambda at: stock.unassign(store, args.serial, now=at))
     return DONE
 
 
-def take_back(args: argparse.Namespace, store: Store, what: str, take: Callable[[int], Taken]) -> Taken:
-    """Call `take` with the time, and log the change as `what`. Raise CommandError."""
+def take_back(args: argparse.Namespace, store: Store, what: str, take: Callable[[int], Taken]) -> None:
+    """Call `take` with the time, log the change as `what`, and print it. Raise CommandError."""
     try:
         with signals_held():
             taken = take(clock_of(store, now)())
             token = taken.token
             args.audit.changed(what, taken.user, **of_token(token), type=token.type, serial=token.serial)
-            return taken
     except StockError as e:
         raise stock_error(e) from None
+    if args.json:
+        print_json({"user": taken.user, "serial": token.serial})
+    else:
+        print(f"{taken.user} no longer has the token {token.serial}; it is in stock")
 
 
 def confirm_last(args: argparse.Namespace, store: Store, consequence: str) -> None:

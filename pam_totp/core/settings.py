@@ -20,7 +20,7 @@ from pam_totp.core.lean import TYPE_CHECKING, lru_cache
 from pam_totp.core.policy import Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any, ClassVar, TypeVar
 
     V = TypeVar("V", bound=Value)
@@ -325,9 +325,9 @@ def parse_site(text: str) -> Site:
         policy=policy,
         services=services,
         clients=clients,
-        database=_table_as(document, DatabaseSettings, "store", "url"),
-        member=_table_as(document, MemberSettings, "member", "authorities"),
-        authority=_table_as(document, AuthoritySettings, "authority"),
+        database=table_as(document.get("store"), DatabaseSettings, "store", "url"),
+        member=table_as(document.get("member"), MemberSettings, "member", "authorities"),
+        authority=table_as(document.get("authority"), AuthoritySettings, "authority"),
         hooks=document.get("hooks"),
         portal=document.get("portal"),
         desk=document.get("desk"),
@@ -431,13 +431,19 @@ def _table(value: object, place: str) -> dict[str, Any]:
     return value
 
 
-def _table_as(document: Mapping[str, Any], kind: type[V], name: str, required: str | None = None) -> V | None:
-    """Return the table `name` of the site file as a value of `kind`, or None if the file lacks the table."""
-    if name not in document:
-        return None
-    table = _table(document[name], name)
-    if unknown := table.keys() - {*kind._fields}:
+def table_of(value: object, name: str, known: Iterable[str]) -> dict[str, Any]:
+    """Return the table `name` of the site file. Raise SettingsError if it is no table, or has an unknown setting."""
+    table = _table(value, name)
+    if unknown := table.keys() - {*known}:
         raise SettingsError(f"{SITE_FILE}: {name}: unknown setting {sorted(unknown)[0]!r}")
+    return table
+
+
+def table_as(value: object, kind: type[V], name: str, required: str | None = None) -> V | None:
+    """Return the table `name` of the site file as a value of `kind`, or None without a table. Raise SettingsError."""
+    if value is None:
+        return None
+    table = table_of(value, name, kind._fields)
     if required is not None and required not in table:
         raise SettingsError(f"{SITE_FILE}: {name}.{required}: required")
     given: dict[str, Any] = {n: tuple(v) if type(v) is list else v for n, v in table.items()}

@@ -18,11 +18,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import ClassVar, Protocol, TypeAlias, TypeVar
 from urllib.parse import quote, unquote
 
 from pam_totp.core.fields import Rule, Value, printable
 from pam_totp.core.record import (
+    DAY,
     MAX_ORIGIN,
     MAX_TOKENS,
     TIME_LIMIT,
@@ -32,13 +33,12 @@ from pam_totp.core.record import (
     TotpToken,
     UserRecord,
 )
-from pam_totp.core.settings import SITE_FILE, SettingsError, Site
+from pam_totp.core.settings import SettingsError, Site, table_as
 from pam_totp.core.verify import Earlier
 from pam_totp.formats import qr
 from pam_totp.operations import audit_log, stock
 from pam_totp.operations.self_service import Asking, Factors
 from pam_totp.operations.tickets import (
-    DAY,
     MAX_TEMPORARY,
     MAX_TICKET,
     TICKET_DAYS,
@@ -123,20 +123,7 @@ def desk_settings(site: Site) -> DeskSettings | None:
 
     Logins skip this check: a mistake in the table must not deny them.
     """
-    table = site.desk
-    if table is None:
-        return None
-    if not isinstance(table, dict):
-        raise SettingsError(f"{SITE_FILE}: desk: must be a table")
-    if unknown := table.keys() - {*DeskSettings._fields}:
-        raise SettingsError(f"{SITE_FILE}: desk: unknown setting {sorted(unknown)[0]!r}")
-    if "group" not in table:
-        raise SettingsError(f"{SITE_FILE}: desk.group: required")
-    given: dict[str, Any] = {name: tuple(value) if type(value) is list else value for name, value in table.items()}
-    try:
-        return DeskSettings(**given)
-    except SettingsError as e:
-        raise SettingsError(f"{SITE_FILE}: desk.{e}") from None
+    return table_as(site.desk, DeskSettings, "desk", "group")
 
 
 class Accounts(Protocol):
@@ -382,8 +369,7 @@ class Desk:
     def _person_of(self, record: UserRecord, denied: Reason | None) -> Person:
         now = self._now()
         failures, _ = record.failures_now(now)
-        ticket, temporary = record.ticket, record.temporary
-        is_ticket = ticket is not None and record.invited is not None and now < ticket.ends
+        temporary, ticket = record.temporary, record.ticket if record.is_invited(now) else None
         return Person(
             user=record.user,
             denied=denied,
@@ -392,8 +378,8 @@ class Desk:
             failures=failures,
             locked=self._factors.locks(record),
             recovery_left=len(record.recovery),
-            ticket=ticket.token if ticket is not None and is_ticket else None,
-            ticket_ends=ticket.ends if ticket is not None and is_ticket else None,
+            ticket=None if ticket is None else ticket.token,
+            ticket_ends=None if ticket is None else ticket.ends,
             temporary_ends=temporary.ends if temporary is not None and now < temporary.ends else None,
             recent=record.recent_logins,
             changes=recent_changes(record),

@@ -42,7 +42,7 @@ class Runner:
         self._channel: socket.socket | None = None
         self._memory = -1  # the descriptor of the file in memory with the count
         self._unsent = 0
-        self._process = 0  # the pid of the runner
+        self._process = 0  # the pid of the runner, or 0
         self._owner = 0  # the pid of this process: after a fork, the child starts its own runner
 
     def tell(self, service: str, fields: Mapping[str, str | int | None]) -> None:
@@ -75,16 +75,28 @@ class Runner:
             return False
         return True
 
-    def _start(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            os.close(self._memory)
+    def _forget(self) -> None:
+        """Close the descriptors of a runner that has ended, and reap it: each once, also if the next start fails."""
+        if self._channel is None:
+            return
+        channel, memory, process = self._channel, self._memory, self._process
+        self._channel, self._memory, self._process = None, -1, 0
+        channel.close()
+        os.close(memory)
+        if process:  # 0 would reap any child of this process
             with suppress(ChildProcessError):
-                os.waitpid(self._process, os.WNOHANG)
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                os.waitpid(process, os.WNOHANG)
+
+    def _start(self) -> None:
+        self._forget()
+        memory = os.memfd_create("pam_totp changes")
+        try:
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            os.close(memory)
+            raise
+        self._channel, self._memory, self._owner, self._unsent = near, memory, os.getpid(), 0
         with far:
-            self._channel, self._owner, self._unsent = near, os.getpid(), 0
-            self._memory = os.memfd_create("pam_totp changes")
             null = os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_RDWR, 0
             actions = (
                 (os.POSIX_SPAWN_DUP2, far.fileno(), 0),

@@ -23,6 +23,7 @@ from pam_totp.core.lean import TYPE_CHECKING
 from pam_totp.core.oath import MIN_DIGITS
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import (
+    DAY,
     DEFAULT_NAMES,
     NEW_RECOVERY_CODES,
     NEW_SECRET,
@@ -31,6 +32,7 @@ from pam_totp.core.record import (
     Token,
     UserRecord,
 )
+from pam_totp.core.settings import REDEEM_SERVICE, Settings
 from pam_totp.core.verify import Decision, Outcome, Tickets, is_ticket, takes_ticket
 from pam_totp.operations.audit_log import of_token
 from pam_totp.operations.enroll import (
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import ClassVar
 
-DAY = 86_400  # seconds
 TICKET_DAYS = 7  # days that a ticket is valid, unless its maker chooses another end
 MAX_TICKET = 90 * DAY  # seconds
 MAX_TEMPORARY = DAY  # seconds
@@ -98,6 +99,13 @@ class Confirmation(Value):
 
 
 Confirmation.CLOSED = Confirmation(is_open=False)
+
+
+def tickets_of(chosen: Settings, service: str) -> Tickets:
+    """Return the users whose tickets count in a login to `service`."""
+    if service == REDEEM_SERVICE:
+        return Tickets.EVERYBODY
+    return Tickets.UNENROLLED if chosen.takes_tickets(service) else Tickets.NOBODY
 
 
 def invitation(record: UserRecord) -> Invitation | None:

@@ -7,11 +7,12 @@ import time
 from pam_totp.core.fields import Value
 from pam_totp.core.lean import TYPE_CHECKING, partial
 from pam_totp.core.settings import DEFAULT_STORE, REDEEM_SERVICE, MemberSettings, Settings, Site, settings
-from pam_totp.core.verify import Tickets, verify
+from pam_totp.core.verify import verify
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import Origin, Verify
 from pam_totp.operations.conversation import Log
 from pam_totp.operations.dialogue import Dialogue
+from pam_totp.operations.tickets import tickets_of
 from pam_totp.operations.verifier import UNKNOWN_ACCOUNT, LocalVerifier, OpenStore, Verifier
 from pam_totp.pam.names import is_member, name_of_uid, passwd_name
 from pam_totp.pam.protocol import Hello
@@ -102,16 +103,8 @@ def _local(login: _Login) -> Verifier:
         now=login.host.now,
         check_account=_check_of(login, is_enrolled),
         search=login.host.search,
-        tickets=_tickets(login),
+        tickets=tickets_of(login.chosen, login.hello.service),
     )
-
-
-def _tickets(login: _Login) -> Tickets:
-    """Return the users whose enrolment tickets count in this login."""
-    service = login.hello.service
-    if service == REDEEM_SERVICE:
-        return Tickets.EVERYBODY
-    return Tickets.UNENROLLED if login.chosen.takes_tickets(service) else Tickets.NOBODY
 
 
 def _remote(login: _Login, member: MemberSettings) -> Verifier:
@@ -130,7 +123,7 @@ def _remote(login: _Login, member: MemberSettings) -> Verifier:
         now=host.now,
         check_account=_check_of(login, lambda name, _: verifier.is_enrolled(name)),
         log=login.log,
-        tickets=_tickets(login),
+        tickets=tickets_of(login.chosen, login.hello.service),
     )
     return verifier
 

@@ -249,8 +249,7 @@ class PostgresStore(SharedStore):
 
         def attempt(work: Work) -> R:
             stored = self._read(work, name)
-            if stored.problem is not None:
-                raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+            _require_safe(stored)
             verdict = None if question is None else _verdict(stored, question)
             if verdict is not None:
                 # Perhaps only the primary has committed the verdict. Once this write is durable, so is the verdict.
@@ -288,8 +287,7 @@ class PostgresStore(SharedStore):
 
         def attempt(work: Work) -> R:
             stored = self._read(work, name)
-            if stored.problem is not None:
-                raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+            _require_safe(stored)
             if stored.version is None and not create:
                 raise NotThere
             old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name, self.codec)
@@ -310,7 +308,7 @@ class PostgresStore(SharedStore):
                 raise NotThere
             if codec.is_current(stored.body):
                 return False
-            self.require_safe(work)
+            _require_safe(stored)
             document = document_of(parse_record(stored.body, user, name, codec), name, codec)
             self._write_again(work, name, stored._replace(body=document))
             return True
@@ -329,9 +327,7 @@ class PostgresStore(SharedStore):
 
     def require_safe(self, work: Work) -> None:
         """Raise StoreError if the database would not keep a change safely."""
-        stored = self._read(work, "")
-        if stored.problem is not None:
-            raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+        _require_safe(self._read(work, ""))
 
     def contended(self) -> Exception:
         """Return the error for a row that another process has changed meanwhile. The process decides again."""
@@ -554,6 +550,12 @@ def statements_of(rows: list[Row]) -> schema.Statements:
     if version != schema.VERSION or replication not in schema.REPLICATION:
         raise StoreError(f"the database has tables of version {version}, but this pam_totp needs {schema.VERSION}")
     return schema.Statements(replication, _number(rows[0][2] or b""))
+
+
+def _require_safe(stored: _Stored) -> None:
+    """Raise StoreError if the database, as it was read with `stored`, would not keep a change safely."""
+    if stored.problem is not None:
+        raise StoreError(f"the database does not keep changes safely: {stored.problem}")
 
 
 def _verdict(stored: _Stored, question: Question) -> str | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pam_totp.core.record import UserRecord
 from pam_totp.store import SerialTaken, StoreError
 from pam_totp.store.file import document_of, file_name, parse_record
-from pam_totp.store.postgres_connection import Connection, Row
+from pam_totp.store.postgres_connection import Connection, Row, text_of
 from pam_totp.store.postgres_records import serials, user_name
 from pam_totp.store.postgres_schema import OWNER, OWNERS, Statements
 
@@ -66,7 +66,7 @@ def update_many(
     progress(len(changes), 2 * len(changes))
     run(statements.change_staged)
     run(statements.create_staged)
-    if outdated := {_text(name) for (name,) in run(_OUTDATED)}:
+    if outdated := {text_of(name) for (name,) in run(_OUTDATED)}:
         batch.compute_again(outdated, changes, results)
     batch.move_serials()
     run.commit()
@@ -108,7 +108,7 @@ class _Batch:
         """Compute the new records, and write those that differ to the temporary table."""
         names = {user: file_name(user) for user, _ in pairs}
         found = {
-            _text(name): (version, body) for name, version, body in self._run(_FOUND, json.dumps([*names.values()]))
+            text_of(name): (version, body) for name, version, body in self._run(_FOUND, json.dumps([*names.values()]))
         }
         before = {user: self._record(user, name, found[name][1]) for user, name in names.items()}
         after = dict(before)
@@ -136,7 +136,7 @@ class _Batch:
             after[user], _ = change(after[user])
             added |= serials(after[user]).keys() - serials(before[user]).keys()
         rows = self._run(OWNERS, json.dumps(sorted(added))) if added else []
-        return {_text(serial): _text(name) for serial, name in rows}
+        return {text_of(serial): text_of(name) for serial, name in rows}
 
     def _apply(
         self, name: str, user: str, change: Change[R], after: dict[str, UserRecord], others: dict[str, str]
@@ -204,11 +204,11 @@ class _Batch:
         for some in _parts((key, name) for name, (old, new) in moves for key in old.keys() - new.keys()):
             self._run(_RELEASE_ALL, _claims(some))
         for some in _parts((key, name) for name, (old, new) in moves for key in new.keys() - old.keys()):
-            claimed = {_text(serial) for (serial,) in self._run(_CLAIM_ALL, _claims(some))}
+            claimed = {text_of(serial) for (serial,) in self._run(_CLAIM_ALL, _claims(some))}
             for key, name in some:
                 if key not in claimed:  # another process claimed it meanwhile
                     rows = self._run(OWNER, key)
-                    raise SerialTaken(self._moves[name][1][key], user_name(_text(rows[0][0])) if rows else None)
+                    raise SerialTaken(self._moves[name][1][key], user_name(text_of(rows[0][0])) if rows else None)
 
 
 def _parts(claims: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
@@ -219,7 +219,3 @@ def _parts(claims: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]
 
 def _claims(claims: list[tuple[str, str]]) -> str:
     return json.dumps([{"serial": serial, "name": name} for serial, name in claims])
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8")

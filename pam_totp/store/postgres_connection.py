@@ -27,8 +27,8 @@ from pam_totp.store.postgres_schema import Statements
 
 _BYTEA = 17  # the type's object identifier
 _HOST_SETTINGS = ("host", "hostaddr", "port")  # of a URL: each may be a list, with an entry for each server
+NO_TABLE, NO_COLUMN, NOT_GRANTED = "42P01", "42703", "42501"  # undefined table or column, insufficient privilege
 _READ_ONLY = "25006"
-_NO_TABLE = "42P01"  # undefined table
 _UNKNOWN_RESULT = ("08", "40003")  # class 08: connection exception; statement completion unknown
 _AGAIN = ("40001", "40P01")  # serialization failure, deadlock
 
@@ -134,7 +134,7 @@ class Connection:
                 raise Unanswered(text)
             if state == _READ_ONLY:  # this server is no longer the primary
                 self.close()
-            if state == _NO_TABLE:
+            if state == NO_TABLE:
                 text = (
                     "the database has no records: they were copied to another store, or run 'pam-totp store init URL'"
                 )
@@ -229,6 +229,16 @@ def _wait(descriptor: int, events: int, seconds: float) -> bool:
 def _line(text: str) -> str:
     """Return a text of libpq, which may have several lines, as one line."""
     return " ".join(text.split()).removeprefix("ERROR: ").removeprefix("FATAL: ")
+
+
+def text_of(value: bytes | None) -> str:
+    """Return a text of a row."""
+    return (value or b"").decode("utf-8")
+
+
+def number_of(value: bytes | None) -> int:
+    """Return a whole number of a row."""
+    return int.from_bytes(value or b"", "big", signed=True)
 
 
 class Pool:

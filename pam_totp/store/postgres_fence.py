@@ -20,20 +20,16 @@ from pam_totp.store import StoreError
 from pam_totp.store import postgres_schema as schema
 from pam_totp.store.file import file_name
 from pam_totp.store.postgres_batch import WAIT
-from pam_totp.store.postgres_connection import Refused
+from pam_totp.store.postgres_connection import NO_COLUMN, NO_TABLE, NOT_GRANTED, Refused, number_of
 
 if TYPE_CHECKING:
     from pam_totp.store.postgres import PostgresStore, Work
     from pam_totp.store.postgres_connection import Row
 
-_NOT_GRANTED = "42501"
-_NO_COLUMN = "42703"
-_NO_TABLE = "42P01"
 _MEMBERS = """SELECT name, to_jsonb(groups)::text, to_jsonb(services)::text, extract(epoch FROM joined)::bigint,
  revoked IS NOT NULL, encode(fingerprint, 'hex'), encode(next_fingerprint, 'hex') FROM pam_totp.member ORDER BY name"""
 _OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pam_totp' AND datname = current_database()
  AND pid <> pg_backend_pid()"""
-
 
 _FORGET = "UPDATE pam_totp.record SET version = version + 1, asked = '[]' WHERE asked <> '[]'"
 _UNINVITE = "DELETE FROM pam_totp.joining WHERE true"
@@ -85,7 +81,7 @@ def members(store: PostgresStore) -> list[MemberRow]:
 
 def others(store: PostgresStore) -> int:
     """Return the number of other connections of pam_totp to the database that this role can see."""
-    return store.use(lambda work: _number(work.run(_OTHERS)[0][0]), reads_only=True)
+    return store.use(lambda work: number_of(work.run(_OTHERS)[0][0]), reads_only=True)
 
 
 def fence(
@@ -98,7 +94,7 @@ def fence(
     try:
         return store.use(lambda work: _fence(store, work, withdrawn, above, forget=forget))
     except Refused as e:
-        if e.state not in (_NOT_GRANTED, _NO_COLUMN, _NO_TABLE):
+        if e.state not in (NOT_GRANTED, NO_COLUMN, NO_TABLE):
             raise
         what = "the database does not permit a new epoch"
         raise StoreError(f"{what} (run 'pam-totp store init URL --grant ROLE' as its owner, then again)") from None
@@ -122,7 +118,7 @@ def _fence(store: PostgresStore, work: Work, withdrawn: Withdrawn, above: int | 
     epoch = None
     if above is not None:
         rows = run(f"{_BEGIN} WHERE {is_met} RETURNING epoch", above, None if cluster is None else cluster.decode())
-        epoch = _number(rows[0][0]) if rows else None
+        epoch = number_of(rows[0][0]) if rows else None
     store.require_safe(work)  # the conditions were met, because a reload can change settings only between transactions
     run("COMMIT")
     return Fenced(epoch, deleted)
@@ -153,11 +149,7 @@ def _member(row: Row) -> MemberRow:
         (name or b"").decode(),
         tuple(json.loads(groups or b"[]")),
         None if services is None else tuple(json.loads(services)),
-        None if joined is None else _number(joined),
+        None if joined is None else number_of(joined),
         is_revoked == b"\x01",
         tuple(text.decode() for text in fingerprints if text is not None),
     )
-
-
-def _number(value: bytes | None) -> int:
-    return int.from_bytes(value or b"", "big", signed=True)

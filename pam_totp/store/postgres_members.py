@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 from pam_totp.store.postgres import PostgresStore, Work
-from pam_totp.store.postgres_connection import Refused, Row
+from pam_totp.store.postgres_connection import NO_COLUMN, NO_TABLE, Refused, Row, number_of, text_of
 from pam_totp.store.postgres_records import user_name
 from pam_totp.store.postgres_schema import GUARDS
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 ALL_USERS = "all"
 ENROLMENT = "+enroll"  # in place of a user group: the permission to enrol users. No group can have this name
 JOIN_SECONDS = 3600  # the time in which a new member may join
-_NO_TABLE, _NO_COLUMN = "42P01", "42703"
 _TRUE = b"\x01"  # in PostgreSQL's binary format
 
 
@@ -137,7 +136,7 @@ class Members:
             return None
         name, *flags, now = rows[0]
         is_revoked, is_next, may_ask, may_serve, may_enroll = (flag == _TRUE for flag in flags)
-        return Found(_text(name), is_revoked, is_next, may_ask, may_serve, may_enroll, _number(now))
+        return Found(text_of(name), is_revoked, is_next, may_ask, may_serve, may_enroll, number_of(now))
 
     def adopt(self, fingerprint: bytes) -> None:
         """Make `fingerprint` the member's only certificate, if it is that of the last renewal."""
@@ -153,7 +152,7 @@ class Members:
     def joining(self, token_digest: bytes) -> str | None:
         """Return the name of the member that may join with this token, or None."""
         rows = self._read(_JOINING, token_digest)
-        return _text(rows[0][0]) if rows else None
+        return text_of(rows[0][0]) if rows else None
 
     def join(self, token_digest: bytes, fingerprint: bytes, days: int | None = None) -> str | None:
         """Use the token up, and give the member this certificate. Return its name, or None if the token is unknown.
@@ -161,12 +160,12 @@ class Members:
         `days` is the time for which the certificate is valid, if it is known.
         """
         rows = self._change(lambda made: made.join, token_digest, fingerprint, days)
-        return _text(rows[0][0]) if rows else None
+        return text_of(rows[0][0]) if rows else None
 
     def problem(self) -> str | None:
         """Return the reason why the database does not keep changes safely, or None."""
         ((problem,),) = self._use(lambda work, made: work.run(made.guard), reads_only=True)
-        return None if problem is None else _text(problem)
+        return None if problem is None else text_of(problem)
 
     # ---- for an administrator
 
@@ -203,14 +202,14 @@ class Members:
         """Return all members, in the order of their names."""
         return [
             Member(
-                _text(name),
-                tuple(json.loads(_text(groups))),
+                text_of(name),
+                tuple(json.loads(text_of(groups))),
                 None if services is None else tuple(json.loads(services)),
-                _number(added),
-                None if joined is None else _number(joined),
-                None if revoked is None else _number(revoked),
-                None if fingerprint is None else _text(fingerprint),
-                None if ends is None else _number(ends),
+                number_of(added),
+                None if joined is None else number_of(joined),
+                None if revoked is None else number_of(revoked),
+                None if fingerprint is None else text_of(fingerprint),
+                None if ends is None else number_of(ends),
             )
             for name, groups, services, added, joined, revoked, fingerprint, ends in self._read(_MEMBERS)
         ]
@@ -221,12 +220,12 @@ class Members:
         users: dict[str, tuple[str, ...]] = {}
         enrolling: set[str] = set()
         for group, other in self._read(_MAY):
-            if _text(other) == ENROLMENT:
-                enrolling.add(_text(group))
+            if text_of(other) == ENROLMENT:
+                enrolling.add(text_of(group))
             else:
-                may[_text(group)] = (*may.get(_text(group), ()), _text(other))
+                may[text_of(group)] = (*may.get(text_of(group), ()), text_of(other))
         for group, name in self._read(_USERS):
-            users[_text(group)] = (*users.get(_text(group), ()), user_name(_text(name)))
+            users[text_of(group)] = (*users.get(text_of(group), ()), user_name(text_of(name)))
         return Groups(may, users, frozenset(enrolling))
 
     def allow(self, group: str, user_groups: Iterable[str]) -> int:
@@ -273,9 +272,9 @@ class Members:
                 lambda work: attempt(work, _statements(work.statements.replication)), reads_only=reads_only
             )
         except Refused as e:
-            if e.state == _NO_COLUMN:
+            if e.state == NO_COLUMN:
                 raise StoreError("the tables of members are older (run 'pam-totp store init URL')") from None
-            if e.state != _NO_TABLE:
+            if e.state != NO_TABLE:
                 raise
             raise StoreError("the database has no tables of members (run 'pam-totp store init URL')") from None
 
@@ -304,17 +303,9 @@ def _explained(work: Work, made: _Statements) -> list[Row]:
     """Raise StoreError if the guard forbids changes. Otherwise return no rows: no change was necessary."""
     ((problem,),) = work.run(made.guard)
     if problem is not None:
-        raise StoreError(f"the database does not keep changes safely: {_text(problem)}")
+        raise StoreError(f"the database does not keep changes safely: {text_of(problem)}")
     return []
 
 
 def _list(texts: Iterable[str]) -> str:
     return json.dumps(sorted(set(texts)))
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode()
-
-
-def _number(value: bytes | None) -> int:
-    return int.from_bytes(value or b"", "big", signed=True)

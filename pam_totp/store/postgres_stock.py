@@ -20,9 +20,10 @@ from pam_totp.core.serials import serial_key
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
 from pam_totp.store.postgres_batch import AT_ONCE, WAIT
-from pam_totp.store.postgres_connection import Refused
+from pam_totp.store.postgres_connection import NO_TABLE, Refused, text_of
 from pam_totp.store.postgres_records import serials as serials_of
 from pam_totp.store.postgres_records import user_name
+from pam_totp.store.postgres_schema import OWNERS
 from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, document_of, parse_entry
 
 if TYPE_CHECKING:
@@ -31,13 +32,10 @@ if TYPE_CHECKING:
     from pam_totp.store.postgres_connection import Row
     from pam_totp.store.stock import Exchange
 
-_NO_TABLE = "42P01"  # undefined table
 _FIND = """SELECT s.serial, s.body, n.name FROM pam_totp.stock AS s JOIN pam_totp.serial AS n ON n.serial = s.serial
  WHERE s.serial = $1"""
 _PAGE = """SELECT s.serial, s.body, n.name FROM pam_totp.stock AS s JOIN pam_totp.serial AS n ON n.serial = s.serial
  WHERE s.serial > $1 ORDER BY s.serial LIMIT $2::bigint"""
-_OWNERS = """SELECT s.serial, s.name FROM jsonb_array_elements_text($1::jsonb) AS n(serial)
- JOIN pam_totp.serial AS s ON s.serial = n.serial"""
 _GIVE = "UPDATE pam_totp.serial SET name = $2 WHERE serial = $1 AND name IS NULL RETURNING 1"
 _TAKE = "UPDATE pam_totp.serial SET name = NULL WHERE serial = $1 AND name = $2 RETURNING 1"
 _EMPTY = "UPDATE pam_totp.stock SET body = $3 WHERE serial = $1 AND body = $2 RETURNING 1"
@@ -60,7 +58,7 @@ class PostgresStock:
         last = ""
         while rows := self._page(last):
             for row in rows:
-                last = _text(row[0])
+                last = text_of(row[0])
                 try:
                     yield self._found(row).held
                 except StoreError as e:
@@ -91,8 +89,8 @@ class PostgresStock:
             rows: dict[str, str] = {}
             for entry in some:
                 rows.setdefault(serial_key(entry.serial), document_of(entry, self._store.codec).decode("ascii"))
-            free = {_text(key) for (key,) in run(work.statements.claim_stock, json.dumps(sorted(rows)))}
-            owners = {_text(key): name for key, name in run(_OWNERS, json.dumps(sorted(rows.keys() - free)))}
+            free = {text_of(key) for (key,) in run(work.statements.claim_stock, json.dumps(sorted(rows)))}
+            owners = {text_of(key): name for key, name in run(OWNERS, json.dumps(sorted(rows.keys() - free)))}
             added = [{"serial": key, "body": body} for key, body in rows.items() if key in free]
             inserted = run(work.statements.add_stock, json.dumps(added))
             if len(inserted) != len(added) or owners.keys() != rows.keys() - free:
@@ -100,7 +98,7 @@ class PostgresStock:
             for entry in some:
                 key = serial_key(entry.serial)
                 name = owners.get(key)
-                results.append(None if key in free else (None if name is None else user_name(_text(name)),))
+                results.append(None if key in free else (None if name is None else user_name(text_of(name)),))
                 free.discard(key)  # the second entry of a serial number
         run("COMMIT")
         progress(len(entries), len(entries))
@@ -151,7 +149,7 @@ class PostgresStock:
         assert codec is not None
         while rows := self._page(last):
             for key, body, _ in rows:
-                last = _text(key)
+                last = text_of(key)
                 if not codec.is_current(body or b""):
                     with suppress(NotInStock):  # another process has moved the token meanwhile
                         self.update(last, lambda entry: entry)
@@ -162,7 +160,7 @@ class PostgresStock:
         last = ""
         while rows := self._page(last):
             for key, body, _ in rows:
-                last = _text(key)
+                last = text_of(key)
                 yield body or b""
 
     def _find(self, work: Work, serial: str) -> _Found | None:
@@ -170,9 +168,9 @@ class PostgresStock:
         return self._found(rows[0]) if rows else None
 
     def _found(self, row: Row) -> _Found:
-        key, body, name = _text(row[0]), row[1] or b"", row[2]
+        key, body, name = text_of(row[0]), row[1] or b"", row[2]
         entry = parse_entry(body, f"stock/{key}", self._store.codec)
-        return _Found(Held(entry, None if name is None else user_name(_text(name))), body)
+        return _Found(Held(entry, None if name is None else user_name(text_of(name))), body)
 
     def _move(self, work: Work, name: str, leaving: Sequence[_Found], incoming: Sequence[StockEntry]) -> bool:
         """Move the tokens between the user `name` and the stock. Return False if another process has moved one."""
@@ -206,10 +204,6 @@ def _with_table() -> Iterator[None]:
     try:
         yield
     except Refused as e:
-        if e.state != _NO_TABLE:
+        if e.state != NO_TABLE:
             raise
         raise StoreError("the database has no table of the stock (run 'pam-totp store init URL')") from None
-
-
-def _text(value: bytes | None) -> str:
-    return (value or b"").decode("utf-8")

@@ -163,17 +163,14 @@ def sealer() -> ModuleType:
 
 def _read() -> None:
     """Read the keyring. Other threads may do the same meanwhile."""
-    keyring, problem = None, None
-    descriptor = _process.descriptor
+    found, problem = None, None
     try:
-        descriptor = _descriptor() if descriptor is None else descriptor
-        if descriptor is not None:
-            keyring = _parsed(descriptor)
-        elif os.path.exists(NOTE):
+        found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)
+        if found is None and os.path.exists(NOTE):
             problem = "is sealed, and this process has no key (see 'pam-totp seal status')"
     except StoreError as e:
         problem = _UNREADABLE.format(e)
-    _process.keyring, _process.problem, _process.is_read = keyring, problem, True
+    _process.keyring, _process.problem, _process.is_read = found, problem, True
 
 
 def _parsed(descriptor: int) -> Keyring:
@@ -188,11 +185,18 @@ def _parsed(descriptor: int) -> Keyring:
 
 
 def _descriptor() -> int | None:
-    """Open the keyring, and return its descriptor, or None if there is no keyring that this process can read."""
+    """Open the keyring, and return its descriptor, or None if there is no keyring that this process can read.
+
+    Raise StoreError.
+    """
     folder = os.environ.get(CREDENTIALS)
     if folder is not None:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        try:
             return os.open(f"{folder}/{NAME}", _FLAGS)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as e:
+            raise StoreError(f"{folder}/{NAME}: {e.strerror}") from None
     try:
         file = os.open(FILE, _FLAGS)
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -21,11 +21,10 @@ import socket
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, SettingsError, Site
+from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, SettingsError, Site, table_of
 from pam_totp.operations import audit_log
 from pam_totp.operations.on_change import COUNT_BYTES
 from pam_totp.pam.login_session import read_site
@@ -52,11 +51,7 @@ def program(site: Site) -> str | None:
     """Return the path of the site's program, or None without one. Raise SettingsError if `[hooks]` is invalid."""
     if site.hooks is None:
         return None
-    if not isinstance(site.hooks, Mapping):
-        raise SettingsError(f"{SITE_FILE}: hooks: must be a table")
-    if unknown := site.hooks.keys() - {KEY}:
-        raise SettingsError(f"{SITE_FILE}: hooks: unknown setting {sorted(unknown)[0]!r}")
-    path = site.hooks.get(KEY)
+    path = table_of(site.hooks, "hooks", [KEY]).get(KEY)
     if path is None:
         return None
     if type(path) is not str or not path.startswith("/") or "\0" in path:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from pam_totp.core import fields
 from pam_totp.core.fields import Rule, require
-from pam_totp.core.settings import SITE_FILE, SettingsError, Site
+from pam_totp.core.settings import SITE_FILE, SettingsError, Site, table_of
 
 MAX_LOGO = 256 * 1024  # bytes
 MAX_HELP = 1000  # characters
@@ -92,13 +92,9 @@ class Appearance:
 
 def appearance(site: Site, locate: Callable[[str], str] = str) -> Appearance:
     """Return the table [portal] of a site file. Read the logo, whose path `locate` changes. Raise SettingsError."""
-    table = site.portal
-    if table is None:
+    if site.portal is None:
         return Appearance()
-    if not isinstance(table, dict):
-        raise SettingsError(f"{_PLACE}: must be a table")
-    if unknown := table.keys() - _RULES.keys():
-        raise SettingsError(f"{_PLACE}: unknown setting {sorted(unknown)[0]!r}")
+    table = table_of(site.portal, "portal", _RULES)
     for name, value in table.items():
         require(_RULES[name], value, f"{_PLACE}.{name}", SettingsError)
     if "accent_dark" in table and "accent" not in table:

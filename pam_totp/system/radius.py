@@ -285,6 +285,7 @@ def problem(folder: str) -> str | None:
             command,
             capture_output=True,
             text=True,
+            errors="replace",  # it repeats lines of the files
             timeout=CHECK_TIME,
             check=False,
             cwd="/",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -63,6 +64,11 @@ class Note:
     def is_exported(self) -> bool:
         """Return True if the last exported copy has all keys."""
         return bool(self.keys) and set(self.keys) <= set(self.exported)
+
+    @property
+    def exported_on(self) -> str:
+        """Return the date of the last exported copy in UTC."""
+        return time.strftime("%Y-%m-%d", time.gmtime(self.exported_at or 0))
 
 
 def note() -> Note:

@@ -20,16 +20,15 @@ from pam_totp.store.stock import stock_of
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
 OPEN = "open"  # counts of secrets that are not sealed
-_SEALED, _KEYS, _TOTAL = "sealed", "keys", "total"  # kinds of reports
+_SEALED, _KEYS = "sealed", "keys"  # kinds of reports
 _MAX_PROBLEMS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The result of `seal_all`: the numbers of changed and of all records and entries, and the first problems."""
+    """The result of `seal_all`: the number of changed records and entries, and the first problems."""
 
     changed: int
-    total: int
     problems: tuple[str, ...]
 
 
@@ -46,9 +45,7 @@ def seal_all(location: str) -> Sealed:
 
     def work(store: Store) -> Iterator[Report]:
         assert isinstance(store, FileStore | SharedStore)
-        total = 0
         for user in store.users():
-            total += 1
             try:
                 if store.seal_again(user):
                     yield _SEALED, user
@@ -57,18 +54,14 @@ def seal_all(location: str) -> Sealed:
             except StoreError as e:
                 yield BROKEN, str(e)
         yield from ((_SEALED, "") for _ in range(stock_of(store).seal_again()))
-        yield _TOTAL, str(total)
 
     reports = Counter[str]()
     problems: list[str] = []
-    total = 0
     for kind, text in as_owner(location, work):
         reports[kind] += 1
-        if kind == _TOTAL:
-            total = int(text)
-        elif kind == BROKEN and len(problems) < _MAX_PROBLEMS:
+        if kind == BROKEN and len(problems) < _MAX_PROBLEMS:
             problems.append(text)
-    return Sealed(reports[_SEALED], total, tuple(problems))
+    return Sealed(reports[_SEALED], tuple(problems))
 
 
 def count_keys(location: str) -> Keys:

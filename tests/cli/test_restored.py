@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import os
@@ -9,12 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pam_totp.cli.command_line import OUT_OF_REACH
+from pam_totp.cli.restored import forward_stock
 from pam_totp.core.record import UserRecord
-from pam_totp.operations import audit_log
+from pam_totp.operations import audit_log, stock
+from pam_totp.operations.restored import Log
+from pam_totp.store import StoreError
+from pam_totp.store.file import FileStore
+from pam_totp.store.stock import StockEntry, stock_of
 from pam_totp.store.upkeep import created_at
 from tests.conftest import as_root
 from tests.core.test_restored import change, use
@@ -351,6 +360,30 @@ def test_the_facts_are_json(site: Site) -> None:
     done = site.command("restored", "--dry-run", "--json")
     assert json.loads(done.stdout)["records"][0]["tokens"][0]["row_needed"] is True
     assert audit_log.NAME not in done.stdout
+
+
+def test_a_token_that_left_the_stock_meanwhile_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir(mode=0o700)
+    store = FileStore(str(folder))
+    assert stock_of(store).add([StockEntry(serial="T-1", imported=0, token=fob(serial="T-1"))]) == [None]
+    items = stock.items
+
+    def assigned_meanwhile(*arguments: Any, **more: Any) -> Iterator[stock.Item | StoreError]:
+        for item in items(*arguments, **more):
+            stock.assign(store, "T-1", ME, now=0)
+            yield item
+
+    monkeypatch.setattr(stock, "items", assigned_meanwhile)
+    lines: list[object] = []
+    audit = argparse.Namespace(store=str(folder), changed=lambda *words, **fields: lines.append((words, fields)))
+    log = Log({str(folder)}, restored_at=None, now=0)
+    changed, status = forward_stock(argparse.Namespace(dry_run=False, audit=audit), log, store)
+    assert (changed, status, lines) == ([], OUT_OF_REACH, [])
+    what = f"{ME} has the token with the serial number T-1"
+    assert capsys.readouterr().err == f"pam-totp: {what}; tokens in stock may be unchanged\n"
 
 
 def test_tokens_in_stock_are_rolled_forward_too(site: Site, tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pam_totp.cli import desk as command
+from pam_totp.cli.desk import IDLE, TOTAL
 from pam_totp.core.answer import Answer
 from pam_totp.core.policy import Policy
 from pam_totp.core.record import Token, UserRecord
@@ -529,3 +532,22 @@ def test_a_change_is_read_from_its_entry(name: str, token: str | None) -> None:
 def test_any_text_in_place_of_changes_is_shown_or_left_out(text: str) -> None:
     change = RecentChange.parse(text)
     assert change is None or change.at >= 0
+
+
+# ---- a session of the command
+
+
+@pytest.mark.parametrize(("waited", "used"), [(IDLE - 1, True), (IDLE + 1, False), (TOTAL + 1, False)])
+def test_a_session_over_a_pipe_has_the_same_limits(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], waited: int, used: bool
+) -> None:
+    clock = [0.0]
+
+    def readline() -> str:
+        clock[0] += waited
+        return "find alice\n"
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: False, readline=readline))
+    monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert command._line(TOTAL) == ("find alice\n" if used else None)
+    assert ("the session has ended" in capsys.readouterr().err) is not used

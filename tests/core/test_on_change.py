@@ -256,7 +256,8 @@ def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 def got(folder: Path) -> list[str]:
     path = folder / "got"
-    return [json.loads(line)["fields"]["what"] for line in path.read_bytes().splitlines()] if path.exists() else []
+    complete = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # the runner may be writing a line
+    return [json.loads(line)["fields"]["what"] for line in complete.splitlines()]
 
 
 def test_one_runner_gets_all_changes_and_another_follows_if_it_ends(
@@ -271,6 +272,31 @@ def test_one_runner_gets_all_changes_and_another_follows_if_it_ends(
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})
     until(lambda: got(tmp_path) == ["one", "stop", "two"], "the next runner gets the change")
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "memfd_create"), (socket, "socketpair"), (os, "posix_spawn")])
+def test_a_runner_that_cannot_start_closes_no_other_descriptor(
+    sender: Callable[[], on_change.Runner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    sending = sender()
+    sending.tell("demo", {"what": "stop"})
+    until(lambda: got(tmp_path) == ["stop"], "the runner gets it")
+    os.waitid(os.P_PID, sending._process, os.WEXITED | os.WNOWAIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fails)
+        with pytest.raises(OSError, match="Too many open files"):
+            sending.tell("demo", {"what": "one"})
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # they get the numbers that are free now
+    child = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    sending.tell("demo", {"what": "two"})
+    until(lambda: got(tmp_path) == ["stop", "two"], "the next runner gets the change")
+    for file in others:
+        os.close(file)
+    assert os.waitpid(child, 0)[0] == child, "only the runner is reaped"
 
 
 def test_a_full_channel_does_not_delay_a_change(sender: Callable[[], on_change.Runner], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pam_totp.core.record import Ticket, UserRecord
 from pam_totp.core.secretfile import base32, parse, serialize
 from pam_totp.core.slots import decode
 from pam_totp.operations import stock
-from pam_totp.store import NotThere, StoreError, journal
+from pam_totp.store import NotThere, StoreError, journal, seal_key
 from pam_totp.store.batch import update_many
 from pam_totp.store.file import FileStore, file_name
 from pam_totp.store.keyring import Keyring, KeyringError, State, parse_keyring, serialize_keyring
@@ -215,6 +215,38 @@ def test_a_keyring_has_an_encoding_and_shows_no_key(keyring: Keyring) -> None:
 def test_a_keyring_with_a_mistake_is_refused(change: Callable[[bytes], bytes], problem: str) -> None:
     with pytest.raises(KeyringError, match=problem):
         parse_keyring(change(serialize_keyring(Keyring(current=FIRST))))
+
+
+# ---- the keyring of a process
+
+
+@pytest.fixture
+def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of the credential that systemd would give this process, which has read no keyring yet."""
+    process = seal_key._Process()
+    process.codecs = {}
+    monkeypatch.setattr(seal_key, "_process", process)
+    monkeypatch.setattr(seal_key, "NOTE", str(tmp_path / "seal.json"))
+    (tmp_path / "seal.json").write_text('{"stores": ["/sealed"]}')
+    monkeypatch.setenv(seal_key.CREDENTIALS, str(tmp_path))
+    return tmp_path / seal_key.NAME
+
+
+def test_a_process_with_a_credential_keeps_no_descriptor_of_it(credential: Path) -> None:
+    credential.write_bytes(serialize_keyring(Keyring(current=FIRST).with_store("/sealed", State.SEALED)))
+    assert isinstance(seal_key.codec_of("/sealed"), Sealer)
+    assert str(credential) not in {os.path.realpath(file) for file in Path("/proc/self/fd").iterdir()}
+
+
+def test_a_credential_that_cannot_be_opened_refuses_sealed_records_only(credential: Path) -> None:
+    credential.symlink_to("key")  # no link is followed
+    with pytest.raises(StoreError, match=f"{credential}: "):
+        seal_key.keyring()
+    codec = seal_key.codec_of("/sealed")
+    assert codec is not None
+    with pytest.raises(StoreError, match="the key cannot be read"):
+        codec.open(serialize(UserRecord(user="alice", tokens=(fob(),))), "alice", "alice")
+    assert seal_key.codec_of("/other") is None
 
 
 # ---- stores

@@ -78,6 +78,10 @@ CHANGES = {
         replace(pack.CLIENTS, f"{AUTHENTICATOR}yes", "# none"),
         (WARNING, Code.RADIUS_CLIENT_UNSAFE),
     ),
+    "member's file": (
+        lambda folder: (folder / pack.MEMBER).write_text("[member\n"),
+        (ERROR, Code.RADIUS_CONFIGURATION),
+    ),
     "readable": (lambda folder: (folder / pack.CLIENTS).chmod(0o644), (WARNING, Code.RADIUS_CLIENT_UNSAFE)),
     "no clients": (lambda folder: (folder / pack.CLIENTS).write_text(""), (NOTE, Code.RADIUS_WITHOUT_CLIENTS)),
     "short secret": (

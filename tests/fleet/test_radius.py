@@ -360,6 +360,19 @@ def test_a_second_installation_keeps_the_certificate_and_the_clients(radius: Fre
     assert pack.problem(str(radius.folder)) is None
 
 
+def test_a_comment_in_another_encoding_is_kept_and_no_error(radius: FreeRadius, tmp_path: Path) -> None:
+    path = radius.folder / pack.CLIENTS
+    before = path.read_bytes()
+    try:
+        path.write_bytes(before + b"# K\xfcche\n")
+        radius.command("client", "kitchen", "127.0.0.77")
+        assert path.read_bytes().startswith(before + b"# K\xfcche\n\nclient kitchen {")
+        path.write_bytes(before + b"client K\xfcche {\n")
+        assert pack.problem(str(radius.folder)) is not None
+    finally:
+        path.write_bytes(before)
+
+
 def test_a_client_that_freeradius_refuses_is_not_kept(radius: FreeRadius) -> None:
     path = radius.folder / pack.CLIENTS
     before = path.read_text()

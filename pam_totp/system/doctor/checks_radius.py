@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from pam_totp.core.settings import MemberSettings
+from pam_totp.core.settings import MemberSettings, SettingsError
 from pam_totp.pam.login_session import read_site
 from pam_totp.system import fleet_member
 from pam_totp.system import radius as pack
@@ -33,7 +33,12 @@ def radius(context: Context) -> Iterator[Finding]:
     if os.geteuid() != 0:
         yield _finding(NOTE, Code.RADIUS_NOT_CHECKED, "the checks of FreeRADIUS require root", "run this as root")
         return
-    settings = read_site(os.path.join(FOLDER, pack.MEMBER)).member
+    try:
+        settings = read_site(os.path.join(FOLDER, pack.MEMBER)).member
+    except SettingsError as e:
+        what = f"{e}; every login over FreeRADIUS is refused"
+        yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"delete {FOLDER}/{pack.MEMBER}, then {_INSTALL}")
+        return
     if missing := pack.missing():
         what = f"{missing[0]}: not found, so FreeRADIUS does not start"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"run 'apt-get install {pack.PACKAGES}'")

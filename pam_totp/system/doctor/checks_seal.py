@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from pam_totp.system import seal_files
 from pam_totp.system.doctor.context import Context, Fact
@@ -45,8 +44,8 @@ def seal(context: Context) -> Iterator[Finding]:
         remedy = "run 'pam-totp seal export FILE', and keep that file away from this host and its backups"
         yield _finding(WARNING, Code.SEAL_NOT_EXPORTED, what, remedy)
     else:
-        when = datetime.fromtimestamp(note.exported_at or 0, UTC).strftime("%Y-%m-%d")
-        text = f"key of the seal: exported on {when}, SHA-256 of the copy {note.digest} (check that you still have it)"
+        text = f"key of the seal: exported on {note.exported_on}, SHA-256 of the copy {note.digest} "
+        text += "(check that you still have it)"
         context.facts.append(Fact("seal_exported", note.exported_at, text))
     if keyring.following is not None or keyring.previous is not None:
         what = "the change to a new key of the seal is not complete"
