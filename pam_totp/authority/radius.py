@@ -2,11 +2,12 @@
 
 Rules:
 1. A question is decided by `Answers.answer`: the same law, budgets, groups and ids as for every other member.
-2. After the first refusal, the reply is a challenge, for every user and every answer (law 5). So it is for a user or a
-   service that the member may not ask for. A third answer is asked for only if a verdict allows it.
+2. After the first refusal, the reply is a challenge, for every user and every answer (law 5). The same holds for a user
+   or a service that the member may not ask for. The reply to the second refusal asks for a third answer only if a
+   verdict allows it.
 3. A challenge has a State: the id of the login and its refused answers, encrypted and authenticated, for one member,
    user and service, and for LIFE seconds of the database's clock. Every authority with the key of the CA can open it.
-4. Any other State counts as none: the answer is the first one of a login. So it gains nothing.
+4. Any other State is ignored: the answer is the first answer of a login. So an attacker gains nothing by it.
 5. Messages are marked as plain text: FreeRADIUS would expand them otherwise, and so execute commands.
 6. No reply tells whether the user is enrolled, and none lets a user pass without a code.
 """
@@ -50,7 +51,8 @@ def _octets(v: object) -> str | None:
 class RadiusQuestion(wire.Message):
     """`POST /v1/radius`: one Access-Request. `challenge` is False if the client cannot show a second prompt.
 
-    In JSON, each attribute is in hexadecimal, because FreeRADIUS escapes text in its own way. An absent one is empty.
+    In JSON, each attribute is in hexadecimal, because FreeRADIUS escapes text in its own way. An absent attribute is
+    empty.
     """
 
     id: str
@@ -153,7 +155,7 @@ _NONCE, _TAG = 16, 16  # bytes
 
 
 class States:
-    """Seals the State of challenges with keys that are derived from `secret`.
+    """The seal of the State of challenges, with keys that are derived from `secret`.
 
     The encryption is counter mode over HMAC-SHA256 with a random nonce, and the tag is an HMAC over all of it.
     """

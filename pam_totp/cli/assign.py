@@ -2,7 +2,7 @@
 
 Rules:
 - The token is unconfirmed. Its owner confirms it in the portal by two codes in a row, or at the desk (`--confirm`).
-- `--confirm` reads the codes, and confirms the token in the same change. It also confirms a token that the user has got
+- `--confirm` reads the codes, and confirms the token in the same change. It also confirms a token that was assigned
   before.
 """
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pam_totp.store.postgres_fence import MemberRow
 
 RESTORE, FENCE = "restore", "fence"
-COMPLETE = "give the logs of all authorities, or --complete if these logs lack no login"
+COMPLETE = "give the logs of all authorities, or --complete if no login is missing in these logs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: unknown, so every key fob needs codes in a row)",
     )
     parser.add_argument(
-        "--complete", action="store_true", help="restore: the logs lack no login, although an authority has no line"
+        "--complete", action="store_true", help="restore: the logs are complete, although an authority has no line"
     )
     parser.add_argument(
         "--epoch-only", action="store_true", help="fence: change no token: for a database that has lost no login"

@@ -3,7 +3,7 @@
 Rules:
 - A desk member runs this command through sudo, by a rule for `pam-totp desk` alone. sudo names the member. The command
   takes no path and no store from the member.
-- The member signs in by a code of the member's own. It opens one command, or a session of limited length.
+- The member signs in with a code. The code opens one command, or a session of limited length.
 - `operations.desk` has the rules for each change, and checks them again at each change.
 """
 
@@ -116,7 +116,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--all", action="store_true", help="disable, enable: all tokens; disable: every other code, too"
     )
-    parser.add_argument("--lost", action="store_true", help="replace: the old token is lost, and does not come back")
+    parser.add_argument("--lost", action="store_true", help="replace: the old token is lost, and does not return")
     parser.add_argument(
         "--output", choices=("-",), help="temporary-code, ticket: print also if standard output is not a terminal"
     )
@@ -166,7 +166,7 @@ def _desk(store: Store, of_desk: DeskSettings, args: argparse.Namespace, site: S
 
 
 def _sign_in(desk: Desk, store: Store, by: str) -> None:
-    """Ask the member for a code of the member's own. Raise CommandError if it is refused."""
+    """Ask the member for a code. Raise CommandError if it is refused."""
     try:
         is_enrolled = store.read(by).enrolled
     except NotThere:

@@ -2,7 +2,7 @@
 
 Rules:
 1. Threads of their own serve it, so that no reader delays a login. A request has a limit of time, of size, and of
-   requests at once. Other accounts keep no place from root, and none from members of the group.
+   requests at once. Requests of other accounts do not count towards the limits of root and of the group.
 2. The figures show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
    this process's account and the members of the group `GROUP` may read them.
 3. An error of this module is logged once, and changes nothing else.
@@ -66,7 +66,7 @@ class Endpoint:
             self._log(f"figures: {self._path}: {(getattr(e, 'strerror', None) or str(e)).lower()}")
 
     def close(self) -> None:
-        """Unlink the socket, unless another has replaced it. The threads end with the process."""
+        """Unlink the socket, unless another socket has replaced it. The threads end with the process."""
         with suppress(OSError):
             if self._inode is not None and os.path.samestat(os.lstat(self._path), self._inode):
                 os.unlink(self._path)

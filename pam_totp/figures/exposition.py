@@ -64,7 +64,7 @@ def _number(value: float) -> str:
 
 
 def merged(texts: Iterable[str]) -> str:
-    """Return one text with the metrics of several texts. Raise ValueError for a line that no metric of ours has."""
+    """Return one text with the metrics of several texts. Raise ValueError for a line in another format."""
     heads: dict[str, list[str]] = {}
     samples: dict[str, list[str]] = {}
     for text in texts:

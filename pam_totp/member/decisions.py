@@ -7,7 +7,7 @@ Rules:
    are sent.
 4. If no authority can be asked, no user passes. With `centre_down = "break-glass"`, recovery codes of this host count.
    Their records have no token, so no code of a token opens this host alone.
-5. An enrolment ticket is asked about first, and only if this login takes tickets. This host sees the user's key then.
+5. This host asks about an enrolment ticket first, and only if this login takes tickets. Then it sees the user's key.
 6. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
 """
 

@@ -255,7 +255,7 @@ class Redeem(Message):
 
 
 class Redemption(Message):
-    """The reply to `Redeem`. It contains the key: a member sees the keys of the users that enrol on it.
+    """The reply to `Redeem`. It contains the key: a member sees the keys of the users who enrol there.
 
     `verdict` is `open` after a right ticket, and after a wrong first code. `codes` are the recovery codes after a right
     first code. The fields from `type` on describe the token after a right ticket.

@@ -1,10 +1,10 @@
 """The desk: what a desk member may do for a user, and for which users.
 
 Rules:
-1. A desk member is an account of the site's desk group. The caller has checked a code of the desk member's own.
-2. Root alone changes the factors of accounts with uid 0, of desk members, and of members of the protected groups. Every
+1. A desk member is an account of the site's desk group. The caller has checked a code of the desk member.
+2. Only root changes the factors of accounts with uid 0, of desk members, and of members of the protected groups. Every
    name of a uid counts, and the primary group too.
-3. Root alone changes the factors of a user without a passwd entry, because the groups of such a user are unknown.
+3. Only root changes the factors of a user without a passwd entry, because the groups of such a user are unknown.
 4. Each change looks up both accounts and their groups while it holds the lock of the user's record.
 5. The desk sees no key, and no code of a user. It sees only the temporary code or the ticket that it has just made.
 6. No change makes an enrolled user unenrolled: with `nullok`, such a user would log in without a code.
@@ -104,7 +104,7 @@ class DeskError(Exception):
 
 
 class DeskSettings(Value):
-    """`[desk]` of the site file: the group of the desk members, and the groups whose members are root's to change."""
+    """`[desk]` of the site file: the group of the desk members, and the groups whose members only root may change."""
 
     group: str
     protect: tuple[str, ...] = PROTECTED
@@ -133,7 +133,7 @@ class Accounts(Protocol):
         """Return the name and the uid in the passwd entry of `name`, or None."""
 
     def names_of(self, uid: int) -> set[str]:
-        """Return the names of a uid that the name service finds by the uid."""
+        """Return the names that the name service finds for a uid."""
 
     def groups_of(self, name: str) -> set[int]:
         """Return the gids of an account's groups, with the primary group."""
@@ -276,7 +276,7 @@ class Desk:
         self._now = clock_of(store, now)
         self._fields = fields or {}
 
-    # ---- who may do what
+    # ---- permissions
 
     def is_member(self, name: str) -> bool:
         """Return True if the account `name` is a desk member now."""
@@ -285,7 +285,7 @@ class Desk:
         return found is not None and group is not None and group[0] in self._accounts.groups_of(found[0])
 
     def prove(self, asking: Asking, earlier: Earlier = Earlier.NONE) -> tuple[bool, Earlier]:
-        """Check a code of the desk member's own, and use it up. Return the refused answers for the next try."""
+        """Check a code of the desk member, and use it up. Return the refused answers for the next try."""
         decision, following = self._factors.answer(asking, earlier)
         return decision.outcome.accepted, following
 
@@ -301,7 +301,7 @@ class Desk:
     def _is_roots(self, name: str, uid: int) -> bool:
         """Return True for root, a desk member or a member of a protected group, under any name of the uid.
 
-        While a group does not exist that the site added to the protected ones, its members are unknown: return True.
+        Also return True while a protected group that the site added does not exist: its members are unknown.
         """
         if uid == ROOT:
             return True
@@ -431,9 +431,9 @@ class Desk:
         return self._change(by, user, "invite", change, lambda handed: {"ends": handed.ends}, create=True)
 
     def disable(self, by: str, user: str, token: str | None = None) -> tuple[str, ...]:
-        """Disable a token, or with None every way to pass. Return the names of the disabled tokens.
+        """Disable a token. Return the names of the disabled tokens.
 
-        The latter disables all tokens, and ends the ticket, the temporary code and the recovery codes.
+        With None, disable all tokens, and end the ticket, the temporary code and the recovery codes.
         """
         voided: list[int] = [0]
 
@@ -478,8 +478,8 @@ class Desk:
     ) -> tuple[str, TokenFacts]:
         """Put the token `new`, from stock, in the place of the user's token `old`. Return the user and the new token.
 
-        `old` and `new` are serial numbers. A lost token is removed; another comes into stock. `user` is the user who
-        must have the old token, or None for any.
+        `old` and `new` are serial numbers. With `lost`, the old token is removed; otherwise it returns to the stock.
+        `user` is the user who must have the old token, or None for any.
         """
         owner = self._store.owner_of_serial(old)
         if owner is None or user not in (None, owner):

@@ -1,14 +1,15 @@
 """Enrolment at the first login: the dialogue with the owner of a right ticket, without I/O.
 
 Rules:
-1. All that the user must see is in a prompt. Programs drop, garble or repeat other texts of a PAM module.
-2. A prompt is ASCII of at most MAX_PROMPT bytes. Only the QR code is not, so it is shown only on request: some ssh
-   clients end at other characters. It is one prompt too, of at most MAX_PICTURE bytes, for a terminal of 80 × 24.
-3. Every prompt shows the answer. So password authentication of sshd, which cannot show a text, fails at the first.
+1. Every text that the user must see is in a prompt. Programs drop, garble or repeat other texts of a PAM module.
+2. A prompt is ASCII of at most MAX_PROMPT bytes. The QR code is the exception. It is shown only on request, because
+   some ssh clients exit at other characters. It is one prompt of at most MAX_PICTURE bytes, for a terminal of 80 × 24.
+3. Every prompt echoes the answer. So password authentication of sshd, which cannot show a text, fails at the first
+   prompt.
 4. At most MAX_ROUNDS prompts ask for a code, MAX_WRONG wrong codes are allowed, and MAX_EMPTY empty answers. A missing
    answer, and an answer equal to the password, end the enrolment at once: a program gives them, not a user.
 5. Nothing changes before the right code. The next login with the same ticket shows the same key.
-6. The right code enrols the user durably. From then on the login is accepted, whatever the answer to the last prompt.
+6. The right code enrols the user durably. Then the login is accepted with any answer to the last prompt.
 7. A wrong code is not a failure of law 8, because its user has seen the key.
 """
 

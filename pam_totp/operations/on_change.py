@@ -125,5 +125,5 @@ _runner = Runner()
 
 
 def tell(service: str, fields: Mapping[str, str | int | None]) -> None:
-    """Tell the program of the site about a change, if there is one. Raise OSError if the runner cannot be started."""
+    """Pass a change to the program of the site, if the site has one. Raise OSError if the runner cannot be started."""
     _runner.tell(service, fields)

@@ -4,7 +4,8 @@ Rules:
 1. The log can only take rights away, as in `restored`. Rights that were given since the backup are listed, not given.
 2. A revocation counts, unless the member joined later by the row of the database.
 3. If the log has a later certificate of a member than the database, the member must join again.
-4. A permission of a group, or a user's place in a group, stays withdrawn, even if a later line gives it again.
+4. A permission of a group, or the membership of a user in a group, stays withdrawn, even if a later line gives it
+   again.
 5. A member keeps only those groups and services that its last line has, too.
 6. A line about another database counts, because authorities may have different URLs of the same database.
 7. If the log of an authority may be missing, every token needs codes in a row, and steps up to now are used up.

@@ -227,7 +227,7 @@ class Factors:
         """Confirm the token of the ticket in `asking.proof` by its first codes. Return the new recovery codes.
 
         The same change ends the ticket, and removes all tokens that were confirmed before. Of two browsers with one
-        ticket, one wins.
+        ticket, only one succeeds.
         """
         ticket, answer = Answer.parse(asking.proof), Answer.parse(first)
 

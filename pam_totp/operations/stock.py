@@ -150,7 +150,7 @@ class Added:
     reason: str | None = None
 
 
-# ---- look at the stock
+# ---- read the stock
 
 
 def find(store: Store, serial: str) -> Item | None:

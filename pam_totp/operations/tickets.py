@@ -6,7 +6,7 @@ Rules:
 2. `invited` makes the token at once, unconfirmed. The owner of the ticket sees the same key at every try, so that a
    lost connection costs nothing.
 3. `redeemed` confirms the token by its first code, ends the ticket, and replaces the recovery codes and all tokens that
-   were confirmed before, in one change. Of two owners of one ticket at the same time, one wins.
+   were confirmed before, in one change. Of two logins with one ticket at the same time, only one succeeds.
 4. A wrong ticket is not counted as a failure, because it is too long to be guessed. A wrong first code is not counted,
    because the owner of the ticket knows the key. A key fob, whose key is not shown, needs two codes in a row, which
    are too long to be guessed.

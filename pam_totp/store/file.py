@@ -231,7 +231,7 @@ class FileStore:
         """
         document = document_of(new, name, self.codec) if document is None else document
         if stored is not None and stored.size and old.lasting == new.lasting:
-            while new.recent and not stored.has_room(document):  # no login grows a file
+            while new.recent and not stored.has_room(document):  # a login must not enlarge a file
                 new = new.without_oldest_recent()
                 document = document_of(new, name, self.codec)
         if stored is not None and old.lasting == new.lasting and stored.has_room(document):

@@ -13,7 +13,7 @@ Rules:
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.
 7. The clock is the database's, read with the record. The clocks of the hosts may differ.
-8. A process uses no server whose epoch is lower than the highest that it has seen, or than the least of its settings.
+8. A process uses no server whose epoch is lower than the highest that it has seen, or than `epoch` in its settings.
 """
 
 from __future__ import annotations

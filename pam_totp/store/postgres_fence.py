@@ -1,11 +1,10 @@
 """The database of a fleet after a restore: what the log withdraws, and the end of every other copy.
 
 Rules:
-1. `fence` is one transaction, and the last change of a restore. It withdraws rights of members and groups, forgets the
+1. `fence` is one transaction, and the last change of a restore. It withdraws rights of members and groups, deletes the
    verdicts on earlier questions and the join tokens, and begins a new epoch.
-2. A verdict of the backup would answer a question again that was asked before the backup. So would a join token let a
-   host join twice.
-3. The epoch only increases. It is the time in Unix seconds, so that it is also higher than that of a copy.
+2. Otherwise a verdict of the backup would answer an old question again, and a join token would let a host join twice.
+3. The epoch only increases. It is the time in Unix seconds, so that it is also higher than the epoch of a copy.
 4. Each change has the condition of `postgres_schema.GUARDS` in its WHERE.
 """
 
@@ -52,7 +51,8 @@ class MemberRow(NamedTuple):
 
 
 class Withdrawn(NamedTuple):
-    """The rights to withdraw: members to revoke or to join again, limits of members, permissions, places in groups.
+    """The rights to withdraw: members to revoke or to join again, limits of members, permissions, memberships in
+    groups.
 
     A limit has the member's name, groups and services.
     """

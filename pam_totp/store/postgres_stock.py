@@ -1,7 +1,7 @@
 """The stock in PostgreSQL: the table `stock`, and the rows of `serial` without an owner.
 
 Rules:
-1. A row of `stock` refers to its row of `serial`. If a user's token is removed, both rows go.
+1. A row of `stock` refers to its row of `serial`. If a user's token is removed, both rows are deleted.
 2. `exchange` is one transaction: the user's record, the owners, and the entries. If another process has changed one of
    them meanwhile, the process decides again.
 3. `add` is one transaction for all entries.
@@ -173,7 +173,7 @@ class PostgresStock:
         return _Found(Held(entry, None if name is None else user_name(text_of(name))), body)
 
     def _move(self, work: Work, name: str, leaving: Sequence[_Found], incoming: Sequence[StockEntry]) -> bool:
-        """Move the tokens between the user `name` and the stock. Return False if another process has moved one."""
+        """Move the tokens between the user `name` and the stock. Return False if another process has moved a token."""
         codec = self._store.codec
         for row in sorted(leaving, key=lambda row: row.key):
             empty = document_of(row.held.entry.without_token(), codec)

@@ -1,14 +1,14 @@
-"""The runner: it tells the program of the site about the changes of one process (`operations.on_change`).
+"""The runner: it passes the changes of one process to the program of the site (`operations.on_change`).
 
 Rules:
 1. The program is the absolute path `on_change` in `[hooks]` of the site file. Only root can write it and its folders.
 2. The program gets one JSON object on standard input, a clean environment, and at most TIME_LIMIT seconds.
-3. One program runs at a time. At most BURST changes at once, and PER_MINUTE changes a minute, start a program each. One
-   summary tells about the others, after QUIET seconds without a change, or after MAX_WAIT seconds.
-4. A program that fails is a line of the log. The runner does not start it again for the same change.
+3. One program runs at a time. The first BURST changes, and then PER_MINUTE changes a minute, start it once each. All
+   further changes are in one summary, after QUIET seconds without a change, or after MAX_WAIT seconds.
+4. If the program fails, the log has a line. The runner does not start the program again for the same change.
 5. The runner never has the rights of root: as root, it becomes the owner of the default store. Without a default store,
    or if it belongs to root, the runner gets the kernel's overflow ids.
-6. The runner ends when the process has ended and the program knows all its changes.
+6. The runner ends when the process has ended and the program has received all its changes.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def defect(path: str) -> str | None:
 
 
 class Changes:
-    """The changes of which the program does not know yet. Times are monotonic seconds."""
+    """The changes that the program has not received yet. Times are monotonic seconds."""
 
     def __init__(self, now: float) -> None:
         self._single: deque[Change] = deque()
@@ -169,7 +169,7 @@ class Runner:
         self._uncounted = 0
 
     def run(self) -> None:
-        """Tell the program about all changes, until the process at the other end has ended."""
+        """Pass all changes to the program, until the process at the other end has ended."""
         while self._is_open or self._running is not None or self._wait() is not None:
             self._turn()
 

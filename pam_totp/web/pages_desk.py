@@ -1,9 +1,9 @@
 """The pages of the desk: find a user, see the user's tokens, and help with them.
 
 Rules:
-- The pages exist only for a desk member who signed in by a code. For others, they are not found.
+- The pages exist only for a desk member who signed in by a code. For other users, the pages do not exist.
 - Membership is looked up at every request, and `operations.desk` looks it up again at every change.
-- A change needs a new code of the desk member's own. A wrong code counts as a failure of the member.
+- A change needs a new code of the desk member. A wrong code counts as a failure of the member.
 - A temporary code or a ticket is shown to the session that made it, until the member has handed it over.
 """
 

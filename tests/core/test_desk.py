@@ -1,4 +1,4 @@
-"""Tests of the desk: what a desk member may do, for whom, and what it leaves in the record and the log."""
+"""Tests of the desk: the permissions of a desk member, and the entries in the record and in the log."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def refused(reason: Reason, do: Callable[[], object]) -> None:
     assert caught.value.reason is reason
 
 
-# ---- who may do what
+# ---- permissions
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -1,4 +1,4 @@
-"""Tests of the enrolment at the first login: its prompts, its limits, and what it changes."""
+"""Tests of the enrolment at the first login: its prompts, its limits, and its changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the log of a fleet: what it takes away from members and groups of a restored database."""
+"""Tests of the log of a fleet: the rights that it withdraws from members and groups of a restored database."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def test_a_recorded_code_in_a_new_packet_opens_nothing(fleet: Fleet, radius: Fre
 
 
 def test_a_repeated_packet_is_accepted_once_authorities_answer(fleet: Fleet) -> None:
-    """Both authorities stand still, so there is no reply. Later they decide on what they got."""
+    """Both authorities stand still, so there is no reply. Later they decide on the questions that they received."""
     user = fleet.user()
     with running(fleet, "radius6.example.org") as radius, radius.nas() as nas:
         assert nas.ask(user, codes(0)).kind == "accept"

@@ -1,4 +1,4 @@
-"""Tests of `POST /v1/radius`: the dialogue over challenges, its State, and what a question and a reply contain."""
+"""Tests of `POST /v1/radius`: the dialogue over challenges, its State, and the content of questions and replies."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_state_hides_the_answers_and_their_length() -> None:
 
 
 def test_a_foreign_state_counts_as_none(fleet: Fleet, radius: Member) -> None:
-    """The first code of the row is in the State of another user, so the second code is a lone one."""
+    """The first of two codes in a row is in the State of another user, so the second code is a lone one."""
     users = [fleet.user(tokens=(fob(row_needed=True),)) for _ in range(2)]
     (challenge,) = dialogue(fleet, radius, users[0], codes(4))
     with radius.client() as client:

@@ -1,4 +1,4 @@
-"""Tests of restores of a fleet's database by the programs of PostgreSQL: no used code or removed token lives again."""
+"""Tests of restores of a fleet's database by the programs of PostgreSQL: used codes and removed tokens stay invalid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of `pam-totp desk` through the real sudo: a desk member helps a user, and tries to become more."""
+"""Tests of `pam-totp desk` through the real sudo: a desk member helps a user, and tries to get more rights."""
 
 from __future__ import annotations
 

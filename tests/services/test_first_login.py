@@ -1,7 +1,7 @@
 """Tests of the enrolment at the first login, with a ticket: through the real sshd, sudo, su and login.
 
-The texts must arrive in every locale and at every log level of ssh, in plink and in paramiko. Wherever a login breaks
-off, the next one shows the same key.
+The texts must arrive in every locale and at every log level of ssh, in plink and in paramiko. After a login that breaks
+off at any point, the next login shows the same key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FreeRADIUS of this system, as a member of a fleet for tests, on loopback.
 
 Rules:
-- Its configuration is that of `pam-totp member radius install`. Only `listen.conf` is another one.
+- Its configuration is that of `pam-totp member radius install`. Only `listen.conf` differs.
 - The packages are those of Debian: freeradius, freeradius-rest, freeradius-utils and libpam-radius-auth. Their service
   must not run, and is not used.
 """
@@ -160,7 +160,7 @@ class Nas:
             return None
 
     def insist(self, packet: bytes) -> Packet:
-        """Send a packet each second until there is a reply. FreeRADIUS drops one that arrives while it replies."""
+        """Send a packet each second until there is a reply. FreeRADIUS drops a packet that arrives while it replies."""
         for _ in range(int(PATIENCE)):
             reply = self.send(packet, 1.0)
             if reply is not None:

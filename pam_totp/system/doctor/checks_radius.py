@@ -22,7 +22,7 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, S
 from pam_totp.system.radius import FOLDER
 
 CHECK = "radius"
-LEAST_VERSION = (3, 2, 0)  # older ones were not tried
+LEAST_VERSION = (3, 2, 0)  # older versions were not tested
 _INSTALL = "run 'pam-totp member radius install'"
 
 
@@ -70,7 +70,7 @@ def _configuration(context: Context, settings: MemberSettings) -> Iterator[Findi
         text = ".".join(map(str, version))
         context.facts.append(Fact("freeradius", text, f"FreeRADIUS: version {text}"))
         if version < LEAST_VERSION:
-            what = f"FreeRADIUS {text} was never tried with this configuration"
+            what = f"pam_totp was not tested with FreeRADIUS {text}"
             yield _finding(WARNING, Code.RADIUS_VERSION, what, "upgrade to Debian 12 or a later version")
     if _read(pack.CONFIGURATION) != pack.configuration(settings.authorities, FOLDER):
         what = f"{FOLDER}/{pack.CONFIGURATION}: differs from what this version writes for these authorities, so it may "
