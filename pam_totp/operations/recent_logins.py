@@ -15,6 +15,7 @@ WORDS = {
     Outcome.CONSECUTIVE: "accepted with codes in a row",
     Outcome.RECOVERY: "accepted with a recovery code",
     Outcome.TEMPORARY: "accepted with a temporary code",
+    Outcome.TICKET: "accepted with a ticket and a first code",
     Outcome.WRONG: "refused: wrong code",
     Outcome.REPLAYED: "refused: code used before",
     Outcome.CONSECUTIVE_NEEDED: "refused: codes in a row needed",
