@@ -27,7 +27,7 @@ DONE, OLD = "This change was already made", "This form is out of date and was ig
         ("/resync?token=fob", {"codes": codes(300, 2)}, "fob is back in step."),
         ("/add-phone/cancel", {}, "Nothing was added."),
         ("/add-token", {"serial": "SM7", "codes": codes(0, 2, HANDED_OUT), "proof": codes(1)}, OLD),
-        ("/sign-out", {}, OLD),
+        ("/sign-out", {}, "You are signed out."),
     ],
 )
 def test_a_form_sent_twice_makes_its_change_once_and_reports_it(
