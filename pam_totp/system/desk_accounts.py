@@ -5,9 +5,13 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from contextlib import suppress
+from pathlib import Path
 
 from pam_totp.core.settings import SettingsError, Site
 from pam_totp.operations.desk import PROTECTED, desk_settings
+
+_PASSWD = "/etc/passwd"
 
 
 class HostAccounts:
@@ -22,11 +26,14 @@ class HostAccounts:
         return entry.pw_name, entry.pw_uid
 
     def names_of(self, uid: int) -> set[str]:
-        """Return the name that the name service finds by the uid."""
-        try:
-            return {pwd.getpwuid(uid).pw_name}
-        except KeyError:
-            return set()
+        """Return the name that the name service finds by the uid, and all names of the uid in /etc/passwd.
+
+        A directory can have thousands of accounts, so its further names of a uid are not searched.
+        """
+        names = _local_names(uid)
+        with suppress(KeyError):
+            names.add(pwd.getpwuid(uid).pw_name)
+        return names
 
     def groups_of(self, name: str) -> set[int]:
         """Return the gids of an account's groups, with the primary group."""
@@ -42,6 +49,16 @@ class HostAccounts:
         except (KeyError, ValueError):
             return None
         return entry.gr_gid, set(entry.gr_mem)
+
+
+def _local_names(uid: int) -> set[str]:
+    """Return the names of a uid in /etc/passwd. Another failure than a missing file is an OSError."""
+    try:
+        text = Path(_PASSWD).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return set()
+    entries = (line.split(":") for line in text.split("\n"))
+    return {entry[0] for entry in entries if len(entry) > 2 and entry[2].isdecimal() and int(entry[2]) == uid}
 
 
 def defect(site: Site) -> str | None:

@@ -135,6 +135,22 @@ def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Mac
     assert (record.tokens[0].secret, len(record.tokens), record.ticket, record.temporary) == (before, 1, None, None)
 
 
+@pytest.mark.parametrize("order", [("erna", "erna-adm"), ("erna-adm", "erna")])
+def test_a_second_name_in_a_protected_primary_group_protects_the_first(desk: Machine, order: tuple[str, str]) -> None:
+    """The name service finds only one name by the uid, and the group does not list a member by the primary group."""
+    gids = {"erna": 1500, "erna-adm": 27}
+    for path, text in (
+        ("/etc/passwd", "".join(f"{name}:x:1500:{gids[name]}::/:/bin/sh\n" for name in order)),
+        ("/etc/group", "sudo:x:27:\n"),
+    ):
+        desk.write(path, desk.path(path).read_text() + text)
+    for counter, user in enumerate(order):
+        desk.enrol(user, phone())
+        status, shown = ask_desk(desk, counter, "ticket", user)
+        assert (status, "only root can change" in shown) == (1, True), (user, shown)
+        assert desk.record(user).ticket is None
+
+
 @pytest.mark.parametrize(
     "words",
     [
