@@ -24,7 +24,7 @@ from functools import partial
 from pam_totp.cli.command_line import DONE, OUT_OF_REACH, REFUSED, WRONG_USAGE, CommandError, Commands, add_command
 from pam_totp.cli.durations import duration
 from pam_totp.cli.printing import count, format_time, print_json, print_table, shown
-from pam_totp.cli.prompts import ask, end_prompt_line
+from pam_totp.cli.prompts import ask, end_prompt_line, read_line
 from pam_totp.cli.store_access import now, open_store
 from pam_totp.core.settings import DEFAULT_STORE, SITE_FILE, Site, settings
 from pam_totp.core.verify import Earlier
@@ -215,7 +215,7 @@ def _act(desk: Desk, by: str, args: argparse.Namespace) -> int:
         with nullcontext() if args.what in LOOKS else signals_held():
             result = _RUN[args.what](desk, by, names, args)
     except DeskError as e:
-        raise CommandError(f"{e}; nothing was changed") from None
+        raise CommandError(f"{shown(str(e))}; nothing was changed") from None
     if args.json:
         print_json(result.facts)
     else:
@@ -358,7 +358,7 @@ def _line(end: float) -> str | None:
     print(PROMPT, end="", flush=True)
     last = min(end, time.monotonic() + IDLE)
     is_over = sys.stdin.isatty() and not select.select([sys.stdin], [], [], max(last - time.monotonic(), 0))[0]
-    line = "" if is_over else sys.stdin.readline()
+    line = "" if is_over else read_line()
     if is_over or time.monotonic() > last:  # a line of a pipe may be late
         print()
         print("pam-totp: the session has ended (sign in again)", file=sys.stderr)

@@ -16,8 +16,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pam_totp.cli.command_line import INTERRUPTED, CommandError
+from pam_totp.cli.command_line import INTERRUPTED, WRONG_USAGE, CommandError
 
+MAX_LINE = 4096  # characters, as on a terminal
 NO_ANSWER = "missing answer; nothing was changed"
 
 
@@ -50,7 +51,7 @@ def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
                 return getpass.getpass(prompt)
         if sys.stdin.isatty():
             print(prompt, end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        line = read_line()
     except KeyboardInterrupt:
         end_prompt_line()
         raise CommandError(INTERRUPTED, 128 + signal.SIGINT) from None
@@ -60,6 +61,14 @@ def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
         end_prompt_line()
         raise CommandError(NO_ANSWER if sys.stdin.isatty() else missing)
     return line.rstrip("\r\n")
+
+
+def read_line() -> str:
+    """Return the next line of standard input. Raise CommandError for a line that is longer than MAX_LINE characters."""
+    line = sys.stdin.readline(MAX_LINE + 1)
+    if len(line) > MAX_LINE:
+        raise CommandError(f"an input line is too long (more than {MAX_LINE} characters)", WRONG_USAGE)
+    return line
 
 
 def end_prompt_line() -> None:

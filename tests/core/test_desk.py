@@ -543,7 +543,7 @@ def test_a_session_over_a_pipe_has_the_same_limits(
 ) -> None:
     clock = [0.0]
 
-    def readline() -> str:
+    def readline(limit: int) -> str:
         clock[0] += waited
         return "find alice\n"
 

@@ -266,6 +266,24 @@ def test_a_name_with_odd_characters_harms_nothing(desk: Machine, user: str) -> N
     assert sorted(path.name for path in desk.path("/var/lib/pam_totp").glob("*.record")) == ["carol.record"]
 
 
+@pytest.mark.parametrize(
+    "line", ["assign '\x1b[2J' bob", "replace S-7 '\x1b]0;x\x07'", "\x1b[2J", "disable bob --token '\x1b[2J'"]
+)
+def test_an_error_in_a_session_repeats_no_control_characters(desk: Machine, line: str) -> None:
+    desk.enrol("bob", fob(serial="S-7"))
+    done = desk.run("sudo", "-n", "pam-totp", "desk", user="carol", stdin=f"{codes(0)}\n{line}\n")
+    assert done.stderr.startswith("pam-totp: "), done
+    assert re.search(r"[\x00-\x09\x0b-\x1f]", done.stderr + done.stdout) is None, done
+
+
+@pytest.mark.parametrize("ready", ["", f"{codes(0)}\n"], ids=["code", "action"])
+def test_a_line_without_an_end_takes_no_memory(desk: Machine, ready: str) -> None:
+    """A member of the desk could otherwise use up the memory of the host, as root."""
+    script = "ulimit -v 400000; (printf %s \"$0\"; cat /dev/zero) | exec sudo -n pam-totp desk"
+    done = desk.run("sh", "-c", script, ready, user="carol")
+    assert (done.returncode, "input line is too long" in done.stderr) == (2, True), done.stderr[-300:]
+
+
 def test_data_is_printed_as_json(desk: Machine) -> None:
     desk.enrol("bob", fob(serial="S-7"))
     done = desk.run("sudo", "-n", "pam-totp", "desk", "find", "S-7", "--json", user="carol", stdin=codes(0) + "\n")
