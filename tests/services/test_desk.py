@@ -19,7 +19,7 @@ from tests.support.site import codes, fob, phone
 
 LAUNCHER = """\
 #!/bin/sh
-exec env PYTHONPATH=/run/tree PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m pam_totp.cli "$@"
+exec env PYTHONPATH=/run/tree PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -P -m pam_totp.cli "$@"
 """
 RULES = """\
 Defaults lecture=never, timestamp_timeout=0
