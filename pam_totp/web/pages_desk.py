@@ -283,7 +283,7 @@ def change(what: str) -> Page:
         return _change_page(what, user, form)
     is_proved, _ = desk.prove(requester(form.proof.data))
     if not is_proved:
-        if _is_shown(user):  # the form was sent twice: show the code that the first request made
+        if _is_shown(what, user):  # the form was sent twice: show the code that the first request made
             return redirect_to("desk.code")
         form.proof.errors = [gettext(REFUSED)]
         return _change_page(what, user, form)
@@ -318,9 +318,12 @@ def _change_page(what: str, user: str, form: FormWithProof) -> Page:
     return (page, 422) if form.errors else page
 
 
-def _is_shown(user: str) -> bool:
+def _is_shown(what: str, user: str) -> bool:
+    """Return True if a code that the change `what` made for the user waits to be handed over."""
     handed = current_session().handed
-    return handed is not None and handed.user == user
+    if handed is None or handed.user != user:
+        return False
+    return what == ("temporary-code" if handed.token is None else "ticket")
 
 
 # ---- a code to hand over

@@ -19,7 +19,7 @@ from tests.support.desk import Host
 from tests.support.site import KEY, Site, codes, fob, phone
 from tests.web import pseudo
 from tests.web.conftest import FLAGS
-from tests.web.kit import PASSWORD, Browser, Page, Portal, enroll_fob
+from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, enroll_fob
 from tests.web.people import Person
 from tests.web.served import PlainPortal, missing_programs, plain_portal
 from tests.web.test_languages import NARROW, TRANSLATED, WIDE, assert_fits, enter, long_texts, untranslated  # noqa: F401  a fixture
@@ -262,6 +262,16 @@ def test_a_form_that_is_sent_twice_shows_the_same_code(desk: Portal) -> None:
         browser.post(address("ticket"), {"csrf_token": csrf, "proof": own(1), "valid": "7"}) for _ in range(2)
     )
     assert _codes(first) == _codes(second) != []
+    assert len(recent_changes(desk.site.record("alice"))) == 1
+
+
+@pytest.mark.parametrize("what", [what for what in KINDS if what != "temporary-code"])
+def test_a_refused_change_is_refused_while_another_code_waits(desk: Portal, what: str) -> None:
+    """The page of the waiting code would hide that a phone is not disabled."""
+    browser = dora(desk)
+    make(browser, "temporary-code", own(1))
+    page = make(browser, what, own(1))
+    assert (page.status, page.error) == (422, REFUSAL)
     assert len(recent_changes(desk.site.record("alice"))) == 1
 
 
