@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     if not desk.is_member(by):
         raise CommandError(f"permission denied: {by} is not a member of the group {of_desk.group}", OUT_OF_REACH)
     _sign_in(desk, store, by)
-    return _act(desk, by, args) if args.what is not None else _session(desk, by, args)
+    return _act(desk, by, args) if args.what is not None else _session(desk, store, by, args)
 
 
 def _member(args: argparse.Namespace) -> str:
@@ -322,19 +322,34 @@ _RUN: dict[str, Callable[[Desk, str, Sequence[str], argparse.Namespace], _Result
 # ---- a session
 
 
-def _session(desk: Desk, by: str, args: argparse.Namespace) -> int:
-    """Read and carry out actions until the end of the input, `quit`, or the end of the session's time."""
+def _session(desk: Desk, store: Store, by: str, args: argparse.Namespace) -> int:
+    """Read and carry out actions until the end of the input, `quit`, or the end of the session's time.
+
+    Raise CommandError if a token of the member is disabled, removed or replaced during the session.
+    """
     if args.json:
         raise CommandError("--json requires an ACTION", WRONG_USAGE)
     end = time.monotonic() + TOTAL
+    tokens = _active_tokens(store, by)
     print(f"Signed in as {by}. 'help' lists the actions, 'quit' ends the session.")
     while (line := _line(end)) is not None and line.strip() not in QUIT:
         if line.strip() in ("help", "?"):
             print(HELP, end="")
         elif line.strip():
+            if not tokens <= _active_tokens(store, by):
+                raise CommandError(f"the tokens of {by} have changed; this action was not carried out (sign in again)")
             with suppress(SystemExit):  # argparse has printed the error, or the help
                 _act_on(desk, by, line)
     return DONE
+
+
+def _active_tokens(store: Store, by: str) -> set[tuple[str, str, int]]:
+    """Return the tokens that answer for the member now: name, type and time of creation."""
+    try:
+        tokens = store.read(by).tokens
+    except NotThere:
+        return set()
+    return {(token.name, token.type, token.created) for token in tokens if token.enabled and token.confirmed}
 
 
 def _act_on(desk: Desk, by: str, line: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pam_totp.core.oath import totp
+from pam_totp.core.record import Token
 from pam_totp.core.secretfile import unbase32
 from pam_totp.operations.desk import recent_changes
 from pam_totp.operations.first_login import PRESS_ENTER
@@ -226,6 +227,19 @@ def test_a_session_ends_its_rights_when_the_member_leaves_the_group(desk: Machin
     assert talk.says("quit").ends()[0] == 0
     record = desk.record("bob")
     assert (record.failures, record.ticket, record.changes) == (7, None, "")
+
+
+@pytest.mark.parametrize("tokens", [(fob(enabled=False),), (phone(name="fob"),), None], ids=["off", "other", "gone"])
+def test_a_session_ends_when_a_token_of_the_member_is_stopped(desk: Machine, tokens: tuple[Token, ...] | None) -> None:
+    desk.enrol("bob", fob(), failures=7, failures_at=1_700_000_000)
+    talk = sudo(desk).asks(PROMPT).says(codes(0)).asks("desk> ").says("show bob").asks("desk> ")
+    if tokens is None:
+        desk.path("/var/lib/pam_totp/carol.record").unlink()
+    else:
+        desk.enrol("carol", *tokens)
+    status, shown = talk.says("unlock bob").ends()
+    assert (status, "the tokens of carol have changed" in shown) == (1, True), shown
+    assert desk.record("bob").failures == 7
 
 
 def test_a_session_survives_mistakes_and_fits_80_columns(desk: Machine) -> None:
