@@ -293,7 +293,7 @@ def test_an_error_in_a_session_repeats_no_control_characters(desk: Machine, line
 @pytest.mark.parametrize("ready", ["", f"{codes(0)}\n"], ids=["code", "action"])
 def test_a_line_without_an_end_takes_no_memory(desk: Machine, ready: str) -> None:
     """A member of the desk could otherwise use up the memory of the host, as root."""
-    script = "ulimit -v 400000; (printf %s \"$0\"; cat /dev/zero) | exec sudo -n pam-totp desk"
+    script = 'ulimit -v 400000; (printf %s "$0"; cat /dev/zero) | exec sudo -n pam-totp desk'
     done = desk.run("sh", "-c", script, ready, user="carol")
     assert (done.returncode, "input line is too long" in done.stderr) == (2, True), done.stderr[-300:]
 
