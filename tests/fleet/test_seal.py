@@ -155,7 +155,7 @@ def test_a_fence_demands_codes_in_a_row_for_sealed_records(other: Other) -> None
 
 def test_an_authority_answers_from_a_sealed_database(postgresql: Server) -> None:
     keyring = Keyring(current=b"1" * 32).with_store("postgresql://", State.SEALED)
-    Path(seal_key.FOLDER).mkdir()
+    Path(seal_key.FOLDER).mkdir(exist_ok=True)
     Path(seal_key.FILE).write_bytes(serialize_keyring(keyring))
     Path(seal_key.FILE).chmod(0o400)
     with running(postgresql) as fleet:
