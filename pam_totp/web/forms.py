@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -341,28 +341,32 @@ def is_single_code(text: str | None) -> bool:
     return len(Answer.parse(answer_bytes(text)).codes(CODE_LENGTHS) or ()) == 1
 
 
+def _valid_for(times: Mapping[str, Any], default: str) -> SelectField:
+    """Return the field for the time until the end of a code. `times` has the text of each value."""
+    choices = [_choice(value, text) for value, text in times.items()]
+    return SelectField(lazy_gettext("Valid for"), choices=choices, default=default)
+
+
 class TemporaryForm(FormWithProof):
-    valid = SelectField(
-        lazy_gettext("Valid for"),
-        choices=[
-            _choice("1", lazy_gettext("1 hour")),
-            _choice("4", lazy_gettext("4 hours")),
-            _choice("8", lazy_gettext("8 hours")),
-            _choice("24", lazy_gettext("24 hours")),
-        ],
+    valid = _valid_for(
+        {
+            "1": lazy_gettext("1 hour"),
+            "4": lazy_gettext("4 hours"),
+            "8": lazy_gettext("8 hours"),
+            "24": lazy_gettext("24 hours"),
+        },
         default="4",
     )
 
 
 class NewTicketForm(FormWithProof):
-    valid = SelectField(
-        lazy_gettext("Valid for"),
-        choices=[
-            _choice("1", lazy_gettext("1 day")),
-            _choice("7", lazy_gettext("7 days")),
-            _choice("14", lazy_gettext("14 days")),
-            _choice("30", lazy_gettext("30 days")),
-        ],
+    valid = _valid_for(
+        {
+            "1": lazy_gettext("1 day"),
+            "7": lazy_gettext("7 days"),
+            "14": lazy_gettext("14 days"),
+            "30": lazy_gettext("30 days"),
+        },
         default="7",
     )
 
