@@ -253,7 +253,7 @@ class _Dialogue:
         earlier: Earlier = Earlier.NONE,
         ahead: Ahead | None = None,
         fewest: int,
-        tickets: Tickets = Tickets.NOBODY,
+        tickets: Tickets = Tickets.NONE,
     ) -> Decision:
         """Do the same as `core.verify.verify`, with the earlier answers of `recall`."""
         return verify(record, answer, now, policy, earlier=self._earlier, ahead=ahead, fewest=fewest, tickets=tickets)

@@ -44,7 +44,7 @@ Log: TypeAlias = Callable[[str, Mapping[str, str | int | None]], None]
 
 def tickets_at(chosen: Settings, service: str, member: Found) -> Tickets:
     """Return the users whose tickets count in a login to `service` at this member."""
-    return tickets_of(chosen, service) if member.may_enroll else Tickets.NOBODY
+    return tickets_of(chosen, service) if member.may_enroll else Tickets.NONE
 
 
 class Redeeming(NamedTuple):
@@ -101,7 +101,7 @@ class Redeeming(NamedTuple):
 
     def _again(self, stored: Mapping[str, str | int]) -> wire.Redemption:
         """Answer the same question again. `stored` is from `_kept`."""
-        if self.tickets is Tickets.NOBODY or self.store.now() - int(stored["a"]) > REPEAT:
+        if self.tickets is Tickets.NONE or self.store.now() - int(stored["a"]) > REPEAT:
             return REFUSED
 
         def renew(record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:

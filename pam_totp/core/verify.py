@@ -61,7 +61,7 @@ _ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY, Outcome.TEMPOR
 class Tickets(Enum):
     """The users whose enrolment tickets count in a dialogue."""
 
-    NOBODY = "nobody"
+    NONE = "none"
     UNENROLLED = "unenrolled"
     EVERYBODY = "everybody"
 
@@ -159,7 +159,7 @@ def verify(
     earlier: Earlier = Earlier.NONE,
     ahead: Ahead | None = None,
     fewest: int = 1,
-    tickets: Tickets = Tickets.NOBODY,
+    tickets: Tickets = Tickets.NONE,
 ) -> Decision:
     """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
 

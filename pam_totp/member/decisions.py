@@ -145,7 +145,7 @@ class RemoteVerifier:
 
     def _redeem(self, answer: Answer) -> Verdict | None:
         """Return the verdict on a right ticket, or None for every other answer. Raise StoreError."""
-        if self._tickets is Tickets.NOBODY or answer.recovery_code is None:
+        if self._tickets is Tickets.NONE or answer.recovery_code is None:
             return None
         try:
             found, authority = self._ask_redemption(answer, None)

@@ -82,7 +82,7 @@ def decide(
     earlier: Earlier = Earlier.NONE,
     ahead: Ahead | None = None,
     verify: Verify = verify,
-    tickets: Tickets = Tickets.NOBODY,
+    tickets: Tickets = Tickets.NONE,
     origin: Origin | None = None,
 ) -> Decision:
     """Verify `answer` against the record of `user`, and return the decision once it is durable.

@@ -145,7 +145,7 @@ class Factors:
         self._sink = sink
         self._now = clock_of(store, now)
         self._first_token = first_token
-        self._tickets = Tickets.EVERYBODY if tickets else Tickets.NOBODY
+        self._tickets = Tickets.EVERYBODY if tickets else Tickets.NONE
 
     @property
     def takes_tickets(self) -> bool:

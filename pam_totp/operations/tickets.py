@@ -105,7 +105,7 @@ def tickets_of(chosen: Settings, service: str) -> Tickets:
     """Return the users whose tickets count in a login to `service`."""
     if service == REDEEM_SERVICE:
         return Tickets.EVERYBODY
-    return Tickets.UNENROLLED if chosen.takes_tickets(service) else Tickets.NOBODY
+    return Tickets.UNENROLLED if chosen.takes_tickets(service) else Tickets.NONE
 
 
 def invitation(record: UserRecord) -> Invitation | None:
@@ -201,7 +201,7 @@ def confirmed(
 
 
 def verify_ticket_alone(
-    record: UserRecord, answer: Answer, now: int, policy: Policy, *, tickets: Tickets = Tickets.NOBODY, **_: object
+    record: UserRecord, answer: Answer, now: int, policy: Policy, *, tickets: Tickets = Tickets.NONE, **_: object
 ) -> Decision:
     """Do the same as `core.verify.verify` for the user's ticket. Refuse every other answer, and use up no code."""
     if record.ticket is not None and takes_ticket(record, tickets) and is_ticket(record, answer, now):

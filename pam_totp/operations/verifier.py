@@ -141,7 +141,7 @@ class LocalVerifier:
         now: Callable[[], int],
         check_account: Callable[[float], bool],
         search: Verify = verify,
-        tickets: Tickets = Tickets.NOBODY,
+        tickets: Tickets = Tickets.NONE,
     ) -> None:
         self._tickets = tickets
         self._settings, self._user, self._open_store = settings, user, open_store
@@ -176,7 +176,7 @@ class LocalVerifier:
                 earlier=self._earlier,
                 ahead=self._ahead,
                 verify=self._verify(is_slow=is_slow),
-                tickets=self._tickets if prompted else Tickets.NOBODY,
+                tickets=self._tickets if prompted else Tickets.NONE,
                 origin=self._came_from,
             )
             if not decision.outcome.accepted:

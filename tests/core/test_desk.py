@@ -88,7 +88,7 @@ class Bench:
     def person(self, user: str = "alice") -> Person:
         return self.desk.person("dora", user)
 
-    def log_in(self, answer: str, user: str = "alice", tickets: Tickets = Tickets.NOBODY) -> Outcome:
+    def log_in(self, answer: str, user: str = "alice", tickets: Tickets = Tickets.NONE) -> Outcome:
         decision = verify(self.store.read(user), Answer.parse(answer.encode()), self.now, Policy(), tickets=tickets)
         self.store.update(user, lambda _: (decision.record, None))
         return decision.outcome

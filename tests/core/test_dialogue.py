@@ -40,7 +40,7 @@ class Driver:
         self.echo: list[bool] = []  # for each prompt: True if it shows the answer
         self.now = NOW
         self.problem: str | None = None  # the problem of the account that nullok finds
-        self.tickets = Tickets.NOBODY
+        self.tickets = Tickets.NONE
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
         """Answer the prompts in order. None, and a prompt after the last of `answers`, gets no answer."""

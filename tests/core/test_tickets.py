@@ -56,13 +56,13 @@ def test_a_ticket_is_shown_in_groups_and_stored_as_a_digest() -> None:
 
 
 def test_a_ticket_counts_only_where_the_dialogue_takes_tickets() -> None:
-    for enrolled, nobody, unenrolled in (
+    for enrolled, without, unenrolled in (
         (False, Outcome.NOT_ENROLLED, Outcome.TICKET),
         (True, Outcome.WRONG, Outcome.WRONG),
     ):
         record, ticket = owner(enrolled=enrolled)
         found = [verify(record, ticket, NOW, POLICY, tickets=tickets) for tickets in Tickets]
-        assert [d.outcome for d in found] == [nobody, unenrolled, Outcome.TICKET]
+        assert [d.outcome for d in found] == [without, unenrolled, Outcome.TICKET]
         assert not found[2].outcome.accepted
         assert found[2].record == record
         assert found[2].token == "phone"
