@@ -18,7 +18,7 @@ from pam_totp.cli.command_line import DONE, OUT_OF_REACH, WRONG_USAGE, CommandEr
 from pam_totp.cli.durations import duration
 from pam_totp.cli.files_in import read_named
 from pam_totp.cli.key_output import add_output_option, key_output, require_destination, writes_file
-from pam_totp.cli.printing import count, format_time, json_text
+from pam_totp.cli.printing import count, format_time, json_text, shown
 from pam_totp.cli.progress import Bar
 from pam_totp.cli.prompts import confirm
 from pam_totp.cli.qr_output import add_issuer_option, token_uri
@@ -30,6 +30,7 @@ from pam_totp.operations.tickets import MAX_TICKET, TICKET_DAYS, new_phone, new_
 from pam_totp.pam.names import passwd_name
 from pam_totp.store import NotThere, Store
 
+MAX_SHOWN = 40  # characters of an invalid name in a message
 PAGE_END = "\f"  # between two sheets
 SHEET = """\
 ENROLMENT TICKET FOR {user}
@@ -153,6 +154,9 @@ def _users(args: argparse.Namespace) -> list[str]:
         named += [word for word in words if word]
         if not named:
             raise CommandError(f"{args.source}: has no user names")
+    for name in named:
+        if (requirement := UserRecord.RULES["user"](name)) is not None:
+            raise CommandError(f"'{shown(name[:MAX_SHOWN])}' is no user name: it {requirement}; nothing was changed")
     return list(dict.fromkeys(passwd_name(name) for name in named))
 
 

@@ -159,3 +159,12 @@ def test_a_token_that_was_changed_before_the_confirmation_gets_no_ticket(site: S
     running.close()
     assert running.exitstatus == 1
     assert (site.record().tokens, site.record().ticket) == (tuple(tokens), None)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("\x1b[31mz", r"\x1b[31mz"), ("q" * 400, "q" * 40)])
+def test_an_invalid_name_in_a_list_is_named(site: Site, tmp_path: Path, name: str, shown: str) -> None:
+    (tmp_path / "staff").write_text(f"annika\n{name}\n")
+    done = site.command("invite", "--from", str(tmp_path / "staff"), "--output", "-")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"pam-totp: '{shown}' is no user name")
+    assert not site.path("annika").exists()
