@@ -26,14 +26,16 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Isolate this process before it starts threads. Child processes inherit the isolation."""
-    inherited = hasattr(session.config, "workerinput")  # in a worker of xdist
-    if inherited or not isolation.OWN_SYSTEMS.keys().isdisjoint(os.environ):
+    """Isolate this process. Child processes inherit the isolation."""
+    if not isolation.OWN_SYSTEMS.keys().isdisjoint(os.environ):
         return
     home = tempfile.TemporaryDirectory(prefix="pam_totp-home-")
     session.config.add_cleanup(home.cleanup)
     try:
-        isolation.isolate(Path(home.name))
+        if hasattr(session.config, "workerinput"):  # in a worker of xdist
+            isolation.isolate_worker(Path(home.name))
+        else:
+            isolation.isolate(Path(home.name), has_workers=session.config.getoption("dist", "no") != "no")
     except isolation.IsolationError as error:
         raise pytest.UsageError(f"the tests cannot run here: {error}") from error
 

@@ -184,6 +184,43 @@ def test_the_suite_passes_on_such_a_host_and_does_not_change_it(
     assert done.stdout.endswith("the host: unchanged\n"), done.stdout
 
 
+TWO_WRITERS = """
+import os
+from pathlib import Path
+
+FILES = [Path("/etc/pam_totp.toml"), Path("/var/lib/pam_totp-two"), Path.home() / "two"]
+
+def test_both_write(worker_id):
+    here, other = (Path(os.environ["PYTEST_FIFOS"], name) for name in sorted(("gw0", "gw1"), key=worker_id.__ne__))
+    for file in FILES:
+        file.write_text(worker_id)
+    if worker_id == "gw0":  # open() of a FIFO waits for the other worker
+        here.open("w").close(), other.open().close()
+    else:
+        other.open().close(), here.open("w").close()
+    assert [file.read_text() for file in FILES] == [worker_id] * 3
+"""
+
+
+@with_mounts
+def test_each_worker_has_its_own_files_of_the_system(tmp_path: Path) -> None:
+    for name in ("gw0", "gw1"):
+        os.mkfifo(tmp_path / name)
+    test = tmp_path / "test_two.py"
+    test.write_text(TWO_WRITERS)
+    words = ("-p", "no:cacheprovider", "-p", "tests.conftest", "--rootdir", TREE, "--tx", "2*popen", "--dist", "each")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, test],
+        cwd=TREE,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        | {"PYTEST_FIFOS": str(tmp_path)},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert " 2 passed" in done.stdout, done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

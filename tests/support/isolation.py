@@ -4,6 +4,7 @@ Rules:
 - The suite sets umask, environment and home folder. The values of the shell have no effect.
 - As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
   namespace hides the settings, records and socket of an installed pam_totp.
+- Each worker of xdist has its own namespace and its own /etc, so two tests can write the same file at the same time.
 - Helpers of the suite find no cgroups. Tests of cgroups mount them in their own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
 - As root, temporary files are in memory, so tests do not wait for a disk. They disappear at the end. `TMPDIR=/tmp make
@@ -63,10 +64,10 @@ def _may_mount() -> bool:
 MAY_MOUNT = _may_mount()  # False for ordinary users, and in containers that forbid mounts
 
 
-def isolate(home: Path) -> None:
+def isolate(home: Path, *, has_workers: bool = False) -> None:
     """Isolate this process and its child processes. `home` is an empty folder. Raise IsolationError on failure.
 
-    Call this function once, before the process starts a second thread.
+    Call this function once. A process with workers starts no test. Each of its workers calls `isolate_worker`.
     """
     if sys.flags.optimize:
         raise IsolationError("python -O removes the assertions (unset PYTHONOPTIMIZE)")
@@ -82,12 +83,21 @@ def isolate(home: Path) -> None:
     if MAY_MOUNT:
         try:
             _enter_namespace()
-            _hide_host()
+            if not has_workers:
+                _hide_host()
             if "TMPDIR" not in os.environ and _may_use_memory():
                 _mount("tmpfs", _MEMORY, "mode=1777")
                 os.environ["TMPDIR"] = _MEMORY
         except OSError as error:
             raise IsolationError(f"cannot create a mount namespace: {error} (run as another user)") from error
+
+
+def isolate_worker(home: Path) -> None:
+    """Give this worker its own namespace and the home folder `home`. Its parent process is isolated."""
+    os.environ["HOME"] = str(home)
+    if MAY_MOUNT:
+        _enter_namespace()
+        _hide_host()
 
 
 def _has_account(uid: int) -> bool:
