@@ -261,7 +261,7 @@ def settle(store: FileStore, folder: int, claim: str) -> None:
 
 def _has(store: FileStore, folder: int, claim: str, name: str) -> bool:
     """Return True if the record `name` has the serial number of a claim. Raise StoreError for a damaged record."""
-    stored = store.find(folder, name)
+    stored = store.find(folder, name, may_have_links=True)
     return stored is not None and claim in _serials(name, stored.document)
 
 
@@ -372,7 +372,7 @@ def _is_stale(store: FileStore, folder: int, claim: str, name: str, is_staged: I
     if exists(folder, JOURNAL) if is_staged is None else is_staged(name, claim):
         return False
     try:  # after the check for an import: a completed import has written the record
-        stored = store.find(folder, name)
+        stored = store.find(folder, name, may_have_links=True)
         return stored is None or claim not in serials(stored.document)
     except (StoreError, ValueError):  # a damaged record keeps its serial numbers
         return False
@@ -404,7 +404,7 @@ def _copy_claim_of_stock(store: FileStore, folder: int, claim: str) -> None:
 def _claims_of(store: FileStore, folder: int, name: str) -> Collection[str]:
     """Return the claims of a record; empty for a damaged record, which `pam-totp list` reports."""
     with suppress(NotThere, StoreError, ValueError):
-        stored = store.find(folder, name)
+        stored = store.find(folder, name, may_have_links=True)
         return serials(None if stored is None else stored.document)
     return ()
 

@@ -342,15 +342,16 @@ class FileStore:
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             raise StoreError(f"{self.folder}: its mode must be 0700")
 
-    def find(self, folder: int, name: str) -> Slots | None:
+    def find(self, folder: int, name: str, *, may_have_links: bool = False) -> Slots | None:
         """Read the file without its lock, and return the slots, or None if it does not exist. Raise DamagedFile during
         a write.
 
+        A new file has two hard links for a moment (`secret_file.create`). `may_have_links` accepts it.
         Try `name` twice, because another process may convert version 1.
         """
         for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):
-                return read(folder, candidate, last=self._last)
+                return read(folder, candidate, may_have_links=may_have_links, last=self._last)
         return None
 
     def _parse(self, stored: Slots, user: str, name: str) -> UserRecord:

@@ -15,6 +15,7 @@ from pam_totp.operations import stock
 from pam_totp.operations.authenticate import decide
 from pam_totp.operations.stock import Reason, State, StockError
 from pam_totp.store import NotThere, SerialTaken, Store, StoreError
+from pam_totp.store.file import FileStore
 from pam_totp.store.stock import StockEntry, is_in_stock, stock_of
 from tests.core.backends import Backend, Database, Folder
 from tests.core.racing import in_processes
@@ -330,6 +331,17 @@ def test_one_of_ten_racing_processes_gets_the_token(backend: Backend, store: Sto
     (winner,) = set(words) - {Reason.ASSIGNED}
     assert store.owner_of_serial("T-1") == winner
     assert list(store.users()) == [winner]
+
+
+def test_the_owner_is_found_while_the_record_is_created(tmp_path: Path) -> None:
+    """A new record has a second hard link until its temporary name is unlinked."""
+    store = FileStore(str(tmp_path))
+    stock_of(store).add([entry("T-1")])
+    stock.assign(store, "T-1", "alice", now=NOW)
+    record = tmp_path / "alice.record"
+    (tmp_path / ".alice.record").hardlink_to(record)
+    refused(Reason.ASSIGNED, lambda: stock.assign(store, "T-1", "bob", now=NOW), "alice")
+    assert store.owner_of_serial("T-1") == "alice"
 
 
 def test_a_login_and_a_return_race_without_an_old_counter(backend: Backend, store: Store) -> None:
