@@ -104,10 +104,10 @@ class DeskError(Exception):
 
 
 class DeskSettings(Value):
-    """`[desk]` of the site file: the group of the desk members, and the groups whose members only root may change."""
+    """`[desk]` of the site file: the group of the desk members, and more groups whose members only root may change."""
 
     group: str
-    protect: tuple[str, ...] = PROTECTED
+    protect: tuple[str, ...] = ()
 
     ERROR = SettingsError
     RULES: ClassVar[dict[str, Rule]] = {
@@ -306,7 +306,7 @@ class Desk:
         if uid == ROOT:
             return True
         names = {name} | self._accounts.names_of(uid)
-        for group in (self._settings.group, *self._settings.protect):
+        for group in (self._settings.group, *PROTECTED, *self._settings.protect):
             found = self._accounts.group(group)
             if found is None and group in (self._settings.group, *PROTECTED):
                 continue

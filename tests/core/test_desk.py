@@ -51,7 +51,7 @@ KEY_TEXT = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # KEY in base32
 class Bench:
     """A desk with a store. `say` has the lines of the log."""
 
-    def __init__(self, store: Store, protect: tuple[str, ...] = PROTECTED) -> None:
+    def __init__(self, store: Store, protect: tuple[str, ...] = ()) -> None:
         self.store = store
         self.host = Host()
         self.lines: list[str] = []
@@ -256,7 +256,7 @@ def test_without_the_group_nobody_is_a_member(bench: Bench) -> None:
     refused(Reason.NOT_AT_THE_DESK, lambda: bench.desk.free("dora"))
 
 
-@pytest.mark.parametrize("protect", [("admins",), (*PROTECTED, "admins")])
+@pytest.mark.parametrize("protect", [("admins",), ("root", "admins")])
 def test_while_an_added_group_is_unknown_the_desk_changes_nothing(folder: Path, protect: tuple[str, ...]) -> None:
     """For example, the directory does not answer, or the site file has a mistake."""
     bench = Bench(Folder(folder).store(), protect)
@@ -264,6 +264,13 @@ def test_while_an_added_group_is_unknown_the_desk_changes_nothing(folder: Path, 
     refused(Reason.ROOT_ONLY, lambda: bench.desk.ticket("dora", "alice"))
     bench.host.groups["admins"] = (502, {"bob"})
     assert bench.desk.denied("dora", "alice") is None
+    assert bench.desk.denied("dora", "bob") is Reason.ROOT_ONLY
+
+
+@pytest.mark.parametrize("group", PROTECTED)
+def test_a_list_of_groups_adds_to_the_protected_groups(folder: Path, group: str) -> None:
+    bench = Bench(Folder(folder).store(), ("admins",))
+    bench.host.groups |= {"admins": (502, set()), group: (503, {"bob"})}
     assert bench.desk.denied("dora", "bob") is Reason.ROOT_ONLY
 
 
@@ -491,7 +498,7 @@ def test_the_code_after_a_refused_one_can_complete_a_row(bench: Bench) -> None:
 
 def test_the_site_file_names_the_group() -> None:
     assert desk_settings(parse_site("")) is None
-    assert desk_settings(parse_site('[desk]\ngroup = "helpdesk"')) == DeskSettings(group="helpdesk", protect=PROTECTED)
+    assert desk_settings(parse_site('[desk]\ngroup = "helpdesk"')) == DeskSettings(group="helpdesk")
     chosen = desk_settings(parse_site('[desk]\ngroup = "helpdesk"\nprotect = ["admins"]'))
     assert chosen == DeskSettings(group="helpdesk", protect=("admins",))
 
