@@ -47,7 +47,7 @@ class Talk:
     def interrupts(self) -> tuple[int, str]:
         """Press Ctrl-C until the program ends. Return the same as `ends`.
 
-        sudo and su miss a Ctrl-C that arrives between their prompt and their read.
+        sudo, su and ssh miss a Ctrl-C that arrives between their prompt and their read.
         """
         give_up = time.monotonic() + PATIENCE
         while self.presses_ctrl_c().terminal.expect([pexpect.EOF, pexpect.TIMEOUT], timeout=1) != 0:

@@ -72,7 +72,7 @@ def test_fail2ban_finds_wrong_codes_in_the_log_of_sshd_and_of_pam_totp(
     talk = sshd.ssh("mallory", "NumberOfPasswordPrompts=1", source="192.0.2.8").asks(CODE).fails("000000")
     assert talk.ends()[0] == 255
     assert is_in(sshd.ssh(source="192.0.2.7").asks(CODE).says(codes(0)))
-    sshd.ssh(source="192.0.2.7").asks(CODE).presses_ctrl_c().ends()
+    sshd.ssh(source="192.0.2.7").asks(CODE).interrupts()
     machine.log.wait_for("reason=no-answer")
     log = as_file(machine.log.lines())
     assert "accepted user=alice" in log

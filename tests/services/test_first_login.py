@@ -166,7 +166,7 @@ def test_after_a_login_that_broke_off_the_same_key_comes_again(
     before = machine.record("alice")
     talk = AT_PROMPTS[prompt](sshd.ssh().asks(CODE).says(ticket).asks(QUESTION))
     if end == "Ctrl-C":
-        assert talk.presses_ctrl_c().ends()[0] != 0
+        assert talk.interrupts()[0] != 0
     elif end == "Ctrl-D":
         talk.terminal.sendeof()
         if prompt != "an empty answer":
@@ -190,7 +190,7 @@ def test_a_login_that_breaks_off_at_the_recovery_codes_has_enrolled(
     stack(machine, way=way_there)
     talk = sshd.ssh().asks(CODE).says(ticket).asks(QUESTION).says(code()).asks(PRESS_ENTER)
     if end == "Ctrl-C":
-        assert talk.presses_ctrl_c().ends()[0] != 0
+        assert talk.interrupts()[0] != 0
     elif end == "hang-up":
         talk.hangs_up()
     else:
