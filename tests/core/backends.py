@@ -23,7 +23,7 @@ class Backend:
     kind: str
 
     def store(self, lock_wait: float = LOCK_TIMEOUT) -> Store:
-        """Return the store, as each login opens it."""
+        """Open the store again, like each login, and return the store."""
         raise NotImplementedError
 
     def writes(self, user: str = "alice") -> int:
@@ -35,7 +35,7 @@ class Backend:
         raise NotImplementedError
 
     def put(self, user: str = "alice", **fields: Any) -> UserRecord:
-        """Write the record of `user`, by default with one HOTP token, and return it."""
+        """Write the record of `user`, by default with one HOTP token, and return the record."""
         record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
         self.store().update(user, lambda _: (record, None), create=True)
         return record

@@ -123,7 +123,7 @@ class Law(RuleBasedStateMachine):
     # ---- comparisons
 
     def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
-        """Compare one answer in a dialogue of its own."""
+        """Give one answer to `verify` and to the model, in its own dialogue, and compare the outcomes."""
         return self.converse([answer], behind_password=behind_password)
 
     def converse(
@@ -133,7 +133,7 @@ class Law(RuleBasedStateMachine):
         behind_password: bool = False,
         between: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     ) -> str:
-        """Compare the answers of one dialogue, until one is accepted. Return the last outcome.
+        """Give `answers` to `verify` and to the model, until an answer is accepted. Return the last outcome.
 
         `between` maps the number of an answer to the function that is called before it.
         """
@@ -317,7 +317,7 @@ class Law(RuleBasedStateMachine):
     def anything_else(self, answer: bytes) -> None:
         self.ask(answer)
 
-    # ---- answers behind a password
+    # ---- answers after a password
 
     @rule(data=st.data(), password=passwords, count=st.sampled_from([1, 1, 1, 2, 3]), offset=st.integers(-2, 2))
     def codes_behind_a_password(self, data: st.DataObject, password: str, count: int, offset: int) -> None:

@@ -29,7 +29,7 @@ from pam_totp.operations.verifier import Result
 
 
 def _with_modules(**private: object) -> Any:
-    """Return `lean`, imported with these private modules. None stands for a missing module."""
+    """Return `lean`, imported with these private modules. Set a module to None to make its import fail."""
     spec = importlib.util.spec_from_file_location("lean_again", lean.__file__)
     assert spec is not None
     assert spec.loader is not None

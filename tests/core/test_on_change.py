@@ -1,4 +1,4 @@
-"""Tests of the runner that tells the site's program of changes: limits, summaries, failures, the sending process."""
+"""Tests of the runner that reports changes to the site's program: limits, summaries, failures, the sending process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_first_changes_are_told_each_and_the_others_in_a_summary() -> None:
     assert summary["details"] == {"import": 102, "remove": 1, "other": 3}
     assert changes.wait(1.0) is None
     changes.add(change(), 1.5)
-    assert changes.wait(1.5) == QUIET, "the allowance is used up"
+    assert changes.wait(1.5) == QUIET, "the burst is used up"
     assert changes.next()["by"] == "bob"
 
 
@@ -268,7 +268,7 @@ def test_one_runner_gets_all_changes_and_another_follows_if_it_ends(
     first = sending._process
     sending.tell("demo", {"what": "stop", "user": None})
     assert sending._process == first
-    until(lambda: got(tmp_path) == ["one", "stop"], "the runner gets both")
+    until(lambda: got(tmp_path) == ["one", "stop"], "the runner gets both changes")
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})
     until(lambda: got(tmp_path) == ["one", "stop", "two"], "the next runner gets the change")
@@ -289,7 +289,7 @@ def test_a_runner_that_cannot_start_closes_no_other_descriptor(
         patch.setattr(module, name, fails)
         with pytest.raises(OSError, match="Too many open files"):
             sending.tell("demo", {"what": "one"})
-    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # they get the numbers that are free now
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # these files get the free descriptor numbers
     child = os.posix_spawn("/bin/true", ["true"], {})
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})

@@ -135,7 +135,7 @@ def test_a_copied_folder_is_refused_under_its_old_and_new_name(full: Path, datab
         list(store.users())
     full.unlink()
     Path(f"{full}.copied").rename(full)
-    assert log_in(store, code(1)).startswith("unavailable: "), "a move by the administrator does not make it valid"
+    assert log_in(store, code(1)).startswith("unavailable: "), "a renamed folder remains refused"
 
 
 def test_a_copy_waits_for_a_login_and_refuses_the_next(full: Path, database: str) -> None:
@@ -199,7 +199,7 @@ def test_a_file_of_version_1_is_copied_too(folder: Path, database: str) -> None:
 
 
 def dies(work: Callable[[], object], where: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
-    """Run `work` in a child process that kills itself before or after the function `where` of `postgres_copy`."""
+    """Run `work` in a child process that kills itself before or after a call of `postgres_copy.<where>`."""
     child = os.fork()
     if child == 0:
         original = getattr(postgres_copy, where)

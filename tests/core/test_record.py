@@ -380,7 +380,7 @@ def test_a_lowered_count_keeps_its_time(
     )
 )
 def test_no_sequence_of_clocks_lowers_the_count_by_more_than_one_a_day(history: list[tuple[int, str]]) -> None:
-    """Each event has its own clock. Count the failures that time alone removed, over all events."""
+    """Each event has its own time. Count the failures that the decrease of one a day removed, over all events."""
     record, expired, clocks = counted(0, None, salt=SALT, recovery=(DIGEST,)), 0, []
     for counter, (now, event) in enumerate(history):
         before, _ = record.failures_now(now)
@@ -388,7 +388,7 @@ def test_no_sequence_of_clocks_lowers_the_count_by_more_than_one_a_day(history: 
         if event == "wrong":
             clocks.append(now)
             record = record.refused_as_wrong(now)
-            assert record.failures == before + 1, "only wrong answers increase the count"
+            assert record.failures == before + 1, "each wrong answer adds one failure"
         elif event == "recovery":
             record = record.recovered(DIGEST, 5, now)
             assert record.failures == min(before, 5)

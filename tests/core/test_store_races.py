@@ -70,7 +70,7 @@ COPY: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("program", COPY)
 def test_a_copy_that_is_made_during_logins_is_valid(folder: Path, program: str) -> None:
-    """A copy may have an older record. After two writes during the copy, it may lack a valid slot, and is refused."""
+    """A copy may have an older record. A copy during two writes may lack a valid slot, and is refused."""
     enrol(folder)
     store, done = FileStore(str(folder)), threading.Event()
 

@@ -445,7 +445,7 @@ def test_a_restored_record_is_noticed_until_a_login_changes_it(folder: Path, sto
     path = folder / "alice.record"
     assert log_in(folder, code(0)) == "code"
     path.chmod(0o600)
-    assert list(upkeep.put_back(store)) == [], "a changed mode is no restored backup"
+    assert list(upkeep.put_back(store)) == [], "a changed mode is not a sign of a restored backup"
     copy = folder.parent / "copy"
     shutil.copy2(path, copy)  # like tar and rsync -a, copy2 keeps the time of modification
     path.unlink()
