@@ -273,7 +273,7 @@ def test_list_continues_after_an_invalid_file(site: Site) -> None:
 
 
 def test_list_skips_a_record_removed_in_the_meantime(site: Site) -> None:
-    """Simulate the removal of a record after the store has listed its name.
+    """Simulate the removal of a record after the store has listed the name of its file.
 
     The store lists the file %41lice.record as user Alice, and then reads Alice.record, which does not exist.
     """
