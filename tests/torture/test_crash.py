@@ -53,7 +53,7 @@ def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]
 
 
 def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[..., Ended] = by_helper) -> Counter[str]:
-    """Log in once with each fault, each time with a new store. Return the number of logins by result."""
+    """Log in once with each fault, with a new store for each login. Return the number of logins by result."""
 
     def try_one(point: tuple[Call, str]) -> str:
         call, injected = point

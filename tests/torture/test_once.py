@@ -41,7 +41,7 @@ def ready(site: Site) -> None:
 
 
 def enrolled(site: Site, kind: str) -> str:
-    """Enrol the user again, with new tokens. Return an answer that must be accepted exactly once."""
+    """Enrol the user again, with unused tokens. Return an answer that must be accepted exactly once."""
     site.enrol(fob(), PHONE, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     if kind == "totp":
         return totp(PHONE.secret, int(time.time()), period=PHONE.period)
