@@ -1,4 +1,4 @@
-"""Applications that ask the service for decisions, as on a real site: the two examples and a portal without a store.
+"""Applications that ask the service for decisions, as on a real site: the two examples, and a portal without a store.
 
 On a test machine, the examples run as carol and the portal as bob.
 """
