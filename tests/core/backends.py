@@ -1,4 +1,4 @@
-"""Backends of a store: the functions that the tests of the contract need for each kind of store."""
+"""The kinds of stores, each with the functions that the tests of the contract of `Store` need."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.site import fob
 
 
 class Backend:
-    """A backend of a store. `kind` names the backend in the tests."""
+    """A kind of store. `kind` is its name in the tests."""
 
     kind: str
 

@@ -23,7 +23,7 @@ COLUMNS = 80
 NBSP = "\u00a0"  # viewers drop spaces at the beginning of a text
 WIDTH, HEIGHT = 8, 16  # pixels of a cell
 BACK, TEXT = "#101418", "#d8dee9"
-BLOCKS = {"█": (0, HEIGHT), "▀": (0, HEIGHT // 2), "▄": (HEIGHT // 2, HEIGHT // 2)}  # offset and height in the cell
+BLOCKS = {"█": (0, HEIGHT), "▀": (0, HEIGHT // 2), "▄": (HEIGHT // 2, HEIGHT // 2)}  # offset and height, in pixels
 LOGIN = "$ ssh alice@host\n(alice@host) Password: \n(alice@host) One-time code: \n(alice@host) "
 CODES = [f"{n:04}-KX7T-{n * 7 % 10_000:04}-9WQM" for n in range(2718, 9_200, 700)]
 

@@ -1,4 +1,4 @@
-"""Tests of `resynchronise`: the call fails if another process uses, changes or deletes the token meanwhile."""
+"""Tests of `resynchronise`: it fails if another process uses, changes or deletes the token during the search."""
 
 from __future__ import annotations
 

@@ -292,7 +292,7 @@ def after_stale_claim(store: FileStore) -> None:
 def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[FileStore], None]
 ) -> None:
-    """The change has found no import, and is about to delete the claim of bob. Then an import needs this claim."""
+    """An import needs the claim of bob after the change has found no import, and before it deletes the claim."""
     waits_or_ended = threading.Event()
     real_sleep = time.sleep
 

@@ -49,7 +49,7 @@ KEY_TEXT = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # KEY in base32
 
 
 class Bench:
-    """A desk with a store. `lines` has the lines of the log."""
+    """A desk with a store. `lines` lists the lines of the log."""
 
     def __init__(self, store: Store, protect: tuple[str, ...] = ()) -> None:
         self.store = store
@@ -108,7 +108,7 @@ def either(request: pytest.FixtureRequest) -> Bench:
 
 
 def changes(desk: Desk, user: str) -> dict[str, Callable[[str], object]]:
-    """Return every change that the desk can make for a user with the fob S-OLD, while S-1 is in stock, by name."""
+    """Return the changes that the desk can make for a user with the fob S-OLD while S-1 is in stock, by name."""
     return {
         "unlock": lambda by: desk.unlock(by, user),
         "temporary code": lambda by: desk.temporary_code(by, user),
@@ -200,7 +200,7 @@ def test_no_change_makes_an_enrolled_user_unenrolled(either: Bench, change: str)
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_member_who_leaves_the_group_meanwhile_changes_nothing(either: Bench, change: str) -> None:
-    """The first check passes. The group changes before the check with the lock held."""
+    """The member leaves the group after the first check, and before the check under the lock."""
     either.enrol("alice", fob(serial="S-OLD"))
     either.add_stock("S-1")
     looks = []
@@ -399,7 +399,7 @@ def test_a_ticket_of_an_enrolled_user_says_that_it_replaces(bench: Bench) -> Non
     bench.enrol("alice", phone())
     handed = bench.desk.ticket("dora", "alice")
     assert handed.replaces
-    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "the user is enrolled"
+    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "a login refuses such a ticket"
     assert not bench.desk.temporary_code("dora", "alice").replaces
 
 

@@ -315,7 +315,7 @@ def test_nullok_ignores_no_user_whose_account_has_a_problem() -> None:
     assert (driver.steps, driver.log) == (["check account"], ["error problem=unknown account"])
     driver = Driver(enrolled(), user="unknown")
     driver.problem = "unknown account"
-    assert driver.run(code(0)) is Result.REFUSED, "without nullok, the account is not checked"
+    assert driver.run(code(0)) is Result.REFUSED, "the account is checked only with nullok"
 
 
 def test_grace_replaces_a_code_and_only_a_code_grants_it() -> None:

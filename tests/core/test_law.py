@@ -1,7 +1,7 @@
 """A property test that compares `verify` with `tests/core/model.py`, over random histories of one user.
 
 `verify` and the model receive every answer. Outcome, token, counters, steps, drift, failures and recovery codes must
-agree. After each answer, the record is encoded as a secret file and parsed again. The model asserts that no counter or
+agree. The record is encoded as a secret file and parsed again after each answer. The model asserts that no counter or
 step is accepted twice or moves backwards.
 """
 
@@ -263,7 +263,7 @@ class Law(RuleBasedStateMachine):
         ),
     )
     def codes_across_answers(self, data: st.DataObject, offset: int, shape: str) -> None:
-        """Give codes of one token one by one: `x` is a code of another token, `w` a wrong code, `m` malformed."""
+        """Answer with one code at a time: `x` is a code of another token, `w` a wrong code, `m` malformed."""
         token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
         codes = dict(zip("abcd", self.codes(token, self.factor_near(token, offset), 4), strict=True))
         codes |= {"x": other.code(self.factor_near(other, 0)), "w": "0" * token.digits, "m": "123456789"}

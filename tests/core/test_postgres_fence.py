@@ -1,4 +1,4 @@
-"""Tests of the epoch of a database: outdated copies are refused, and a fence is complete or without effect."""
+"""Tests of the epoch of a database: outdated copies are refused, and a fence is complete or has no effect."""
 
 from __future__ import annotations
 

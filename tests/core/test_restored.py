@@ -211,7 +211,7 @@ def test_a_counter_is_rolled_forward_by_accepted_and_refused_codes() -> None:
 def test_a_step_is_rolled_forward() -> None:
     last = NOW // 30 - 5
     result = forward(alice(phone(last_step=last - 9), phone(name="b", secret=KEY)), use(phone(last_step=last)))
-    assert result.record == alice(phone(last_step=last), phone(name="b", secret=KEY)), "a clock needs no log"
+    assert result.record == alice(phone(last_step=last), phone(name="b", secret=KEY)), "a TOTP token needs no log"
 
 
 def test_a_step_in_the_future_is_ignored() -> None:

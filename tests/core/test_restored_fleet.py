@@ -1,4 +1,4 @@
-"""Tests of the log of a fleet: the rights that it withdraws from members and groups of a restored database."""
+"""Tests of `FleetLog`: the rights that the log withdraws from members and groups of a restored database."""
 
 from __future__ import annotations
 

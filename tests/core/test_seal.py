@@ -239,7 +239,7 @@ def test_a_process_with_a_credential_keeps_no_descriptor_of_it(credential: Path)
 
 
 def test_a_credential_that_cannot_be_opened_refuses_sealed_records_only(credential: Path) -> None:
-    credential.symlink_to("key")  # no link is followed
+    credential.symlink_to("key")  # a symbolic link is refused
     with pytest.raises(StoreError, match=f"{credential}: "):
         seal_key.keyring()
     codec = seal_key.codec_of("/sealed")

@@ -443,7 +443,7 @@ def test_a_record_whose_creation_was_killed_in_its_last_step_is_read(folder: Pat
 
 
 def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
-    """During the update, an administrator may restore a copy of the file without the lock."""
+    """An administrator may restore a copy of the file during the update, without the lock."""
 
     def restored(record: UserRecord) -> tuple[UserRecord, None]:
         enrol(folder)

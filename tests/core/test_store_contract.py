@@ -234,7 +234,7 @@ def test_a_decision_that_met_a_busy_lock_can_be_made_again(backend: Backend, use
 # ---- races
 
 
-@pytest.mark.bare  # under coverage, the concurrent logins exceed the time limit of the lock
+@pytest.mark.bare  # the concurrent logins exceed the time limit of the lock under coverage
 @RACES
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_code_is_accepted_once_under_concurrency(backend: Backend, kind: str, race: Race) -> None:

@@ -178,7 +178,7 @@ def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
 def test_after_a_repair_that_fails_the_next_defects_are_repaired(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a full disk, for example, a repair cannot create decoys, but it can set a mode."""
+    """A repair can set a mode even if it cannot create decoys, for example on a full disk."""
     (folder / DECOYS / "07").unlink()
     make_hole(folder / "alice.record")
     enrol(folder, "bob").chmod(0o644)

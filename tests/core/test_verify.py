@@ -15,7 +15,7 @@ from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
 from tests.support.site import KEY, fob, phone
 
-NOW = 1_700_000_010  # seconds: 20 s into a step of 30 s
+NOW = 1_700_000_010  # seconds: 20 s after the start of a step of 30 s
 STEP = NOW // 30
 LAST = 2**64 - 1
 SALT = "00" * 16
@@ -479,7 +479,7 @@ def test_codes_of_two_tokens_are_not_codes_in_a_row() -> None:
 
 
 def test_attempts_are_independent() -> None:
-    """Codes in a row in two separate answers are two single codes."""
+    """Two codes in a row in separate dialogues are verified as single codes."""
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41) is Outcome.WRONG
@@ -757,7 +757,7 @@ def test_a_clock_set_back_or_forward_gives_no_further_guesses() -> None:
             assert alice.presses(alice.counter, 2) is Outcome.CONSECUTIVE, "the owner is accepted at any time"
     assert guesses == 5
     alice = Alice(fob())
-    for guesses in range(30):  # the first failure is counted before the clock goes forward
+    for guesses in range(30):  # the first failure is counted before the clock is set forward
         alice.now = NOW + (guesses % 2) * 10 * DAY
         if alice.record.failures_now(alice.now)[0] >= 5:
             break
@@ -772,7 +772,7 @@ def test_the_count_decreases_by_one_a_day() -> None:
     alice.now += 1
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     alice.now += DAY
-    assert alice.presses(0) is Outcome.CODE, "at four failures, one code suffices"
+    assert alice.presses(0) is Outcome.CODE, "a single code is enough at four failures"
     assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
 
 

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
-    """Return all stages in order. With pytest arguments, omit the stage of the parsers."""
+    """Return all stages in order. Omit the stage of the parsers if there are pytest arguments."""
     python = (sys.executable, "-m")
     tests = [
         Stage(path.stem.removeprefix("test_"), (*python, "pytest", "-s", "-v", *arguments, str(path)))

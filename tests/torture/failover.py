@@ -37,7 +37,7 @@ POLICY = Policy(look_ahead=100)
 
 
 class Accepted(NamedTuple):
-    """An accepted login. `at` is in monotonic seconds."""
+    """An accepted login. `at` is the monotonic time in seconds."""
 
     user: str
     counter: int

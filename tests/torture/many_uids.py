@@ -2,7 +2,7 @@
 
 Rules:
 - Each process connects under one uid after the other, repeatedly, as fast as the service accepts connections.
-- A process keeps its latest connections open, and sends nothing. The service decides which of them it closes.
+- A process keeps its latest connections open, and sends nothing. The service may close any of these connections.
 - The processes run until the block ends.
 """
 

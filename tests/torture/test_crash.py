@@ -1,7 +1,7 @@
 """Tests of logins with a fault at any system call between answer and result.
 
 Rules:
-- After the fault, the store contains the old or the new record.
+- The store contains the old or the new record after the fault.
 - An accepted code is never accepted again. A code that was not used up is accepted at the next login.
 - The next login succeeds with a right code. A login creates no file except a missing lock file.
 """

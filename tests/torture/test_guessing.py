@@ -234,7 +234,7 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         counter = 0
         for number in range(rounds(6, 300)):
             while site.record().failures < 20 and number % 2:
-                time.sleep(0.01)  # before every second login, wait until three codes in a row are required
+                time.sleep(0.01)  # wait before every second login until three codes in a row are required
             done = site.login(codes(counter, 3), service=BOTH[number % 2])
             assert done.result is Result.SUCCESS
             counter += 3

@@ -51,7 +51,7 @@ def enrolled(site: Site, kind: str) -> str:
 def one_succeeded(counted: Counter[Result], place: str) -> bool:
     """Return True if exactly one login succeeded, and all other logins were refused.
 
-    On a slow disk, the last of fifty logins may reach the time limit of the lock.
+    The last of fifty logins may reach the time limit of the lock on a slow disk.
     """
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late

@@ -3,7 +3,7 @@
 Rules:
 - Only the long form of the torture tests runs these tests: Patroni needs up to a minute after each failure.
 - Four processes offer the same codes: two of them try the primary first, and two another server.
-- After any loss of the primary, each code was accepted at most once, counters only increased, and used codes are
+- Each code was accepted at most once after any loss of the primary, counters only increased, and used codes are
   refused.
 """
 
@@ -106,7 +106,7 @@ def cut_off(running: Cluster, primary: Node) -> Callable[[], None]:
 
 
 def two_primaries(running: Cluster, primary: Node) -> Callable[[], None]:
-    """Freeze Patroni of the old primary, whose PostgreSQL continues: two primaries accept writes."""
+    """Freeze Patroni on the old primary, but not PostgreSQL: two primaries accept writes."""
     primary.freeze()
     until(lambda: any(other.is_primary() for other in running.others(primary)), "another server is promoted", SLOW)
     until(lambda: primary.sql(WAITING) != [(0,)], "a login waits for a standby of the old primary")
@@ -150,7 +150,7 @@ def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -
 
 
 def offered_to_both(running: Cluster, old: Node) -> list[tuple[str, str]]:
-    """Freeze Patroni of the old primary, and offer a code of each user to the old and to the new primary."""
+    """Freeze Patroni on the old primary, and offer a code of each user to the old and to the new primary."""
     for user in FEW:
         enrol(store_of(running), user)
     old.freeze()

@@ -171,7 +171,7 @@ def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkey
     assert len(held) > MAX_LOGINS
     accepted = number = 0
     with many_uids(machine.path(SOCKET).parent, uids) as crowd:
-        until(lambda: crowd.connections > BACKLOG, "the queue of the socket has been full")
+        until(lambda: crowd.connections > BACKLOG, "the queue of the socket was full")
         while number < logins or not crowd.all_took_part:
             done = machine.run("sudo", "-S", "id", "-un", user="alice", stdin=f"{codes(number)}\n")
             number += 1
