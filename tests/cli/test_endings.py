@@ -68,7 +68,7 @@ def test_unknown_words_are_reported_in_one_short_line(words: list[str], says: st
 def test_every_command_has_valid_examples_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     whole = parser()
     (commands,) = (action.choices for action in whole._actions if isinstance(action.choices, dict))
-    assert list(commands) == list(COMMANDS), "each module adds the command of its name in the table"
+    assert list(commands) == list(COMMANDS), "the commands must be those of COMMANDS, in the same order"
     for name in commands:
         with pytest.raises(SystemExit) as ended:
             whole.parse_args([name, "--help"])

@@ -130,7 +130,7 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> 
 
 
 def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
-    """Before the removal, the test redirects the path to another folder, or replaces the file."""
+    """The test redirects the path to another folder, or replaces the file, before the removal."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()

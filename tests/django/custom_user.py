@@ -2,8 +2,8 @@
 
     DJANGO_SETTINGS_MODULE=mysite.settings python custom_user.py USER CODE...
 
-Users sign in by e-mail, as is common. The field `account` contains the name of the account, and `born` is required. The
-rules are those of fresh_project.py.
+Users sign in by e-mail address, as is common. The field `account` contains the name of the account, and `born` is
+required. The rules are those of fresh_project.py.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def python(request: pytest.FixtureRequest) -> str:
 
 
 def documented(start: str, end: str) -> str:
-    """Return the block of Python on docs/web.md that starts and ends with the given text."""
+    """Return the block of Python in docs/web.md that starts and ends with the given text."""
     page = (TREE / "docs" / "web.md").read_text()
     (block,) = re.findall(rf"```python\n({re.escape(start)}(?:(?!```).)*?{re.escape(end)}\n)```", page, re.DOTALL)
     return str(block)

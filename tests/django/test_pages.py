@@ -18,7 +18,7 @@ PORTAL = "https://portal.example.org/otp/"
 
 
 class Page(HTMLParser):
-    """The attributes of a page's fields by their names, its viewport, and the targets of its links."""
+    """A parsed page: the attributes of each field by name, the viewport, and the targets of the links."""
 
     def __init__(self, response: Any) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ def served(_served: Served) -> Served:
 
 @pytest.fixture(scope="session")
 def _served_with_tickets(request: pytest.FixtureRequest, _served: Served) -> Iterator[Served]:
-    """Yield a portal in its default mode beside the first portal. Both portals have the same store as root."""
+    """Yield a portal in its default mode beside the first portal. Both portals share a store if root runs them."""
     if not isinstance(_served, TlsPortal):
         with plain_portal(first_token=FirstToken.TICKET, appearance=Appearance(telephone=TELEPHONE)) as served:
             yield served

@@ -163,7 +163,7 @@ def test_one_of_200_threads_with_the_same_code_is_accepted(site: Site) -> None:
 
 @contextmanager
 def fake_service(path: Path, *dialogues: Callable[[socket.socket], None]) -> Iterator[list[bytes]]:
-    """Serve one connection for each of `dialogues`, in order. Yield the list of the first packets so far."""
+    """Serve one connection for each of `dialogues`, in order. Yield a list that grows by each first packet."""
     hellos: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))

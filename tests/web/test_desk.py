@@ -168,7 +168,7 @@ def test_a_change_needs_a_new_code_of_the_member(desk: Portal, what: str) -> Non
         page = make(browser, what, proof)
         assert page.status == 422, (proof, page.text)
     assert desk.site.record("alice") == before
-    assert desk.site.record("dora").failures == 2, "the unknown code and the user's code; not the replay"
+    assert desk.site.record("dora").failures == 2, "only the unknown code and the user's code are counted"
     page = make(browser, what, own(1))
     assert page.status == 200, page.text
     after = desk.site.record("alice")

@@ -204,7 +204,7 @@ def test_the_links_to_other_languages_keep_the_page(portal: Portal) -> None:
     browser.client.delete_cookie("__Host-pam_totp", domain="portal.example")
     page = browser.post("/set-up/cancel", {"csrf_token": page.csrf})
     assert (page.status, language_of(page)) == (400, "de")
-    assert 'href="/?lang=fr"' in page.html, "the links of a response to a POST lead to the start page"
+    assert 'href="/?lang=fr"' in page.html, "a page at a path that refuses GET links to the overview"
 
 
 def test_the_languages_of_two_users_do_not_mix(portal: Portal) -> None:

@@ -96,7 +96,7 @@ def test_every_refusal_of_the_right_shape_is_the_same(portal: Portal) -> None:
 
 
 def spelled(code: str) -> str:
-    """Return a code in other digits, with white space, dashes and invisible characters."""
+    """Return the code with full-width digits, white space, dashes and invisible characters."""
     wide = code.translate({ord("0") + i: 0xFF10 + i for i in range(10)})
     return f"\u200b {wide[:3]}\u2013\xa0{wide[3:]}\ufeff\t"
 
@@ -173,7 +173,7 @@ def test_codes_of_two_sign_ins_are_no_row(portal: Portal) -> None:
     first.send(proof=codes(400))
     assert second.send(proof=codes(401)).error == REFUSAL
     assert first.send(proof=codes(402)).error == REFUSAL, "the codes are not in a row"
-    assert first.send(proof=codes(403)).error == REFUSAL, "a third code begins new codes in a row, as at a login"
+    assert first.send(proof=codes(403)).error == REFUSAL, "a third code starts a new pair, as at a login"
     assert first.send(proof=codes(404)).heading == "Your tokens"
 
 
@@ -297,7 +297,7 @@ def test_an_idle_session_ends_under_a_title_of_its_own(portal: Portal) -> None:
     portal.clock.advance(4000)
     assert portal.browser().open("/").heading == "Sign in"
     assert browser.send(user="alice", password=PASSWORD).status == 400, "the form before sign-in has expired"
-    assert browser.open("/sign-in").heading == "Sign in", "no session has ended, because no user was signed in"
+    assert browser.open("/sign-in").heading == "Sign in", "only a signed-in user sees the end of the session"
 
 
 def test_no_session_lasts_longer_than_an_hour_unless_prolonged(portal: Portal) -> None:
