@@ -1,4 +1,4 @@
-"""Tests of the audit log of commands: the account it names, its limits, and a missing log daemon."""
+"""Tests of the audit log of commands: the account of the caller, the limits, and a missing log daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the list of all lines that this process logs from now on. Its log daemon can be reached."""
+    """Simulate a log daemon that runs. Return the list to which each later line of this process is added."""
     written: list[str] = []
     monkeypatch.setattr(audit_log, "to_syslog", lambda _, line: written.append(line))
     monkeypatch.setattr(audit_log, "fault", lambda: None)
@@ -120,7 +120,7 @@ class Interrupted:
     ) -> R:
         def change_and_interrupt(record: UserRecord) -> tuple[UserRecord | None, R]:
             changed = change(record)
-            signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # the tests have more threads than a command
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # a test process has more threads than a command
             return changed
 
         return self._store.update(user, change_and_interrupt, create=create, decoy=decoy)
@@ -148,7 +148,7 @@ ENDINGS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *audi
 
 
 def test_no_signal_is_delivered_before_the_line_of_a_change(site: Site) -> None:
-    """Only SIGKILL and SIGSTOP cannot be delayed. Signals of a fault end the process at the faulty instruction."""
+    """A process can block all signals except SIGKILL, SIGSTOP, and the signals of a fault in its own instruction."""
     site.enrol(failures=3, failures_at=0)
     held: list[set[int]] = []
     update(
@@ -187,7 +187,7 @@ sys.exit(cli.main(["verify", "--store", {str(site.store)!r}, {ME!r}, {code!r}]))
 
 
 def test_the_callers_name_is_looked_up_before_a_change(site: Site) -> None:
-    """A name service that blocks must not delay the line of a change."""
+    """A slow name service must not delay the log line of a change."""
     site.enrol(failures=3, failures_at=0)
     script = f"""
 import sys
@@ -208,7 +208,7 @@ sys.exit(cli.main(["unlock", "--store", {str(site.store)!r}, {ME!r}]))
 
 @pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 0])
 def test_a_command_writes_no_core_dump(hard: int) -> None:
-    """With a limit of 1, unlike 0, the kernel also starts no program of core_pattern."""
+    """The limit is 1: with the limit 0, the kernel would still start a program that core_pattern names."""
     script = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CORE, ({hard}, {hard}))

@@ -103,7 +103,7 @@ def test_a_closed_pipe_ends_the_list_without_an_error(site: Site, words: list[st
 
 
 def full(reader: IO[str]) -> bool:
-    """Return True if a pipe is full. Its capacity in bytes depends on the size of each write."""
+    """Return True if a pipe is full. The capacity of a pipe in bytes depends on the size of each write."""
     writer = os.open(f"/proc/self/fd/{reader.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
     try:
         return not select.select([], [writer], [], 0)[1]

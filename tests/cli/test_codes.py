@@ -110,7 +110,7 @@ def test_unlock_clears_the_count_that_a_login_keeps(site: Site) -> None:
     assert site.command_json("list", ME)[0]["failures"] == 5
     assert site.command("unlock", ME).returncode == 0
     assert (site.record().failures, site.record().failures_at) == (0, None)
-    assert site.command("verify", ME, codes(2)).returncode == 0, "one code is enough again"
+    assert site.command("verify", ME, codes(2)).returncode == 0, "a single code is accepted again"
 
 
 def test_resync_sets_the_drift_of_a_time_token(site: Site) -> None:

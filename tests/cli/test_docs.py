@@ -21,7 +21,7 @@ from tests.support.site import KEY, ME, TREE, Site, fob
 from tests.support.terminals import QUESTION
 
 DOCS = TREE / "docs" / "tokens.md"
-PEOPLE = {"alice": ME, "bob": "daemon", "Alice": ME.capitalize()}  # users of the document -> accounts of every host
+PEOPLE = {"alice": ME, "bob": "daemon", "Alice": ME.capitalize()}  # users of the document -> accounts of this host
 
 
 def documented() -> Iterator[tuple[str, list[str]]]:
@@ -45,7 +45,7 @@ def test_paths_to_the_virtual_environment_are_right_after_a_cd(document: Path) -
     for block in re.findall(r"```\w*\n(.*?)```", document.read_text(), re.DOTALL):
         folder = TREE
         for line in block.splitlines():
-            if found := re.match(r"cd ([^/\s]\S*)$", line):  # an absolute path is one of the reader's host
+            if found := re.match(r"cd ([^/\s]\S*)$", line):  # an absolute path is a folder of the reader's host
                 folder = TREE / found[1]
                 assert folder.is_dir(), line
             for path in re.findall(r"(?<!\S)((?:\.\./)*)\.venv/bin/", line):
@@ -58,7 +58,7 @@ def pattern(line: str) -> str:
 
 
 def create_files(folder: Path) -> None:
-    """Create the files that the documented commands name."""
+    """Create the files that the documented commands read."""
     tokens = [fob(name=f"T-100{i}", serial=f"T-100{i}", secret=bytes([i]) * 20) for i in (1, 2)]
     (folder / "box.xml").write_bytes(written("pskc", tokens, password="qwerty"))
     (folder / "password").write_text("qwerty\n")

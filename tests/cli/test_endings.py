@@ -68,7 +68,7 @@ def test_unknown_words_are_reported_in_one_short_line(words: list[str], says: st
 def test_every_command_has_valid_examples_in_its_help(capsys: pytest.CaptureFixture[str]) -> None:
     whole = parser()
     (commands,) = (action.choices for action in whole._actions if isinstance(action.choices, dict))
-    assert list(commands) == list(COMMANDS), "each module adds the command of its name in the table"
+    assert list(commands) == list(COMMANDS), "the commands must be those of COMMANDS, in the same order"
     for name in commands:
         with pytest.raises(SystemExit) as ended:
             whole.parse_args([name, "--help"])
@@ -273,7 +273,7 @@ def test_list_continues_after_an_invalid_file(site: Site) -> None:
 
 
 def test_list_skips_a_record_removed_in_the_meantime(site: Site) -> None:
-    """Simulate the removal of a record after the store has listed its name.
+    """Simulate the removal of a record after the store has listed the name of its file.
 
     The store lists the file %41lice.record as user Alice, and then reads Alice.record, which does not exist.
     """

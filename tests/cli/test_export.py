@@ -235,7 +235,7 @@ def test_all_tokens_are_exported_for_pam_oath(site: Site, tmp_path: Path) -> Non
     crowd(site)
     file = tmp_path / "users.oath"
     done = site.command("export", "--all", "--format", "users-oath", "--output", file)
-    assert done.returncode == 1, "a token was left out"
+    assert done.returncode == 1, "exit status 1 reports a skipped token"
     assert [line.split()[1] for line in file.read_text().splitlines()] == ["alice", "bob", "dora", "dora"]
     assert file.stat().st_mode & 0o777 == 0o600
     assert done.stdout.splitlines() == [

@@ -29,7 +29,7 @@ from tests.formats.test_qr_pictures import PICTURES, png
 from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone, until, without_log_warning
 
 HEX = KEY.hex()
-MANY = 5000  # tokens: from this number on, the bar appears at once
+MANY = 5000  # tokens: the command shows the progress bar at once from this number on
 OATH = f"HOTP alice 1234 {HEX} 5\nHOTP/E/8 bob - {'ab' * 20}\nHOTP carl - {'cd' * 8}\n"
 
 
@@ -225,7 +225,7 @@ def test_a_terminal_confirms_the_meaning_of_a_heading(site: Site, tmp_path: Path
 
 
 def root_picture(folder: Path) -> Path:
-    """Return a picture whose QR code names root in its label, as from an untrusted user."""
+    """Return a picture of a QR code that names root in its label, as from an untrusted user."""
     (folder / "evil.png").write_bytes(png(f"otpauth://totp/alice-phone:root?secret={base32(KEY)}"))
     return folder / "evil.png"
 
@@ -593,7 +593,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
 
 @as_root
 def test_homes_that_root_cannot_read_are_read_as_their_owners(site: Site) -> None:
-    """Under root_squash, root may not read a home folder of mode 0700. This test drops CAP_DAC_OVERRIDE instead."""
+    """Root may not read a home folder of mode 0700 under root_squash. This test drops CAP_DAC_OVERRIDE instead."""
     homes = site.folder / "home"
     homes.mkdir(0o755)
     good = f'{base32(KEY)}\n" HOTP_COUNTER 5\n12345678\n'

@@ -130,7 +130,7 @@ def test_a_file_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> 
 
 
 def test_only_the_created_file_is_removed(tmp_path: Path) -> None:
-    """Before the removal, the test redirects the path to another folder, or replaces the file."""
+    """The test redirects the path to another folder, or replaces the file, before the removal."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
@@ -224,7 +224,7 @@ def test_a_signal_during_an_enrolment_deletes_the_picture(site: Site, tmp_path: 
 
 @as_root
 def test_root_writes_to_a_folder_closed_to_the_stores_owner(site: Site) -> None:
-    """A failed command leaves no file in root's folder, although it has the privileges of the store's owner."""
+    """A failed command deletes its file in root's folder, although the command runs as the store's owner."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)
     site.enrol(fob(7))
@@ -278,7 +278,7 @@ def test_an_error_for_root_has_the_remedy_for_a_record_of_another_owner(site: Si
 
 @as_root
 def test_an_error_for_root_without_a_permission_has_another_remedy(site: Site) -> None:
-    """Without its capabilities, root has the same permissions as on a network file system with root_squash."""
+    """Root without capabilities has the same permissions as on a network file system with root_squash."""
     folder = site.folder / "closed"
     folder.mkdir(0o700)
     os.chown(folder, UNPRIVILEGED_UID, UNPRIVILEGED_UID)

@@ -54,7 +54,7 @@ def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) 
         shell.expect_exact(PROMPT)
         return str(shell.before)
     output = ""
-    while shell.expect([NEXT_PROMPT, r"=(\d+)="]) == 0:  # for root, after a refusal
+    while shell.expect([NEXT_PROMPT, r"=(\d+)="]) == 0:  # the module asks once more after a refusal
         output += str(shell.before)
         shell.sendline(answer)
     output, status = output + str(shell.before), shell.match[1]

@@ -67,7 +67,7 @@ def test_after_a_restore_a_used_code_is_refused_and_codes_in_a_row_work(site: Si
     assert site.gets_in(codes(0))
     site.path().write_bytes(backup)
     assert site.command("restored", "--yes").returncode == 0
-    assert not site.gets_in(codes(0)), "the log is missing, so one code is not enough"
+    assert not site.gets_in(codes(0)), "codes in a row are required: the log is missing"
     assert site.gets_in(codes(1, 2))
     assert site.gets_in(codes(3))
 
@@ -321,7 +321,7 @@ def test_a_forged_removal_lets_no_user_in_without_a_code(site: Site, way: str, t
 
 @pytest.mark.parametrize("user", ["", "\ud800", "x\n9 users", "\x1b[2J"])
 def test_a_forged_name_does_not_stop_the_command(site: Site, tmp_path: Path, user: str) -> None:
-    """The command must print its report, because all records are changed before."""
+    """The command must print its report: all records are already changed."""
     site.enrol(fob(5), salt=SALT, recovery=(DIGEST,))
     lines = [change("enroll", fob(), 100, user="carol"), change("enroll", fob(), 100, user=user)]
     done = site.command("restored", "--yes", "--log", write_log(tmp_path / "log", *lines), *RESTORED)

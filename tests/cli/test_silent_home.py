@@ -13,8 +13,8 @@ from tests.conftest import with_mounts
 from tests.support.site import TREE
 
 # The script mounts the file, serves it up to the request with the given opcode, and reads the homes with short time
-# limits. The server runs in a separate process. When the script ends, the server ends too, and the kernel then ends
-# the blocked request.
+# limits. The server runs in a separate process. The server ends with the script, and the kernel then ends the blocked
+# request.
 SCRIPT = """
 import ctypes, os, signal, struct, sys
 from pathlib import Path

@@ -156,7 +156,7 @@ def test_a_token_is_assigned_confirmed_and_returned(box: Site, way: str) -> None
     done = box.command("assign", "t-1", ME)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{ME} now has the token T-1 under the name token; it is unconfirmed")
-    assert not box.gets_in(code("T-1", 0)), "an unconfirmed token opens nothing"
+    assert not box.gets_in(code("T-1", 0)), "codes of an unconfirmed token are refused"
     assert box.command_json("list", "--serial", "T-1")[0]["user"] == ME
     wrong = box.command("assign", "T-1", ME, "--confirm", stdin="000000\n" * 3)
     assert (wrong.returncode, "3 answers were wrong; nothing was changed" in wrong.stderr) == (1, True)
@@ -256,7 +256,7 @@ def test_replace_takes_a_token_named_like_a_serial_number(box: Site) -> None:
     assert states(box)["T-1"] == ("new", None)
 
 
-# ---- beside other commands
+# ---- tokens in stock and other commands
 
 
 def test_an_export_has_the_users_tokens_only(box: Site, tmp_path: Path) -> None:

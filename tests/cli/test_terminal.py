@@ -85,7 +85,7 @@ def test_a_terminal_too_narrow_for_the_code_gets_a_message(site: Site) -> None:
         ({"LC_ALL": "de_DE.ISO-8859-1"}, True),
         ({"TERM": "dumb"}, False),
         ({"LC_ALL": "", "LANG": "C"}, True),
-        # Users reported this to gtanner/qrcode-terminal 28, canonical/authd 361 and google-authenticator-libpam 268.
+        # Reported in the issues gtanner/qrcode-terminal 28, canonical/authd 361 and google-authenticator-libpam 268.
         ({"LC_ALL": "C", "TERM": "screen"}, True),
         ({"TERM": "linux"}, True),
         ({"LC_ALL": "C", "TERM": "vt220"}, False),
@@ -105,7 +105,7 @@ def test_without_block_characters_the_code_is_drawn_in_ascii(
 
 @pytest.mark.parametrize("term", ["vt220", "xterm-mono"])
 def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tmp_path: Path, term: str) -> None:
-    """Users reported to google-authenticator-libpam 268 that its QR code was black on black on such terminals."""
+    """The QR code of google-authenticator-libpam was black on black on such terminals (its issue 268)."""
     screen = output_on_terminal(site, "enroll", ME, "--yes", "--issuer", "host", size=(50, 80), TERM=term)
     assert COLOUR not in screen
     token = from_uri(scanned(drawn(screen), tmp_path), "phone", 0)
@@ -114,7 +114,7 @@ def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tm
 
 @pytest.mark.parametrize("command", [("enroll", "zoe", "--yes"), ("replace", ME, "--yes"), ("qr", ME, "--yes")])
 def test_an_option_selects_the_code_in_ascii(site: Site, tmp_path: Path, command: tuple[str, ...]) -> None:
-    """Terminals with gaps between the lines need this option, as users reported to google-authenticator-libpam 155."""
+    """Terminals with gaps between the lines need this option (google-authenticator-libpam, issue 155)."""
     site.enrol(phone())
     screen = output_on_terminal(site, *command, "--qr", "ascii", "--issuer", "host", size=(60, 80))
     assert screen.isascii() and COLOUR in screen
@@ -172,7 +172,7 @@ def test_a_table_fits_the_width_and_loses_nothing(site: Site, columns: int) -> N
     table = plain(output_on_terminal(site, "list", size=(24, columns)))
     assert max(map(len, table.splitlines())) <= columns
     for word in ("fob", "counter", "SHA1,", "active", "STATE"):
-        assert columns < 80 or word in table.split(), "short words stay whole"
+        assert columns < 80 or word in table.split(), "short words are not split"
     (row,) = site.command("list").stdout.splitlines()[1:]
     assert LONG_NAME in row, "a pipe gets one line for each token"
     assert Counter("".join(table.split())) == Counter("".join(site.command("list").stdout.split())), (

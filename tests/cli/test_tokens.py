@@ -21,7 +21,7 @@ def test_a_token_is_renamed_and_keeps_its_counter(site: Site, way: str) -> None:
     assert site.gets_in(codes(5))
     refused = site.command("rename", ME, "blue fob", "phone")
     assert refused.returncode == 1 and f"{ME} already has a token named 'phone'" in refused.stderr
-    assert site.command("rename", ME, "phone", "phone").returncode == 0, "`rename` accepts the present name"
+    assert site.command("rename", ME, "phone", "phone").returncode == 0, "`rename` accepts the current name"
     assert site.command("rename", ME, "nosuch", "x").stderr == (
         f"pam-totp: {ME} has no token named 'nosuch' (see 'pam-totp list {ME}')\n"
     )

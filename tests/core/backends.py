@@ -1,4 +1,4 @@
-"""Backends of a store: the functions that the tests of the contract need for each kind of store."""
+"""The kinds of stores, each with the functions that the tests of the contract of `Store` need."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.site import fob
 
 
 class Backend:
-    """A backend of a store. `kind` names the backend in the tests."""
+    """A kind of store. `kind` is its name in the tests."""
 
     kind: str
 
     def store(self, lock_wait: float = LOCK_TIMEOUT) -> Store:
-        """Return the store, as each login opens it."""
+        """Open the store again, like each login, and return the store."""
         raise NotImplementedError
 
     def writes(self, user: str = "alice") -> int:
@@ -35,7 +35,7 @@ class Backend:
         raise NotImplementedError
 
     def put(self, user: str = "alice", **fields: Any) -> UserRecord:
-        """Write the record of `user`, by default with one HOTP token, and return it."""
+        """Write the record of `user`, by default with one HOTP token, and return the record."""
         record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
         self.store().update(user, lambda _: (record, None), create=True)
         return record

@@ -1,7 +1,8 @@
 """The program that draws the pictures of docs/module.md: `python -m tests.core.first_login_pictures docs/images`.
 
-Each picture is a terminal of 80 columns as SVG. Half blocks are drawn as rectangles: a phone can read the QR code
-from any viewer. Every run draws the same pictures, because the key (RFC 4226 appendix D) and the codes are fixed.
+Each picture is a terminal of 80 columns as SVG. The program draws block characters as rectangles, so that a phone
+can read the QR code in any viewer. Every run draws the same pictures, because the key (RFC 4226 appendix D) and the
+codes are fixed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ COLUMNS = 80
 NBSP = "\u00a0"  # viewers drop spaces at the beginning of a text
 WIDTH, HEIGHT = 8, 16  # pixels of a cell
 BACK, TEXT = "#101418", "#d8dee9"
-BLOCKS = {"█": (0, HEIGHT), "▀": (0, HEIGHT // 2), "▄": (HEIGHT // 2, HEIGHT // 2)}  # offset and height in the cell
+BLOCKS = {"█": (0, HEIGHT), "▀": (0, HEIGHT // 2), "▄": (HEIGHT // 2, HEIGHT // 2)}  # offset and height, in pixels
 LOGIN = "$ ssh alice@host\n(alice@host) Password: \n(alice@host) One-time code: \n(alice@host) "
 CODES = [f"{n:04}-KX7T-{n * 7 % 10_000:04}-9WQM" for n in range(2718, 9_200, 700)]
 
 
 def screens() -> dict[str, str]:
-    """Return the texts of the terminals, by the names of the pictures."""
+    """Return the text of each terminal by the name of its picture."""
     token = TotpToken(name="phone", secret=KEY, created=0, confirmed=False)
     shown = Invitation(
         type="totp", digits=6, codes_needed=1, key=grouped_key(token), picture=packed(token, "alice", "host")
@@ -58,7 +59,7 @@ def svg(text: str) -> str:
 
 
 def _drawn(row: int, line: str) -> Iterator[str]:
-    """Yield the elements of one line: its text, and one rectangle for each row of equal blocks."""
+    """Yield the elements of one line: its text, and one rectangle for each sequence of equal blocks."""
     words = "".join(" " if c in BLOCKS else c for c in line).rstrip()
     if words:
         length = f'textLength="{len(words) * WIDTH}" lengthAdjust="spacing"'

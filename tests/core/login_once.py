@@ -1,10 +1,10 @@
 """A program that changes file stores, each time in a new process, for tests that interrupt it at a system call.
 
-/usr/bin/python3 -I -S login_once.py reads lines 'FOLDER<tab>WORD'. For each line, it starts a process and prints its
-number. After a further line, this process makes the change WORD:
-- An answer prints the outcome's name.
-- A name in `CHANGES`, or 'decoy', prints itself.
-Then the program prints 'exit' and the exit status. A fork of this program saves the start of Python for each change.
+/usr/bin/python3 -I -S login_once.py reads lines 'FOLDER<tab>WORD'. For each line, the program forks a
+process and prints the process ID. The process waits for a further line, makes the change WORD, and prints:
+- the name of the outcome, if WORD is an answer
+- WORD, if WORD is 'decoy' or a name in `CHANGES`
+Then the program prints 'exit' and the exit status. It forks because a new Python for each change would be slower.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ def many_codes(record: UserRecord) -> UserRecord:
 
 
 def another_token(record: UserRecord) -> UserRecord:
-    """Return the record with another token instead of its first token."""
+    """Return the record with its first token replaced."""
     return one_token(record).without_token("fob")
 
 

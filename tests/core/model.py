@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 DAY = 86_400
 LAST = 2**64 - 1  # RFC 4226 §5.2: counters have eight bytes
-MOST_DRIFT = 2**31  # steps: the largest accepted difference of a clock
+MOST_DRIFT = 2**31  # steps: the largest accepted drift
 
 
 def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
@@ -27,7 +27,7 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
 
 
 def plain(answer: bytes) -> str:
-    """Return the answer with ASCII digits, less the ignored characters. If it breaks law 3, return empty text."""
+    """Return the answer with ASCII digits, less the ignored characters, or empty text if it breaks law 3."""
     try:
         text = answer.decode("utf-8") if len(answer) <= 512 else ""
     except UnicodeDecodeError:
@@ -42,7 +42,7 @@ def plain(answer: bytes) -> str:
 
 @dataclass
 class ModelToken:
-    """A token. `floor` is the lowest moving factor that it still accepts."""
+    """A token. `floor` is the lowest moving factor that the token still accepts."""
 
     name: str
     kind: str
@@ -111,7 +111,7 @@ class Model:
     failures: int = 0
     falls_at: int | None = None  # Unix seconds: the last decrease of failures; the next is one day later
     refused: int = 0
-    pending: tuple[ModelToken, int] | None = None  # the third code in a row, after two that were refused and used up
+    pending: tuple[ModelToken, int] | None = None  # the token and moving factor of a third code in a row
 
     def standing(self, now: int) -> tuple[int, int | None]:
         """Return `failures` and `falls_at` at `now`: the failures decrease by one a day (law 8)."""
@@ -131,7 +131,7 @@ class Model:
     ) -> tuple[str, str | None]:
         """Apply all laws to one answer.
 
-        `before` has the refused answers of the same dialogue, each with its outcome and the failures after it.
+        `before` has the refused answers of the same dialogue, each with its outcome and the failures after the answer.
         """
         pending, self.pending = self.pending if before else None, None
         if not self.confirmed:
@@ -167,7 +167,7 @@ class Model:
             return "locked", None
         standing, since = self.standing(now)
         counts = [after for answer, word, after in before if word == "wrong" and self._recovery_code(answer) is None]
-        # Law 5: another login, or a day, may have removed these failures already.
+        # Law 5: another login, or the decrease of one a day, may have removed these failures already.
         own = len(counts) if counts and standing >= counts[-1] else 0
         if pending is not None and self._completes(*pending, codes, now, policy):
             token, place = pending
@@ -178,8 +178,8 @@ class Model:
             self._lower(now, policy, own)
             return "row", token.name
         pair = self._pair(before, codes)
-        # Law 5: verify the dialogue's two single codes as codes in a row, then the answer alone. The codes in a row
-        # ignore the failure that the first of them added. If they are accepted, they also remove it.
+        # Law 5: verify the dialogue's two single codes as codes in a row, then the answer alone. The failure that the
+        # first code added does not count against the codes in a row. Accepted codes in a row also remove this failure.
         for entered, count in ((pair, standing - own), (codes, standing)):
             needed = 3 if count >= 20 else 2 if count >= 5 else 1
             for token in candidates if entered else []:  # law 7
@@ -188,7 +188,7 @@ class Model:
                         continue
                     if len(entered) < max(needed, 2 if token.row_needed else 1):
                         self.refused += 1
-                        if entered is pair:  # the third prompt confirms the pair: its codes are used up
+                        if entered is pair:  # used up: the third prompt confirms the pair
                             token.floor, token.used_before = first + 2, True
                             self.pending = token, first + 2
                         return "codes-in-a-row-needed", token.name
@@ -216,7 +216,7 @@ class Model:
     def split(self, answer: bytes) -> tuple[bytes, str]:
         """Return the password and the digits of the codes after it (law 3, with `forward_pass`).
 
-        Try every split, the shortest password first. If the answer has only codes, it is the password.
+        Try every split, the shortest password first. An answer that has only codes is the password.
         """
         for start in range(len(answer)):
             password, tail = answer[:start], answer[start:]
@@ -235,7 +235,7 @@ class Model:
 
     @staticmethod
     def _completes(token: ModelToken, place: int, codes: list[str], now: int, policy: dict[str, int]) -> bool:
-        """Return True if `codes` is the code directly after the pair, in reach, and no code was used since (law 5)."""
+        """Return True if `codes` completes the pair: the next code, near the clock, and the first use since (law 5)."""
         reach = max(policy["window"], policy["resync_steps"])
         last_places = [token.step(now) + token.drift + off for off in range(-reach, reach + 1)] if token.period else []
         return (
@@ -248,7 +248,7 @@ class Model:
 
     @staticmethod
     def _meaning(answer: bytes) -> tuple[str, str | None]:
-        """Return the digits and the recovery code of an answer, which must differ from earlier answers (law 5)."""
+        """Return the digits and the recovery code of an answer: equal values are a repeated answer (law 5)."""
         text = plain(answer)
         return text if re.fullmatch("[0-9]{1,24}", text) else "", Model._recovery_code(answer)
 

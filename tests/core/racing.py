@@ -10,7 +10,7 @@ from contextlib import suppress
 
 
 def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
-    """Return the results of `work(0)` … `work(many - 1)`, each in its own process, all started at the same moment."""
+    """Run `work(0)` … `work(many - 1)` at the same moment, each in its own process, and return the results."""
     go_read, go_write = os.pipe()
     results_read, results_write = os.pipe()
     children: list[int] = []
@@ -35,7 +35,7 @@ def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
 
 
 def _run_in_child(number: int, work: Callable[[int], str], go_read: int, go_write: int, output: int) -> None:
-    """In a child process: wait until the parent closes the pipe, call `work`, and write its result as one line."""
+    """In a child process: wait until the parent closes the pipe, call `work`, and write the result as one line."""
     try:
         os.close(go_write)
         os.read(go_read, 1)
@@ -49,7 +49,7 @@ def _run_in_child(number: int, work: Callable[[int], str], go_read: int, go_writ
 
 
 def in_threads(many: int, work: Callable[[int], str]) -> list[str]:
-    """Return the results of `work(0)` … `work(many - 1)` in any order, each in its own thread."""
+    """Run `work(0)` … `work(many - 1)` at the same moment, each in its own thread. Return the results in any order."""
     together = threading.Barrier(many)
     results: list[str] = []
 

@@ -99,7 +99,7 @@ def counter_of(path: Path) -> int:
 
 
 class Memory:
-    """A store in memory that lists its updates in `done`. If `full` is True, every write fails."""
+    """A store in memory that lists its updates in `done`. Every write fails if `full` is True."""
 
     def __init__(self, *records: UserRecord, full: bool = False) -> None:
         self.records = {record.user: record for record in records}

@@ -149,8 +149,8 @@ def test_an_ignored_character_is_ignored_at_every_position(character: str) -> No
 def samples() -> set[str]:
     """Return the characters that UTF-8 can encode: all with PAM_TOTP_EXAMPLES, otherwise a selection.
 
-    From U+10000 on, the selection has one in a hundred of these: caseless letters (mostly ideographs), private and
-    unassigned characters. It has all invisible characters: these are assigned, or reserved from U+E0000 to U+E0FFF.
+    From U+10000 on, the selection has one in a hundred of the caseless letters (mostly ideographs), and of the private
+    and unassigned characters. It has all invisible characters, including those reserved from U+E0000 to U+E0FFF.
     """
     many = [] if TIMES else [n for n in range(0x10000, sys.maxunicode + 1) if category(chr(n)) in ("Lo", "Co", "Cn")]
     left_out = {n for n in many if n % 100 and not 0xE0000 <= n < 0xE1000}
@@ -207,7 +207,7 @@ def test_the_codes_are_the_digits_of_the_answer(answer: bytes, lengths: set[int]
 def test_an_answer_is_well_formed_if_it_can_be_right_for_some_user(answer: bytes, expected: bool) -> None:
     assert Answer.parse(answer).is_well_formed is expected
     behind = Answer.parse_behind_password(b"x" + answer)
-    assert behind.is_well_formed is (answer == b"123456"), "after a password, a recovery code is not well-formed"
+    assert behind.is_well_formed is (answer == b"123456"), "a recovery code is not well-formed after a password"
 
 
 def test_spellings_of_one_answer_are_equal_and_the_repr_hides_them() -> None:
@@ -238,7 +238,7 @@ def test_spellings_of_one_answer_are_equal_and_the_repr_hides_them() -> None:
         ("secret123\u2013456".encode(), {6}, "secret123\u2013456".encode(), None),
         (b"secret0123456789ABCDEF", {6}, b"secret0123456789ABCDEF", None),
         (b"secret123456", set(), b"secret123456", None),
-        (b"123456", {6}, b"123456", None),  # no password precedes the digits, so the digits are the password
+        (b"123456", {6}, b"123456", None),  # an answer that has only codes is the password
         (b"123456123456", {6}, b"123456123456", None),
         (b"0123456", {6}, b"0", ("123456",)),
         (b"", {6}, b"", None),

@@ -1,4 +1,4 @@
-"""Tests of `resynchronise`: a token keeps its counter if another process uses or changes it during the search."""
+"""Tests of `resynchronise`: it fails if another process uses, changes or deletes the token during the search."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_twenty_racing_users_get_one_token_once(store: FileStore) -> None:
 
 
 def killed(work: Callable[[], object], call: str, number: int) -> bool:
-    """Run `work` in a child that kills itself before call `number` of `os.<call>`. Return True if the child did so."""
+    """Return True if `work`, in a child process, reaches call `number` of `os.<call>`, where the child kills itself."""
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -283,7 +283,7 @@ def after_removal(store: FileStore) -> None:
 
 def after_stale_claim(store: FileStore) -> None:
     give(store, "zoe", "other")
-    (Path(store.folder) / claims.FOLDER / "sm01").symlink_to("../bob.record")  # a leftover of a killed enrolment
+    (Path(store.folder) / claims.FOLDER / "sm01").symlink_to("../bob.record")  # as after a killed enrolment
     with suppress(SerialTaken):
         give(store, "alice")
 
@@ -292,7 +292,7 @@ def after_stale_claim(store: FileStore) -> None:
 def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[FileStore], None]
 ) -> None:
-    """The change has found no import, and is about to delete the claim of bob. Then an import needs this claim."""
+    """An import needs the claim of bob after the change has found no import, and before it deletes the claim."""
     waits_or_ended = threading.Event()
     real_sleep = time.sleep
 
@@ -410,7 +410,7 @@ def test_a_store_without_serial_numbers_needs_no_claims(folder: Path, store: Fil
 def test_an_owner_is_found_by_the_same_calls_among_many_users(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same calls take less than a millisecond, also among 100,000 users."""
+    """Compare the system calls of a look-up in a small store with the calls in a larger store."""
     give(store, "alice")
     counts = []
     for users in (1, 200):

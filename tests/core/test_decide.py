@@ -61,7 +61,7 @@ def test_every_user_costs_the_same_writes_and_meets_the_same_full_disk(user: str
 @pytest.mark.parametrize("answer", [b"000000", b"1234567", b"00000000", b"000000 111111", b"0000000 1111111"])
 @pytest.mark.parametrize("first", [None, b"222222"])
 def test_every_user_costs_the_same_search(first: bytes | None, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count the computed codes: bob's token is unconfirmed, and carol has no record."""
+    """Count the computed codes for alice, for bob with an unconfirmed token, and for carol without a record."""
     searched = list[int]()
 
     def find(*arguments: Any, **named: Any) -> int | None:

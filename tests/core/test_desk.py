@@ -49,7 +49,7 @@ KEY_TEXT = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ"  # KEY in base32
 
 
 class Bench:
-    """A desk with a store. `say` has the lines of the log."""
+    """A desk with a store. `lines` lists the lines of the log."""
 
     def __init__(self, store: Store, protect: tuple[str, ...] = ()) -> None:
         self.store = store
@@ -101,14 +101,14 @@ def bench(folder: Path) -> Bench:
 
 @pytest.fixture(params=["file", pytest.param("postgresql", marks=with_postgresql)])
 def either(request: pytest.FixtureRequest) -> Bench:
-    """Return a desk with a store in a folder or in PostgreSQL, which has a clock of its own."""
+    """Return a desk with a store in a folder, or in PostgreSQL, where the time is that of the database."""
     if request.param == "file":
         return Bench(Folder(request.getfixturevalue("folder")).store())
     return Bench(Database(request.getfixturevalue("postgresql"), request.getfixturevalue("database")).store())
 
 
 def changes(desk: Desk, user: str) -> dict[str, Callable[[str], object]]:
-    """Return every change that the desk can make for a user with the fob S-OLD, while S-1 is in stock, by name."""
+    """Return the changes that the desk can make for a user with the fob S-OLD while S-1 is in stock, by name."""
     return {
         "unlock": lambda by: desk.unlock(by, user),
         "temporary code": lambda by: desk.temporary_code(by, user),
@@ -200,7 +200,7 @@ def test_no_change_makes_an_enrolled_user_unenrolled(either: Bench, change: str)
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_member_who_leaves_the_group_meanwhile_changes_nothing(either: Bench, change: str) -> None:
-    """The first check passes. The group changes before the check with the lock held."""
+    """The member leaves the group after the first check, and before the check under the lock."""
     either.enrol("alice", fob(serial="S-OLD"))
     either.add_stock("S-1")
     looks = []
@@ -241,7 +241,7 @@ def test_a_serial_number_that_moves_to_root_meanwhile_is_not_replaced(
 ) -> None:
     bench.enrol("root", fob(serial="S-OLD"))
     bench.add_stock("S-1")
-    first = iter(["alice"])  # the desk still sees the old owner
+    first = iter(["alice"])  # the first look-up returns the old owner
     real = FileStore.owner_of_serial
     monkeypatch.setattr(FileStore, "owner_of_serial", lambda self, serial: next(first, None) or real(self, serial))
     refused(Reason.NOT_ASSIGNED, lambda: bench.desk.replace("dora", "S-OLD", "S-1"))
@@ -258,7 +258,7 @@ def test_without_the_group_nobody_is_a_member(bench: Bench) -> None:
 
 @pytest.mark.parametrize("protect", [("admins",), ("root", "admins")])
 def test_while_an_added_group_is_unknown_the_desk_changes_nothing(folder: Path, protect: tuple[str, ...]) -> None:
-    """For example, the directory does not answer, or the site file has a mistake."""
+    """A group is unknown if, for example, the directory fails, or the site file misspells the group."""
     bench = Bench(Folder(folder).store(), protect)
     bench.enrol("alice", fob())
     refused(Reason.ROOT_ONLY, lambda: bench.desk.ticket("dora", "alice"))
@@ -274,7 +274,7 @@ def test_a_list_of_groups_adds_to_the_protected_groups(folder: Path, group: str)
     assert bench.desk.denied("dora", "bob") is Reason.ROOT_ONLY
 
 
-# ---- what the desk sees
+# ---- the desk's view of users and tokens
 
 
 def test_the_desk_sees_no_key_and_no_digest(bench: Bench) -> None:
@@ -399,7 +399,7 @@ def test_a_ticket_of_an_enrolled_user_says_that_it_replaces(bench: Bench) -> Non
     bench.enrol("alice", phone())
     handed = bench.desk.ticket("dora", "alice")
     assert handed.replaces
-    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "a login takes no such ticket"
+    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "a login refuses such a ticket"
     assert not bench.desk.temporary_code("dora", "alice").replaces
 
 
@@ -410,7 +410,7 @@ def test_a_ticket_for_a_key_fob_names_an_unconfirmed_token(bench: Bench) -> None
     assert bench.desk.ticket("dora", "alice", token=given.name).token == given.name
     record = bench.store.read("alice")
     assert record.ticket is not None
-    assert record.ticket.picture is None, "no picture of the key"
+    assert record.ticket.picture is None, "the ticket must have no picture of the key"
     bench.enrol("bob", fob())
     refused(Reason.TOKEN_CONFIRMED, lambda: bench.desk.ticket("dora", "bob", token="fob"))
     refused(Reason.NO_SUCH_TOKEN, lambda: bench.desk.ticket("dora", "bob", token="none"))
@@ -522,7 +522,7 @@ def test_an_invalid_table_is_named_and_denies_no_login(text: str, problem: str) 
     assert problem in str(caught.value)
 
 
-# the notes in the record
+# ---- the entries of changes in the record
 
 
 @pytest.mark.parametrize("name", ["dora", "a b", "a; b", "ünï", "%", "DOMAIN\\dora", "😀" * 64, "x" * 255])

@@ -37,13 +37,13 @@ class Driver:
         self.is_sshd, self.is_member = False, True
         self.steps: list[str] = []
         self.log: list[str] = []
-        self.echo: list[bool] = []  # for each prompt: True if it shows the answer
+        self.echo: list[bool] = []  # for each prompt: True if the prompt shows the typed answer
         self.now = NOW
-        self.problem: str | None = None  # the problem of the account that nullok finds
+        self.problem: str | None = None  # the problem that nullok finds in the account
         self.tickets = Tickets.NONE
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
-        """Answer the prompts in order. None, and a prompt after the last of `answers`, gets no answer."""
+        """Answer the prompts in order. A prompt gets no answer if its answer is None or missing."""
         self.answers, self.earlier_pass = list(answers), first_pass
         verifier = LocalVerifier(
             self.chosen,
@@ -213,7 +213,7 @@ def test_every_refusal_of_every_user_is_followed_by_one_more_prompt(user: str, f
 @pytest.mark.parametrize("second", ANSWERS)
 @pytest.mark.parametrize("first", ANSWERS)
 def test_two_answers_cost_every_user_the_same_writes(user: str, first: str, second: str) -> None:
-    """A repeated answer is not verified, but costs the same writes."""
+    """A repeated answer is not verified, but causes the same writes as a verified answer."""
     store = Memory(
         UserRecord(user="alice", tokens=(fob(),)),
         UserRecord(user="disabled", tokens=(fob(enabled=False),)),
@@ -315,7 +315,7 @@ def test_nullok_ignores_no_user_whose_account_has_a_problem() -> None:
     assert (driver.steps, driver.log) == (["check account"], ["error problem=unknown account"])
     driver = Driver(enrolled(), user="unknown")
     driver.problem = "unknown account"
-    assert driver.run(code(0)) is Result.REFUSED, "without nullok, the account is not checked"
+    assert driver.run(code(0)) is Result.REFUSED, "the account is checked only with nullok"
 
 
 def test_grace_replaces_a_code_and_only_a_code_grants_it() -> None:

@@ -52,7 +52,7 @@ def code(offset: int = 0, key: bytes = KEY) -> bytes:
 
 
 class FirstLogin(Driver):
-    """A login of a user with a ticket, which is its first answer."""
+    """A login of a user with a ticket. The first answer is the ticket."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class FirstLogin(Driver):
         self.tickets = tickets
         self.meanwhile: dict[
             int, Callable[[], object]
-        ] = {}  # number of a prompt after the ticket -> what happens while it is open
+        ] = {}  # number of a prompt after the ticket -> function to call during the prompt
 
     def enrols(self, *answers: bytes | None, password: bytes | None = None) -> Result:
-        """Give the ticket, then `answers`."""
+        """Answer with the ticket, then with `answers`."""
         return self.run(self.ticket.encode(), *answers, first_pass=password)
 
     def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[bytes | bytearray | None]:
@@ -91,7 +91,7 @@ class FirstLogin(Driver):
         return self.store.read("alice")
 
     def is_unchanged(self) -> bool:
-        """Return True if the ticket still counts, for the same key."""
+        """Return True if the ticket is still valid, for the same key."""
         decision = verify(self.record, Answer.parse(self.ticket.encode()), NOW, Policy(), tickets=Tickets.EVERYBODY)
         return decision.outcome is Outcome.TICKET and self.record.invited == self.token and not self.record.enrolled
 
@@ -225,7 +225,7 @@ def test_a_key_fob_shows_no_key_and_is_confirmed_by_two_codes_in_a_row() -> None
 
 
 def test_a_fob_with_a_clock_takes_two_codes_in_a_row_only() -> None:
-    """Its key is not shown, and wrong first codes are not counted: one code could be guessed."""
+    """An attacker could guess one code: the prompt hides the key, and wrong first codes are not counted."""
     row = code(40, b"2" * 20) + code(41, b"2" * 20)
     for answer, result in ((code(0, b"2" * 20), Result.REFUSED), (row, Result.ACCEPTED)):
         login = FirstLogin(fob("totp"))
@@ -330,7 +330,7 @@ def test_the_picture_fits_one_packet_and_a_terminal_of_80_by_24() -> None:
 
 
 def test_a_picture_too_large_for_a_packet_is_not_offered() -> None:
-    striped = "".join(str(row % 2) * 33 for row in range(33)).ljust(1096, "0")  # two different modules in every cell
+    striped = "".join(str(row % 2) * 33 for row in range(33)).ljust(1096, "0")  # two different modules in each cell
     picture = base32(int(striped, 2).to_bytes(137, "big"))
     plain = Invitation(type="totp", digits=6, codes_needed=1, key="ABCD " * 7 + "ABCD", picture=picture)
     assert len("\n".join(side_by_side(picture)).encode()) > MAX_PICTURE - 200

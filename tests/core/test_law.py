@@ -1,7 +1,7 @@
 """A property test that compares `verify` with `tests/core/model.py`, over random histories of one user.
 
 `verify` and the model receive every answer. Outcome, token, counters, steps, drift, failures and recovery codes must
-agree. After each answer, the record is encoded as a secret file and parsed again. The model asserts that no counter or
+agree. The record is encoded as a secret file and parsed again after each answer. The model asserts that no counter or
 step is accepted twice or moves backwards.
 """
 
@@ -123,7 +123,7 @@ class Law(RuleBasedStateMachine):
     # ---- comparisons
 
     def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
-        """Compare one answer in a dialogue of its own."""
+        """Give one answer to `verify` and to the model, in its own dialogue, and compare the outcomes."""
         return self.converse([answer], behind_password=behind_password)
 
     def converse(
@@ -133,7 +133,7 @@ class Law(RuleBasedStateMachine):
         behind_password: bool = False,
         between: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     ) -> str:
-        """Compare the answers of one dialogue, until one is accepted. Return the last outcome.
+        """Give `answers` to `verify` and to the model, until an answer is accepted. Return the last outcome.
 
         `between` maps the number of an answer to the function that is called before it.
         """
@@ -263,7 +263,7 @@ class Law(RuleBasedStateMachine):
         ),
     )
     def codes_across_answers(self, data: st.DataObject, offset: int, shape: str) -> None:
-        """Give codes of one token one by one: `x` is a code of another token, `w` a wrong code, `m` malformed."""
+        """Answer with one code at a time: `x` is a code of another token, `w` a wrong code, `m` malformed."""
         token, other = data.draw(st.permutations(self.model.tokens * 2))[:2]
         codes = dict(zip("abcd", self.codes(token, self.factor_near(token, offset), 4), strict=True))
         codes |= {"x": other.code(self.factor_near(other, 0)), "w": "0" * token.digits, "m": "123456789"}
@@ -317,7 +317,7 @@ class Law(RuleBasedStateMachine):
     def anything_else(self, answer: bytes) -> None:
         self.ask(answer)
 
-    # ---- answers behind a password
+    # ---- answers after a password
 
     @rule(data=st.data(), password=passwords, count=st.sampled_from([1, 1, 1, 2, 3]), offset=st.integers(-2, 2))
     def codes_behind_a_password(self, data: st.DataObject, password: str, count: int, offset: int) -> None:

@@ -29,7 +29,7 @@ from pam_totp.operations.verifier import Result
 
 
 def _with_modules(**private: object) -> Any:
-    """Return `lean`, imported with these private modules. None stands for a missing module."""
+    """Return `lean`, imported with these private modules. Set a module to None to make its import fail."""
     spec = importlib.util.spec_from_file_location("lean_again", lean.__file__)
     assert spec is not None
     assert spec.loader is not None
@@ -216,7 +216,7 @@ def test_the_traceback_of_an_error_in_a_block_ends_at_the_block() -> None:
             raise KeyError
     except KeyError as e:
         assert e.__traceback__ is not None
-        assert e.__traceback__.tb_next is None, "the traceback has the block only, as with contextlib"
+        assert e.__traceback__.tb_next is None, "the traceback has only the block, as with contextlib"
 
 
 @variants

@@ -1,4 +1,4 @@
-"""Tests of the runner that tells the site's program of changes: limits, summaries, failures, the sending process."""
+"""Tests of the runner that reports changes to the site's program: limits, summaries, failures, the sending process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_first_changes_are_told_each_and_the_others_in_a_summary() -> None:
     assert summary["details"] == {"import": 102, "remove": 1, "other": 3}
     assert changes.wait(1.0) is None
     changes.add(change(), 1.5)
-    assert changes.wait(1.5) == QUIET, "the allowance is used up"
+    assert changes.wait(1.5) == QUIET, "the permitted burst is used up"
     assert changes.next()["by"] == "bob"
 
 
@@ -234,7 +234,7 @@ def test_a_program_that_reads_nothing_is_no_error(told: Told) -> None:
 
 @pytest.fixture
 def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], on_change.Runner]]:
-    """Yield a function that makes a sender, whose runner writes its input into the file `got`."""
+    """Yield a function that makes a sender with a runner that writes each received change into the file `got`."""
     site_file = tmp_path / "site.toml"
     site_file.write_text('[hooks]\non_change = "/told"\n')
     runner = "import socket, sys, os\nwhile (m := socket.socket(fileno=os.dup(0)).recv(9999)):\n"
@@ -268,7 +268,7 @@ def test_one_runner_gets_all_changes_and_another_follows_if_it_ends(
     first = sending._process
     sending.tell("demo", {"what": "stop", "user": None})
     assert sending._process == first
-    until(lambda: got(tmp_path) == ["one", "stop"], "the runner gets both")
+    until(lambda: got(tmp_path) == ["one", "stop"], "the runner gets both changes")
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})
     until(lambda: got(tmp_path) == ["one", "stop", "two"], "the next runner gets the change")
@@ -283,13 +283,13 @@ def test_a_runner_that_cannot_start_closes_no_other_descriptor(
 
     sending = sender()
     sending.tell("demo", {"what": "stop"})
-    until(lambda: got(tmp_path) == ["stop"], "the runner gets it")
+    until(lambda: got(tmp_path) == ["stop"], "the runner gets the change")
     os.waitid(os.P_PID, sending._process, os.WEXITED | os.WNOWAIT)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fails)
         with pytest.raises(OSError, match="Too many open files"):
             sending.tell("demo", {"what": "one"})
-    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # they get the numbers that are free now
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # these files get the free descriptor numbers
     child = os.posix_spawn("/bin/true", ["true"], {})
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})

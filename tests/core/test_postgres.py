@@ -170,13 +170,13 @@ def test_an_answer_whose_wait_for_the_standby_was_cancelled_is_refused(server: S
     result = cancelled(server, strict)
     assert isinstance(result, Noticed)
     assert "canceling wait for synchronous replication" in str(result)
-    assert counter(strict) == 1, "the primary has committed alone"
+    assert counter(strict) == 1, "only the primary has committed the change"
 
 
 def test_these_tests_fail_for_a_store_that_ignores_notices(
     server: Server, strict: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the check, the store accepts a code whose use only the primary has recorded."""
+    """Without the check, the store accepts a code although only the primary has recorded its use."""
     monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
     assert cancelled(server, strict) == "code"
 
@@ -191,7 +191,7 @@ def test_if_the_standby_does_not_answer_a_login_is_refused_in_time(server: Serve
     with pytest.raises(Unanswered):
         impatient.update_decoy("unknown", int)
     server.set(synchronous_standby_names="''")
-    until(lambda: counter(strict) == 1, "the change without an awaited reply is in force")
+    until(lambda: counter(strict) == 1, "the unanswered change is committed")
     assert "cancel" not in server.log.read_text()[begun:]
 
 
@@ -243,7 +243,7 @@ def question(name: str) -> Question:
 
 
 def ask(store: PostgresStore, name: str, answer: bytes, user: str = "alice") -> str:
-    """Decide on the answer of a question. Return the verdict, stored or new."""
+    """Decide on the answer to the question `name`. Return the new or the stored verdict."""
     asked = question(name)
     try:
         return asked.verdict(decide(store.asked(asked), user, Answer.parse(answer), POLICY, lambda: NOW))
@@ -311,7 +311,7 @@ def test_a_question_whose_connection_is_lost_gets_its_verdict(server: Server, st
 
 
 def test_a_stored_verdict_is_returned_only_once_it_is_replicated(server: Server, strict: PostgresStore) -> None:
-    """A cancelled wait leaves the verdict on the primary alone. A repeat of the question must not accept it."""
+    """Only the primary has the verdict after a cancelled wait, so a repeat of the question must fail."""
     asking, results = in_background(lambda: ask(strict, "a", code(0)))
     (pid,) = waiting(server)
     server.sql(f"SELECT pg_cancel_backend({pid})")
@@ -359,7 +359,7 @@ def test_the_clock_of_the_database_decides(server: Server, store: PostgresStore)
 
 
 def test_an_answer_for_an_unknown_user_waits_for_no_decoy(server: Server, store: PostgresStore) -> None:
-    """Another process changes 63 decoys, and then all decoys."""
+    """Another process locks 63 decoys, and then all decoys."""
     warnings: list[str] = []
     warning = PostgresStore(store.url, warn=warnings.append, wait=PATIENCE, pool=1)
     with locked(server, "slot <> 17"):

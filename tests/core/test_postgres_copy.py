@@ -135,11 +135,11 @@ def test_a_copied_folder_is_refused_under_its_old_and_new_name(full: Path, datab
         list(store.users())
     full.unlink()
     Path(f"{full}.copied").rename(full)
-    assert log_in(store, code(1)).startswith("unavailable: "), "a move by the administrator does not make it valid"
+    assert log_in(store, code(1)).startswith("unavailable: "), "a renamed folder remains refused"
 
 
 def test_a_copy_waits_for_a_login_and_refuses_the_next(full: Path, database: str) -> None:
-    """When the copy starts, one login holds the lock. Another login waits for the lock, with the folder open."""
+    """One login holds the lock when the copy starts. Another login has opened the folder, and waits for the lock."""
     store, words = FileStore(str(full), PATIENCE), list[object]()
     begun, go_on = threading.Event(), threading.Event()
 
@@ -199,7 +199,7 @@ def test_a_file_of_version_1_is_copied_too(folder: Path, database: str) -> None:
 
 
 def dies(work: Callable[[], object], where: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
-    """Run `work` in a child process that kills itself before or after the function `where` of `postgres_copy`."""
+    """Run `work` in a child process that kills itself before or after a call of `postgres_copy.<where>`."""
     child = os.fork()
     if child == 0:
         original = getattr(postgres_copy, where)
@@ -246,7 +246,7 @@ def test_after_a_kill_a_copy_back_completes(
 
 
 def test_a_resumed_copy_never_enables_the_folder(full: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the commit, hosts may already use the database. Then the folder's records are outdated."""
+    """Hosts may use the database after the commit, so the folder's records may be outdated."""
     dies(lambda: to_db(full, database), "_refuse", monkeypatch)
     assert log_in(PostgresStore(database), code(1)) == "code"
     with pytest.raises(StoreError, match="exist, and differ from those of the folder"):

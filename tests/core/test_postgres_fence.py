@@ -1,4 +1,4 @@
-"""Tests of the epoch of a database: outdated copies are refused, and a fence is complete or without effect."""
+"""Tests of the epoch of a database: outdated copies are refused, and a fence is complete or has no effect."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_a_process_remembers_the_highest_epoch(postgresql: Server, store: Postgr
     impatient = PostgresStore(store.url, wait=0.3)
     store.read("alice")
     set_epoch(postgresql, 7)
-    PostgresStore(store.url, wait=PATIENCE, epoch=7).read("alice")  # of the same process, with the same connections
+    PostgresStore(store.url, wait=PATIENCE, epoch=7).read("alice")  # shares the connections of `impatient`
     set_epoch(postgresql, 6)
-    assert impatient.read("alice").user == "alice", "on a connection that was made before"
+    assert impatient.read("alice").user == "alice", "the epoch is read once for each connection"
     terminate_others(postgresql)
     with pytest.raises(StoreError, match="its epoch is 6, not 7"):
         impatient.read("alice")
@@ -68,12 +68,12 @@ def terminate_others(server: Server) -> None:
 def test_the_next_server_of_the_url_is_used_instead_of_an_outdated_one(
     postgresql: Server, store: PostgresStore
 ) -> None:
-    with servers() as outdated:  # it accepts writes, as a lost primary that has come back
+    with servers() as outdated:  # it accepts writes, like a failed primary that was restarted
         initialise(outdated.url, schema.NONE)
         epoch = fence(store).epoch
         assert epoch is not None
         url = f"postgresql://{OWNER}@/postgres?host={outdated.folder},{postgresql.folder}"
-        assert list(PostgresStore(url, wait=PATIENCE, pool=1).users()) == [], "without the setting, the first server"
+        assert list(PostgresStore(url, wait=PATIENCE, pool=1).users()) == [], "no `epoch`: the first server is used"
         assert list(PostgresStore(url, wait=PATIENCE, pool=2, epoch=epoch).users()) == ["alice"]
 
 
@@ -142,7 +142,7 @@ def test_the_server_is_noted_at_the_first_tables_and_at_a_fence(postgresql: Serv
     assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
     postgresql.sql("UPDATE pam_totp.store SET cluster = '1'")
     initialise(store.url)
-    assert postgresql.sql("SELECT cluster FROM pam_totp.store") == "1", "a restore does not hide itself"
+    assert postgresql.sql("SELECT cluster FROM pam_totp.store") == "1", "`initialise` must not hide a restore"
     fence(store)
     assert postgresql.sql("SELECT cluster FROM pam_totp.store") == identifier
 

@@ -152,7 +152,7 @@ def test_a_counter_or_step_is_rolled_forward_and_never_back(token: Token, ahead:
 def test_a_third_code_in_a_row_ends_the_need_for_codes_in_a_row() -> None:
     assert phone(row_needed=True).accepted(5, 1, 150).row_needed
     assert not phone(row_needed=True).accepted(5, 1, 150, completes_row=True).row_needed
-    assert fob(row_needed=True).used_up(5, 2).row_needed, "the codes gave no access"
+    assert fob(row_needed=True).used_up(5, 2).row_needed, "refused codes do not end the need"
 
 
 def test_the_last_counter_has_no_successor() -> None:
@@ -380,7 +380,7 @@ def test_a_lowered_count_keeps_its_time(
     )
 )
 def test_no_sequence_of_clocks_lowers_the_count_by_more_than_one_a_day(history: list[tuple[int, str]]) -> None:
-    """Each event has its own clock. Count the failures that time alone removed, over all events."""
+    """Each event has its own time. Count the failures that the decrease of one a day removed, over all events."""
     record, expired, clocks = counted(0, None, salt=SALT, recovery=(DIGEST,)), 0, []
     for counter, (now, event) in enumerate(history):
         before, _ = record.failures_now(now)
@@ -388,7 +388,7 @@ def test_no_sequence_of_clocks_lowers_the_count_by_more_than_one_a_day(history: 
         if event == "wrong":
             clocks.append(now)
             record = record.refused_as_wrong(now)
-            assert record.failures == before + 1, "only wrong answers increase the count"
+            assert record.failures == before + 1, "each wrong answer adds one failure"
         elif event == "recovery":
             record = record.recovered(DIGEST, 5, now)
             assert record.failures == min(before, 5)
@@ -429,4 +429,4 @@ def test_only_the_last_changes_by_the_desk_are_kept_and_a_login_keeps_them() -> 
     assert record.without_tokens("bob").change_entries == []
     assert record.lasting != UserRecord(user="alice", tokens=record.tokens).lasting, "both slots get a change"
     long = record.with_change("x" * (MAX_RECENT - 20))
-    assert long.change_entries == [made[-1], "x" * (MAX_RECENT - 20)], "the oldest entries make space"
+    assert long.change_entries == [made[-1], "x" * (MAX_RECENT - 20)], "the oldest entries are dropped"

@@ -211,7 +211,7 @@ def test_a_counter_is_rolled_forward_by_accepted_and_refused_codes() -> None:
 def test_a_step_is_rolled_forward() -> None:
     last = NOW // 30 - 5
     result = forward(alice(phone(last_step=last - 9), phone(name="b", secret=KEY)), use(phone(last_step=last)))
-    assert result.record == alice(phone(last_step=last), phone(name="b", secret=KEY)), "a clock needs no log"
+    assert result.record == alice(phone(last_step=last), phone(name="b", secret=KEY)), "a TOTP token needs no log"
 
 
 def test_a_step_in_the_future_is_ignored() -> None:
@@ -245,7 +245,7 @@ def test_another_user_and_another_token_of_that_name_do_not_count() -> None:
 
 @pytest.mark.parametrize(("known", "covered"), [(None, False), (4, False), (5, True), (6, True)])
 def test_a_key_fob_that_the_log_does_not_cover_needs_codes_in_a_row(known: int | None, covered: bool) -> None:
-    """If the log knows only uses that are older than the backup, later ones may be missing too."""
+    """Later uses may be missing from the log too if the last logged use is older than the backup."""
     result = forward(alice(fob(5)), *([] if known is None else [use(fob(known))]))
     assert result.record == alice(fob(max(5, known or 0), row_needed=not covered))
     assert ("codes in a row needed" in notes(result)[0]) is not covered
@@ -376,7 +376,7 @@ def test_an_earlier_run_on_the_same_files_is_found() -> None:
     log = Log(restored_at=NOW, now=NOW)
     assert log.last_restored is None
     log.read([line.replace(str(NOW), str(NOW - 1))])
-    assert log.last_restored is None, "it was another restore"
+    assert log.last_restored is None, "the line is about another restore"
     log.read([line, line.replace(str(NOW), str(NOW + 5)), line])
     assert log.last_restored == NOW + 5
     unknown = Log(restored_at=None, now=NOW)
@@ -398,7 +398,7 @@ def test_tokens_that_the_log_does_not_distinguish_are_disabled() -> None:
 
 
 def test_a_token_whose_name_two_tokens_had_is_disabled() -> None:
-    """The log removes a second token of that name. The backup lacks this token."""
+    """The log has the removal of a second token of that name, which the backup lacks."""
     one, two = fob(5), fob(900, name="old", secret=KEY[::-1])
     lines = [change("import", one, 50), change("import", two, 50), change("remove", two, 60)]
     result = forward(alice(one), *lines, change("rename", one, 100, to="old"))

@@ -1,4 +1,4 @@
-"""Tests of the log of a fleet: the rights that it withdraws from members and groups of a restored database."""
+"""Tests of `FleetLog`: the rights that the log withdraws from members and groups of a restored database."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_member_with_a_later_certificate_must_join_again() -> None:
     assert not result(old).rejoin
     assert not result(old, new, fingerprints=(A, B)).rejoin, "the backup has the renewal"
     assert not result(line("member-join", NOW - 20_000, member="web1", fingerprint=B)).rejoin, "an older certificate"
-    assert not result(line("member-join", member="web1", authorities="a")).rejoin, "a line of the member itself"
+    assert not result(line("member-join", member="web1", authorities="a")).rejoin, "the member itself wrote this line"
     assert not result(new, is_revoked=True).rejoin
 
 
@@ -166,7 +166,7 @@ def test_the_hosts_of_answers_and_of_changes_are_authorities() -> None:
     hosts = {"otp1": answer, "otp2": line("enroll", user="alice"), "web1": of_member, "web2": joined}
     log.read(HEADER.replace("otp1", host) + text for host, text in hosts.items())
     log.read([HEADER.replace("otp1", "otp3").replace(":19Z", ":20Z") + answer])
-    assert log.authorities == {"otp1", "otp2"}, "lines after the restore show nothing"
+    assert log.authorities == {"otp1", "otp2"}, "lines after the restore are ignored"
 
 
 @pytest.mark.parametrize("restored_at", [None, NOW])

@@ -222,7 +222,7 @@ def test_a_keyring_with_a_mistake_is_refused(change: Callable[[bytes], bytes], p
 
 @pytest.fixture
 def credential(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of the credential that systemd would give this process, which has read no keyring yet."""
+    """Reset the keyring of this process, and return the path of the credential that systemd would create."""
     process = seal_key._Process()
     process.codecs = {}
     monkeypatch.setattr(seal_key, "_process", process)
@@ -239,7 +239,7 @@ def test_a_process_with_a_credential_keeps_no_descriptor_of_it(credential: Path)
 
 
 def test_a_credential_that_cannot_be_opened_refuses_sealed_records_only(credential: Path) -> None:
-    credential.symlink_to("key")  # no link is followed
+    credential.symlink_to("key")  # a symbolic link is refused
     with pytest.raises(StoreError, match=f"{credential}: "):
         seal_key.keyring()
     codec = seal_key.codec_of("/sealed")
@@ -360,7 +360,7 @@ def test_sealing_an_open_store_leaves_no_open_key(backend: Any) -> None:
     stock_of(backend.store()).add([entry("T-1")])
     backend.codec = SEALING
     assert backend.log_in(code(1)) == "code"
-    assert backend.store().seal_again("alice") == (backend.kind == "file")  # the login left the other slot open
+    assert backend.store().seal_again("alice") == (backend.kind == "file")  # the login did not seal the other slot
     assert stock_of(backend.store()).seal_again() == 1
     assert base32(KEY).encode() not in backend.content()
     assert base32(key("T-1")).encode() not in backend.content()

@@ -482,7 +482,7 @@ def test_a_login_on_a_member_asks_the_authorities() -> None:
     assert made.facts().keys().isdisjoint({"look_ahead", "store", "secret", "member"})
     for argument in ("store=/x", "secret=~/x"):
         local = settings("sshd", (argument, "window=2"), site)
-        assert (local.member, local.policy.window) == (None, 2), "such a line has a store and a policy of this host"
+        assert (local.member, local.policy.window) == (None, 2), "the store and the policy are those of this host"
         assert "authorities" not in local.facts()
 
 

@@ -34,7 +34,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def store(backend: Backend) -> Store:
-    """Return a store with the tokens T-1, T-2 and T-3 in stock: two key fobs of box A, and a clock of box B."""
+    """Return a store with the tokens T-1, T-2 and T-3 in stock: two HOTP tokens of box A, and a TOTP token of box B."""
     made = backend.store()
     assert stock_of(made).add([entry("T-1"), entry("T-2"), entry("T-3", "B", clock=True)]) == [None] * 3
     return made

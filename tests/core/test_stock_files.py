@@ -59,14 +59,14 @@ def places(store: FileStore, serial: str) -> list[str]:
 
 
 def keys_in_stock(store: FileStore, serial: str) -> int:
-    """Return the number of files besides the records that contain the key of a token."""
+    """Return the number of stock files that contain the key of a token."""
     text = base32(key(serial)).encode()
     files = [path for path in Path(store.folder).glob(".stock*/*") if path.is_file()]
     return sum(text in path.read_bytes() for path in files)
 
 
 def counter(store: FileStore, serial: str) -> int:
-    """Return the counter of a token with its one owner."""
+    """Return the counter of a token that has exactly one owner."""
     (place,) = places(store, serial)
     if place == "stock":
         found = stock.find(store, serial)
@@ -112,7 +112,7 @@ def remove_user(store: FileStore) -> None:
     store.update("alice", lambda _: (None, None))
 
 
-# (what is done first, what is killed, the serial numbers that may be without an owner afterwards)
+# (changes before the kill, the killed change, serial numbers that may be without an owner afterwards)
 CHANGES: dict[str, tuple[list[Callable[[FileStore], None]], Callable[[FileStore], None], set[str]]] = {
     "assign": ([], hand_out, set()),
     "assign-confirmed": ([], hand_out_confirmed, set()),
@@ -152,14 +152,14 @@ def test_a_kill_of_a_change_leaves_each_token_one_owner(folder: Path, store: Fil
         assert {serial: places(store, serial) for serial in counters} == found, "a repair changes no owner"
         assert [defect.text for defect in upkeep.examine(store)] == []
         for serial, owners in found.items():
-            assert keys_in_stock(store, serial) == (owners == ["stock"]), "a key is in one place only"
+            assert keys_in_stock(store, serial) == (owners == ["stock"]), "a key is either in the stock or in a record"
     if call in ("fsync", "close"):
         assert kills, "at least one kill interrupted the change"
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, store: FileStore, call: str) -> None:
-    """Without a repair: bob gets the token if alice does not have it, and otherwise only alice has it."""
+    """Before any repair, bob gets the token if alice lacks the token; otherwise only alice has it."""
     store.prepare()
     number = 1
     while True:
@@ -182,7 +182,7 @@ def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, stor
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_kill_of_a_return_never_brings_an_old_counter_back(folder: Path, store: FileStore, call: str) -> None:
-    """The killed return may leave a copy. A use of the token afterwards, then its removal, must not revive the copy."""
+    """The killed return may leave a copy. A later use and removal of the token must not restore the copy."""
     store.prepare()
     number = 1
     while True:
@@ -227,7 +227,7 @@ def test_a_killed_import_adds_all_tokens_or_none(folder: Path, store: FileStore,
 
 
 def opened(store: FileStore) -> FileStore:
-    """Return the store, as another process opens it."""
+    """Open the store again, like another process, and return the store."""
     return FileStore(store.folder, LOCK_TIMEOUT)
 
 
@@ -281,7 +281,7 @@ def test_an_enrolment_and_an_assignment_race_for_one_serial_number(store: FileSt
 
 
 def test_racing_replacements_never_lose_or_double_a_token(store: FileStore) -> None:
-    """Five users pass six tokens around: after each round, every token has one owner."""
+    """Five users exchange six tokens: after each round, every token has one owner."""
     store.prepare()
     serials = [f"T-{n}" for n in range(6)]
     stock_of(store).add([entry(serial) for serial in serials])
@@ -330,7 +330,7 @@ def test_killed_processes_that_race_leave_each_token_one_owner(store: FileStore,
                 os._exit(1)
         workers.append(pid)
     os.close(write_end)
-    for number in range(len(workers)):  # each kill falls into some change
+    for number in range(len(workers)):  # kill each worker during a change
         for _ in range(10 + 7 * attempt + number):
             assert os.read(read_end, 1) == b".", "all workers have ended"
         os.kill(workers[number], signal.SIGKILL)

@@ -427,7 +427,7 @@ def _open_in(folder: Path) -> int:
 
 
 def test_a_record_with_two_names_is_refused(folder: Path, store: FileStore) -> None:
-    """A write to alice.record would change bob.record too, because both are one file."""
+    """A write to alice.record would change bob.record too, because both are names of one file."""
     path = enrol(folder)
     os.link(path, folder / "bob.record")
     for attempt in (lambda: store.read("alice"), lambda: log_in(folder, code(0))):
@@ -443,7 +443,7 @@ def test_a_record_whose_creation_was_killed_in_its_last_step_is_read(folder: Pat
 
 
 def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
-    """During the update, an administrator may restore a copy of the file without the lock."""
+    """An administrator may restore a copy of the file during the update, without the lock."""
 
     def restored(record: UserRecord) -> tuple[UserRecord, None]:
         enrol(folder)
@@ -607,7 +607,7 @@ def test_a_slot_without_space_keeps_fewer_recent_logins(folder: Path, store: Fil
         assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
     left = store.read("alice").recent_logins
     assert 0 < len(left) < 3
-    assert not left[-1].accepted, "the oldest are dropped"
+    assert not left[-1].accepted, "the oldest entries are dropped"
     assert log_in(folder, code(0, 2)) == "row"
 
 
@@ -628,7 +628,7 @@ def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
     assert store.read("alice").tokens == (fob(1, last_used=NOW),)
 
 
-# ---- leftovers of a killed writer
+# ---- temporary files of a killed writer
 
 
 @pytest.mark.parametrize("kind", ["half", "whole", "empty", "unreadable", "link", "pipe"])
@@ -823,7 +823,7 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     with pytest.raises(StoreError, match="must be owned"):
         log_in(folder, code(0))
     os.chown(path, 0, 65534)
-    assert log_in(folder, code(0)) == "code", "the file may have any group"
+    assert log_in(folder, code(0)) == "code", "the file may belong to any group"
     os.chown(folder / ".lock", 65534, 0)
     with pytest.raises(StoreError, match="must be owned"):
         log_in(folder, code(1))

@@ -69,7 +69,7 @@ def test_an_unchanged_record_is_not_written(backend: Backend) -> None:
     backend.store().update("alice", lambda record: (record, None))
     backend.store().update("alice", lambda record: (UserRecord(user="alice", tokens=record.tokens), None))
     assert (backend.writes(), backend.decoy_writes()) == (before, decoys)
-    assert backend.log_in(b"malformed") == "malformed", "if the record is unchanged, a login writes a decoy"
+    assert backend.log_in(b"malformed") == "malformed", "a login writes a decoy if the record is unchanged"
     assert backend.writes() == before
     assert sum(backend.decoy_writes()) == sum(decoys) + 1
     assert backend.log_in(b"000000") == "wrong"
@@ -234,7 +234,7 @@ def test_a_decision_that_met_a_busy_lock_can_be_made_again(backend: Backend, use
 # ---- races
 
 
-@pytest.mark.bare  # under coverage, the concurrent logins exceed the time limit of the lock
+@pytest.mark.bare  # the concurrent logins exceed the time limit of the lock under coverage
 @RACES
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_code_is_accepted_once_under_concurrency(backend: Backend, kind: str, race: Race) -> None:
@@ -290,7 +290,7 @@ def test_concurrent_enrolments_are_all_kept(backend: Backend) -> None:
 
 
 def test_a_record_is_deleted_and_created_again_without_an_older_write(backend: Backend) -> None:
-    """Each of eight processes enrols and removes a user in turn. No login restores a removed token."""
+    """Four processes enrol and remove a user repeatedly. The logins of four others must not restore the record."""
 
     def works(number: int) -> str:
         for round_ in range(10):

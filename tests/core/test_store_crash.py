@@ -35,7 +35,7 @@ RIGHT = code(0).decode()
 
 
 class Call(NamedTuple):
-    """Call number `number` (from 1) of the system call `name` on the store's files. `shown` is strace's line."""
+    """Call number `number` (from 1) of the system call `name` on the store's files. `shown` is the line of strace."""
 
     name: str
     number: int
@@ -56,7 +56,7 @@ class Program:
         self._program.stdin.flush()
 
     def start(self, folder: Path, word: str) -> int:
-        """Start the process of a change, which waits for `end`, and return its number."""
+        """Start the process of a change, and return the process ID. The process waits for a call of `end`."""
         assert self._program.stdout is not None
         self._say(f"{folder}\t{word}")
         return int(self._program.stdout.readline())

@@ -70,7 +70,7 @@ COPY: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("program", COPY)
 def test_a_copy_that_is_made_during_logins_is_valid(folder: Path, program: str) -> None:
-    """A copy may have an older record. After two writes during the copy, it may lack a valid slot, and is refused."""
+    """A copy may have an older record. A copy during two writes may lack a valid slot, and is refused."""
     enrol(folder)
     store, done = FileStore(str(folder)), threading.Event()
 
@@ -150,7 +150,7 @@ def test_a_lock_not_acquired_in_time_is_unavailable_and_changes_nothing(folder: 
 
 @pytest.mark.parametrize("user", ["alice", "unproved", "unknown"])
 def test_a_decision_that_met_a_busy_lock_can_be_made_again(folder: Path, user: str) -> None:
-    """The first attempt changes no file, whether the user is enrolled or not. The second counts the answer once."""
+    """The first attempt changes no file, for every kind of user. The second attempt counts the answer once."""
     FileStore(str(folder)).prepare()
     enrol(folder)
     enrol(folder, "unproved", tokens=(fob(confirmed=False),))

@@ -96,7 +96,7 @@ def test_the_first_code_confirms_the_token_and_ends_the_ticket() -> None:
     assert len(set(codes)) == len(after.recovery) == 10
     assert verify(after, answer(codes[3]), NOW, POLICY).outcome is Outcome.RECOVERY
     assert verify(after, code(), NOW, POLICY).outcome is Outcome.REPLAYED, "the first code is used up"
-    assert redeemed(after, ticket, code(at=NOW + 30), NOW + 30, POLICY) is None, "a ticket counts once"
+    assert redeemed(after, ticket, code(at=NOW + 30), NOW + 30, POLICY) is None, "a ticket is accepted once"
     assert verify(after, ticket, NOW, POLICY, tickets=Tickets.EVERYBODY).outcome is Outcome.WRONG
 
 
@@ -142,7 +142,7 @@ def test_a_key_fob_is_confirmed_by_two_codes_in_a_row() -> None:
 def test_a_key_fob_with_a_clock_is_confirmed_by_two_codes_too() -> None:
     timed = phone("HT-8", key=8).with_serial("HT-8")
     record, shown = invited(UserRecord(user="alice").with_token(timed), timed, ENDS)
-    assert redeemed(record, answer(shown), code(key=8), NOW, POLICY) is None, "one code could be guessed"
+    assert redeemed(record, answer(shown), code(key=8), NOW, POLICY) is None, "an attacker could guess one code"
     two = totp(bytes([8]) * 20, NOW) + totp(bytes([8]) * 20, NOW + 30)
     assert redeemed(record, answer(shown), answer(two), NOW + 30, POLICY) is not None
 
@@ -241,7 +241,7 @@ def test_decide_keeps_recent_logins() -> None:
         RecentLogin(at=NOW + n, accepted=False, outcome="wrong", service=service, rhost=None) for n in (3, 4, 5, 6)
     ]
     first = RecentLogin(at=NOW, accepted=True, outcome="code", service="sshd", rhost="192.0.2.7")
-    assert list(store.read("alice").recent_logins) == [first, *wrong], "refusals do not push out the last acceptance"
+    assert list(store.read("alice").recent_logins) == [first, *wrong], "refusals do not displace an acceptance"
 
 
 @pytest.mark.parametrize(

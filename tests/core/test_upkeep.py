@@ -178,7 +178,7 @@ def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
 def test_after_a_repair_that_fails_the_next_defects_are_repaired(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a full disk, for example, a repair cannot create decoys, but it can set a mode."""
+    """A repair can set a mode even if it cannot create decoys, for example on a full disk."""
     (folder / DECOYS / "07").unlink()
     make_hole(folder / "alice.record")
     enrol(folder, "bob").chmod(0o644)
@@ -445,7 +445,7 @@ def test_a_restored_record_is_noticed_until_a_login_changes_it(folder: Path, sto
     path = folder / "alice.record"
     assert log_in(folder, code(0)) == "code"
     path.chmod(0o600)
-    assert list(upkeep.put_back(store)) == [], "a changed mode is no restored backup"
+    assert list(upkeep.put_back(store)) == [], "a changed mode is not a sign of a restored backup"
     copy = folder.parent / "copy"
     shutil.copy2(path, copy)  # like tar and rsync -a, copy2 keeps the time of modification
     path.unlink()

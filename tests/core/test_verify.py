@@ -15,7 +15,7 @@ from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
 from tests.support.site import KEY, fob, phone
 
-NOW = 1_700_000_010  # seconds: 20 s into a step of 30 s
+NOW = 1_700_000_010  # seconds: 20 s after the start of a step of 30 s
 STEP = NOW // 30
 LAST = 2**64 - 1
 SALT = "00" * 16
@@ -48,7 +48,7 @@ class Alice:
         return decision.outcome
 
     def converses(self, *answers: bytes) -> list[Outcome]:
-        """Give the answers in one dialogue, which `continues` can continue."""
+        """Start a dialogue with these answers. `continues` continues the dialogue."""
         self.earlier = Earlier.NONE
         return self.continues(*answers)
 
@@ -116,7 +116,7 @@ def test_a_late_phone_is_resynchronised_by_two_answers() -> None:
     [(3, 1), (4, 2), (5, 2), (18, 2), (19, 2), (20, 3)],
 )
 def test_the_first_codes_own_failure_does_not_require_a_third_code(failures: int, needed: int) -> None:
-    """With 19 failures before it, the first code is the twentieth: two codes are still enough."""
+    """Two codes are still enough: the dialogue itself adds the twentieth failure."""
     alice = Alice(fob(), failures=failures, failures_at=NOW)
     outcomes = alice.converses(codes_of(fob(), 40), codes_of(fob(), 41))
     assert outcomes == [Outcome.WRONG, Outcome.CONSECUTIVE if needed < 3 else Outcome.CONSECUTIVE_NEEDED]
@@ -166,7 +166,7 @@ def test_only_the_very_next_code_of_that_dialogue_completes_a_row() -> None:
     assert alice.presses(42) is Outcome.CONSECUTIVE_NEEDED, "in another dialogue"
     assert alice.presses(42, 3) is Outcome.CONSECUTIVE
     alice.record = alice.record.unlocked()
-    assert alice.continues(codes_of(fob(), 45)) == [Outcome.CODE], "an ordinary code, after the counter has moved on"
+    assert alice.continues(codes_of(fob(), 45)) == [Outcome.CODE], "an ordinary code, after the counter has advanced"
     alice = Alice(fob(), failures=20, failures_at=NOW)
     alice.converses(*pair)
     alice.record = UserRecord(user="alice", tokens=(fob(secret=b"x" * 20),), failures=20, failures_at=NOW)
@@ -199,7 +199,7 @@ def test_codes_in_a_row_remove_the_dialogues_own_failures(before: int, after: in
     alice = Alice(fob(), **since)
     alice.guesses_wrong(1)
     alice.presses(0, 2)
-    assert alice.record.failures == min(before + 1, 5), "failures of other dialogues stay"
+    assert alice.record.failures == min(before + 1, 5), "failures of other dialogues remain"
 
 
 def test_three_codes_in_a_row_remove_the_failure_of_their_first_code() -> None:
@@ -213,7 +213,7 @@ def test_three_codes_in_a_row_remove_the_failure_of_their_first_code() -> None:
     alice.now += 18 * DAY
     alice.record = alice.record._replace(failures_at=NOW)
     assert alice.continues(codes_of(fob(), 42)) == [Outcome.CONSECUTIVE]
-    assert alice.record.failures == 3, "21 failures, less 18 days, which may have removed its own"
+    assert alice.record.failures == 3, "21 failures, less one a day: the days may have removed the dialogue's own"
 
 
 def test_one_code_or_a_recovery_code_removes_no_failure() -> None:
@@ -479,7 +479,7 @@ def test_codes_of_two_tokens_are_not_codes_in_a_row() -> None:
 
 
 def test_attempts_are_independent() -> None:
-    """Codes in a row in two separate answers are two single codes."""
+    """Two codes in a row in separate dialogues are verified as single codes."""
     alice = Alice(fob())
     assert alice.presses(40) is Outcome.WRONG
     assert alice.presses(41) is Outcome.WRONG
@@ -678,9 +678,9 @@ def test_from_20_failures_three_codes_in_a_row_are_required() -> None:
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     assert alice.presses(0, 2) is Outcome.CONSECUTIVE_NEEDED
     alice.guesses_wrong(1000)
-    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "three codes in a row let the owner in"
+    assert alice.presses(0, 3) is Outcome.CONSECUTIVE, "three codes in a row are accepted"
     assert alice.record.failures == 5
-    assert alice.presses(3, 2) is Outcome.CONSECUTIVE, "two are enough again"
+    assert alice.presses(3, 2) is Outcome.CONSECUTIVE, "two codes are enough again"
 
 
 def test_a_time_token_then_takes_two_or_three_steps() -> None:
@@ -703,7 +703,7 @@ def test_accepted_codes_leave_at_most_five_failures(failures: int, lock_after: i
     alice = Alice(fob(), policy=Policy(lock_after=lock_after), salt=SALT, recovery=(digest,), **since)
     if failures < 5:
         assert alice.presses(0) is Outcome.CODE
-        assert alice.record.failures == failures, "one code lowers nothing"
+        assert alice.record.failures == failures, "a single code removes no failure"
     row = Alice(fob(), policy=alice.policy, **since)
     assert row.presses(1, 3) is Outcome.CONSECUTIVE
     assert alice.says(RECOVERY.encode()) is Outcome.RECOVERY
@@ -757,7 +757,7 @@ def test_a_clock_set_back_or_forward_gives_no_further_guesses() -> None:
             assert alice.presses(alice.counter, 2) is Outcome.CONSECUTIVE, "the owner is accepted at any time"
     assert guesses == 5
     alice = Alice(fob())
-    for guesses in range(30):  # the first failure is counted before the clock goes forward
+    for guesses in range(30):  # the first failure is counted before the clock is set forward
         alice.now = NOW + (guesses % 2) * 10 * DAY
         if alice.record.failures_now(alice.now)[0] >= 5:
             break
@@ -772,7 +772,7 @@ def test_the_count_decreases_by_one_a_day() -> None:
     alice.now += 1
     assert alice.presses(0) is Outcome.CONSECUTIVE_NEEDED
     alice.now += DAY
-    assert alice.presses(0) is Outcome.CODE, "at four failures, one code suffices"
+    assert alice.presses(0) is Outcome.CODE, "a single code is enough at four failures"
     assert (alice.record.failures, alice.record.failures_at) == (4, NOW + 2 * DAY)
 
 

@@ -15,7 +15,7 @@ PASSWORD = "correct horse"
 
 @pytest.fixture(scope="session")
 def _django() -> None:
-    # Set the variable here, because the suite's isolation removes earlier variables.
+    # Set the variable here, because tests/support/isolation.py removes the variables of the shell.
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.django.settings")
     import django  # reads DJANGO_SETTINGS_MODULE
 
@@ -26,7 +26,7 @@ def _django() -> None:
 
 
 class Passwords:
-    """Fake system passwords, because the tests have no accounts."""
+    """A fake checker of system passwords, because the tests have no accounts."""
 
     def verify(self, user: str, password: str) -> bool:
         return password == PASSWORD and user in (ME, "mallory")

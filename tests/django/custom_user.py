@@ -2,8 +2,8 @@
 
     DJANGO_SETTINGS_MODULE=mysite.settings python custom_user.py USER CODE...
 
-Users sign in by e-mail, as is common. The field `account` contains the name of the account, and `born` is required. The
-rules are those of fresh_project.py.
+Users sign in by e-mail address, as is common. The field `account` contains the name of the account, and `born` is
+required. The rules are those of fresh_project.py.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ AT_ONCE = 3
 
 
 class Passwords:
-    """Fake system passwords, because the tests have no accounts."""
+    """A fake checker of system passwords, because the tests have no accounts."""
 
     def verify(self, user: str, password: str) -> bool:
         return password == PASSWORD and "@" not in user
@@ -94,7 +94,7 @@ def sign_in(name: str) -> Any:
 
 
 def refused(user: str) -> bool:
-    """Return True if the sign-in of a user who cannot be created is refused and logged."""
+    """Return True if the sign-in is refused and logged for a user that Django cannot create."""
     log, handler = logging.getLogger("pam_totp.django"), logging.StreamHandler(StringIO())
     log.addHandler(handler)
     is_refused = sign_in(user) is None
@@ -103,7 +103,7 @@ def refused(user: str) -> bool:
 
 
 def sign_in_at_once(user: str) -> list[str]:
-    """Sign in for the first time in several threads. No thread writes the user before all have searched for it."""
+    """Sign in for the first time in several threads. Each write waits until all threads have searched for the user."""
     from django.contrib.auth import get_user_model
     from django.db import connection
     from django.db.models.signals import pre_save

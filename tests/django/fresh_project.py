@@ -22,7 +22,7 @@ ADDRESS = "192.0.2.7"
 
 
 class Passwords:
-    """Fake system passwords, because the tests have no accounts."""
+    """A fake checker of system passwords, because the tests have no accounts."""
 
     def verify(self, user: str, password: str) -> bool:
         return password == PASSWORD
@@ -61,7 +61,7 @@ def findings() -> list[str]:
 
 
 def use_admin_site(user: str, codes: list[str]) -> dict[str, Any]:
-    """Sign in to the admin site as a browser does: follow its redirects, and send its forms with their fields."""
+    """Sign in to the admin site like a browser: follow redirects, and send forms with their hidden fields."""
     from django.test import Client
 
     browser = Client(REMOTE_ADDR=ADDRESS, headers={"host": "localhost"})
@@ -95,14 +95,14 @@ def use_admin_site(user: str, codes: list[str]) -> dict[str, Any]:
 
 
 def fields_of(page: Any) -> dict[str, str | None]:
-    """Return the visible fields of the page, with the keyboard that each asks for."""
+    """Return the visible fields of the page by name, each with its `inputmode` (the on-screen keyboard)."""
     inputs = re.findall(r"<input [^>]*>", page.content.decode())
     found = (dict(re.findall(r'(\w+)="([^"]*)"', text)) for text in inputs)
     return {field["name"]: field.get("inputmode") for field in found if field.get("type") in ("text", "password")}
 
 
 def use_permissions(user: str) -> list[str]:
-    """Return the results of PamBackend's inherited methods for permissions, as text."""
+    """Return the results of the permission methods that PamBackend inherits, as text."""
     from django.contrib.auth import authenticate, get_user_model
     from django.contrib.auth.models import Group, Permission
 

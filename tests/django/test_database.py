@@ -1,4 +1,4 @@
-"""Tests of Django beside a service whose records are in PostgreSQL."""
+"""Tests of Django with a service that has its records in PostgreSQL."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.support.site import ME, TREE
 
 AT_ONCE = 4
-# Every thread waits before it writes the user, until all of them have found no user.
+# Each write of the user waits until all threads have searched for the user.
 SCRIPT = f"""
 import json, threading
 import django

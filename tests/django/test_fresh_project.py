@@ -29,7 +29,7 @@ def python(request: pytest.FixtureRequest) -> str:
 
 
 def documented(start: str, end: str) -> str:
-    """Return the block of Python on docs/web.md that starts and ends with the given text."""
+    """Return the block of Python in docs/web.md that starts and ends with the given text."""
     page = (TREE / "docs" / "web.md").read_text()
     (block,) = re.findall(rf"```python\n({re.escape(start)}(?:(?!```).)*?{re.escape(end)}\n)```", page, re.DOTALL)
     return str(block)
@@ -76,7 +76,7 @@ def test_a_new_project_needs_the_password_and_a_code(
     site.enrol()
     copy_project(new_project, tmp_path, site.socket)
     seen = visit(python, tmp_path, "fresh_project.py", ME, codes(0))
-    assert set(seen["findings"]) <= {"pam_totp.W002"}, "only the PAM service may be missing on a test machine"
+    assert set(seen["findings"]) <= {"pam_totp.W002"}, "a test machine may lack the PAM service (W002)"
     assert seen["admin"] == {
         "password page": {"username": None, "password": None},
         "wrong password": True,

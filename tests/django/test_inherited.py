@@ -1,4 +1,4 @@
-"""Tests of the methods that the backend and the device inherit: each is harmless for a stated reason, or overridden.
+"""Tests of the methods that the backend and the device inherit: each is overridden, or listed as harmless.
 
 Rules:
 - A new release of Django or django-otp may add a method that lets a user in. The test then fails until the list has the

@@ -1,4 +1,4 @@
-"""Tests of devices of other types: the password alone adds none, and the host's device always counts."""
+"""Tests of devices of other types: a device needs a code to be added, and the host's device is always required."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_two_factor_auth_still_asks_a_visitor_to_sign_in(client: Any) -> None:
 
 
 def add_device(request: Any) -> Any:
-    """Add a device for the user that the request names, as the page of another package would."""
+    """Add a device for the user in the form, like a page of another package."""
     from django.contrib.auth import get_user_model
     from django.http import HttpResponse
     from django_otp.plugins.otp_totp.models import TOTPDevice
@@ -273,7 +273,7 @@ def test_a_user_without_a_host_device_may_get_a_device(adding: Any) -> None:
 
 
 def test_a_device_of_another_type_still_accepts_its_codes(client: Any) -> None:
-    """A check of a code saves the device, before the user counts as verified."""
+    """The check of a code saves the device before the user is verified."""
     from django_otp.oath import totp
     from django_otp.plugins.otp_totp.models import TOTPDevice
 
@@ -327,7 +327,7 @@ def test_a_sign_in_corrects_the_row_of_an_older_version(client: Any, given: dict
 
 
 def as_before_the_constraint(given: dict[str, Any]) -> None:
-    """Write a row that the constraint refuses: an older database does not have it, and some ignore it."""
+    """Write a row that the constraint refuses. Older tables lack the constraint, and some databases ignore it."""
     from django.db import connection
 
     from pam_totp.django.models import HostDevice
@@ -386,7 +386,7 @@ def test_the_check_warns_of_devices_that_nothing_guards(project: Any, monkeypatc
         without_request_middleware(project, once)
         assert has_finding("W006")
         once.setattr(checks, "device_classes", lambda: [HostDevice])
-        assert not has_finding("W006"), "without other types of devices, there is no risk"
+        assert not has_finding("W006"), "a risk exists only with other types of devices"
     for name, value in (
         ("PAM_TOTP_CREATE_DEVICES", False),
         ("AUTHENTICATION_BACKENDS", ["django.contrib.auth.backends.ModelBackend"]),

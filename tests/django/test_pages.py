@@ -18,7 +18,7 @@ PORTAL = "https://portal.example.org/otp/"
 
 
 class Page(HTMLParser):
-    """The attributes of a page's fields by their names, its viewport, and the targets of its links."""
+    """A parsed page: the attributes of each field by name, the viewport, and the targets of the links."""
 
     def __init__(self, response: Any) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def test_a_user_without_a_device_is_refused_with_a_message(visitor: Any, site: S
 def test_an_outage_of_the_service_is_no_wrong_code(
     client: Any, site: Site, project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The forms of django-otp first call verify_is_allowed. Pages that only call verify_token show a message."""
+    """The forms of django-otp call verify_is_allowed first. Pages that call only verify_token show a message."""
     from django_otp.admin import OTPAdminSite
     from two_factor.admin import original_login
 
@@ -145,7 +145,7 @@ def test_every_cause_besides_a_wrong_code_is_reported_as_an_outage(
 ) -> None:
     site.enrol()
     sign_in(client)
-    site.path().chmod(0o644)  # the service refuses to use such a record
+    site.path().chmod(0o644)  # the service refuses a record with this mode
     assert OUTAGE in client.post("/code/", {"code": codes(0)}).content.decode()
     site.path().chmod(0o600)
     site.config.write_text("[polcy]\n")
@@ -205,7 +205,7 @@ def test_verify_token_shows_an_outage_as_a_message(client: Any, site: Site) -> N
 
 @pytest.fixture
 def admin(client: Any, site: Site) -> Any:
-    """Return a client of the example's admin site, whose user is a superuser with a token."""
+    """Return a client of the example's admin site. The user is a superuser with a token."""
     site.enrol()
     make_superuser()
     return client
@@ -229,7 +229,7 @@ def test_the_admin_site_asks_for_a_code_without_a_choice(admin: Any) -> None:
     assert admin.post(LOGIN, {"username": ME, "password": PASSWORD}).url == "/admin/"
     assert admin.get("/admin/").url == LOGIN
     page = Page(admin.get(LOGIN))
-    assert set(page.fields) == {"code"}, "no choice of devices"
+    assert set(page.fields) == {"code"}, "the page has no field for a device"
     assert page.fields["code"]["inputmode"] == "numeric"
     assert "<select" not in page.text
     assert "?recovery=yes&next=%2Fadmin%2F" in page.links

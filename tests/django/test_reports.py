@@ -1,6 +1,6 @@
 """Tests of Django's error reports: no report shows the host's password or a code.
 
-The reports are rendered by Django itself: as the mail to the administrators, and as the page for one exception.
+Django itself renders the reports: as the mail to the administrators, and as the page for one exception.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CODE = "314159"
 
 
 class BrokenError(Exception):
-    """An error that pam_totp does not expect."""
+    """An exception that pam_totp does not handle."""
 
 
 def fail(*_: object, **__: object) -> Any:

@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
-    """Return all stages in order. With pytest arguments, omit the stage of the parsers."""
+    """Return all stages in order. Omit the stage of the parsers if there are pytest arguments."""
     python = (sys.executable, "-m")
     tests = [
         Stage(path.stem.removeprefix("test_"), (*python, "pytest", "-s", "-v", *arguments, str(path)))
@@ -65,10 +65,10 @@ def run(stage: Stage, minutes: float) -> Outcome:
         figures = Path(folder, "figures")
         figures.touch()
         environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
-        # Signals that arrive while the stage starts are delayed until the stage can be interrupted.
+        # Delay signals that arrive while the stage starts, until the stage can be interrupted.
         kept: list[int] = []
         handlers = {number: signal.signal(number, lambda received, _: kept.append(received)) for number in ENDING}
-        # In the same session, Ctrl-C would interrupt the stage twice: by the terminal and by this process.
+        # A stage in the same session would get two interrupts from Ctrl-C: of the terminal and of this process.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 for number, handler in handlers.items():

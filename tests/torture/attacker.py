@@ -1,10 +1,10 @@
 """Simulation of a year: an owner logs in twenty times a day, and an attacker with the password guesses codes.
 
 `pam_totp.core` decides on every answer; the time is simulated. Before each login of the owner, the greedy attacker
-guesses until two codes in a row are required. The owner enters two codes, which leaves five failures. Time lowers the
-count by one a day, so the attacker has five guesses and then one guess a day. The patient attacker has four guesses and
-then one a day, so a single code is always enough for the owner. In a flood, the attacker also guesses two codes in a
-row, until three are required.
+guesses until two codes in a row are required. The owner enters two codes, which lower the count to five failures. The
+count decreases by one a day, so the attacker has five guesses and then one guess a day. The patient attacker has four
+guesses and then one a day, so a single code is always enough for the owner. In a flood, the attacker also guesses two
+codes in a row, until three codes are required.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Year:
     `chance` is the probability of at least one right guess, according to the number of valid codes at each guess.
     """
 
-    guesses: Counter[int] = field(default_factory=Counter)  # key: number of codes; only answers with enough codes
+    guesses: Counter[int] = field(default_factory=Counter)  # key: number of codes; answers with too few are not counted
     hits: int = 0
     log_of_no_hit: float = 0.0
     logins: int = 0
@@ -55,7 +55,7 @@ class World:
         self.digits = digits
         self.random = random.Random(seed)
         self.now = BEGIN
-        self.presses = 0  # number of presses of the key fob's button
+        self.presses = 0  # number of button presses of the key fob
         self.year = Year()
 
     @property
@@ -95,9 +95,9 @@ class World:
             self.guess(3)
 
     def try_a_pair_in_two_stages(self, first: int, tries: int) -> int:
-        """Use a guessed pair of codes, from counter `first`, in `tries` dialogues, each with another third code.
+        """Use a guessed pair of codes, from counter `first`, in `tries` dialogues, each with a different third code.
 
-        Return the number of third codes that were verified: a dialogue asks for a third code only after two in a row.
+        Return the number of verified third codes: a dialogue asks for a third code only after two codes in a row.
         """
         token, thirds = self.record.tokens[0], 0
         for number in range(tries):
@@ -160,7 +160,7 @@ def live(
     flood_every: int = 0,
     seed: int = 0,
 ) -> Year:
-    """Run the simulation. With `flood_every=n`, every n-th login happens during a flood of wrong answers."""
+    """Run the simulation. Every n-th login happens during a flood of wrong answers if `flood_every` is n."""
     world = World(kind, digits, policy or Policy(), seed=seed)
     for day in range(days):
         for login in range(LOGINS_A_DAY):

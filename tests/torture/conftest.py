@@ -1,4 +1,4 @@
-"""Fixtures of the real services. After a long run, a summary line counts the tests by result."""
+"""Fixtures of the real services. A summary line counts the tests by result after a long run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Logins through the real helper or service with a fault at a system call: a kill before the call, or an error.
 
-The test starts the process, waits for its prompt, attaches strace, and then sends the answer. Every traced call is
-therefore between answer and result: the process reads the secret file, decides, and records the use of the code.
+The test starts the process, waits for its prompt, attaches strace, and then sends the answer. The trace therefore has
+the calls from the answer to the result: the process reads the secret file, decides, and records the use of the code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"pwritev2", "read", "pread64", "sendmsg"}
 CANNOT_FAIL = {"getpid", "geteuid"}
 # No fault is injected at these calls. The number of memory calls varies, and other threads of the service wait in the
-# second group. `recvfrom` waits for the answer when strace attaches, so the trace may lack it.
+# second group. The trace may lack `recvfrom`, which waits for the answer when strace attaches.
 IGNORED = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
 IGNORED |= {"futex", "epoll_wait", "restart_syscall", "recvfrom", "select", "pselect6"}
 
@@ -103,7 +103,7 @@ class Ended:
 
 
 def by_helper(site: Site, answer: str, *inject: str) -> Ended:
-    """Log in through the real helper. After the prompt, strace injects the faults in `inject`."""
+    """Log in through the real helper. strace injects the faults in `inject` after the prompt."""
     channel, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     argv = [PYTHON, "-I", "-S", HELPER]
     pid = os.posix_spawn(PYTHON, argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, helper_end.fileno(), 3)])
@@ -121,10 +121,10 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
 
 
 def by_service(site: Site, answer: str, *inject: str, in_thread: bool = False) -> Ended:
-    """Log in through the real service as `by_helper` does through the helper. Stop the service at the end.
+    """Log in through the real service, like `by_helper` through the helper. Stop the service at the end.
 
-    `in_thread` selects the thread that uses the store: a thread of the pool instead of the loop's thread. Otherwise,
-    the speed of the disk would select the thread.
+    `in_thread` selects the thread that uses the store: a thread of the pool, or the thread of the event loop. The
+    service itself would select the thread by the speed of the disk.
     """
     limit = "-1.0" if in_thread else "float('inf')"
     process = site.start(before=f"from pam_totp.pam import store_queue as s; s.MEMORY = s.SLOW_DISK = {limit}")
@@ -171,10 +171,10 @@ def _watched(
                 if packet[:1] == b"r":
                     break
         except (ConnectionResetError, BrokenPipeError, TimeoutError):
-            pass  # a kill preceded the answer or the result, or a fault prevented the result and the close
+            pass  # the process was killed, or a fault prevented the result and the end of the connection
         finally:
-            # After SIGTERM, strace would wait forever for several killed threads. After SIGKILL the trace is still
-            # complete, because strace writes it line by line.
+            # strace would wait forever for several killed threads after SIGTERM. The trace is complete after SIGKILL
+            # too, because strace writes the trace line by line.
             strace.kill()
     return _calls(trace), messages
 
@@ -210,7 +210,7 @@ def injections(calls: list[Call]) -> list[tuple[Call, str]]:
     found = []
     for call in calls:
         when = f"when={call.number}"
-        # The error prevents the call: a signal alone would arrive after the call.
+        # The error prevents the call, because a signal without an error would arrive after the call.
         found.append((call, f"{call.name}:error=EIO:signal=KILL:{when}"))
         if call.name in CANNOT_FAIL:
             continue
@@ -248,7 +248,7 @@ def _before(user: str) -> UserRecord:
 def can_attach() -> bool:
     """Return True if strace is installed and may attach to a process that it did not start.
 
-    Linux may forbid that for ordinary users (Yama's ptrace_scope).
+    Linux may deny this permission to ordinary users (Yama's ptrace_scope).
     """
     try:
         with subprocess.Popen(["sleep", "60"]) as process:

@@ -15,7 +15,7 @@ from tests.support.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Log in once with each answer, each in its own process, at `services` in turn. Count the results."""
+    """Log in once with each answer, in a process for each login, at `services` in turn. Count the results."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     jobs = enumerate(answers)
@@ -27,7 +27,7 @@ def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = (
 
 
 def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Do the same as `in_processes`, but with a thread of this process for each login, as in a multi-threaded host."""
+    """Log in like `in_processes`, but with a thread of this process for each login, as in a multi-threaded host."""
     together, results = threading.Barrier(len(answers)), queue.Queue[int]()
     jobs = enumerate(answers)
     workers = [

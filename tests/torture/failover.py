@@ -1,9 +1,9 @@
 """Processes that log in during the loss of a primary, and the checks of the accepted logins.
 
 Rules:
-- All processes offer the same codes of the same users. A process offers the next code of a user when any process had a
-  result for the last code, so that each code reaches several servers.
-- After a login without a database, a process offers the same code again, although it may be used up.
+- All processes offer the same codes of the same users. A process offers the next code of a user after any process
+  had a result for the last code, so that each code reaches several servers.
+- A process offers a code again after a login without a database, although the code may be used up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ POLICY = Policy(look_ahead=100)
 
 
 class Accepted(NamedTuple):
-    """An accepted login. `at` is in monotonic seconds."""
+    """An accepted login. `at` is the monotonic time in seconds."""
 
     user: str
     counter: int
@@ -50,7 +50,7 @@ def enrol(store: PostgresStore, user: str = "alice") -> None:
 
 
 def log_in(store: PostgresStore, answer: str, user: str = "alice") -> str:
-    """Log in, and return the outcome. If the database is out of reach, return `unavailable`."""
+    """Log in. Return the outcome, or `unavailable` if the database is out of reach."""
     try:
         clock = clock_of(store, lambda: int(time.time()))
         return decide(store, user, Answer.parse(answer.encode()), POLICY, clock).outcome.value

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 
-TRAP = "/home/alice/trap"  # a folder of files that a program would load if the program searched this folder
+TRAP = "/home/alice/trap"  # a folder of files that a program loads if the caller can set the search path
 VARIABLES = (
     *("PATH", "HOME", "TMPDIR", "PWD", "SHELL", "IFS", "ENV", "BASH_ENV"),
     *("LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "LD_DEBUG_OUTPUT", "LD_PROFILE_OUTPUT", "LD_ORIGIN_PATH"),

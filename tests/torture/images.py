@@ -59,7 +59,7 @@ def fill(folder: Path) -> None:
     while _fits(lambda: (folder / f"ballast{number}").write_bytes(b"x" * 4096)):  # noqa: B023
         number += 1
     os.sync()
-    while not is_full(folder):  # after a sync, xfs releases preallocated blocks
+    while not is_full(folder):  # xfs releases preallocated blocks after a sync
         os.sync()
 
 

@@ -2,7 +2,7 @@
 
 Rules:
 - Each process connects under one uid after the other, repeatedly, as fast as the service accepts connections.
-- A process keeps its latest connections open, and sends nothing. The service decides which of them it closes.
+- A process keeps its latest connections open, and sends nothing. The service may close any of these connections.
 - The processes run until the block ends.
 """
 
@@ -25,7 +25,7 @@ FIRST_UID = 100_000  # as in subuid(5)
 
 
 class ManyUids:
-    """The counters of the processes. Each process writes its own counter."""
+    """The numbers of connections that the processes have made. Each process writes its own number."""
 
     def __init__(self, uids: int) -> None:
         self.uids = uids
@@ -38,7 +38,7 @@ class ManyUids:
 
     @property
     def all_took_part(self) -> bool:
-        """True if every uid has been connected to the service at least once."""
+        """Return True if every uid was connected to the service at least once."""
         return min(self._counters[:PROCESSES]) >= -(-self.uids // PROCESSES)
 
     def connect(self, number: int, folder: Path) -> None:
@@ -57,7 +57,7 @@ class ManyUids:
 
 @contextmanager
 def many_uids(folder: Path, uids: int) -> Iterator[ManyUids]:
-    """Hold connections to the socket in `folder` under that many uids, until the block ends."""
+    """Hold connections to the socket in `folder` under `uids` different uids, until the block ends."""
     crowd = ManyUids(uids)
     children = []
     try:

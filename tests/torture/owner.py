@@ -25,12 +25,12 @@ from tests.torture.attacker import BEGIN, LOGINS_A_DAY
 NEGLIGIBLE = 1e-15  # probability
 PRECISION = 1e-12  # probability
 
-State = tuple[int, int]  # failures, logins since their last decrease
-Login = dict[tuple[int, bool], float]  # (failures after it, two codes needed) -> probability
+State = tuple[int, int]  # failures, logins since the last decrease of the failures
+Login = dict[tuple[int, bool], float]  # (failures after the login, two codes needed) -> probability
 
 
 class End(NamedTuple):
-    """The end of a dialogue. `typed` has True for each code that was typed without a mistake."""
+    """The end of a dialogue. `typed` has True for each code that was typed correctly."""
 
     typed: tuple[bool, ...]
     outcome: Outcome
@@ -87,7 +87,7 @@ def login(failures: int, mistyped: float) -> Login:
 
 
 def share_of_two_codes(mistyped: float) -> float:
-    """Return the share of logins that need two codes in a row, in the long run."""
+    """Return the share of logins that need two codes in a row, in the stationary state."""
     logins = [login(count, mistyped) for count in range(Policy().most_failures_kept + 1)]
     states: dict[State, float] = {(0, 0): 1.0}
     share, before = 0.0, -1.0
@@ -100,12 +100,12 @@ def share_of_two_codes(mistyped: float) -> float:
 
 
 def _next(states: dict[State, float], logins: list[Login]) -> tuple[float, dict[State, float]]:
-    """Return the probability that the next login needs two codes, and the states after it."""
+    """Return the probability that the next login needs two codes, and the states after this login."""
     needed, after = 0.0, defaultdict[State, float](float)
     for (count, age), chance in states.items():
         for (left, two_codes), share in logins[count].items():
             needed += chance * share * two_codes
-            older = 1 if count == 0 else age + 1  # the first failure begins the day
+            older = 1 if count == 0 else age + 1  # the time of the next decrease starts at the first failure
             state = (0, 0) if left == 0 else (left - 1, 0) if older == LOGINS_A_DAY else (left, older)
             after[state] += chance * share
     return needed, dict(after)
@@ -115,7 +115,7 @@ def _next(states: dict[State, float], logins: list[Login]) -> tuple[float, dict[
 
 
 def simulated_share(mistyped: float, days: int, seed: int) -> float:
-    """Return the share of the logins of `days` that needed two codes in a row. Every login is accepted in the end."""
+    """Return the share of the logins of `days` that needed two codes in a row. Each login ends with an acceptance."""
     chance, record, presses, needed = random.Random(seed), owner(0), 0, 0
     typed = iter(lambda: chance.random() >= mistyped, None)
     for number in range(days * LOGINS_A_DAY):

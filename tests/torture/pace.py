@@ -1,4 +1,4 @@
-"""Duration and figures of the torture tests: a short form in `make test`, and about an hour in `make torture`.
+"""Duration and figures of the torture tests: `make test` runs a short form, and `make torture` runs for about an hour.
 
 `make torture MINUTES=60` sets TORTURE_MINUTES. The number of rounds is proportional to this duration.
 """
@@ -12,12 +12,12 @@ LONG = MINUTES > 0
 
 
 def rounds(short: int, in_an_hour: int) -> int:
-    """Return the number of rounds: `short` in the short form; else `in_an_hour`, scaled, but at least `short`."""
+    """Return the number of rounds: `short` in the short form; else `in_an_hour` scaled to MINUTES, at least `short`."""
     return max(short, round(in_an_hour * MINUTES / 60)) if LONG else short
 
 
 def figure(text: str) -> None:
-    """Print a line with the number of attempts and their result. `make torture` repeats these lines in its summary."""
+    """Print a line with the number of attempts and the result. `make torture` repeats such lines in its summary."""
     print(f"\n{text}", flush=True)
     if path := os.environ.get("TORTURE_FIGURES"):
         with open(path, "a", encoding="utf-8") as file:

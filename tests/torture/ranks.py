@@ -1,8 +1,8 @@
-"""A rank test for response times that come in rounds.
+"""A rank test for response times that are measured in rounds.
 
 The times of one round are not independent: another process may slow a whole round down. A Mann-Whitney test of all
 times would report such a round as a difference. This test therefore compares the sum of ranks with the sums after
-random exchanges of the two samples within each round. If there is no difference, every exchange is equally likely.
+random exchanges of the two samples within each round. Every exchange is equally likely if the samples do not differ.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ EXCHANGES = 10_000
 RESAMPLES = 100  # for the power
 SHIFTS = (1, 2, 3, 5, 8, 12, 20, 30, 50, 80, 120, 200)  # milliseconds
 
-Rounds = Sequence[Sequence[float]]  # the times of each round, in seconds; every round has the same number
+Rounds = Sequence[Sequence[float]]  # the times of each round, in seconds; all rounds have the same number of times
 
 
 def favour(first: Rounds, second: Rounds) -> float:

@@ -1,7 +1,7 @@
 """Tests of logins with a fault at any system call between answer and result.
 
 Rules:
-- After the fault, the store contains the old or the new record.
+- The store contains the old or the new record after the fault.
 - An accepted code is never accepted again. A code that was not used up is accepted at the next login.
 - The next login succeeds with a right code. A login creates no file except a missing lock file.
 """
@@ -53,7 +53,7 @@ def calls_of(kind: Kind, log_in: Callable[..., Ended] = by_helper) -> list[Call]
 
 
 def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[..., Ended] = by_helper) -> Counter[str]:
-    """Log in once with each fault, each time with a new store. Return the number of logins by result."""
+    """Log in once with each fault, with a new store for each login. Return the number of logins by result."""
 
     def try_one(point: tuple[Call, str]) -> str:
         call, injected = point

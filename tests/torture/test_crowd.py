@@ -1,6 +1,6 @@
-"""Tests that sixty simultaneous refusals under one name do not reveal if the user is enrolled.
+"""Tests that sixty simultaneous refusals under one name do not reveal whether the user is enrolled.
 
-In `make test`, times do not decide. In `make torture`, a rank test compares the times from answer to refusal.
+`make test` does not compare times. `make torture` applies a rank test to the times from answer to refusal.
 tests/logins/test_equal_work.py compares the work of the helper.
 """
 
@@ -25,7 +25,7 @@ USERS = {"enrolled": "daemon", "not enrolled": "nobody", "no account": "no-such-
 PAIRS = (("enrolled", "not enrolled"), ("enrolled", "no account"), ("not enrolled", "no account"))
 CROWD = 60 if LONG else 8  # logins at once
 ALPHA = 0.001  # for each of six comparisons
-LEAST_ROUNDS = 12  # with fewer rounds, no difference could be significant
+LEAST_ROUNDS = 12  # a difference cannot be significant with fewer rounds
 
 
 @as_root
@@ -68,7 +68,7 @@ def drawn(shift: float, seed: int) -> tuple[Rounds, Rounds]:
 
 
 def test_the_rank_test_finds_the_difference_of_a_lasting_lock() -> None:
-    """The medians are 163 ms with a common lock, and 112 ms with separate locks."""
+    """The difference is that of the measured medians: 163 ms with a common lock, and 112 ms with separate locks."""
     first, second = drawn(0.051, 1)
     assert p_value(first, second) < ALPHA
     assert favour(second, first) > 0.6

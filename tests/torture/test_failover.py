@@ -2,7 +2,7 @@
 
 Rules:
 - An accepted code is never accepted again. No counter decreases.
-- A login may be refused because the database is out of reach. Afterwards, logins succeed again.
+- A login is refused while the database is out of reach, and logins succeed again afterwards.
 - Two processes log in, as on two hosts.
 """
 
@@ -76,7 +76,7 @@ def initialise_without_replication(server: Server) -> None:
 def test_a_store_that_ignores_notices_accepts_a_code_twice(
     monkeypatch: pytest.MonkeyPatch, *, ignores_notices: bool
 ) -> None:
-    """The primary commits without its standby, because an administrator cancels its wait. Then the primary is lost."""
+    """The primary commits without its standby, because an administrator cancels the wait. Then the primary is lost."""
     if ignores_notices:
         monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
     with replicated() as (primary, standby):

@@ -1,8 +1,8 @@
 """Tests of a fleet under load: members race with one code over two authorities, and authorities are killed.
 
 Rules:
-- A code is accepted once, also if it is sent to several members and authorities.
-- A member that gets no reply asks the other authority. No login is lost, and each answer counts once.
+- A code is accepted once, even if users send it to several members and authorities.
+- A member that gets no reply asks the other authority. Every login gets a result, and each answer counts once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def user_of(fleet: Fleet, kind: str) -> str:
 
 @pytest.fixture
 def clients(fleet: Fleet) -> list[Client]:
-    """Return a connection for each racer, of two members to two authorities."""
+    """Return a connection from one of two members to one of two authorities for each racer."""
     members = [fleet.member() for _ in range(2)]
     return [members[number % 2].client(number // 2 % 2) for number in range(RACERS)]
 
@@ -74,7 +74,7 @@ def test_of_fifty_racers_over_two_authorities_one_is_accepted(fleet: Fleet, clie
 class Host:
     """A member that asks one authority, or the other authority after a timeout. It logs in with one token of a user.
 
-    Between its logins, it sends a wrong answer for each of `victims`, once.
+    Between these logins, the member sends one wrong answer for each of `victims`.
     """
 
     def __init__(self, member: Member, user: str, key: bytes, victims: list[str], first: int) -> None:
@@ -145,7 +145,7 @@ def test_a_killed_authority_loses_no_login_and_counts_each_answer_once(fleet: Fl
     guessed = [victim for host in hosts for victim in host.guessed]
     assert {fleet.store.read(victim).failures for victim in guessed} <= {1}
     again = sum(host.asked_again for host in hosts)
-    assert again > 0, "no question met a killed authority"
+    assert again > 0, "no authority was killed during a question"
     logins = f"{progress(hosts)} logins and {len(guessed)} wrong answers"
     figure(f"{kills} authorities killed: {logins}, {again} asked again, all answered, each counted once")
 

@@ -2,9 +2,9 @@
 
 Rules for a full disk:
 - A right code is accepted. A replay and a wrong code are refused. Only the wrong code is counted as a failure.
-- Refusals of enrolled, unenrolled and unknown users look alike.
+- Refusals of enrolled, unenrolled and unknown users are identical.
 - A login creates no file. An enrolment and a conversion from version 1 fail with ENOSPC, and change no file.
-On a read-only disk, all refusals look alike. tests/logins/test_limits.py tests a limit on the size of files.
+All refusals on a read-only disk are identical. tests/logins/test_limits.py tests a limit on the size of files.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def test_on_a_full_disk_codes_are_accepted_once_and_failures_counted(
         assert (site.record().failures, site.record().refused) == (1, 2)
         assert site.gets_in(RECOVERY)
         assert not site.gets_in(RECOVERY)
-        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # independent of `way`: one case is long
+        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # long in one case: `way` does not matter
         assert site.files() == names
 
     on(system, site, way, work)
@@ -139,7 +139,7 @@ def test_on_a_full_disk_an_update_that_needs_blocks_changes_no_file(site: Site, 
                 store.update(user, lambda record: (record.with_token(phone()), None), create=create)
         assert site.files() - {"carl.lock"} == names
         assert path.read_bytes() == document
-        assert store.read("carl").tokens == (fob(),), "a user of version 1 stays enrolled"
+        assert store.read("carl").tokens == (fob(),), "a user of version 1 remains enrolled"
         free_space(site.store)
         store.update("carl", lambda record: (record.with_token(phone()), None))
         assert store.read("carl").tokens == (fob(), phone())
@@ -169,7 +169,7 @@ def test_a_read_only_store_refuses_all_users_alike_and_loses_no_data(site: Site,
 @with_mounts
 @needs("xfs")  # files on xfs can share blocks with copies
 def test_a_record_with_shared_blocks_is_found_and_replaced(site: Site) -> None:
-    """A write to shared blocks needs new blocks, so such a login would fail on a full disk."""
+    """A write to shared blocks needs new blocks, so a login with such a record would fail on a full disk."""
 
     def work() -> None:
         store, copy = FileStore(str(site.store)), site.store / "copy"

@@ -86,7 +86,7 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """The clock jumps, but stays within a day after the first failure, because the count decreases after a day."""
+    """The clock jumps within a day after the first failure, because the count decreases after a day."""
     site.enrol()
     store = FileStore(str(site.store))
 
@@ -167,7 +167,7 @@ def test_the_rate_of_right_guesses_matches_the_probability() -> None:
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
 def test_a_guessed_pair_allows_one_guess_of_the_third_code(kind: str) -> None:
-    """The third prompt confirms the pair. Otherwise, a million guesses would find three codes in a row."""
+    """The third prompt uses up the pair: a reusable pair would allow a search of all third codes."""
     world = World(kind, 6, Policy(), seed=1)
     world.flood()
     first = 500 if kind == "hotp" else world.now // 30 - 1
@@ -234,7 +234,7 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
         counter = 0
         for number in range(rounds(6, 300)):
             while site.record().failures < 20 and number % 2:
-                time.sleep(0.01)  # before every second login, wait until three codes in a row are required
+                time.sleep(0.01)  # wait before every second login until three codes in a row are required
             done = site.login(codes(counter, 3), service=BOTH[number % 2])
             assert done.result is Result.SUCCESS
             counter += 3

@@ -137,7 +137,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         is_in = done.stdout.splitlines()[-1:] == [becomes]
         assert not is_in or answer != "000000"
         got_in += is_in
-        attacked.record(user)  # this call fails if the file is damaged
+        attacked.record(user)  # raises an exception if the file is damaged
     for pid in attacked.processes(HELPER):  # a program that is killed may leave a stopped helper
         os.kill(pid, signal.SIGKILL)
     assert got_in <= 1, "the same three codes are accepted at most once"
@@ -161,7 +161,7 @@ def test_a_helper_that_the_caller_can_write_is_not_started(attacked: Machine) ->
 
 
 def test_a_socket_with_the_caller_as_listener_is_not_used(attacked: Machine) -> None:
-    """A listener that the caller controls could accept every answer."""
+    """A listener under the control of the caller could accept every answer."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with listener:
         listener.bind(str(attacked.path(f"{TRAP}/socket")))

@@ -41,7 +41,7 @@ def ready(site: Site) -> None:
 
 
 def enrolled(site: Site, kind: str) -> str:
-    """Enrol the user again, with new tokens. Return an answer that must be accepted exactly once."""
+    """Enrol the user again, with unused tokens. Return an answer that must be accepted exactly once."""
     site.enrol(fob(), PHONE, salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
     if kind == "totp":
         return totp(PHONE.secret, int(time.time()), period=PHONE.period)
@@ -51,7 +51,7 @@ def enrolled(site: Site, kind: str) -> str:
 def one_succeeded(counted: Counter[Result], place: str) -> bool:
     """Return True if exactly one login succeeded, and all other logins were refused.
 
-    On a slow disk, the last of fifty logins may reach the time limit of the lock.
+    The last of fifty logins may reach the time limit of the lock on a slow disk.
     """
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late

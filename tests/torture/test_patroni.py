@@ -1,9 +1,9 @@
 """Tests of logins through a real cluster of Patroni, with the settings of examples/patroni.yml.
 
 Rules:
-- Only the long form of the torture tests runs them, because each failure takes Patroni up to a minute.
+- Only the long form of the torture tests runs these tests: Patroni needs up to a minute after each failure.
 - Four processes offer the same codes: two of them try the primary first, and two another server.
-- After any loss of the primary, each code was accepted at most once, counters only increased, and used codes are
+- Each code was accepted at most once after any loss of the primary, counters only increased, and used codes are
   refused.
 """
 
@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.skipif(not LONG, reason="a cluster of Patroni (make torture)"),
     pytest.mark.timeout(3600),
 ]
-Lose = Callable[[Cluster, Node], Callable[[], None]]  # lose the primary, and return its repair
+Lose = Callable[[Cluster, Node], Callable[[], None]]  # lose the primary, and return the function that repairs it
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 FEW = USERS[:3]
 NO_ANSWER = "gave no answer in time (is a standby connected?)"
@@ -72,7 +72,7 @@ def store_of(running: Cluster) -> PostgresStore:
 
 def the_primary(running: Cluster, *, synchronous: bool = True) -> Node:
     """Return the primary, once two standbys follow it."""
-    until(lambda: running.has_standbys(synchronous=synchronous), "a primary and two standbys are there", SLOW)
+    until(lambda: running.has_standbys(synchronous=synchronous), "a primary and two standbys run", SLOW)
     primary = running.primary()
     assert primary is not None
     return primary
@@ -106,7 +106,7 @@ def cut_off(running: Cluster, primary: Node) -> Callable[[], None]:
 
 
 def two_primaries(running: Cluster, primary: Node) -> Callable[[], None]:
-    """Freeze Patroni of the old primary, which then continues: two primaries accept writes."""
+    """Freeze Patroni on the old primary, but not PostgreSQL: two primaries accept writes."""
     primary.freeze()
     until(lambda: any(other.is_primary() for other in running.others(primary)), "another server is promoted", SLOW)
     until(lambda: primary.sql(WAITING) != [(0,)], "a login waits for a standby of the old primary")
@@ -133,7 +133,7 @@ def test_a_lost_primary_accepts_no_code_twice(strict: Cluster, lose: Lose) -> No
 
 
 def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -> None:
-    """Lose the primary while the crowd logs in, until another server is the primary and the old primary a standby."""
+    """Lose the primary while the crowd logs in. Wait until another server is the primary, and the old one a standby."""
 
     def more(number: int, what: str) -> None:
         known = len(crowd.accepted())
@@ -150,7 +150,7 @@ def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -
 
 
 def offered_to_both(running: Cluster, old: Node) -> list[tuple[str, str]]:
-    """Freeze Patroni of the old primary, and offer a code of each user to the old and to the new primary."""
+    """Freeze Patroni on the old primary, and offer a code of each user to the old and to the new primary."""
     for user in FEW:
         enrol(store_of(running), user)
     old.freeze()
@@ -174,7 +174,7 @@ def test_of_two_primaries_only_the_new_primary_accepts(strict: Cluster) -> None:
 
 
 def test_both_primaries_of_an_asynchronous_cluster_accept() -> None:
-    """Therefore, the store requires a standby. This also shows that the test above can fail."""
+    """The store requires a standby for this reason. The test also shows that the test above can fail."""
     with cluster(strict=False) as running:
         running.change(synchronous_mode=False)
         prepared(running, NONE)

@@ -2,7 +2,7 @@
 
 Rules:
 - An acknowledged use of a code, or an acknowledged enrolment, is never lost.
-- After a new mount, the store contains the old or the new record, and the next login succeeds.
+- The store contains the old or the new record after a new mount, and the next login succeeds.
 The shutdown discards the data that the kernel holds in memory. The tests do not simulate the cache of a disk.
 """
 

@@ -49,7 +49,7 @@ BAD: list[tuple[bytes, ...]] = [
 
 
 class Account(NamedTuple):
-    """The numbers that host.c prints, in its order."""
+    """The numbers that host.c prints, in the same order."""
 
     in_: int
     out: int
@@ -106,7 +106,7 @@ def spawning(folder: Path, relay: Path) -> str:
 
 
 def every_kind() -> Script:
-    """Return a script that plays another service at each login. Honest and hostile services alternate.
+    """Return a script that plays a different service at each login. Honest and hostile services alternate.
 
     The last services disconnect without a result.
     """

@@ -123,18 +123,18 @@ def test_hostile_clients_do_not_block_an_honest_login(site: Site, how: str) -> N
         for counter in range(5):
             assert site.gets_in(codes(counter))
         assert sum(f"accepted user={ME}" in line for line in site.log.lines()) == 5, (
-            "the service accepted all five, not a helper"
+            "the service accepted all five logins, not a helper"
         )
-        assert len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_IDLE + 4, "a login that waits occupies no thread"
+        assert len(os.listdir(f"/proc/{process.pid}/task")) <= MAX_IDLE + 4, "a waiting login needs no thread"
         assert len(os.listdir(f"/proc/{process.pid}/fd")) <= MAX_LOGINS * len(OTHER_UIDS) + 20, (
-            "the quota of an account"
+            "the quota limits the connections of an account"
         )
     until(lambda: len(os.listdir(f"/proc/{process.pid}/fd")) < 20, "the held connections are closed")
     assert site.gets_in(codes(5))
 
 
 def held_at_prompts(machine: Machine) -> list[socket.socket]:
-    """Open more connections than the quota under each account except root. Return those with a prompt."""
+    """Open more connections than the quota under each account except root. Return the connections that got a prompt."""
     opened: list[socket.socket] = []
     for line in machine.path("/etc/passwd").read_text().splitlines():
         name, _, uid, *_ = line.split(":")
@@ -161,7 +161,7 @@ def has_prompt(client: socket.socket) -> bool:
 @as_root
 @pytest.mark.timeout(900)
 def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All accounts together use up their total and answer no prompt. Uids without an account connect meanwhile."""
+    """All accounts together use up the total of open logins. Uids without an account connect meanwhile."""
     logins, uids = (40, 65_536) if LONG else (8, 4096)
     machine.stack("sudo", machine.module_line(way="socket"))
     service = machine.serve()
@@ -171,7 +171,7 @@ def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkey
     assert len(held) > MAX_LOGINS
     accepted = number = 0
     with many_uids(machine.path(SOCKET).parent, uids) as crowd:
-        until(lambda: crowd.connections > BACKLOG, "the queue of the socket has been full")
+        until(lambda: crowd.connections > BACKLOG, "the queue of the socket was full")
         while number < logins or not crowd.all_took_part:
             done = machine.run("sudo", "-S", "id", "-un", user="alice", stdin=f"{codes(number)}\n")
             number += 1
@@ -225,7 +225,7 @@ class Supervisor:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["ended", "killed"])
 def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: signal.Signals) -> None:
-    """SIGTERM loses no login: running logins finish, and new logins wait in the queue of the socket."""
+    """SIGTERM loses no login: running logins end normally, and new logins wait in the queue of the socket."""
     clients, restarts = 8, rounds(3, 100)
     supervisor = Supervisor(site)
     site.configure("demo", way="socket")
@@ -294,7 +294,7 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 
 @pytest.mark.bare
 def test_the_service_works_in_the_sandbox_of_its_unit(machine: Machine) -> None:
-    """In the sandbox, only the store is writable. It has no home folders, network, capabilities or new privileges."""
+    """Only the store is writable in the sandbox, which has no home folders, network, capabilities or new privileges."""
     machine.stop_serving()
     machine.stack("sudo", machine.module_line(way="socket"))
     machine.enrol("alice")

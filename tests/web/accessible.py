@@ -1,9 +1,9 @@
-"""axe, which examines a page in a real browser for barriers.
+"""axe, a program that examines a page in a real browser for barriers.
 
 Rules:
-- The browser gets axe's program once for each page object, because to send it for each address takes longer than axe.
-- In dark mode, only the rules about colours and scrolling run, because the others look at elements. A test of pages in
-  dark mode examines the same pages in light mode, too.
+- The browser gets the program once for each page object: sending it for each address takes longer than axe itself.
+- Only the rules about colours and scrolling run in dark mode, because the other rules examine the elements. A test of
+  pages in dark mode examines the same pages in light mode, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def assert_no_violations(page: Page) -> None:
     """Check that axe reports no violation on the page."""
     found = page.evaluate(_RUN)
     if found is None:
-        page.add_init_script(_LOADER)  # for the next addresses
+        page.add_init_script(_LOADER)  # loads axe at each later address
         page.evaluate(_LOADER)
         found = page.evaluate(_RUN)
     result = AxeResults(found)

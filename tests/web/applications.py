@@ -1,6 +1,6 @@
-"""Applications that ask the service for decisions, as on a real site: the two examples and a portal without a store.
+"""Applications that ask the service for decisions, as on a real site: the two examples, and a portal without a store.
 
-On a test machine, the examples run as carol and the portal as bob.
+The examples run as carol, and the portal runs as bob, on a test machine.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """Start the service and all applications. Call this once, after TlsPortal wrote the portal's stack."""
+    """Start the service and all applications. Call this once, after TlsPortal has written the portal's stack."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))

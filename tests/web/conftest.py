@@ -58,7 +58,7 @@ def served(_served: Served) -> Served:
 
 @pytest.fixture(scope="session")
 def _served_with_tickets(request: pytest.FixtureRequest, _served: Served) -> Iterator[Served]:
-    """Yield a portal in its default mode beside the first one. As root, both have the same store."""
+    """Yield a portal in its default mode beside the first portal. Both portals share a store if root runs them."""
     if not isinstance(_served, TlsPortal):
         with plain_portal(first_token=FirstToken.TICKET, appearance=Appearance(telephone=TELEPHONE)) as served:
             yield served
@@ -86,7 +86,7 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
     """Yield a browser for one test module, then close it: Django cannot run while Playwright's event loop runs."""
     from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
 
-    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names lead to this machine
+    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names resolve to this machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=_served.browser, args=[*FLAGS, names])
         yield browser
@@ -95,14 +95,14 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Return a function that makes a user with a separate browser context. Its arguments are the context's options."""
+    """Return a function that makes a user with a separate browser context. The arguments are the context's options."""
     with _people(_chromium, served) as make:
         yield make
 
 
 @pytest.fixture
 def newcomers(_chromium: Chromium, served_with_tickets: Served) -> Iterator[People]:
-    """Return a function like that of `people`, at the portal that asks for a ticket."""
+    """Return a function like `people`, for the portal that asks for a ticket."""
     with _people(_chromium, served_with_tickets) as make:
         yield make
 

@@ -52,7 +52,7 @@ class FixedPassword:
 
 
 class _Templates(BytecodeCache):
-    """The compiled templates of all portals in this process. To compile them takes longer than most tests."""
+    """The compiled templates of all portals in this process. Their compilation takes longer than most tests."""
 
     def __init__(self) -> None:
         self._compiled: dict[tuple[str, str], Any] = {}
@@ -75,7 +75,7 @@ def make_app(config: Config) -> Flask:
 
 
 class Portal:
-    """The portal, with the store of `site`. `wall` is its wall clock; `clock` is its sessions' clock."""
+    """The portal, with the store of `site`. `wall` is the wall clock; `clock` is the clock of the sessions."""
 
     def __init__(self, site: Site, **config: Any) -> None:
         self.site = site

@@ -19,7 +19,7 @@ from tests.support.site import PATIENCE
 
 @contextmanager
 def served(app: Flask, proxy: str | None = "127.0.0.1", listen: str = "127.0.0.1", path: str = "") -> Iterator[int]:
-    """Serve `app` in this process, as `pam-totp portal` does. Yield the port. `path` is the path of the portal."""
+    """Serve `app` in this process, like `pam-totp portal`. Yield the port. `path` is the path of the portal."""
     running = server.create(app, Address(listen, 0), proxy=proxy, path=path)
 
     def run() -> None:
@@ -44,7 +44,7 @@ class HttpBrowser:
         return self.answer()
 
     def answer(self) -> tuple[int, str]:
-        """Wait for the response to the request that was sent. Return the status and the page."""
+        """Wait for the response to the sent request. Return the status and the page."""
         answer = self._connection.getresponse()
         text = answer.read().decode()
         cookie = answer.getheader("Set-Cookie")

@@ -22,7 +22,7 @@ _ADDRESSES = itertools.count(1)
 
 
 class Person:
-    """A user with a separate browser context, which has its own cookies, and one page. Call `close` at the end."""
+    """A user with one page in a separate browser context, which has its own cookies. Call `close` at the end."""
 
     def __init__(self, chromium: Chromium, served: Served, **context: Any) -> None:
         self.served = served
@@ -62,12 +62,12 @@ class Person:
             self.page.get_by_label(label.replace("_", " "), exact=True).fill(text)
 
     def wait_for_focus(self, label: str) -> None:
-        """Wait until the field `label` has the focus. A browser sets the focus some time after it loads the page."""
+        """Wait until the field `label` has the focus. A browser sets the focus some time after the page is loaded."""
         field = self.page.get_by_label(label, exact=True)
         field.and_(self.page.locator(":focus")).wait_for()
 
     def type_as_key_fob(self, label: str, code: str) -> None:
-        """Type a code and Return into the field with the focus, as a key fob that is a keyboard, and wait."""
+        """Type a code and Return into the field with the focus, like a key fob that acts as a keyboard, and wait."""
         self.wait_for_focus(label)
         self.page.keyboard.type(code)
         with self.page.expect_navigation():
@@ -90,7 +90,7 @@ class Person:
             self.press("Sign in")
 
     def add_phone(self, picture: Path) -> Phone:
-        """Start to add a phone, and read its key from a screenshot of the QR code. The page then asks for a code."""
+        """Start to add a phone, and read the key from a screenshot of the QR code. The page then asks for a code."""
         self.press("Add a phone")
         self.press("Show the QR code")
         uri = self.scan(picture)
@@ -99,7 +99,7 @@ class Person:
         return Phone(uri["secret"])
 
     def scan(self, picture: Path) -> dict[str, str]:
-        """Save a screenshot of the QR code as `picture`. Return the parts of the URI in it."""
+        """Save a screenshot of the QR code as `picture`. Return the parts of the URI in the QR code."""
         self.page.locator(".qr").screenshot(path=picture)
         # Read only QR codes: zbar also reads parts of some QR codes as bar codes.
         command: list[str | Path] = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", picture]
@@ -124,4 +124,4 @@ class Phone:
         return code
 
 
-People = Callable[..., Person]  # a function that makes a user; its arguments are options of the browser context
+People = Callable[..., Person]  # a function that makes a user; the arguments are options of the browser context

@@ -1,6 +1,6 @@
 """A pseudo-language: each translation is longer than its English text, has accents, and is between ⟦ and ⟧.
 
-Text of a page outside of the brackets was not translated.
+A text of a page is untranslated if it is outside of the brackets.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from babel.messages.catalog import Catalog
 
 from tools import texts
 
-LANGUAGE = "eo"  # a real code, because browsers and Babel refuse others
+LANGUAGE = "eo"  # an existing language code, because browsers and Babel refuse others
 _PARTS = re.compile(r"(%\(\w+\)[sd]|<[^>]*>|&\w+;)")
 _ACCENTS = str.maketrans("aeiounycAEIOUNYC", "åéîöûñýçÅÉÎÖÛÑÝÇ")
-_LONGER = 0.4  # the part by which a text grows: German and French texts are up to 40 % longer
+_LONGER = 0.4  # the added length: German and French texts are up to 40 % longer
 
 
 def pseudo(text: str) -> str:
-    """Return the translation of `text`. Its placeholders are unchanged."""
+    """Return the translation of `text`, with the same placeholders."""
     words = "".join(part if i % 2 else part.translate(_ACCENTS) for i, part in enumerate(_PARTS.split(text)))
     return f"⟦{words} {'pädding ' * round(_LONGER * len(text) / 8 + 0.5)}⟧"
 

@@ -1,6 +1,6 @@
 """The portal for tests with a real browser.
 
-As root, the portal runs behind nginx with TLS, on a test machine with PAM and accounts. Without root, it runs over
+Root runs the portal behind nginx with TLS, on a test machine with PAM and accounts. Other accounts run the portal over
 HTTP on loopback, and all users have the same password.
 """
 
@@ -49,7 +49,7 @@ class Served(Protocol):
 class TlsPortal:
     """`pam-totp portal`, started as root on a test machine, behind nginx with the configuration of docs/web.md.
 
-    A portal with another `first_token` can run beside the first portal, on other `ports`: its own, and that of nginx.
+    A portal with another `first_token` can run beside the first portal, on other `ports`: of the portal, and of nginx.
     """
 
     password = PASSWORD
@@ -127,7 +127,7 @@ def listens(machine: Machine, port: int) -> bool:
 
 
 def _browser_on(machine: Machine, folder: Path) -> str:
-    """Write a program that starts the browser in the machine's network, a loopback interface. Return its path."""
+    """Write a program that starts the browser in the network of the machine. Return the path of the program."""
     program = folder / "browser"
     network = machine.root.parent / "ns" / "net"
     program.write_text(f'#!/bin/sh\nexec nsenter --net={network} -- {CHROMIUM} "$@"\n')

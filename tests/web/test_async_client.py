@@ -56,7 +56,7 @@ def test_one_of_100_tasks_with_the_same_code_is_accepted(site: Site) -> None:
 
     results = asyncio.run(ask_at_once())
     assert sum(result is not None and result == Outcome(Verdict.ACCEPTED) for result in results) == 1
-    assert all(isinstance(result, Outcome | OutOfReach) for result in results), "a slow disk makes logins wait"
+    assert all(isinstance(result, Outcome | OutOfReach) for result in results), "logins wait for a slow disk"
 
 
 def test_other_tasks_run_while_the_service_is_silent(site: Site) -> None:

@@ -136,14 +136,14 @@ class Front:
         return f"https://{NAME}:{self.ports[site]}{path}"
 
     def context(self) -> ssl.SSLContext:
-        """Return a context that trusts the certificate, which is for another name."""
+        """Return a context that trusts the certificate of the web server, but does not check the name."""
         context = ssl.create_default_context(cafile=str(self._folder / "site.crt"))
         context.check_hostname = False
         return context
 
     def start(self, first: dict[str, int], second: int) -> subprocess.Popen[bytes]:
-        """Start the web server: on the first site portals by their paths, on the second site a portal. The numbers are
-        the ports of the portals."""
+        """Start the web server. `first` has the ports of the portals on the first site, by their paths; `second` is
+        the port of the portal on the second site."""
         write = self._write_nginx if self.kind == "nginx" else self._write_caddy
         command = write(first, second)
         log = self._folder / "log"
@@ -176,7 +176,7 @@ class Front:
         inner = "\n".join(_at(inner, path, port) for path, port in first.items())
         whole = whole.replace("portal.example.org {\n", f"{NAME}:{self.ports[1]} {{\n{own}")
         below = f"{head.strip()}:{self.ports[0]} {{\n{own}{inner}}}\n"
-        # The first block has Caddy's own settings.
+        # Caddy requires its global options in the first block.
         settings = "{\nadmin off\nauto_https disable_redirects\n}\n"
         (self._folder / "Caddyfile").write_text(settings + below + _at(whole, "/otp", second))
         return [str(shutil.which("caddy")), "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
@@ -190,7 +190,7 @@ def _examples(language: str) -> list[str]:
 
 
 def _at(example: str, path: str, port: int) -> str:
-    """Return an example for another path, and another port of the portal."""
+    """Return the example with this path, and with this port of the portal."""
     return example.replace("/otp", path).replace("127.0.0.1:8443", f"127.0.0.1:{port}")
 
 
@@ -205,7 +205,7 @@ def chromium() -> Iterator[Chromium]:
         pytest.skip("requires chromium-headless-shell")
     from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
 
-    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names lead to this machine
+    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names resolve to this machine
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=[*FLAGS, names])
         yield running
@@ -227,7 +227,7 @@ Portals = dict[str, Portal]
 def portals(front: Front, tmp_path: Path) -> Iterator[Portals]:
     """Yield three running portals behind the web server, each with its own store: /otp, /lab, and one on its own port.
 
-    In each, alice has a key fob with another next code.
+    The next code of alice's key fob differs between the portals.
     """
     with ExitStack() as running:
         made, ports = Portals(), dict[str, int]()
@@ -279,11 +279,11 @@ def test_a_person_uses_the_portal_below_a_path(
     assert alice.page.url == front.at(0, "/otp/signed-out")
     assert [url for url in alice.requests if not url.startswith(front.at(0, "/otp"))] == []
     assert alice.console_messages == []
-    assert any("rhost=127.0.0.1" in line for line in portals["/otp"].log), "the web server names the client"
+    assert any("rhost=127.0.0.1" in line for line in portals["/otp"].log), "the log has the client's address"
 
 
 def _check(person: Person) -> None:
-    """Check that the style sheets, the script and the logo of the page are in use, and that axe finds nothing."""
+    """Check that the page uses the style sheets, the script and the logo, and that axe reports no violation."""
     page = person.page
     assert page.locator("header .logo").evaluate("image => image.naturalWidth") == 80
     assert page.evaluate("[...document.styleSheets].map(sheet => sheet.cssRules.length > 0)") == [True, True]

@@ -80,7 +80,7 @@ def test_a_token_pressed_out_of_step_is_resynchronised(people: People, served: S
                 )
                 return done.stdout.split()
 
-            press(25)  # 25 steps, so that the portal refuses a single code
+            press(25)  # 25 presses, so that the portal refuses a single code
             alice = people()
             alice.sign_in(code=press(1)[0])
             assert alice.error.startswith("Refused")
@@ -114,7 +114,7 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     alice.page.evaluate("document.querySelector('.ending').hidden = false")
     assert not alice.page.locator(".ending").is_visible(), "the warning of the session's end is not printed"
     assert set(alice.page.evaluate(COLOURS)) <= {"rgb(0, 0, 0)", "rgb(255, 255, 255)", "rgba(0, 0, 0, 0)"}, (
-        "the paper is black on white, also in dark mode with printed backgrounds"
+        "the print is black on white, even in dark mode with printed backgrounds"
     )
     assert set(alice.page.evaluate(COLOURS, "color")) == {"rgb(0, 0, 0)"}
     alice.page.emulate_media(media="screen")
@@ -241,7 +241,7 @@ def test_the_copy_button_copies_the_key(people: People, served: Served, tmp_path
 
 
 def stop_clock(person: Person) -> None:
-    """Stop the clock of the pages that the person opens from now on. The test moves it."""
+    """Stop the clock of all pages that the person opens later. The test then advances the clock."""
     person.page.clock.install(time=0)
     person.page.clock.pause_at(1000)
 
@@ -265,7 +265,7 @@ def test_a_session_is_prolonged_in_its_page_and_its_end_is_announced(people: Peo
     alice.context.clear_cookies()
     with alice.page.expect_navigation():
         alice.page.clock.run_for(125_000)
-    assert alice.heading == "Sign in", "the page is no longer on the screen"
+    assert alice.heading == "Sign in", "the browser hides the page of the ended session"
 
 
 # The element with the focus is on the screen, and not completely behind the warning.
@@ -278,9 +278,9 @@ IS_SEEN = """() => {
 
 
 def test_the_warning_is_accessible_and_does_not_cover_the_focus(people: People, served: Served) -> None:
-    """WCAG 2.2, 2.4.11. The viewport is that of 1280 × 1024 pixels at 400 %."""
+    """WCAG 2.2, 2.4.11. The viewport has the size of 1280 × 1024 pixels at a zoom of 400 %."""
     alice = people(viewport={"width": 320, "height": 256})
-    # axe needs a clock that runs
+    # axe needs a running clock
     alice.page.add_init_script("const now = Date.now; window.later = 0; Date.now = () => now() + window.later;")
     alice.sign_in()
     alice.page.goto("/add-token")
@@ -304,7 +304,7 @@ def test_after_stop_a_form_works_again_and_a_double_click_sends_once(people: Peo
 
     def stop(route: Route) -> None:
         stopped.append(route.request.method)
-        route.abort("aborted")  # as the button Stop of the browser: the page stays
+        route.abort("aborted")  # like the button Stop of the browser: the page remains open
 
     alice.page.route("**/sign-in", stop)
     alice.fill(User_name="alice", Password=served.password)

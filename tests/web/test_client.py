@@ -95,7 +95,7 @@ def test_no_argument_can_inject_a_field_into_the_hello(site: Site) -> None:
     site.start()
     site.enrol()
     assert not ask(site, codes(0), user="other", rhost=f"x\0user={ME}")
-    with suppress(NotAdmitted):  # an ordinary account may ask only for itself
+    with suppress(NotAdmitted):  # the service lets an ordinary account ask only about itself
         assert not ask(site, codes(0), user=f"other user={ME}")
     assert site.counter() == 0
 
@@ -163,7 +163,7 @@ def test_one_of_200_threads_with_the_same_code_is_accepted(site: Site) -> None:
 
 @contextmanager
 def fake_service(path: Path, *dialogues: Callable[[socket.socket], None]) -> Iterator[list[bytes]]:
-    """Serve one connection for each of `dialogues`, in order. Yield a list that gets each connection's first packet."""
+    """Serve one connection for each of `dialogues`, in order. Yield a list that grows by each first packet."""
     hellos: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
@@ -264,7 +264,7 @@ def test_no_variable_of_a_wrong_call_shows_the_code(site: Site) -> None:
 
 
 def variables_of_the_client(error: BaseException) -> list[str]:
-    """Return the variables that a web framework would show: those of every frame of the client in the traceback."""
+    """Return the variables in every frame of the client in the traceback, as a web framework would show them."""
     frames = [
         frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == client.__file__
     ]

@@ -23,7 +23,7 @@ FILE = f"GET /static/portal.css HTTP/1.1\r\n{HEADERS}\r\n".encode()
 
 @contextmanager
 def connected(port: int, count: int = 1) -> Iterator[list[socket.socket]]:
-    """Yield connections, whose buffers for received data are small."""
+    """Yield `count` connections with small receive buffers."""
     with ExitStack() as stack:
         connections = []
         for _ in range(count):
@@ -47,7 +47,7 @@ def is_served(port: int) -> bool:
 
 
 def open_files() -> list[str]:
-    """Return the portal's files that this process has open."""
+    """Return the open static files of the portal in this process."""
     links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
     return [path for path in (os.readlink(link) for link in links if os.path.exists(link)) if "/static/" in path]
 
@@ -74,7 +74,7 @@ def test_a_connection_has_few_requests_at_once(site: Site) -> None:
         many.sendall(FILE * 20)
         answers = read_all(many)
         assert answers.count(b"HTTP/1.1 200 OK") == most
-        assert answers.count(b"Connection: close") == 1, "this tells the client to send the other requests again"
+        assert answers.count(b"Connection: close") == 1, "the header tells the client to send the other requests again"
 
 
 def test_requests_one_after_the_other_keep_the_connection(site: Site) -> None:
@@ -122,7 +122,7 @@ def test_a_delayed_response_may_exceed_the_time_limit_of_a_request(site: Site, m
 
 
 class Held:
-    """A first factor that refuses every password, after the time limit for a request."""
+    """A first factor that refuses every password after ten times the time limit of a request."""
 
     def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
         delay(2.0)

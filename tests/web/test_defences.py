@@ -84,7 +84,7 @@ def test_every_post_needs_the_csrf_token_of_its_session(portal: Portal) -> None:
             assert page.status == 400, path
             assert "was ignored" in page.text
     assert portal.site.path("alice").read_bytes() == before
-    assert browser.open("/").heading == "Your tokens", "the session is still signed in"
+    assert browser.open("/").heading == "Your tokens", "the user is still signed in"
 
 
 def test_a_get_changes_nothing(portal: Portal) -> None:
@@ -205,7 +205,7 @@ def test_an_invalid_host_header_gets_a_short_answer_and_no_log_line(
 
 
 def raw(port: int, line: str, *, host: str) -> bytes:
-    """Send a request over TLS with this first line and this Host header. Return the response."""
+    """Send a request with this first line and this Host header, as from a TLS proxy. Return the response."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         forwarded = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n"
         connection.sendall(f"{line}\r\nHost: {host}\r\n{forwarded}\r\n".encode("latin-1"))

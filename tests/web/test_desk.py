@@ -85,12 +85,12 @@ def address(what: str, user: str = "alice") -> str:
 
 
 def make(browser: Browser, what: str, proof: str, user: str = "alice", **fields: str) -> Page:
-    """Open the page of a change, and send its form."""
+    """Open the page of the change `what`, and send the form with `fields`."""
     browser.open(address(what, user))
     return browser.send(proof=proof, **FIELDS[what] | fields)
 
 
-# Who sees the desk
+# Access to the desk
 
 
 def test_the_desk_does_not_exist_for_others(desk: Portal, host: Host) -> None:
@@ -168,7 +168,7 @@ def test_a_change_needs_a_new_code_of_the_member(desk: Portal, what: str) -> Non
         page = make(browser, what, proof)
         assert page.status == 422, (proof, page.text)
     assert desk.site.record("alice") == before
-    assert desk.site.record("dora").failures == 2, "the unknown code and the user's code; not the replay"
+    assert desk.site.record("dora").failures == 2, "only the unknown code and the user's code are counted"
     page = make(browser, what, own(1))
     assert page.status == 200, page.text
     after = desk.site.record("alice")
@@ -200,7 +200,7 @@ def test_only_an_administrator_changes_factors_of_root_and_of_the_desk(desk: Por
 
 
 def test_a_foreign_serial_number_replaces_no_token_of_another_user(desk: Portal) -> None:
-    """The page is for alice, but the serial number is of root's token."""
+    """The page is for alice, but the serial number belongs to root's token."""
     enroll_fob(desk, "root", secret=b"another key 20 bytes", serial="R-1")
     browser = dora(desk)
     browser.open("/desk/replace?user=alice&old=R-1")
@@ -267,7 +267,7 @@ def test_a_form_that_is_sent_twice_shows_the_same_code(desk: Portal) -> None:
 
 @pytest.mark.parametrize("what", [what for what in KINDS if what != "temporary-code"])
 def test_a_refused_change_is_refused_while_another_code_waits(desk: Portal, what: str) -> None:
-    """The page of the waiting code would hide that a phone is not disabled."""
+    """The page of the earlier code would hide the refusal: a phone would seem to be disabled."""
     browser = dora(desk)
     make(browser, "temporary-code", own(1))
     page = make(browser, what, own(1))
@@ -448,7 +448,7 @@ def test_a_form_without_the_token_of_its_session_changes_nothing(desk: Portal, w
 
 
 def test_a_session_planted_before_the_sign_in_of_a_member_opens_no_desk(desk: Portal) -> None:
-    """The attacker plants a session before the password, and one after the password of another account."""
+    """The attacker plants two sessions: before the password, and after the password of another account."""
     attacker = desk.browser()
     attacker.open("/sign-in")
     victim = desk.browser()
@@ -464,7 +464,7 @@ def test_a_session_planted_before_the_sign_in_of_a_member_opens_no_desk(desk: Po
     mallory = desk.signed_in("alice", codes(0))
     victim = desk.browser()
     victim.use_cookie(mallory.cookie)
-    assert victim.open("/desk").status == 404, "the session of alice stays the session of alice"
+    assert victim.open("/desk").status == 404, "the session still belongs to alice"
 
 
 def test_a_code_to_hand_over_belongs_to_its_session(desk: Portal) -> None:
@@ -503,7 +503,7 @@ def test_changes_of_the_desk_are_limited(site: Site, host: Host) -> None:
 
 
 def desk_pages(browser: Browser) -> Iterator[Page]:
-    """Yield the pages of the desk and their errors. The language is the one of the browser's cookie."""
+    """Yield the pages of the desk and their errors. The language is that of the browser's cookie."""
     yield browser.open("/desk")
     yield browser.open("/desk?find=a")
     yield browser.open("/desk?find=S-1")

@@ -1,4 +1,4 @@
-"""Tests of the threads of the portal's server: pages and other networks during a crowd of checks of passwords."""
+"""Tests of the threads of the portal's server: pages and other networks during many checks of passwords."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_a_crowd_of_checks_delays_no_page_and_no_other_network(site: Site, path:
                 before = len(passwords.asked)
                 assert before < len(crowd) / 2, "the owner does not wait for the whole crowd"
                 passwords.finish.release()
-                until(lambda: len(passwords.asked) > before, "one more user is served")  # noqa: B023
+                until(lambda: len(passwords.asked) > before, "one more password is checked")  # noqa: B023
             passwords.finish.release(len(crowd))
             assert page.answer()[0] == 303
-            until(lambda: len(passwords.asked) == len(crowd) + 1, "all are served")
+            until(lambda: len(passwords.asked) == len(crowd) + 1, "all passwords are checked")
         finally:
             passwords.finish.release(len(crowd))
             for browser in crowd:

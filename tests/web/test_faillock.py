@@ -1,4 +1,4 @@
-"""Test of the reason why the portal's PAM service does not use pam_faillock: without root, it counts nothing."""
+"""Test of the reason why the portal's PAM service does not use pam_faillock: it counts only for root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the first token: the users that may add it, and the texts of the pages before the QR code."""
+"""Tests of the first token: the permission to add a first token, and the texts of the pages before the QR code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def asks_for_the_administrator(page: Page) -> bool:
 
 
 def every_page(browser: Browser) -> list[Page]:
-    """Return the pages on which a user adds a phone, by their address and by their form."""
+    """Return the pages on which a user adds a phone, both after a GET and after a POST."""
     fields = {"csrf_token": browser.open("/").csrf, "name": "phone", "code": "123456"}
     pages = [browser.open(path) for path in ("/add-phone", "/add-phone/scan")]
     return pages + [browser.post(path, fields) for path in ("/add-phone", "/add-phone/scan")]
@@ -60,7 +60,7 @@ def test_a_first_token_that_an_administrator_assigned_is_activated(site: Site) -
     enroll_fob(portal, serial=SERIAL, confirmed=False)
     browser = portal.signed_in()
     page = browser.open("/")
-    assert not asks_for_the_administrator(page), "the administrator has done this"
+    assert not asks_for_the_administrator(page), "the administrator has assigned a token"
     assert "Put fob into use" in page.text
     browser.open(f"/add-token?serial={SERIAL}")
     assert browser.send(serial=SERIAL, codes=codes(5) + codes(7)).status == 422

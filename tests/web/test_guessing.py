@@ -1,4 +1,4 @@
-"""Tests of guessing passwords at the portal, from one network and from many, and of the owner meanwhile."""
+"""Tests of password guesses at the portal, from one network and from many, and of the owner's sign-ins meanwhile."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HOURLY, DAILY = (count for count, _ in OF_UNKNOWN_NETWORKS.rates)
 
 
 class Limited(Portal):
-    """A portal with rate limits. Its guesses at one time share the form that the first one loads.
+    """A portal with rate limits. Guesses at the same time share the form that the first guess loads.
 
-    The form's session is not tied to an address.
+    The session of a form is valid at every address.
     """
 
     def __init__(self, site: Site, **config: Any) -> None:
@@ -66,7 +66,7 @@ def test_of_600_guesses_from_one_site_20_are_checked_and_no_user_waits(site: Sit
     with served(portal.app) as port:
 
         def guess_over_http(number: int) -> int:
-            browser = HttpBrowser(port, f"2001:db8:0:{number * 109:x}::1")  # networks of one /48, in many of its /56
+            browser = HttpBrowser(port, f"2001:db8:0:{number * 109:x}::1")  # a /64 in each of many /56 of one /48
             try:
                 return browser.sign_in("alice", "wrong")
             finally:
@@ -81,7 +81,7 @@ def test_of_600_guesses_from_one_site_20_are_checked_and_no_user_waits(site: Sit
 
 @pytest.mark.parametrize(
     ("first", "step", "neighbours", "attempts"),
-    [  # `neighbours` is an address inside the network and an address outside; `step` is between attempts
+    [  # `neighbours`: an address inside and one outside the network; `step`: between the addresses of attempts
         ("2001:db8::", 1, ("2001:db8::ffff", "2001:db8:0:1::1"), 10),  # a /64
         ("2001:db8::", 1 << 64, ("2001:db8:0:ff::1", "2001:db8:0:100::1"), 15),  # a /56
         ("2001:db8::", 1 << 72, ("2001:db8:0:ffff::1", "2001:db8:1::1"), 20),  # a /48
@@ -135,7 +135,7 @@ def test_two_networks_but_not_one_use_up_the_attempts_of_an_hour(site: Site) -> 
             admitted.append(statuses.count(401))
             portal.clock.advance(MINUTE)
         if network == "198.51.100":
-            assert guess(portal, "192.0.2.200", password=PASSWORD) == 200, "one network leaves attempts for the owner"
+            assert guess(portal, "192.0.2.200", password=PASSWORD) == 200, "one network cannot use up the limit"
     assert admitted == [20, 20, 20, 20, 19, 0]
     assert guess(portal, OWNER, password=PASSWORD) == 429
     portal.clock.advance(HOUR)
@@ -157,7 +157,7 @@ def test_guesses_for_one_account_are_limited_over_all_networks(site: Site) -> No
     portal = limited(site)
     assert guess_from_networks(portal, HOURLY + 10) == [401] * HOURLY + [429] * 10
     assert portal.passwords.asked == ["alice"] * HOURLY
-    assert guess(portal, OWNER, user="bob", password=PASSWORD) == 200, "another account has its own budget"
+    assert guess(portal, OWNER, user="bob", password=PASSWORD) == 200, "another account has a separate limit"
     assert any("refused user=alice reason=too-many-attempts rhost=2001:db8" in line for line in portal.log)
     portal.clock.advance(HOUR)
     assert guess_from_networks(portal, 1) == [401]
@@ -184,7 +184,7 @@ def test_an_owner_who_has_signed_in_before_cannot_be_locked_out(site: Site, enro
     if enrolled:
         browser.send(proof=codes(0))
     guess_from_networks(portal, HOURLY)
-    assert guess(portal, "192.0.2.99", password=PASSWORD) == 429, "an unknown address waits"
+    assert guess(portal, "192.0.2.99", password=PASSWORD) == 429, "an unknown address is refused"
     assert guess(portal, OWNER, password=PASSWORD) == 200
     assert guess(portal, OWNER, user="bob", password="wrong") == 401
 
@@ -202,12 +202,12 @@ def test_neighbours_cannot_lock_an_owner_out_of_a_known_address(site: Site, owne
     accepted = 0
     for _ in range(6):
         accepted += [guess(portal, neighbour) for _ in range(10) for neighbour in neighbours].count(401)
-        for neighbour in neighbours:  # and all attempts of the network
+        for neighbour in neighbours:  # use up all attempts of the network
             [guess(portal, neighbour, user=f"user{i}") for i in range(21)]
         assert guess(portal, neighbours[0], password=PASSWORD) == 429
         assert guess(portal, owner, password=PASSWORD) == 200
         portal.clock.advance(MINUTE)
-    assert accepted == 59, "the first sign-in of the owner counts too"
+    assert accepted == 59, "59, because the first sign-in of the owner counts too"
 
 
 def test_only_a_password_with_its_code_makes_a_network_known(site: Site) -> None:
@@ -237,7 +237,7 @@ def test_all_spellings_of_an_account_share_one_count(site: Site) -> None:
     ("account", "made_up"), [("alice", "zelda"), ("ALICE", "ZELDA"), ("Alice", "Zelda"), ("strasse", "fluesse")]
 )
 def test_no_count_shows_whether_a_name_is_an_account(site: Site, account: str, made_up: str) -> None:
-    """Attackers use up the limit of a name, and then try other spellings of that name."""
+    """An attacker uses up the limit of a name, and then tries other spellings of the name."""
     portal = limited(site, is_account=lambda name: name == account)
 
     def probe(name: str, network: str) -> list[int]:
@@ -255,7 +255,7 @@ def test_accounts_that_differ_in_case_have_separate_counts(site: Site) -> None:
     guesses = [guess(portal, f"2001:db8:{i:x}::1", user="bob") for i in range(HOURLY + 1)]
     assert guesses == [401] * HOURLY + [429]
     assert guess(portal, "198.51.100.1", user="Bob", password=PASSWORD) == 200, "the guesses were for another account"
-    assert guess(portal, OWNER, user="bob") == 429, "the address has signed in another account"
+    assert guess(portal, OWNER, user="bob") == 429, "the address is known for another account"
 
 
 # Codes
@@ -360,7 +360,7 @@ def test_forms_of_another_site_are_limited_but_do_not_count_as_attempts(site: Si
 
 
 def test_the_memory_of_all_limits_is_bounded(site: Site) -> None:
-    """Each table has a bound (test_limits.py). The unit of the portal has MemoryMax=512M."""
+    """Each table has a maximum size (test_limits.py). The unit of the portal has MemoryMax=512M."""
     portal = limited(site, is_account=lambda name: name == "alice")
     enroll_fob(portal)
     for user in ("alice", "x" * 255, "\u0390" * 255):

@@ -40,7 +40,7 @@ def portal(site: Site) -> Portal:
 
 
 def ticket(portal: Portal, token: Token | None = None, ends: float = DAY) -> str:
-    """Make a ticket for alice that ends in `ends` seconds, and return it."""
+    """Make a ticket for alice that ends in `ends` seconds, and return the ticket."""
     now = int(portal.wall())
     new = token or new_token("totp", name="new phone", secret=b"n" * 20, algorithm="SHA1", digits=6, now=now)
 
@@ -72,7 +72,7 @@ def tokens(portal: Portal) -> list[str]:
 
 
 def at_scan_page(portal: Portal, proof: str) -> Browser:
-    """Return a browser of a user without a token, after the ticket, at the page with the QR code."""
+    """Return the browser of a user without a token at the page with the QR code, after `proof`."""
     browser = portal.browser()
     assert browser.sign_in().heading == START
     assert browser.send(proof=proof).heading == APP
@@ -81,14 +81,14 @@ def at_scan_page(portal: Portal, proof: str) -> Browser:
 
 
 def at_code_page(portal: Portal) -> Browser:
-    """Return a browser of a user with a token, after the password."""
+    """Return the browser of a user with a token at the page for the code, after the password."""
     browser = portal.browser()
     assert browser.sign_in().heading == "Your code"
     return browser
 
 
 def after_proof(portal: Portal, proof: str, **fields: str) -> Browser:
-    """Return a browser of a user with a lost token, after the proof, at the page with the QR code."""
+    """Return the browser of a user with a lost token at the page with the QR code, after `proof`."""
     browser = at_code_page(portal)
     assert browser.open("/lost-phone").heading == LOST
     page = browser.send(proof=proof, **fields)
@@ -98,7 +98,7 @@ def after_proof(portal: Portal, proof: str, **fields: str) -> Browser:
 
 
 def finish(portal: Portal, browser: Browser) -> Page:
-    """Send the first code of the key on the page."""
+    """Send the current code of the key on the page."""
     assert browser.page is not None
     return browser.send(code=code_of_app(key_on_page(browser.page), portal.wall))
 
@@ -190,7 +190,7 @@ def test_where_a_code_is_asked_a_ticket_is_taken_too(portal: Portal) -> None:
     browser.open("/set-up/scan")
     assert browser.page is not None
     assert "With the first code, this stops working: fob." in browser.page.text
-    assert tokens(portal) == ["fob"], "the old token works until the first code"
+    assert tokens(portal) == ["fob"], "the old token is valid until the first code"
     assert finish(portal, browser).heading == CODES
     assert tokens(portal) == ["new phone"]
     assert portal.site.record("alice").failures == 0
@@ -477,7 +477,7 @@ def test_a_temporary_code_is_shown_as_such(portal: Portal) -> None:
     ],
 )
 def test_a_wrong_clock_of_the_phone_is_said(portal: Portal, steps: int, text: str) -> None:
-    portal.wall.at = 1_795_000_000.0  # the codes of this time are of one step only within 14 hours
+    portal.wall.at = 1_795_000_000.0  # each code around this time belongs to only one step within 14 hours
     browser = at_scan_page(portal, ticket(portal))
     page = browser.send(code=code_of_app(b"n" * 20, portal.wall, steps))
     assert page.error.startswith(f"The clock of your phone seems to be {text}.")

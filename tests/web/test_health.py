@@ -18,7 +18,7 @@ from tests.web.over_http import served
 
 
 class Store:
-    """A store that counts its reads, and fails with `error`. A read waits for `gate`."""
+    """A store that counts reads. Each read waits for `gate`, and raises `error`."""
 
     def __init__(self) -> None:
         self.error: Exception = NotThere()
@@ -40,7 +40,7 @@ def test_a_monitor_learns_whether_the_store_is_reachable(site: Site) -> None:
     answer = client.get("/health", base_url=ORIGIN)
     assert (answer.status_code, answer.text, answer.mimetype) == (200, "ok\n", "text/plain")
     site.store.rename(site.folder / "away")
-    assert client.get("/health", base_url=ORIGIN).status_code == 200, "the result is kept for a moment"
+    assert client.get("/health", base_url=ORIGIN).status_code == 200, "the portal caches the result"
     portal.clock.advance(health.KEPT)
     answer = client.get("/health", base_url=ORIGIN)
     assert (answer.status_code, answer.text) == (503, "the store is not reachable\n")
@@ -49,7 +49,7 @@ def test_a_monitor_learns_whether_the_store_is_reachable(site: Site) -> None:
     for _ in range(3):
         portal.clock.advance(health.KEPT)
         assert client.get("/health", base_url=ORIGIN).status_code == 503
-    assert len(portal.log) == 1, "the log has the reason once"
+    assert len(portal.log) == 1, "the portal logs the reason once"
     assert str(site.store) in portal.log[0]
     (site.folder / "away").rename(site.store)
     portal.clock.advance(health.KEPT)
@@ -109,7 +109,7 @@ def test_a_store_that_does_not_answer_delays_one_monitor_only(site: Site) -> Non
     assert store.entered.wait(PATIENCE)
     for _ in range(10):
         ask()
-    assert (found, store.reads) == ([200] * 10, 1), "the others get the last result"
+    assert (found, store.reads) == ([200] * 10, 1), "the other requests get the last result"
     store.error = StoreError("gone")
     store.gate.set()
     first.join(PATIENCE)

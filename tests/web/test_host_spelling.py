@@ -57,7 +57,7 @@ def page() -> Iterator[Page]:
 
 
 def sent(page: Page, host: str) -> str | None:
-    """Return the name that the browser sends for a host in the address bar, or None if it refuses the host."""
+    """Return the name that the browser sends for a host in the address bar, or None if the browser refuses the host."""
     script = "host => { try { return new URL(`https://${host}/`).host } catch { return null } }"
     found: str | None = page.evaluate(script, host)
     return found

@@ -44,7 +44,7 @@ DAY = 86_400  # seconds
 
 @pytest.mark.parametrize("language", TRANSLATED)
 def test_a_catalogue_has_exactly_the_texts_of_the_code(language: str) -> None:
-    """`make texts` would change nothing."""
+    """Assert that `make texts` would not change the catalogue."""
     assert texts.path_of(language).read_text("utf-8") == tool.as_text(tool.updated(language)), "run 'make texts'"
 
 
@@ -56,7 +56,7 @@ def test_every_text_is_translated_and_none_is_fuzzy(language: str) -> None:
 
 
 def _forms(message: Message) -> Iterator[tuple[str, str]]:
-    """Yield each form of a text in English and in translation. The first form is for 1, the others are for more."""
+    """Yield each form of a text in English and in translation: first the singular, then the plural forms."""
     if isinstance(message.id, str):
         yield message.id, str(message.string)
     else:
@@ -204,7 +204,7 @@ def test_the_links_to_other_languages_keep_the_page(portal: Portal) -> None:
     browser.client.delete_cookie("__Host-pam_totp", domain="portal.example")
     page = browser.post("/set-up/cancel", {"csrf_token": page.csrf})
     assert (page.status, language_of(page)) == (400, "de")
-    assert 'href="/?lang=fr"' in page.html, "a page that has no address of its own links to the start"
+    assert 'href="/?lang=fr"' in page.html, "a page at a path that refuses GET links to the overview"
 
 
 def test_the_languages_of_two_users_do_not_mix(portal: Portal) -> None:
@@ -219,7 +219,7 @@ def test_the_languages_of_two_users_do_not_mix(portal: Portal) -> None:
 
 @pytest.fixture
 def long_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Add the pseudo-language to the portal, without the others."""
+    """Replace the portal's languages with the pseudo-language."""
     monkeypatch.setattr(texts, "FOLDER", tmp_path / "translations")
     texts.languages.cache_clear()
     path = texts.path_of(pseudo.LANGUAGE)
@@ -231,12 +231,12 @@ def long_texts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def untranslated(page: Page, *names: str) -> str:
-    """Return the words of a page outside of translations, without `names`, numbers, and the names of languages."""
+    """Return the untranslated words of a page, except `names`, numbers, and the names of languages."""
     body = re.sub(r"<code>.*?</code>|<script.*?</script>|<svg.*?</svg>", " ", page.html, flags=re.DOTALL)
     attributes = re.findall(r'(?:aria-label|alt|title|placeholder|data-copied|data-now)="([^"]*)"', body)
     options = re.sub(r"<option[^>]*>(?:\d|SHA\d+)</option>", " ", body)
     text = html.unescape(" ".join((re.sub(r"<[^>]*>", " ", options), *attributes)))
-    while "⟦" in text:  # translations can contain others
+    while "⟦" in text:  # a translation can contain another translation
         text, count = re.subn(r"⟦[^⟦⟧]*⟧", " ", text)
         assert count, text
     for name in (*names, "portal.example", "alice", "English", "Esperanto", "UTC"):
@@ -423,7 +423,7 @@ def at_codes(portal: Portal) -> Browser:
 
 
 def test_templates_have_no_text_outside_of_translations() -> None:
-    """Find text that no page of the tests above shows."""
+    """Check also the text that no page of the tests above shows."""
     templates = sorted((Path(texts.__file__).parent / "templates").glob("*.html"))
     assert len(templates) > 10
     for template in templates:
@@ -531,20 +531,20 @@ BROKEN_WORDS = r"""() => {
 
 
 def assert_fits(person: Person, language: str) -> None:
-    """Check that no element overflows, that real words are in one piece, and that axe reports no violation."""
+    """Check that no element overflows, that no word of a real language is broken, and that axe reports no violation."""
     page = person.page
     if language != pseudo.LANGUAGE:
         assert page.evaluate(BROKEN_WORDS) == [], page.url
     assert page.locator("html").get_attribute("lang") == language
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
     assert page.evaluate(OVERFLOWING) == [], page.url
-    if language in ("en", "de", pseudo.LANGUAGE):  # a page has the same elements in each language
+    if language in ("en", "de", pseudo.LANGUAGE):  # enough for axe: a page has the same elements in each language
         assert_no_violations(page)
 
 
 SIZES = [(320, "light"), (1280, "dark")]
 WIDE = [{"viewport": {"width": width, "height": 640}, "color_scheme": scheme} for width, scheme in SIZES]
-NARROW = WIDE[:1]  # for real languages, whose texts are shorter than the long texts
+NARROW = WIDE[:1]  # for real languages, which have shorter texts than the pseudo-language
 ADDRESSES = (
     *("/", "/add-phone", "/add-token", "/add-token/next", "/resync?token=fob", "/rename?token=fob"),
     *("/remove?token=phone", "/recovery", "/no-such-page"),
@@ -552,7 +552,7 @@ ADDRESSES = (
 
 
 def walk(person: Person, language: str) -> None:
-    """Look at each page. The person has the key fob `fob`."""
+    """Open and check each page. The person has the key fob `fob`."""
     person.page.goto(f"/sign-in?lang={language}")
     assert_fits(person, language)
     enter(person, user="alice", password="wrong")
@@ -577,7 +577,7 @@ def walk(person: Person, language: str) -> None:
 
 
 def walk_guided(person: Person, language: str, proof: str) -> None:
-    """Look at each page of the guided enrolment. The person has lost a token, and has a recovery code."""
+    """Open and check each page of the guided enrolment. The person has lost a token, and has a recovery code."""
     person.context.clear_cookies()
     person.page.goto(f"/sign-in?lang={language}")
     enter(person, user="bob", password=person.served.password)

@@ -1,4 +1,4 @@
-"""Tests of the counts behind the limits: windows of time, several budgets at once, and full tables."""
+"""Tests of the counters of the rate limits: time windows, several limits at once, and full tables."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_the_printed_instructions_work_and_the_store_is_deleted() -> None:
 
 
 def test_the_portal_deletes_its_store_after_repeated_signals(tmp_path: Path) -> None:
-    """Under `timeout make portal`, the portal receives the signal twice: from timeout(1) and from make."""
+    """The portal receives the signal twice under `timeout make portal`: from timeout(1) and from make."""
     command = [sys.executable, "-m", "demo.portal", "0"]
     with (
         open(tmp_path / "stderr", "w") as stderr,

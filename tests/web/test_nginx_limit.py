@@ -36,7 +36,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Iterator[Ask]:
-    """Start nginx with the example of the page. Yield a function that sends a request from an address."""
+    """Start nginx with the example of docs/web.md. Yield a function that sends a request from an address."""
     if not Path(NGINX).exists():
         pytest.skip("requires nginx")
     (example,) = re.findall(r"```conf\n(.*?)```", (TREE / "docs" / "web.md").read_text(), re.S)

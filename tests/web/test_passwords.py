@@ -19,7 +19,7 @@ from tests.support.site import ME
 
 @pytest.fixture
 def pam(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]]:
-    """Replace PAM with a fake that accepts one password. Return its list of calls. test_browser.py uses real PAM."""
+    """Replace PAM with a fake that accepts one password. Return the list of calls. test_browser.py uses real PAM."""
     calls: list[tuple[str, str]] = []
 
     def authenticate(user: str, password: str, service: str) -> tuple[int, str]:
@@ -79,13 +79,13 @@ def test_the_decoy_hash_is_computed() -> None:
     hashed = function(b"a password", passwords._DECOY, data)
     assert isinstance(hashed, bytes)
     assert hashed.startswith(b"$y$j9T$")
-    assert len(hashed) == len(passwords._DECOY), "the hash is complete: for an unknown method, crypt(3) returns *0"
+    assert len(hashed) == len(passwords._DECOY), "the hash is complete: crypt(3) returns *0 for an unknown method"
 
 
 def test_a_guess_at_a_made_up_name_starts_no_process(
     pam: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ctypes.util.find_library starts the program ldconfig."""
+    """A call of ctypes.util.find_library would start the program ldconfig."""
     check = checker(refusal_delay=0)
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     assert [check.verify("no-such-user", "wrong") for _ in range(2)] == [False, False]

@@ -74,7 +74,7 @@ def test_an_invalid_value_is_refused_with_its_place(line: str, message: str) -> 
 
 
 def test_the_contrast_is_that_of_wcag() -> None:
-    # https://www.w3.org/WAI/WCAG22/Techniques/general/G18: the formula; the ratios are known from WebAIM's checker.
+    # https://www.w3.org/WAI/WCAG22/Techniques/general/G18: the formula; WebAIM's checker gives the ratios.
     assert contrast("#ffffff", "#000000") == contrast("#000000", "#ffffff") == 21
     assert contrast("#777777", "#777777") == 1
     assert [round(contrast(grey, "#ffffff"), 2) for grey in ("#767676", "#777777", "#0000ff")] == [4.54, 4.48, 8.59]

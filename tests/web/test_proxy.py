@@ -1,4 +1,4 @@
-"""Tests of the address of a request: which peer may declare it, in which spellings, and how it is counted."""
+"""Tests of the client address of a request: the trusted peer, the spellings, and the count of requests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_proxy_is_recognised_in_every_spelling(seen: tuple[Portal, list[str]],
 def test_the_headers_of_another_peer_are_ignored(seen: tuple[Portal, list[str]], listen: str, proxy: str) -> None:
     portal, addresses = seen
     with served(portal.app, proxy, listen) as port:
-        assert get(port, listen, X_Forwarded_For=CLIENT, X_Forwarded_Proto="https") == 400, "the request is plain http"
+        assert get(port, listen, X_Forwarded_For=CLIENT, X_Forwarded_Proto="https") == 400, "the request is plain HTTP"
     assert addresses == [listen]
 
 

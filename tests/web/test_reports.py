@@ -1,4 +1,4 @@
-"""Tests with a real browser of what users reported about other portals. Each test names the report."""
+"""Tests of defects that users reported about other portals, with a real browser. Each test cites the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of sshd, the portal, Django and Flask with one store: together, they accept each code only once."""
+"""Tests of sshd, the portal, Django and Flask with one store: all four together accept each code only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.web import applications
 from tests.web.people import People, Person
 from tests.web.served import TlsPortal
 
-WIDE = "window = 5"  # steps: the tests use four codes without waiting for their steps
+WIDE = "window = 5"  # steps: the test uses codes of four steps at once
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def flask(person: Person, code: str) -> bool:
 
 
 def checking_portal(person: Person, code: str) -> bool:
-    """Sign in to the portal without a store. Return True if it accepts the code."""
+    """Sign in to the portal without a store. Return True if the portal accepts the code."""
     person.sign_in(code=code, at=applications.PORTAL)
     return is_signed_in(person, "Your code was accepted")
 

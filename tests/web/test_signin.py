@@ -1,4 +1,4 @@
-"""Tests of the sign-in: its two steps, the sessions, and messages that hide whether a user name exists."""
+"""Tests of the sign-in: the two steps, the sessions, and messages that hide whether a user name exists."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_refusal_of_the_right_shape_is_the_same(portal: Portal) -> None:
 
 
 def spelled(code: str) -> str:
-    """Return a code in other digits, with white space, dashes and invisible characters."""
+    """Return the code with full-width digits, white space, dashes and invisible characters."""
     wide = code.translate({ord("0") + i: 0xFF10 + i for i in range(10)})
     return f"\u200b {wide[:3]}\u2013\xa0{wide[3:]}\ufeff\t"
 
@@ -148,7 +148,7 @@ def test_earlier_refusals_are_shown_after_a_sign_in(portal: Portal) -> None:
     browser.sign_in()
     browser.send(proof="000000")
     assert browser.send(proof=codes(0)).notice == "", (
-        "a user's own refusals of this sign-in are not news, as at a login"
+        "the notice does not count refusals of the same sign-in, as at a login"
     )
     browser = portal.browser()
     browser.sign_in()
@@ -173,7 +173,7 @@ def test_codes_of_two_sign_ins_are_no_row(portal: Portal) -> None:
     first.send(proof=codes(400))
     assert second.send(proof=codes(401)).error == REFUSAL
     assert first.send(proof=codes(402)).error == REFUSAL, "the codes are not in a row"
-    assert first.send(proof=codes(403)).error == REFUSAL, "as at a login, a third code begins a new row"
+    assert first.send(proof=codes(403)).error == REFUSAL, "a third code starts a new pair, as at a login"
     assert first.send(proof=codes(404)).heading == "Your tokens"
 
 
@@ -297,7 +297,7 @@ def test_an_idle_session_ends_under_a_title_of_its_own(portal: Portal) -> None:
     portal.clock.advance(4000)
     assert portal.browser().open("/").heading == "Sign in"
     assert browser.send(user="alice", password=PASSWORD).status == 400, "the form before sign-in has expired"
-    assert browser.open("/sign-in").heading == "Sign in", "no session has ended, because no user was signed in"
+    assert browser.open("/sign-in").heading == "Sign in", "only a signed-in user sees the end of the session"
 
 
 def test_no_session_lasts_longer_than_an_hour_unless_prolonged(portal: Portal) -> None:
@@ -323,14 +323,14 @@ def test_a_user_prolongs_a_session_ten_times(portal: Portal) -> None:
         return seconds
 
     assert seconds_left(browser.open("/")) == 900
-    assert prolong() == 900, "the total limit is far away, so this does not count as one of ten times"
+    assert prolong() == 900, "a prolongation far before the total limit is not counted"
     for _ in range(5):
         portal.clock.advance(700)
         assert seconds_left(browser.open("/")) == min(900, 3600 - portal.clock.at + 1_000_000)
     for _ in range(10):
         assert prolong() == 900
         portal.clock.advance(850)
-    assert 0 < prolong() < 900, "the eleventh time does not move the total limit"
+    assert 0 < prolong() < 900, "the eleventh prolongation does not extend the total limit"
     portal.clock.advance(900)
     assert browser.open("/").heading == ENDED
     assert browser.post("/prolong", {"csrf_token": "x"}).status == 400
@@ -371,7 +371,7 @@ def test_an_old_form_changes_nothing_and_gets_a_clear_page(portal: Portal) -> No
         assert "This form is out of date and was ignored." in page.text
         assert "Go to your tokens" in page.text
     assert browser.open("/").heading == "Your tokens"
-    assert portal.site.counter("alice") == 1, "the old form leaves its code unused"
+    assert portal.site.counter("alice") == 1, "the old form does not use up its code"
 
 
 def test_the_error_page_for_an_old_cookie_keeps_the_new_session(portal: Portal) -> None:

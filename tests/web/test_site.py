@@ -23,8 +23,8 @@ from tests.web.served import PlainPortal, listens, missing_programs, plain_porta
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
 
-PORT = 8445  # of a portal on the test machine
-# A site's drawing may have a style sheet of its own. It is 8 times as wide as high.
+PORT = 8445  # the port of a portal on the test machine
+# A logo with its own style sheet, 8 times as wide as high.
 LOGO = Logo(
     b'<svg xmlns="http://www.w3.org/2000/svg" width="800" height="100" viewBox="0 0 800 100">'
     b"<style>rect { fill: #00ff00; }</style><rect width='800' height='100'/></svg>",

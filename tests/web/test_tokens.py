@@ -75,7 +75,7 @@ def test_a_prolonged_page_keeps_its_qr_code(portal: Portal) -> None:
     page = open_scan_page(browser)
     key = key_on_page(page)
     portal.clock.advance(100)
-    assert 'data-seconds="500"' in browser.open(page.action).html, "the time of the QR code, not of the session"
+    assert 'data-seconds="500"' in browser.open(page.action).html, "the time limit of the QR code, not of the session"
     assert 'data-seconds="900"' in browser.open("/").html
     portal.clock.advance(499)
     browser.post("/prolong", {"csrf_token": page.csrf})
@@ -152,7 +152,7 @@ def test_adding_a_second_phone_needs_a_code_of_the_first_token(portal: Portal) -
         page = browser.send(code=code, proof=proof)
         assert page.error == REFUSAL
     assert [t.name for t in portal.site.record("alice").tokens] == ["fob"]
-    assert portal.site.record("alice").failures == 2, "the two wrong codes count as failures, but the replay does not"
+    assert portal.site.record("alice").failures == 2, "only the two wrong codes count as failures, not the replay"
     assert browser.send(code=code, proof=codes(1)).notice == "phone is in use now."
     assert portal.site.counter("alice") == 2
 
