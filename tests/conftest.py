@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -23,6 +24,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+gc.disable()  # until all tests are collected: their objects remain, and searches among them take 6 s of each worker
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -38,6 +41,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             isolation.isolate(Path(home.name), has_workers=session.config.getoption("dist", "no") != "no")
     except isolation.IsolationError as error:
         raise pytest.UsageError(f"the tests cannot run here: {error}") from error
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_report_header() -> str:
