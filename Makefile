@@ -42,7 +42,7 @@ DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
 .PHONY: demo portal test bench bench-database bench-fleet bench-portal cover cover-all fuzz torture requirements audit lint texts
-.PHONY: build venv install fleet-demo want-root uninstall clean help want-test booted systems test-roots
+.PHONY: build venv test-setup install fleet-demo want-root uninstall clean help want-test booted systems test-roots
 .PHONY: test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-fleet need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
 .DELETE_ON_ERROR:
@@ -70,12 +70,17 @@ want-root:
 portal: build venv  ## run the portal for your browser, with a temporary store (ARGS=PORT)
 	@$(BIN)/python -m demo.portal $(ARGS)
 
-# All tests run in four processes, because tests spend much time waiting. With ARGS, the tests run in one process.
+# The tests run in four processes, because tests spend much time waiting. With ARGS, the tests run in one process.
 PROCESSES = $(if $(strip $(ARGS)),0,4)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
+# Tests of this machine's installation rather than of the code. They run make, pip and the demos.
+SETUP_TESTS = tests/install tests/setup tests/demo
 
-test: need-test want-test build venv $(if $(strip $(ARGS)),,build/tests.made)  ## run all tests (ARGS=FILE for some)
-	$(BIN)/python -m pytest $(SHARED_OUT) $(ARGS)
+test: need-test want-test build venv $(if $(strip $(ARGS)),,build/tests.made)  ## run the tests of the code (ARGS=FILE for some tests)
+	$(BIN)/python -m pytest $(SHARED_OUT) $(or $(strip $(ARGS)),$(SETUP_TESTS:%=--ignore=%))
+
+test-setup: need-test want-test build venv build/tests.made  ## run the tests of installation, doctor, packages and demos
+	$(BIN)/python -m pytest $(SHARED_OUT) $(SETUP_TESTS)
 
 # The byte code of the tests, with the assertions as pytest rewrites them. Otherwise, each process would compile all tests,
 # in each run if PYTHONDONTWRITEBYTECODE is set. An error here appears again in `make test`.

@@ -43,7 +43,7 @@ ALLOWED = {
     ("tests/core/test_upkeep.py", ".nobody"): "the name of a file in the store",
     ("tests/logins/test_service.py", "nobody"): "the account of that name",
     ("tests/fleet/test_doctor_authority.py", "nobody"): "the account of that name",
-    ("tests/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
+    ("tests/setup/test_isolation.py", "for user in root alice bob nobody"): "the account of that name",
     ("tests/web/test_client.py", "nobody = "): "the account of that name, in a site file",
 }
 # Files to skip, because they contain data or texts of other programs.

@@ -29,7 +29,7 @@ steps:
   demo      git clone, then make demo; for an ordinary user, make prints one apt-get line, which root runs
   again     make demo a second time
   offline   make build, then make demo; the distribution's archive is the only package index that can be reached
-  test      make test
+  test      make test, then make test-setup
 
 examples:
   make systems                                                   all systems, users and steps: an hour on two cores

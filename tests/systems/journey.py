@@ -79,10 +79,12 @@ class Journey:
         self._row("make build", self._make("build"))
 
     def test(self, arguments: str) -> None:
-        words = ("test", f"ARGS={arguments}") if arguments else ("test",)
-        done = self._make(*words, env={"PYTEST_ADDOPTS": f"--junitxml={_JUNIT} -rfEXs"})
-        results = self._root.path(_JUNIT)
-        self._row("make test", done, tests=read_junit(results) if results.exists() else None)
+        """Run `make test ARGS=arguments`. Without arguments, run all tests."""
+        for words in [("test", f"ARGS={arguments}")] if arguments else [("test",), ("test-setup",)]:
+            results = self._root.path(_JUNIT)
+            results.unlink(missing_ok=True)
+            done = self._make(*words, env={"PYTEST_ADDOPTS": f"--junitxml={_JUNIT} -rfEXs"})
+            self._row(f"make {words[0]}", done, tests=read_junit(results) if results.exists() else None)
 
     def show_no_index(self) -> None:
         """Check that the root can reach the distribution's archive as its only package index."""
