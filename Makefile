@@ -13,18 +13,19 @@ NEED_BUILD = gcc libc6-dev libpam0g-dev python3 python3-segno python3-serial
 NEED_VENV  = ca-certificates python3-venv
 NEED_TEST  = $(NEED_BUILD) $(NEED_VENV) libpam-google-authenticator libpam-modules libpam-oath oathtool openssh-client openssh-server \
              e2fsprogs pamtester strace sudo util-linux valgrind xfsprogs zbar-tools
-# A browser, fail2ban, the proxy and certificates in front of the portal, a database, and the demo of a fleet. Tests that
+# Packages for a browser, fail2ban, the proxy and certificates of the portal, a database, and the demo of a fleet. Tests that
 # need a missing package are skipped. The tests make their own database clusters, and do not use the cluster that
 # Debian's package makes.
 WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-light openssl postgresql python3-aiohttp python3-psycopg
-# Other ssh clients, and locales for them, by themselves, because not every system has the browser. Tests that need a missing
+# Other ssh clients, and their locales: a separate list, because not every system has the browser. Tests that need a missing
 # package are skipped.
 WANT_SSH   = locales putty-tools python3-paramiko
-# Without the packages patroni, etcd-server and etcd-client, the tests of a failover by Patroni are skipped. They are not
-# installed here, because etcd-server starts a server. Without the package prometheus, which starts one too, the tests of
-# alert rules and metrics by promtool are skipped. So are those of RADIUS without freeradius, freeradius-rest,
-# freeradius-utils, libpam-radius-auth and radsecproxy, some of which start servers.
-# Without the package caddy, the tests of the portal behind Caddy are skipped. Not all supported systems have it.
+# `make` does not install these packages, because some of them start servers, and not all supported systems have caddy. Tests
+# that need a missing package are skipped:
+# - patroni, etcd-server and etcd-client: a failover by Patroni
+# - prometheus: alert rules and metrics, by promtool
+# - freeradius, freeradius-rest, freeradius-utils, libpam-radius-auth and radsecproxy: RADIUS
+# - caddy: the portal behind Caddy
 NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_FLEET = $(NEED_BUILD) iproute2 openssh-client openssh-server openssl postgresql python3-aiohttp python3-psycopg util-linux
@@ -148,7 +149,7 @@ test-roots: need-systems build venv  ## test the tool that makes bare roots, as 
 texts: venv  ## update the portal's translations after a change of a text (ARGS=it)
 	@$(BIN)/python -m tools.texts $(ARGS)
 
-# `test-django` makes environments in build/django, and installs pam_totp there as docs/web.md describes. The newest Django
+# `test-django` makes environments in build/django, and installs pam_totp there by the steps of docs/web.md. The newest Django
 # may need the newest Python of this machine.
 NEWEST_PYTHON = $(firstword $(foreach minor,16 15 14 13 12,$(shell python3.$(minor) -c 'import sys; print(sys.executable)' 2>&-)) $(PYTHON))
 test-django: need-test build venv $(DJANGOS:%=build/django/%)  ## test new projects of Django 4.2, 5.2 and the newest

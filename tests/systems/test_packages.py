@@ -142,7 +142,7 @@ def test_a_removal_restores_the_original_files_and_keeps_the_secrets(packaged: P
 
 def test_a_purge_without_an_answer_keeps_the_secrets_and_reports_this(packaged: Packaged) -> None:
     said = packaged.does("apt-get", "purge", "-y", "libpam-totp")
-    assert f"the secrets in {STORE} stay" in said
+    assert f"the secrets in {STORE} are kept" in said
     packaged.install("/srv/two", "libpam-totp")
     assert packaged.does("pam-totp", "verify", "alice", packaged.press())
 
@@ -151,7 +151,7 @@ def test_a_purge_answered_with_no_keeps_the_secrets(packaged: Packaged) -> None:
     talk = packaged.talk("DEBIAN_FRONTEND=teletype dpkg --purge libpam-totp")
     talk.asks("Delete the tokens of all users?").asks("[yes/no]").says("no")
     status, said = talk.ends()
-    assert (status, f"the secrets in {STORE} stay" in said) == (0, True), said
+    assert (status, f"the secrets in {STORE} are kept" in said) == (0, True), said
     assert packaged.has(f"{STORE}/alice.record")
     packaged.install("/srv/two", "libpam-totp")
 
