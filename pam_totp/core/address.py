@@ -1,10 +1,10 @@
 """IP addresses as values.
 
 Rules:
-- Callers compare and count addresses as values of this module, because two texts may name one address.
-- An IPv4 address inside IPv6, `::ffff:192.0.2.7`, is the IPv4 address.
-- A zone id belongs to the address: `fe80::1%eth0` and `fe80::1%eth1` are two hosts.
-- `parse` returns None for any other text, such as a host name, a leading zero or white space.
+- Callers compare and count addresses as values of this module, because two texts can represent the same address.
+- The IPv4-mapped IPv6 address `::ffff:192.0.2.7` is parsed as the IPv4 address `192.0.2.7`.
+- A zone id is part of the address: `fe80::1%eth0` and `fe80::1%eth1` are different addresses.
+- `parse` accepts an address only. It returns None for a host name, leading zeros or white space, for example.
 
 `ipaddress` is imported at the first call, because its import takes milliseconds and most logins use no address.
 """
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     Address = IPv4Address | IPv6Address
 
-# The prefixes of networks that can belong to one person, from the smallest to the largest, by IP version. For IPv6: one
-# link, a home, a site (RFC 6177). For IPv4: one host, and two sizes of rented networks.
+# The prefix lengths of networks that can belong to one person, from the smallest network to the largest, by IP version.
+# For IPv6: one link, a home, a site (RFC 6177). For IPv4: one host, and two sizes of rented networks.
 PREFIXES = {4: (32, 28, 24), 6: (64, 56, 48)}
 _MAX_HOST = 253  # characters of a DNS name (RFC 1035 2.3.4, as text)
 _NAT64 = 0x64FF9B << 96  # 64:ff9b::/96
@@ -69,9 +69,9 @@ def _is_port(text: str) -> bool:
 
 
 def is_remote(address: Address) -> bool:
-    """Return True if `address` identifies a remote host on every interface, which excludes a zone id.
+    """Return True if `address` identifies a remote host, whichever interface is used.
 
-    Loopback, link-local and unspecified addresses do not.
+    Return False for a loopback, link-local or unspecified address, and for an address with a zone id.
     """
     return not (address.is_loopback or address.is_link_local or address.is_unspecified or "%" in str(address))
 

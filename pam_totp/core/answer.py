@@ -7,7 +7,7 @@ Rules:
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
 5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. An answer with a password
    keeps every character and has no recovery code, because a password may end in any character.
-6. An answer is in buffers that its owner wipes, and its codes are numbers, because Python cannot wipe text and bytes.
+6. An answer is in buffers that its owner wipes, and its codes are numbers: Python cannot overwrite str and bytes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Answer(Value):
 
     @classmethod
     def parse(cls, typed: bytes | bytearray) -> Self:
-        """Return the answer in `typed`, in which no password is expected. `wipe` overwrites its copy of `typed`."""
+        """Return the answer in `typed`, which has no password. `wipe` overwrites the answer's copy of `typed`."""
         text = _normalised(typed)
         recovery_code = _recovery_code(text)
         if not text.isdigit():
@@ -83,7 +83,8 @@ class Answer(Value):
     @property
     def is_well_formed(self) -> bool:
         """Return True if this answer could be correct for some user."""
-        # Check each length by itself: 12345678 can be a password and a code of 6 digits, but not of 8.
+        # Check each length by itself: 12345678 can be a password and a code of 6 digits. A code of 8 digits would leave
+        # no password.
         return self.recovery_code is not None or any(self._shape({length}) is not None for length in CODE_LENGTHS)
 
     def numbers(self, lengths: Set[int]) -> tuple[int, tuple[int, ...]] | None:
@@ -113,7 +114,7 @@ class Answer(Value):
         return self.typed[: len(self.typed) - len(self.digits) + self._codes_start(lengths)]
 
     def wipe(self) -> None:
-        """Overwrite the parts of the answer that can be overwritten. The caller must not use it afterwards."""
+        """Overwrite the parts of the answer that can be overwritten. The caller must not use the answer afterwards."""
         for part in (self.digits, self.recovery_code):
             if part is not None and not part.readonly:
                 wipe(part)
@@ -156,7 +157,7 @@ def _normalised(typed: bytes | bytearray) -> bytearray:
     """Return `typed` without ignored characters and with ASCII digits.
 
     Return an empty buffer unless `typed` is UTF-8 of at most MAX_ANSWER bytes, and the result ASCII of at most
-    _MAX_TEXT. Copy `typed` only into buffers that can be wiped, because a user may type a password here.
+    _MAX_TEXT characters. Copy `typed` only into buffers that can be wiped, because a user may type a password here.
     """
     if len(typed) <= _MAX_TEXT and typed.isdigit():
         return bytearray(typed)

@@ -80,7 +80,7 @@ else:
     # ---- contextlib
 
     class suppress:
-        """Suppress the exceptions of these types that the block raises."""
+        """A context manager that suppresses exceptions of the given types in its block."""
 
         def __init__(self, *types):
             self._types = types

@@ -3,7 +3,7 @@
 Rules:
 1. The moving factor is an unsigned 64-bit number, big-endian (RFC 4226 §5.2). Any other number is an error.
 2. A code is a string of exactly `digits` ASCII digits. Leading zeros are kept.
-3. The time of an unsuccessful search hides a near miss, because the search examines its whole range.
+3. An unsuccessful search examines its whole range, so its duration does not show how close a code was.
 4. Time is an argument, in whole Unix seconds. This module reads no clock.
 """
 
@@ -76,7 +76,7 @@ class Ahead:
             self._tables[key, digits, algorithm] = start, table
 
     def numbers(self, key: bytes, start: int, stop: int, digits: int, algorithm: str) -> Iterable[int] | None:
-        """Return the codes of start to stop-1 as numbers, or None if one is missing."""
+        """Return the codes of start to stop-1 as numbers, or None if a code is missing."""
         found = self._tables.get((key, digits, algorithm))
         if found is None:
             return None

@@ -3,7 +3,8 @@
 Rules:
 1. A policy has five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
 2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. No setting changes these numbers.
-3. Codes in a row, or a recovery code, lower the count of failures to five at most. Only time lowers it further.
+3. Codes in a row or a recovery code lower the count of failures to at most five. Only time and an administrator lower
+   the count further.
 4. Locking is off by default, because an attacker could use it to lock a user out.
 """
 
@@ -54,8 +55,8 @@ class Policy(Value):
     def most_failures_kept(self) -> int:
         """The highest count of failures that remains after codes in a row or a recovery code (law 8).
 
-        It is below `lock_after`, so that a recovery code ends a lock. It is above 0, because an attacker may guess
-        again after each login of the owner.
+        This count is below `lock_after`, so that a recovery code ends a lock. It is 0 only if `lock_after` is 1: an
+        attacker may guess again after each login of the owner.
         """
         return min(TWO_CODES_FROM, self.lock_after - 1) if self.lock_after > 0 else TWO_CODES_FROM
 

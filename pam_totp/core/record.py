@@ -2,10 +2,10 @@
 
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
-2. Counters and steps only increase. Only `accepted` changes them.
+2. Counters and steps only increase. Only `used_up` changes them.
 3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). At most one failure is removed
    for each day from the first failure to the latest time of the clock, regardless of clock changes.
-4. An error names the place and the requirement there, and never shows a value.
+4. An error names the field and the requirement, and never shows a value.
 5. `repr` never shows a secret.
 6. Recent logins are for display only. No decision reads them, and the store drops them if a slot has no space.
 7. Changes by the desk are for display only, too. A login never changes them, so a slot always has space for them.
@@ -54,10 +54,10 @@ DAY = 86_400  # seconds
 
 
 class RecordError(ValueError):
-    """The data of a record is invalid. The text names the place, never the value."""
+    """The error for invalid data of a record. The text names the field, never the value."""
 
 
-_BETWEEN = "; "  # between the entries of recent logins, and of changes by the desk
+_BETWEEN = "; "  # the separator of the entries of recent logins, and of changes by the desk
 _VERDICTS = _ACCEPTED, _REFUSED = "accepted", "refused"
 
 
@@ -67,13 +67,13 @@ def _key(v: object) -> str | None:
 
 
 def _word(v: object) -> str | None:
-    """Require 1 to MAX_ORIGIN printable characters without a space and the separator of entries."""
+    """Require 1 to MAX_ORIGIN printable characters other than the characters of the separator of entries."""
     good = type(v) is str and 0 < len(v) <= MAX_ORIGIN and v.isprintable() and not {*v} & {*_BETWEEN}
     return None if good else f"must be 1 to {MAX_ORIGIN} printable characters without spaces and semicolons"
 
 
 def _recent(v: object) -> str | None:
-    """Require short printable text: the entries are for display only, so other text causes no error at a login."""
+    """Require printable text of limited length. Its entries may be invalid, because they are for display only."""
     good = type(v) is str and len(v) <= MAX_RECENT and v.isprintable()
     return None if good else f"must be at most {MAX_RECENT} printable characters"
 
@@ -153,7 +153,7 @@ class Token(Value):
         raise NotImplementedError
 
     def used_up(self, first: int, count: int) -> Self:
-        """Return the token after `count` codes from moving factor `first` were used, but gave no access.
+        """Return the token with `count` codes used up, from moving factor `first`.
 
         Raise ValueError if one of these codes was used before (law 1).
         """
@@ -162,7 +162,7 @@ class Token(Value):
     def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
         """Return the token, confirmed, after `count` codes in a row from moving factor `first` were accepted at `now`.
 
-        `completes_row` is True if earlier codes of the row are used up already (law 5). Raise ValueError if one of
+        `completes_row` is True if the earlier codes in a row are used up already (law 5). Raise ValueError if one of
         the codes was used before (law 1).
         """
         row_needed = self.row_needed and count == 1 and not completes_row
@@ -194,7 +194,7 @@ class HotpToken(Token):
 
 
 class TotpToken(Token):
-    """A time-based token. `period` is in seconds. `last_step` is the last step accepted.
+    """A time-based token. `period` is in seconds. `last_step` is the last step used up.
 
     `drift` is the token's clock minus this host's, in steps (RFC 6238 §6).
     """
@@ -318,12 +318,12 @@ class RecentLogin(Value):
             return None
 
     def entry(self) -> str:
-        """Return the entry of the record about this login."""
+        """Return the entry of `UserRecord.recent` for this login."""
         return recent_entry(self.at, self.accepted, self.outcome, self.service, self.rhost)
 
 
 def recent_entry(at: int, accepted: bool, outcome: str, service: str, rhost: str | None) -> str:
-    """Return the entry about a login, such as `accepted 1732800000 code sshd 192.0.2.7`. See `RecentLogin`."""
+    """Return the entry for a login, such as `accepted 1732800000 code sshd 192.0.2.7`. See `RecentLogin`."""
     return f"{_ACCEPTED if accepted else _REFUSED} {at} {outcome} {service}{f' {rhost}' if rhost else ''}"
 
 
@@ -403,7 +403,7 @@ class UserRecord(Value):
 
     @property
     def invited(self) -> Token | None:
-        """The unconfirmed token that the ticket's owner may confirm; None without a ticket, or if it is disabled."""
+        """The enabled, unconfirmed token that the ticket's owner may confirm, or None."""
         token = None if self.ticket is None else self.token(self.ticket.token)
         return token if token is not None and token.enabled and not token.confirmed else None
 
@@ -435,7 +435,7 @@ class UserRecord(Value):
     def with_token(self, token: Token) -> UserRecord:
         """Return the record with one more token. Grace ends when the tokens change.
 
-        A ticket ends if `token` is the user's first confirmed token. Otherwise the ticket would replace it later.
+        A ticket ends if `token` is the user's first confirmed token. Otherwise the ticket would later replace `token`.
         """
         return self._replace(tokens=(*self.tokens, token), grace=(), ticket=self._ticket_beside(token))
 
@@ -451,7 +451,7 @@ class UserRecord(Value):
         return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=(), ticket=ticket)
 
     def _ticket_beside(self, token: Token) -> Ticket | None:
-        """Return the ticket that the record keeps when it gets `token`."""
+        """Return the ticket of the record after `token` is added or changed, or None if the ticket ends."""
         return None if token.confirmed and not self.enrolled else self.ticket
 
     def without_token(self, name: str) -> UserRecord:
@@ -560,12 +560,12 @@ class UserRecord(Value):
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
     def recovered(self, digest: str, most: int, now: int) -> UserRecord:
-        """Return the record after the recovery code with `digest` was accepted: without it, and `lowered`."""
+        """Return the record after the recovery code with `digest` was accepted: without that code, and `lowered`."""
         left = tuple(d for d in self.recovery if d != digest)
         return self._replace(recovery=left, refused=0).lowered(most, now)
 
     def passed_temporarily(self, most: int, now: int) -> UserRecord:
-        """Return the record after the temporary code was accepted: without it, and `lowered`."""
+        """Return the record after the temporary code was accepted: without that code, and `lowered`."""
         return self._replace(temporary=None, refused=0).lowered(most, now)
 
     def lowered(self, most: int, now: int, *, own: int = 0) -> UserRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 def serial_key(serial: str) -> str:
-    """Return the letters and digits of `serial` without case. Two serial numbers with the same result are equal.
+    """Return the letters and digits of `serial`, case-folded. Two serial numbers with the same result are equal.
 
     Return `serial` unchanged if it has no letter or digit.
     """

@@ -6,10 +6,10 @@ Rules:
 2. An argument overrides `[service.NAME]` of the site file, which overrides `[policy]`, which overrides the default.
 3. Only module arguments set the user and the use of an earlier module's answer. `[service.NAME]` may also set
    `forward_pass`, because the service ignores this argument of a program that does not run as root. `[store]` of the
-   site file replaces the default store. `[member]` replaces it by authorities, which have their own policy.
+   site file replaces the default store. `[member]` replaces the store by authorities, which have their own policy.
 4. `nullok_until` and `nullok_group` are `nullok` with a limit. The limits of an earlier source do not apply if a later
    source sets `nullok` itself.
-5. This module reads no file: text in, values out.
+5. This module reads no file: its input is text, and its output is values.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Settings(Value):
     def takes_tickets(self, service: str) -> bool:
         """Return True if an enrolment ticket counts at the prompt of this login.
 
-        With an answer of an earlier module there is no prompt, or one that hides the verdict.
+        `use_first_pass` shows no prompt, and the prompt of `forward_pass` hides the verdict.
         """
         return self.enroll == "ticket" and self.first_pass in (None, "try_first_pass") and service not in NO_ENROLMENT
 

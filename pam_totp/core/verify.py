@@ -8,7 +8,7 @@ Rules (docs/architecture.md numbers all laws of verification):
    confirmed token.
 5. Every other answer changes the record. Otherwise a full disk or the response time would show the reason of a refusal.
 6. Single codes of one dialogue may be codes in a row together (law 5). The first two codes are used up if a third is
-   needed. A repeated answer is refused at once, and is not a failure. Codes in a row take the dialogue's failures back.
+   needed. A repeated answer is refused at once, and is not a failure. Codes in a row cancel the dialogue's failures.
 7. Codes in a row or a recovery code lower the count of failures to a limit. One code never lowers it (law 8).
 """
 
@@ -51,7 +51,7 @@ class Outcome(Enum):
 
     @property
     def is_long_code(self) -> bool:
-        """Return True for an accepted code of 80 bits: a recovery code or a temporary code."""
+        """Return True if a code of 80 bits was accepted: a recovery code or a temporary code."""
         return self in (Outcome.RECOVERY, Outcome.TEMPORARY)
 
 
@@ -67,7 +67,7 @@ class Tickets(Enum):
 
 
 class NextCode(Value):
-    """The code that completes the row of a dialogue: the token's name, and the counter or step."""
+    """The code that completes the codes in a row of a dialogue: the token's name, and the counter or step."""
 
     token: str
     moving_factor: int
@@ -80,9 +80,9 @@ class Decision(Value):
     refused between the previous success and this dialogue. `next_code` is set if the two codes of the dialogue are
     consecutive, and a third is needed.
 
-    `distance` is set if a code of `token` was accepted. Of HOTP, it is the number of counters before the first code
-    that were skipped. Of TOTP, it is the token's clock minus this host's by the last code, in steps. It is None for a
-    third code of HOTP, because the two codes before it have used up the skipped counters.
+    `distance` is set if a code of `token` was accepted. For HOTP, it is the number of skipped counters before the first
+    code. For TOTP, it is the token's clock at the last code minus this host's clock, in steps. It is None for a third
+    code of HOTP, because the two codes before it have used up the skipped counters.
     """
 
     outcome: Outcome
@@ -102,7 +102,7 @@ class Earlier(Value):
 
     `answers` are the answers to the prompts of this dialogue. `failures` is the number of failures that they added, and
     `counted` the record's number of failures after that. `refused` is the number of refusals that they and a first pass
-    added. `next_code` completes the row of their codes.
+    added. `next_code` is the code that completes the codes in a row.
     """
 
     answers: tuple[Answer, ...] = ()
@@ -114,7 +114,10 @@ class Earlier(Value):
     NONE: ClassVar[Earlier]
 
     def followed_by(self, answer: Answer, decision: Decision, *, prompted: bool) -> Earlier:
-        """Return the refused answers and `answer`. `prompted` is False for a first pass, which cannot begin a row."""
+        """Return the refused answers and `answer`.
+
+        `prompted` is False for a first pass, whose code cannot begin codes in a row.
+        """
         recorded = decision.outcome not in (Outcome.MALFORMED, Outcome.NOT_ENROLLED, Outcome.TICKET)
         failed = prompted and decision.outcome is Outcome.WRONG and answer.recovery_code is None
         return Earlier(
@@ -126,7 +129,10 @@ class Earlier(Value):
         )
 
     def own(self, failures: int) -> int:
-        """Return how many of `failures` a row takes back: 0 if another login or time has lowered the count since."""
+        """Return the number of failures that codes in a row cancel.
+
+        The number is 0 if another login or time has lowered the count of `failures` since.
+        """
         return self.failures if failures >= self.counted else 0
 
     def code(self, lengths: Set[int]) -> tuple[int, ...]:
@@ -214,7 +220,7 @@ def verify(
             )
     before = earlier.code({digits})
     pair = (*before, *codes) if before and len(codes) == 1 else ()
-    # Law 5: for a row across answers, the failure that its own first code added does not count.
+    # Law 5: for codes in a row across answers, the failure that the first of these codes added does not count.
     for row, counted in ((pair, failures - earlier.own(failures)), (codes, failures)):
         for token in candidates if row else ():
             first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
@@ -231,7 +237,7 @@ def verify(
                 return Decision(outcome=outcome, record=after, token=token.name, next_code=following)
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
-            if outcome is Outcome.CONSECUTIVE:  # law 5: the row and the dialogue's failures have the same user
+            if outcome is Outcome.CONSECUTIVE:  # law 5: the same person caused the dialogue's failures
                 after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             distance = _distance(token, first, len(row), now)
             return Decision(

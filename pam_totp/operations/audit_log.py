@@ -7,8 +7,9 @@ Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
 3. A field has at most 255 characters, because a log daemon truncates long lines.
-4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority; for a missing answer, it is info.
-5. The program of the site (`on_change`) gets every line about a change, and of no other line.
+4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority, which is info for a missing
+   answer.
+5. The program of the site (`on_change`) gets every line about a change, and no other lines.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def to_stderr(priority: int, line: str) -> None:
 
 
 def fault() -> OSError | None:
-    """Return the error that keeps `to_syslog` from the log daemon, or None. syslog(3) hides this error."""
+    """Return the error of a connection to the log daemon, or None. syslog(3) hides this error."""
     import socket  # imported here because logins do not need it
 
     error = None
@@ -97,12 +98,12 @@ def write(sink: Sink, service: str, verb: str, /, **fields: str | int | None) ->
 
 
 def tell(service: str, fields: Mapping[str, str | int | None]) -> None:
-    """Tell the program of the site about a change. An error is a line of the log, because the change is made."""
+    """Send a change to the program of the site. Log an error instead of raising it, because the change is made."""
     try:
         from pam_totp.operations import on_change  # imported here because most logins change nothing
 
         on_change.tell(service, fields)
-    except Exception as e:  # whatever fails, for example an import during an upgrade
+    except Exception as e:  # any error, for example of an import during an upgrade
         with suppress(Exception):
             write(to_syslog, ON_CHANGE, "error", problem=f"the program was not started: {e}")
 

@@ -59,11 +59,11 @@ class Origin(Value):
     rhost: str | None = None
 
     def entry(self, outcome: Outcome, at: int) -> str:
-        """Return the entry of the record about a login with this outcome at `at` (Unix seconds)."""
+        """Return the entry of `UserRecord.recent` for a login with this outcome at `at` (Unix seconds)."""
         return self._entry(at, outcome.value, accepted=outcome.accepted)
 
     def enrolment(self, at: int) -> str:
-        """Return the entry about a login that a first code after a ticket accepted at `at` (Unix seconds)."""
+        """Return the entry for a login that was accepted after a ticket and a first code at `at` (Unix seconds)."""
         return self._entry(at, Outcome.TICKET.value, accepted=True)
 
     def _entry(self, at: int, outcome: str, *, accepted: bool) -> str:
@@ -172,5 +172,5 @@ def _short(text: str) -> str:
 
 
 def recovery_left(decision: Decision) -> int | None:
-    """Return the number of recovery codes that are left after one was used, or None."""
+    """Return the number of remaining recovery codes if a recovery code was accepted, otherwise None."""
     return len(decision.record.recovery) if decision.outcome is Outcome.RECOVERY else None

@@ -23,7 +23,7 @@ Waits: TypeAlias = "Generator[Any, Any, R]"  # yields waits, and returns R
 
 
 class Pause:
-    """Wait until `seconds` have passed since the last answer. The reply is None."""
+    """A wait until `seconds` have passed since the last answer. The reply is None."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

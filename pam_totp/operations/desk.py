@@ -1,4 +1,4 @@
-"""The desk: what a desk member may do for a user, and for which users.
+"""The desk: the operations of desk members for users, and the permissions of desk members.
 
 Rules:
 1. A desk member is an account of the site's desk group. The caller has checked a code of the desk member.
@@ -6,8 +6,8 @@ Rules:
    name of a uid counts, and the primary group too.
 3. Only root changes the factors of a user without a passwd entry, because the groups of such a user are unknown.
 4. Each change looks up both accounts and their groups while it holds the lock of the user's record.
-5. The desk sees no key, and no code of a user. It sees only the temporary code or the ticket that it has just made.
-6. No change makes an enrolled user unenrolled: with `nullok`, such a user would log in without a code.
+5. Keys and codes of a user are hidden from the desk, except for the temporary code or ticket that it has just made.
+6. An enrolled user remains enrolled after every change, because `nullok` lets other users log in without a code.
 7. The audit log names the user and the desk member of every view, change and denial. The user's record keeps the last
    changes, for the user.
 """
@@ -61,7 +61,7 @@ DEFAULT_TICKET = TICKET_DAYS * DAY  # seconds
 
 
 class Reason(StrEnum):
-    """The reason of a change that the desk may not make, or cannot make."""
+    """The reason of a denied or failed change by the desk."""
 
     NOT_AT_THE_DESK = "not-at-the-desk"
     ROOT_ONLY = "root-only"
@@ -93,9 +93,9 @@ TEXTS = {
 
 
 class DeskError(Exception):
-    """A change that the desk may not make, or cannot make. Nothing was changed. The text contains no code or key.
+    """The error for a denied or failed change by the desk. The store is unchanged. The text contains no code or key.
 
-    `detail` is the reason of the stock.
+    `detail` is the error of the stock, or None.
     """
 
     def __init__(self, reason: Reason, detail: stock.StockError | None = None) -> None:
@@ -147,7 +147,7 @@ class RecentChange:
     """A change that the desk member `by` made at `at` (Unix seconds).
 
     `what` is the name of the change in the audit log. `token` is the name of the changed token, or None. The names are
-    shortened to MAX_ORIGIN characters. An entry of the record has the words, percent-encoded.
+    shortened to MAX_ORIGIN characters. An entry of the record has these values as percent-encoded words.
     """
 
     at: int
@@ -156,7 +156,7 @@ class RecentChange:
     token: str | None = None
 
     def entry(self) -> str:
-        """Return the entry of the record."""
+        """Return the entry of `UserRecord.changes`."""
         words = [self.what, self.by, *([] if self.token is None else [self.token])]
         return " ".join([str(self.at), *(quote(word[:MAX_ORIGIN], safe="") for word in words)])
 
@@ -177,7 +177,7 @@ def recent_changes(record: UserRecord) -> tuple[RecentChange, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """A token as the desk sees it. `period` is in seconds, and None for a token with a button."""
+    """A token as the desk sees it. `period` is in seconds, and None for an HOTP token."""
 
     name: str
     type: str
@@ -218,7 +218,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class StockFacts:
-    """A serial number of the stock as the desk sees it. `user` has the token, or None."""
+    """A serial number of the stock as the desk sees it. `user` is the owner of the token, or None."""
 
     serial: str
     batch: str | None
@@ -228,7 +228,7 @@ class StockFacts:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The result of a search: names of users, sorted, at most MOST_FOUND, and the token with this serial number."""
+    """The result of a search: at most MOST_FOUND names of users, sorted, and the token with this serial number."""
 
     users: tuple[str, ...]
     item: StockFacts | None = None
@@ -238,7 +238,7 @@ class Found:
 class Handed:
     """A temporary code or a ticket for a user, which is shown once. `ends` is in Unix seconds.
 
-    `replaces` is True for the ticket of an enrolled user: it replaces the tokens, and a login does not take it.
+    `replaces` is True for the ticket of an enrolled user: it replaces the tokens, and logins refuse it.
     """
 
     user: str
@@ -299,7 +299,8 @@ class Desk:
         return Reason.ROOT_ONLY if self._is_roots(*found) else None
 
     def _is_roots(self, name: str, uid: int) -> bool:
-        """Return True for root, a desk member or a member of a protected group, under any name of the uid.
+        """Return True if the account is root, a desk member or a member of a protected group, under any name of the
+        uid.
 
         Also return True while a protected group that the site added does not exist: its members are unknown.
         """
@@ -326,7 +327,7 @@ class Desk:
             self._note("denied", user, by, what=what, reason=reason.value)
             raise DeskError(reason)
 
-    # ---- look
+    # ---- read
 
     def find(self, by: str, text: str) -> Found:
         """Find users by a name, a serial number, or a part of a name."""
@@ -355,7 +356,10 @@ class Desk:
         return [_stock_facts(item) for item in stock.list_free(self._store)]
 
     def person(self, by: str, user: str) -> Person:
-        """Return what the desk sees of a user, who need not have a record. The name is that of the passwd entry."""
+        """Return the facts about a user that the desk may see. `user` is the name in the passwd entry.
+
+        The user need not have a record.
+        """
         self._require_member(by, "show")
         denied = self.denied(by, user)
         if printable(user) is not None:  # no record has such a name
@@ -392,7 +396,7 @@ class Desk:
     # ---- change
 
     def unlock(self, by: str, user: str) -> int:
-        """Clear the count of wrong answers, and return it."""
+        """Clear the count of failures, and return the old count."""
 
         def change(record: UserRecord) -> Changed[int]:
             return record.unlocked(), record.failures, ()
@@ -400,7 +404,7 @@ class Desk:
         return self._change(by, user, "unlock", change, lambda failures: {"failures": failures})
 
     def temporary_code(self, by: str, user: str, valid: int = DEFAULT_TEMPORARY) -> Handed:
-        """Make a code that opens one login within `valid` seconds, at most a day."""
+        """Make a code for one login within `valid` seconds, at most a day."""
         if not LEAST_VALID <= valid <= MAX_TEMPORARY:
             raise DeskError(Reason.INVALID_TIME)
 
@@ -433,7 +437,7 @@ class Desk:
     def disable(self, by: str, user: str, token: str | None = None) -> tuple[str, ...]:
         """Disable a token. Return the names of the disabled tokens.
 
-        With None, disable all tokens, and end the ticket, the temporary code and the recovery codes.
+        If `token` is None, disable all tokens, and end the ticket, the temporary code and the recovery codes.
         """
         voided: list[int] = [0]
 
@@ -452,7 +456,7 @@ class Desk:
         return names
 
     def enable(self, by: str, user: str, token: str | None = None) -> tuple[str, ...]:
-        """Enable a token, or with None all tokens. Return their names."""
+        """Enable a token, or all tokens if `token` is None. Return their names."""
 
         def change(record: UserRecord) -> Changed[tuple[str, ...]]:
             chosen = _chosen(record, token)
@@ -479,7 +483,7 @@ class Desk:
         """Put the token `new`, from stock, in the place of the user's token `old`. Return the user and the new token.
 
         `old` and `new` are serial numbers. With `lost`, the old token is removed; otherwise it returns to the stock.
-        `user` is the user who must have the old token, or None for any.
+        `user` is the user who must have the old token, or None for any user.
         """
         owner = self._store.owner_of_serial(old)
         if owner is None or user not in (None, owner):
@@ -507,7 +511,7 @@ class Desk:
         *,
         create: bool = False,
     ) -> R:
-        """Apply `change` to the user's record, note it there, and log it with `fields` of the result."""
+        """Apply `change` to the user's record, add an entry to its changes, and log `fields` of the result."""
         self.require(by, user, what)
 
         def noted(record: UserRecord) -> tuple[UserRecord, tuple[R, Sequence[Token]]]:
@@ -551,7 +555,7 @@ class Desk:
 
 
 def _chosen(record: UserRecord, name: str | None) -> tuple[Token, ...]:
-    """Return the token `name`, or all tokens. Raise DeskError if there are none."""
+    """Return the token `name`, or all tokens if `name` is None. Raise DeskError if the record has no such token."""
     chosen = record.tokens if name is None else (_named(record, name),)
     if not chosen:
         raise DeskError(Reason.NO_TOKENS)

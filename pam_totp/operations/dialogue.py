@@ -2,10 +2,10 @@
 
 Rules:
 1. A dialogue has no socket, thread, clock or sleep. It yields each wait to its driver: the service, the helper, a test.
-2. It speaks to the user through a `Conversation`. Dialogues share no state.
+2. It shows prompts and texts through a `Conversation`. Dialogues share no state.
 3. Only the results ACCEPTED and IGNORED let a user pass.
 4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, regardless of the answer and
-   the user (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 replace this rule.
+   the user (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 state the exceptions.
 5. The waits between two prompts do not depend on the user, except for grace and `nullok`.
 6. No lock is held during a prompt.
 7. With `forward_pass`, the next module checks the password after the code. Until then, the dialogue hides the verdict:

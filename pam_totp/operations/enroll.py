@@ -64,10 +64,10 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
 
 
 def clock_error(token: Token, answer: Answer, now: int) -> int | None:
-    """Return the seconds by which the clock of a phone is ahead (negative: behind) if it showed this single code.
+    """Return the seconds by which the clock of a phone is ahead (negative: behind) if the phone showed this code.
 
     Return None if the code is of no step within CLOCK_REACH of `now` (Unix seconds). `token` is new: the user knows its
-    key, so the result reveals nothing more. One wrong code in 300 is taken for a code of another time.
+    key, so the result reveals nothing more. One wrong code in 300 is mistaken for a code of another time.
     """
     found = answer.numbers({token.digits})
     if not isinstance(token, TotpToken) or found is None or len(found[1]) != 1:

@@ -3,11 +3,12 @@
 Rules:
 1. Every text that the user must see is in a prompt. Programs drop, garble or repeat other texts of a PAM module.
 2. A prompt is ASCII of at most MAX_PROMPT bytes. The QR code is the exception. It is shown only on request, because
-   some ssh clients exit at other characters. It is one prompt of at most MAX_PICTURE bytes, for a terminal of 80 × 24.
+   some ssh clients exit at characters outside ASCII. It is one prompt of at most MAX_PICTURE bytes, for a terminal of
+   80 × 24.
 3. Every prompt echoes the answer. So password authentication of sshd, which cannot show a text, fails at the first
    prompt.
 4. At most MAX_ROUNDS prompts ask for a code, MAX_WRONG wrong codes are allowed, and MAX_EMPTY empty answers. A missing
-   answer, and an answer equal to the password, end the enrolment at once: a program gives them, not a user.
+   answer, and an answer equal to the password, end the enrolment at once, because a program gives such answers.
 5. Nothing changes before the right code. The next login with the same ticket shows the same key.
 6. The right code enrols the user durably. Then the login is accepted with any answer to the last prompt.
 7. A wrong code is not a failure of law 8, because its user has seen the key.
@@ -40,7 +41,7 @@ WRONG = "Wrong code. Wait for the next one, and check the clock of the phone."
 WRONG_FOB = "Wrong codes. Type two new codes in a row, in one line."
 _DIGITS = {6: "six", 7: "seven", 8: "eight"}
 _LINE = 70  # characters of a line of a key
-_PER_LINE = 2  # recovery codes
+_PER_LINE = 2  # recovery codes in a line
 _SHORT = 3  # bytes: a q with spaces. A longer answer may be a code or a password, which must not be copied
 _MAX_NAME = 48  # characters of a serial number in a prompt
 
@@ -64,7 +65,7 @@ class FirstLogin:
         return Result.REFUSED
 
     def _ask(self, conversation: Conversation, password: Typed | None) -> Waits[tuple[str | None, str]]:
-        """Return None after a right code, otherwise the reason for the log. Return the text of a refusal too."""
+        """Return the reason for the log, and the text for the user. The reason is None after a right code."""
         wrong = empty = 0
         prompt = key_prompt(self._invitation)
         for _ in range(MAX_ROUNDS):
@@ -131,7 +132,7 @@ def key_prompt(invitation: Invitation, *, again: bool = False) -> str:
 
 
 def picture_prompt(invitation: Invitation) -> str | None:
-    """Return the prompt with the QR code, or None without one that fits."""
+    """Return the prompt with the QR code, or None if the QR code is missing or the prompt would be too long."""
     if invitation.picture is None or invitation.key is None:
         return None
     caption = "Scan the left picture on a dark screen, the right one on a light screen."

@@ -264,7 +264,7 @@ def _user_name_problem(user: str) -> str | None:
 
 
 class Interrupted(Exception):
-    """Ctrl-C stopped the import. The next command completes the roll-back if `rolled_back` is False."""
+    """The error after Ctrl-C stopped the import. The next command completes the roll-back if `rolled_back` is False."""
 
     def __init__(self, *, rolled_back: bool) -> None:
         super().__init__("interrupted")
@@ -367,7 +367,7 @@ class _Addition:
 
 
 def _omitted(addition: Change[PackedResult], why: SerialTaken) -> PackedResult:
-    """Return the result of an addition if another user has the serial number of its token, or if it is in stock."""
+    """Return the result of an addition if another user has its serial number, or if the token is in stock."""
     assert isinstance(addition, _Addition)
     reason = f"{why.owner} has a token with this serial number"
     if why.owner is None:
@@ -458,7 +458,7 @@ class _Trial:
             return None
         key = serial_key(serial)
         if any(token.serial is not None and serial_key(token.serial) == key for token in record.tokens):
-            return None  # the user already has this serial number, as in `update_many`
+            return None  # `update_many` also accepts a serial number that the user already has
         if key not in self._owners and is_in_stock(self._store, serial):
             return SerialTaken(serial, None)
         owner = self._owners.get(key) or self._owner_of(serial) or user

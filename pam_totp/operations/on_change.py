@@ -1,11 +1,11 @@
-"""Changes for the program of the site: `on_change` in `[hooks]` of the site file.
+"""Messages about changes for the program of the site: `on_change` in `[hooks]` of the site file.
 
 Rules:
 1. A change is made and logged before the program gets it. The program can neither delay nor prevent a change.
 2. Each process starts one runner (`system.hook`) at its first change, and sends it every change. The runner starts the
    program, limits its time, and ends after its last change when this process has ended.
 3. A message has the fields of the log line, so it contains no code and no key.
-4. Without the word `on_change` in the site file, no runner starts. Only the runner parses and checks the file.
+4. The runner starts only if the site file contains the word `on_change`. Only the runner parses and checks the file.
 5. This process never waits for the runner. A change that the socket cannot take is counted in a file in memory.
 """
 
@@ -60,7 +60,7 @@ class Runner:
         try:
             with open(self._site_file, "rb") as file:
                 return b"on_change" in file.read(_MAX_SITE_FILE)
-        except OSError:  # no site file; or every login of this host fails, too, and reports the error
+        except OSError:  # no site file; after any other error, every login of this host fails and reports the error
             return False
 
     def _sent(self, data: bytes) -> bool:
@@ -76,14 +76,14 @@ class Runner:
         return True
 
     def _forget(self) -> None:
-        """Close the descriptors of a runner that has ended, and reap it: each once, also if the next start fails."""
+        """Close the descriptors of a runner that has ended, once, and reap the runner."""
         if self._channel is None:
             return
         channel, memory, process = self._channel, self._memory, self._process
         self._channel, self._memory, self._process = None, -1, 0
         channel.close()
         os.close(memory)
-        if process:  # 0 would reap any child of this process
+        if process:  # waitpid(0) would reap any child in this process group
             with suppress(ChildProcessError):
                 os.waitpid(process, os.WNOHANG)
 

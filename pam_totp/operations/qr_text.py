@@ -1,8 +1,8 @@
 """A QR code as text for one prompt: half blocks, for dark and for light terminals. A login needs no package for that.
 
 A half block holds two modules, one above the other. The user's terminal may show light text on a dark background, or
-dark text on a light background. A login cannot know which, so it draws the QR code twice, side by side: in the left
-drawing the text is the light modules, in the right drawing the dark modules.
+dark text on a light background. A login cannot detect which, so it draws the QR code twice, side by side: the text is
+the light modules in the left drawing, and the dark modules in the right drawing.
 """
 
 from __future__ import annotations

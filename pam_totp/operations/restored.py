@@ -132,9 +132,9 @@ class _User:
     """The facts of the log about one user's tokens.
 
     `next_factors` has the highest counters or steps, for each token and each longest period of `_longest_period`.
-    `covering` has the highest from lines older than the restore. `confirmed` are the tokens with a line that only a
-    confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time of each
-    change (Unix seconds).
+    `covering` has the highest factor from lines older than the restore. `confirmed` are the tokens with a line that
+    only a confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time of
+    each change (Unix seconds).
     """
 
     next_factors: dict[Key, dict[int, int]] = field(default_factory=dict)
@@ -273,9 +273,9 @@ class Log:
         )
 
     def forward_stock(self, token: Token) -> tuple[Token, list[str]]:
-        """Return a token in stock, rolled forward, and notes. It may have been a user's since the backup.
+        """Return a token in stock, rolled forward, and notes.
 
-        A key fob needs codes in a row, because lines may be missing.
+        A user may have had the token since the backup. A key fob needs codes in a row, because lines may be missing.
         """
         next_factor = 0
         for user, key in self._serials.get(serial_key(token.serial or ""), ()):
@@ -290,7 +290,7 @@ class Log:
         return self._closed(token, notes)
 
     def _closed(self, token: Token, notes: list[str]) -> tuple[Token, list[str]]:
-        """Return the token and the notes, with the requirements of a log that may lack any login."""
+        """Return the token and the notes. A subclass adds the requirements that follow from an incomplete log."""
         return token, notes
 
     def users(self) -> Iterator[str]:
@@ -317,10 +317,10 @@ class Forwarded:
 def covers(token: HotpToken, covering: int | None) -> bool:
     """Return True if a log with `covering` as the highest counter of this token covers the time since the backup.
 
-    `covering` is of lines older than the restore. The log covers the token if it has a use at or after the backup: the
-    same log has all later uses, because counters only increase. For a token that was not used since the backup, the log
-    must reach back to its last use before the backup. Lines must come from a source that names their writer, because a
-    forged line can claim coverage.
+    `covering` is of lines older than the restore. The log covers the token if the log has a use at or after the backup:
+    the same log has all later uses, because counters only increase. For a token that was not used since the backup, the
+    log must reach back to its last use before the backup. Lines must come from a source that names their writer,
+    because a forged line can claim coverage.
     """
     return covering is not None and covering >= token.counter
 
@@ -422,7 +422,7 @@ def _highest(found: Mapping[Key, int], keys: Iterable[Key]) -> int | None:
 
 
 def _losses(token: Token, known: _User, group: _Group) -> list[str]:
-    """Return notes on the changes since the backup that are lost, because forged lines could cause such changes."""
+    """Return notes on lost changes since the backup. Forged lines could cause such changes, so they are not applied."""
     losses = []
     enabled, disabled = known.last("enable-token", group.keys), known.last("disable-token", group.keys)
     if not token.enabled and enabled is not None and (disabled is None or enabled > disabled):

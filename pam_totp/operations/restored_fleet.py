@@ -1,12 +1,12 @@
-"""A restored database of a fleet: the log of its authorities, and what it takes away from members and groups.
+"""A restored database of a fleet: the rights that the log of its authorities withdraws from members and groups.
 
 Rules:
 1. The log can only take rights away, as in `restored`. Rights that were given since the backup are listed, not given.
-2. A revocation counts, unless the member joined later by the row of the database.
+2. A revocation counts, unless the member joined later according to the database.
 3. If the log has a later certificate of a member than the database, the member must join again.
 4. A permission of a group, or the membership of a user in a group, stays withdrawn, even if a later line gives it
    again.
-5. A member keeps only those groups and services that its last line has, too.
+5. A member keeps only those groups and services that its last line in the log has, too.
 6. A line about another database counts, because authorities may have different URLs of the same database.
 7. If the log of an authority may be missing, every token needs codes in a row, and steps up to now are used up.
 """
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pam_totp.store.postgres_fence import MemberRow
 
 CLOCKS = 300  # seconds: the largest difference between the clocks of an authority and of the database
-# The kinds of pairs: a group of members and one of users; a group of users and a user; a group of members and TICKET.
+# The kinds of pairs: a group of members and a group of users; a group of users and a user; a group of members and
+# TICKET.
 ALLOWED, PUT, ENROLLING = KINDS = ("may", "users", "enroll")
 TICKET, OFF = "ticket", "off"  # the members of a group may enrol users by tickets, or may not
 _GIVES = {"member-allow": ALLOWED, "member-put": PUT}
@@ -39,9 +40,10 @@ Pair = tuple[str, str]
 
 
 class MemberResult(NamedTuple):
-    """What the log takes away from a member: its certificates (`revoke` or `rejoin`), groups and services.
+    """The result for one member. `revoke` and `rejoin` are about its certificates.
 
-    `services` is None if all are permitted. `notes` name the changes, and the rights that were given since the backup.
+    `groups` and `services` are those that remain. `services` is None if all are permitted. `notes` name the changes,
+    and the rights that were given since the backup.
     """
 
     name: str
@@ -148,7 +150,7 @@ class FleetLog(Log):
             known.certificates[fingerprint] = max(at, known.certificates.get(fingerprint, 0))
 
     def member(self, row: MemberRow) -> MemberResult:
-        """Return what the log takes away from a member of the database."""
+        """Return the result for a member of the database."""
         known, notes = self._members.get(row.name, _Member()), []
         groups, services = row.groups, row.services
         revoke = not row.is_revoked and known.revoked is not None and known.revoked + CLOCKS >= (row.joined or 0)
@@ -180,7 +182,7 @@ class FleetLog(Log):
         return sorted(name for name in missing if _is_member(self._members[name]))
 
     def pairs(self, kind: str, present: Iterable[Pair]) -> PairsResult:
-        """Return what the log changes in the pairs of one kind."""
+        """Return the changes by the log to the pairs of one kind."""
         there, taken = set(present), self._taken[kind]
         withdrawn = there & taken.keys()
         given = self._given[kind].items()

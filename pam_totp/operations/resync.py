@@ -18,17 +18,17 @@ from pam_totp.core.record import HotpToken, Token, TotpToken, UserRecord
 from pam_totp.core.verify import steps_around
 from pam_totp.store import Store
 
-_SLICE = 1_000_000  # moving factors between two reports of progress, which take less than a second
+_SLICE = 1_000_000  # moving factors between two reports of progress: a search of less than a second
 
 Progress = Callable[[int, int], None]  # done, total
 
 
 class NotConsecutive(Exception):
-    """The token does not show these codes in a row within reach. Nothing was changed."""
+    """The error for codes that no token shows in a row within reach. The record is unchanged."""
 
 
 class TokenChanged(Exception):
-    """The token was used, changed or removed during the search. Nothing was changed."""
+    """The error for a token that was used, changed or removed during the search. The record is unchanged."""
 
 
 def resynchronise(

@@ -106,7 +106,7 @@ class Problem:
 
 
 class Unfit(Exception):
-    """A change is not possible with the current record."""
+    """The error for a change that is not possible with the current record."""
 
     def __init__(self, field: str, reason: Reason, minutes: int = 0) -> None:
         super().__init__(reason)
@@ -169,9 +169,9 @@ class Factors:
     def answer(self, asking: Asking, earlier: Earlier = Earlier.NONE) -> tuple[Decision, Earlier]:
         """Decide on the code of a sign-in, log the decision, and delay a refusal.
 
-        `earlier` are the refused answers before it. Return the decision, and the refused answers before the next one.
-        As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can. A ticket
-        has the outcome TICKET. Its owner is not signed in, and begins the guided enrolment.
+        `earlier` are the refused answers before it. Return the decision, and the refused answers before the next
+        answer. As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can.
+        A ticket has the outcome TICKET. Its owner is not signed in, and begins the guided enrolment.
         """
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
         decision = decide(
@@ -192,9 +192,9 @@ class Factors:
         return decision, Earlier.NONE if is_last else earlier.followed_by(answer, decision, prompted=True)
 
     def may_begin(self, asking: Asking) -> Outcome | None:
-        """Return the outcome of a ticket or code that may begin the guided enrolment, without its use. Otherwise None.
+        """Return the outcome of a ticket or code that may begin the guided enrolment, or None. Use up no code.
 
-        A refusal costs the same as that of a sign-in.
+        A refusal has the same delay, and is counted and logged, as at a sign-in.
         """
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
         found = verify(self.of(asking.user), answer, self._now(), self._policy, tickets=self._tickets)
@@ -211,7 +211,7 @@ class Factors:
             origin=self._origin(asking),
         )
         if decision.outcome.accepted:
-            return decision.outcome  # the code was made after the first look
+            return decision.outcome  # the code was made after the first check
         log(self._sink, self._service, asking.user, decision, asking.rhost)
         if decision.outcome is Outcome.TICKET:
             return decision.outcome
@@ -481,7 +481,7 @@ def _verify_without_use(record: UserRecord, *arguments: Any, **more: Any) -> Dec
 
 
 def _wrong_first_code(token: Token, answer: Answer, now: int, codes: int, field: str) -> Unfit:
-    """Return the problem of a wrong first code. If the key was shown, tell the error of the phone's clock."""
+    """Return the problem of a wrong first code. It has the error of the phone's clock if the key was shown."""
     if codes > 1:
         return Unfit(field, Reason.NOT_CONSECUTIVE)
     error = clock_error(token, answer, now) if shows_key(token) else None
@@ -491,7 +491,7 @@ def _wrong_first_code(token: Token, answer: Answer, now: int, codes: int, field:
 
 
 def free_name(record: UserRecord, name: str) -> str:
-    """Return `name`, or with a number if the record has a token of that name."""
+    """Return `name`, followed by a number if the record has a token of that name."""
     names = {t.name for t in record.tokens}
     return next(n for n in (name, *(f"{name} {i}" for i in range(2, MAX_TOKENS + 2))) if n not in names)
 

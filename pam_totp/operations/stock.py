@@ -84,7 +84,7 @@ _CONFLICTS = {
 
 
 class StockError(Exception):
-    """A change of the stock is not possible. The text is for administrators, and contains no code or key."""
+    """The error for an impossible change of the stock. The text is for administrators, and has no code or key."""
 
     def __init__(self, reason: Reason, serial: str, user: str | None = None, detail: str = "") -> None:
         super().__init__(TEXTS[reason].format(serial=serial, user=user, detail=detail))
@@ -93,7 +93,7 @@ class StockError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A token in a user's record: after `assign` or `confirm`."""
+    """A token in a user's record, after `assign` or `confirm`."""
 
     user: str
     token: Token
@@ -101,7 +101,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A token that left the record of `user`, as it was there. `is_last` is True if the user has no other token now."""
+    """A token before its removal from the record of `user`. `is_last` is True if the user has no other token now."""
 
     user: str
     token: Token
@@ -110,7 +110,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """`new` took the place of `old` in the record of `user`."""
+    """The replacement of the token `old` by the token `new` in the record of `user`."""
 
     user: str
     old: Token
@@ -239,9 +239,9 @@ def assign(
 ) -> Given:
     """Give a user the token with this serial number, and return it.
 
-    The token is unconfirmed. With `codes`, they confirm the token: one code, or two in a row for a returned token; they
-    are used up. `name` is the token's name; None chooses a free name. `now` is in Unix seconds. The user need not have
-    a record. `also` completes the record in the same change. Raise StockError or StoreError.
+    The token is unconfirmed if `codes` is None. Otherwise `codes` confirm the token, and are used up: one code, or two
+    in a row for a returned token. `name` is the token's name, or None for a free name. `now` is in Unix seconds. The
+    user need not have a record. `also` completes the record in the same change. Raise StockError or StoreError.
     """
 
     def change(
@@ -274,7 +274,7 @@ def confirm(store: Store, serial: str, *, now: int, codes: bytes) -> Given:
 
 
 def unassign(store: Store, serial: str, *, now: int) -> Taken:
-    """Take an unconfirmed token back into stock. Raise StockError (CONFIRMED for any other) or StoreError."""
+    """Take an unconfirmed token back into stock. Raise StockError (CONFIRMED for other tokens) or StoreError."""
 
     def back(token: Token, entry: StockEntry) -> StockEntry:
         if token.confirmed:
@@ -288,7 +288,7 @@ def unassign(store: Store, serial: str, *, now: int) -> Taken:
 def give_back(store: Store, serial: str, *, now: int) -> Taken:
     """Take a confirmed token back into stock, with its counter or last step. It needs codes in a row from then on.
 
-    Raise StockError (UNCONFIRMED for any other) or StoreError.
+    Raise StockError (UNCONFIRMED for other tokens) or StoreError.
     """
 
     def back(token: Token, entry: StockEntry) -> StockEntry:
@@ -312,10 +312,9 @@ def replace(
 ) -> Replaced:
     """Put the token `new`, from stock, in the place of the user's token `old`: one change, under the old name.
 
-    `old` and `new` are serial numbers. `old` comes into stock as returned; with `lost`, it is removed instead, with its
-    key. `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was:
-    otherwise the user would not be enrolled any more. `also` completes the record in the same change. Raise StockError
-    or StoreError.
+    `old` and `new` are serial numbers. `old` returns to the stock; with `lost`, it is deleted instead, with its key.
+    `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was: otherwise the
+    user would not be enrolled any more. `also` completes the record in the same change. Raise StockError or StoreError.
     """
     user = _owner(store, old)
 
@@ -352,7 +351,7 @@ def _candidate(token: ImportedToken, now: int, batch: str | None) -> StockEntry 
 
 
 def _added(store: Store, entry: StockEntry, token: ImportedToken, taken: tuple[str | None] | None) -> Added:
-    """Return the result for a token that `Stock.add` has added, or that it has found taken."""
+    """Return the result for a token that `Stock.add` has added, or whose serial number was in use."""
     if taken is None:
         return Added(AddStatus.ADDED, token)
     (user,) = taken

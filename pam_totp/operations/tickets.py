@@ -3,8 +3,8 @@
 Rules:
 1. A ticket and a temporary code have 80 random bits, as a recovery code has. They are shown once, and stored as salted
    digests with their end.
-2. `invited` makes the token at once, unconfirmed. The owner of the ticket sees the same key at every try, so that a
-   lost connection costs nothing.
+2. `invited` makes the token at once, unconfirmed. The owner of the ticket sees the same key at every try, for
+   example after a lost connection.
 3. `redeemed` confirms the token by its first code, ends the ticket, and replaces the recovery codes and all tokens that
    were confirmed before, in one change. Of two logins with one ticket at the same time, only one succeeds.
 4. A wrong ticket is not counted as a failure, because it is too long to be guessed. A wrong first code is not counted,
@@ -75,7 +75,7 @@ class Confirmation(Value):
     """The decision on a first code.
 
     `is_open` is True if the code is wrong and the ticket still counts. `recovery_codes` are the new codes if the token
-    was confirmed, otherwise None. `fields` are for the log; `removed` are those of the tokens that it replaced. `at` is
+    was confirmed, otherwise None. `fields` are for the log; `removed` are the fields of the replaced tokens. `at` is
     the time of the change (Unix seconds).
     """
 
@@ -139,7 +139,7 @@ def new_ticket(token: Token, ends: int, picture: str | None = None) -> tuple[Tic
 
 
 def with_ticket(record: UserRecord, token: Token, ticket: Ticket) -> UserRecord:
-    """Return `record` with `ticket` in place of an earlier one, and with `token` unless the record has it.
+    """Return `record` with `ticket` in place of an earlier ticket, and with `token` unless the record has it.
 
     `token` is a new token, or a token that an administrator has assigned. The token of the earlier ticket is removed,
     unless it has a serial number. Raise RecordError for a name or key that another token has.

@@ -2,12 +2,12 @@
 
 Rules:
 1. The dialogue is the same on every host, because it asks a `Verifier` instead of a store or an authority.
-2. A verifier remembers the refused answers of its login, because single codes of one login may be codes in a row (law
+2. A verifier keeps the refused answers of its login, because single codes of one login may be codes in a row (law
    5). It wipes these answers when the login ends.
 3. All work that may wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
-4. A verdict has all that the dialogue and the log may know about an answer. It contains no code, and a key only for the
+4. A verdict has all facts about an answer for the dialogue and the log. It contains no code, and a key only for the
    owner of a right enrolment ticket.
-5. A ticket is confirmed by a first code in one change. Of two logins with one ticket, one confirms it.
+5. A ticket is confirmed by a first code in one change. Of two logins with one ticket, only one confirms it.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ class Verdict(Value):
 
 
 class UseStore:
-    """Call `job` with the seconds that it may wait for a lock. The reply is its result; it may raise StoreError.
+    """A request to call `job` with the longest wait for a lock, in seconds. The reply is the result of the job.
 
-    A job that raises LockBusy can be called again. `is_slow` is True if the job may compute for long without a lock
-    too, and `is_remote` if it waits for a database. `record` is the store and the user of the record that it changes.
-    The driver calls jobs of one record in their order.
+    A job may raise StoreError. A job that raises LockBusy can be called again. `is_slow` is True if the job may compute
+    for long even without a lock, and `is_remote` if it waits for a database. `record` is the store and the user of the
+    record that the job changes. The driver calls jobs of one record in their order.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class LocalVerifier:
             except NotThere:
                 return Confirmation.CLOSED
 
-        # It searches for codes in a row, and the record is the one that `decide` changes.
+        # The job may search for codes in a row, and changes the same record as `decide`.
         record = (self._settings.store, self._user)
         return UseStore(job, is_slow=True, is_remote=self._is_remote, record=record)
 
