@@ -29,15 +29,15 @@ class StoreError(Exception):
 
 
 class DamagedFile(StoreError):
-    """A file has an invalid content or mode. A reader without the lock may get this error during a write."""
+    """The error for a file with invalid content or mode. A reader without the lock may get it during a write."""
 
 
 class LockBusy(StoreError):
-    """The lock was not acquired in time. The caller can repeat the call, because the store is unchanged."""
+    """The error for a lock that was not acquired in time. The call can be repeated, because the store is unchanged."""
 
 
 class SerialTaken(StoreError):
-    """Another user, `owner`, has a token with this serial number, or it is in stock (None). The store is unchanged."""
+    """The error for the serial number of another user, `owner`, or of the stock (None). The store is unchanged."""
 
     def __init__(self, serial: str, owner: str | None) -> None:
         token = f"the token with the serial number {serial}"
@@ -46,11 +46,11 @@ class SerialTaken(StoreError):
 
 
 class NotThere(Exception):
-    """The store has no record of this user."""
+    """The error for a user without a record."""
 
 
 class NoAccount(NotThere):
-    """The path of the user's file is unknown, because no account was found for the user name.
+    """The error for a user name without an account, so that the path of the user's file is unknown.
 
     The user may still be enrolled, because this error also occurs if the name service cannot be reached.
     """
@@ -66,7 +66,7 @@ class Codec(Protocol):
         """Return the document with readable secrets. Raise StoreError, which names `place`."""
 
     def seal(self, document: bytes, owner: str) -> bytes:
-        """Return the document with sealed secrets. Without a change of the key, a secret keeps its sealed text."""
+        """Return the document with sealed secrets. A secret keeps its sealed text until the key changes."""
 
     def is_current(self, document: bytes) -> bool:
         """Return True if all secrets are sealed with the current key."""
@@ -92,8 +92,8 @@ class Store(Protocol):
         """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
         The argument of `change` is the old record. Do not write an unchanged record; with `decoy`, write a decoy
-        instead, under the same lock. If `change` returns None, delete the record. If `user` has no record, call
-        `change` with an empty record if `create` is True; otherwise raise NotThere. A SharedStore may call `change`
+        instead, under the same lock. Delete the record if `change` returns None. For a user without a record, call
+        `change` with an empty record if `create` is True, otherwise raise NotThere. A SharedStore may call `change`
         more than once; the last call counts.
         """
 
@@ -140,7 +140,7 @@ class SharedStore:
 
 
 def clock_of(store: Store | SharedStore, now: Callable[[], int]) -> Callable[[], int]:
-    """Return the clock for decisions on records of `store`: its own clock, or `now` if it has none."""
+    """Return the clock for decisions on records of `store`: its own clock, or `now` if the store has no clock."""
     return store.now if isinstance(store, SharedStore) else now
 
 

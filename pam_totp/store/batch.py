@@ -203,7 +203,7 @@ class _Batch:
     def _put(self, stored: Slots | None, entry: journal.Entry) -> None:
         new, codec = self._record(entry, entry.new), self._store.codec
         old = UserRecord(user=new.user) if entry.old is None else self._record(entry, entry.old)
-        # a document that was not sealed must leave both slots
+        # an empty old record makes `put` write both slots, so that no unsealed document remains
         old = old if entry.old is None or codec is None or codec.is_current(entry.old) else UserRecord(user=new.user)
         self._store.put(self._folder, entry.name, stored, old, new, document=entry.new, durably=False)
 

@@ -27,9 +27,9 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK |
 
 
 def acquire(folder: int, lock_file: str, name: str, wait: float) -> int:
-    """Lock `name` within `wait` seconds; with 0, try once. Return a descriptor; closing it releases the lock.
+    """Lock `name` within `wait` seconds; with 0, try once. Return a descriptor, whose closing releases the lock.
 
-    Raise LockBusy, or another StoreError if the lock file is not safe.
+    Raise LockBusy, or another StoreError unless the lock file is a regular file of this account.
     """
     return _acquire(folder, lock_file, name, wait, lambda lock: _set(lock, name, fcntl.F_WRLCK))
 
@@ -47,7 +47,7 @@ class KeptLock:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold the lock of `name`. Raise LockBusy, or another StoreError if the lock file is not safe."""
+        """Hold the lock of `name`. Errors are those of `acquire`."""
         lock = self._lock
         if not _is_locked(self._folder, lock, self._lock_file, lambda lock: _set(lock, name, fcntl.F_WRLCK)):
             lock = acquire(self._folder, self._lock_file, name, self._wait)
@@ -66,12 +66,12 @@ def _set(lock: int, name: str, kind: int) -> None:
 
 def acquire_all(folder: int, lock_file: str, wait: float) -> int:
     """Lock all names at once. Return a descriptor; closing it releases the lock. Raise StoreError."""
-    every = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # the range of the largest file
+    every = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # length 0: all offsets
     return _acquire(folder, lock_file, "all records", wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, every))
 
 
 def acquire_as_version_1(folder: int, lock_file: str, name: str, wait: float) -> int:
-    """Do the same with the lock of flock(2), because processes of version 1 use only this lock."""
+    """Do the same as `acquire` with the lock of flock(2), because processes of version 1 use only this lock."""
     return _acquire(folder, lock_file, name, wait, lambda lock: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 

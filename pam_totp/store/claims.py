@@ -1,4 +1,4 @@
-"""The claims of a file store: for each serial number, the owner of the token with it.
+"""The claims of a file store: the owner of the token with each serial number.
 
 Rules:
 1. A claim is a symbolic link in the folder `.serial`: its name is the serial number, and it points to the record of the
@@ -15,8 +15,8 @@ Rules:
 7. A claim may also point to an entry of the stock (`stock_entries`). The owner is the user whose record has the token
    and to whom the claim points; otherwise it is the stock, if its entry contains a token. This rule has one result
    after a kill at any moment of a change, and `settle` completes such a change.
-8. Before a user's record loses a token, an entry of the stock for it contains no token. Otherwise an old counter of a
-   killed return could come back.
+8. Before a user's record loses a token, an entry of the stock for it contains no token. Otherwise a killed return
+   could restore an old counter.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def release(store: FileStore, folder: int, name: str, claims: Collection[str], *
 def bring_in(store: FileStore, user: str) -> None:
     """Claim the serial numbers of a record that another program put into the store. Raise SerialTaken.
 
-    If the token is in stock too, the user keeps it: the backup was made during the assignment or the return.
+    The user keeps a token that is in stock too: the backup was made during the assignment or the return.
     """
     name = store.file_of(user)
     with store.opened() as folder, store.locked(folder, name):
@@ -180,13 +180,12 @@ def holder(store: FileStore, folder: int, claim: str) -> str | None:
 
 
 def is_held_by(folder: int, claim: str, name: str) -> bool:
-    """Return True if the claim belongs to the record `name`. The caller knows that this record has the serial
-    number."""
+    """Return True if the claim belongs to the record `name`. This record must have the serial number."""
     return _read(folder, claim) == name
 
 
 def sweep(store: FileStore, folder: int) -> None:
-    """Delete all stale claims, and everything else in their folder."""
+    """Delete all stale claims, and all other entries of their folder."""
     for claim in names(folder):
         with _locked(store, folder, claim):
             name = _read(folder, claim)
@@ -342,7 +341,7 @@ def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import
 
 
 def _free(store: FileStore, folder: int, claim: str) -> None:
-    """Delete a stale claim, and the entry of the stock without a token. With a token, the stock gets the claim."""
+    """Delete a stale claim and its entry of the stock. If the entry contains a token, move the claim to the stock."""
     if stock_entries.has_token(store, folder, claim):
         point(folder, claim, stock_entries.path_of(claim))
         return

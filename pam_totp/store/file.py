@@ -8,9 +8,9 @@ Rules:
 4. For an unknown user, the update acquires a lock, too, and overwrites a decoy.
 5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.
 6. Every user name has one file name, and every file name belongs to one user name.
-7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. The empty
-   file is damaged for a service of version 1 that still runs, which then denies the login. If the file did not exist,
-   `nullok` would let the user in. While the file has content, an update also acquires the lock of version 1.
+7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service
+   of version 1 that still runs reads the empty file as damaged, and denies the login. If the file did not exist,
+   `nullok` would accept the login. While the file has content, an update also acquires the lock of version 1.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
 9. The token with a serial number belongs to one user only: the folder `.serial` has a claim for each serial number
    (`claims`).
@@ -252,7 +252,7 @@ class FileStore:
     def seal_again(self, user: str) -> bool:
         """Seal a record with the current key, in both slots. Return False if that is not necessary.
 
-        Raise NotThere. The store has a codec.
+        Raise NotThere. The store must have a codec.
         """
         assert self.codec is not None
         name = self.file_of(user)
@@ -317,7 +317,7 @@ class FileStore:
             raise StoreError(f"{self.folder}: {e.strerror}") from e
 
     def lock_of(self, folder: int, name: str, wait: float | None = None) -> int:
-        """Lock the name of a claim or of a folder. Return a descriptor; closing it releases the lock."""
+        """Lock the name of a claim or of a folder. Return a descriptor, whose closing releases the lock."""
         return acquire(folder, self._lock_name(), name, self._lock_wait if wait is None else wait)
 
     @contextmanager
@@ -411,7 +411,7 @@ def _short_enough(name: str, document: bytes) -> bytes:
 
 
 def _may_be_version_1(name: str) -> bool:
-    """Return True for a file of version 1, its lock file, and every temporary file."""
+    """Return True if `name` is a file of version 1, its lock file, or a temporary file."""
     is_temporary = name.startswith(".") and name.endswith(_SUFFIX)
     return is_temporary or (name != LOCK and name.endswith((_SUFFIX_1, ".lock", ".tmp")))
 

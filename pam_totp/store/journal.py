@@ -39,7 +39,7 @@ _BUFFER = 64 * 1024  # bytes of the manifest in one write
 class Entry(NamedTuple):
     """The change of one record: the file name, the old document (None for a new record), and the new document.
 
-    If `linked` is a bool, version 1 wrote the entry. Then `name` is the file name of version 1, and `old` is None.
+    `linked` is a bool in an entry of version 1. There `name` is the file name of version 1, and `old` is None.
     """
 
     name: str
@@ -279,7 +279,7 @@ def _lost_its_content(folder: int, name: str) -> bool:
 
 
 def _without_unused_tokens(current: UserRecord, old: UserRecord | None, new: UserRecord) -> UserRecord:
-    """Return `current`, which a login, for example, has changed since the import, without its unused new tokens.
+    """Return `current` without its unused new tokens. A login, for example, has changed `current` since the import.
 
     Used tokens remain: otherwise a second import of the same file would restore their old counters. Used recovery codes
     and counted failures remain too. A roll-back never deletes a changed record.

@@ -2,8 +2,8 @@
 
 Rules:
 1. The first line is the format. Each further line has a role and a key of 256 bits in base64.
-2. One key has the role `key`: it seals. All keys open. A rotation adds the key that follows (`next`) before any secret
-   is sealed with it, and keeps the key before it (`old`) until no secret is sealed with it.
+2. The key with the role `key` seals, and all keys open. A rotation adds the next key (`next`) before this key seals a
+   secret. It keeps the previous key (`old`) while a secret is sealed with that key.
 3. A line with a state names a store (`State`). The key seals no other store. All databases have the name `postgresql`,
    because their URL may differ between hosts.
 4. A key has an identifier, which reveals nothing about the key.
@@ -41,7 +41,7 @@ _STATES = {state.value: state for state in (State.OPENING, State.SEALING, State.
 
 
 class KeyringError(ValueError):
-    """The keyring is invalid. The text contains no key."""
+    """The error for an invalid keyring. The text contains no key."""
 
 
 def name_of(location: str) -> str:
@@ -94,7 +94,7 @@ class Keyring(Value):
         return dict(self.stores).get(name_of(location))
 
     def with_store(self, location: str, state: State) -> Keyring:
-        """Return the keyring with a store in a state."""
+        """Return the keyring with this state of a store."""
         return self._replace(stores=tuple((dict(self.stores) | {name_of(location): state}).items()))
 
     def without_store(self, name: str) -> Keyring:

@@ -63,5 +63,5 @@ def notice(path: str) -> str | None:
 
 
 def absolute(location: str) -> str:
-    """Return the location with the absolute path of a folder."""
+    """Return the location. Make the path of a folder absolute."""
     return location if is_database(location) else os.path.abspath(location)

@@ -141,11 +141,11 @@ class _Database:
         """Read the row of the store. Raise OutOfReach for an outdated copy, so that the next server is tried."""
         connection.statements = _statements(connection, deadline)
         self.require_epoch(connection.statements)
-        self.epoch = max(self.epoch, connection.statements.epoch)  # another thread may have seen a higher one
+        self.epoch = max(self.epoch, connection.statements.epoch)  # another thread may have seen a higher epoch
         self.was_reached = True
 
     def require_epoch(self, statements: schema.Statements) -> None:
-        """Raise OutOfReach if the server has a lower epoch than another one."""
+        """Raise OutOfReach if the server has a lower epoch than another server."""
         if statements.epoch < self.epoch:
             what = f"a server has an outdated copy of the database: its epoch is {statements.epoch}, not {self.epoch}"
             raise OutOfReach(f"{what} (after a restore, run 'pam-totp authority restore')")
@@ -164,7 +164,7 @@ def _database(url: str, size: int) -> _Database:
 
 
 class PostgresStore(SharedStore):
-    """The store in the database at `url`, a URL of libpq. It contains no password.
+    """The store in the database at `url`, a URL of libpq without a password.
 
     `lock_wait` is the time for a turn, and `wait` for one use of the database, both in seconds. `pool` connections
     serve all stores of this process with the same URL. A server with a lower epoch than `epoch` is not used. The store
@@ -334,7 +334,7 @@ class PostgresStore(SharedStore):
         return _Contended()
 
     def use(self, attempt: Callable[[Work], R], *, reads_only: bool = False) -> R:
-        """Call `attempt` with a connection, for tables besides the records."""
+        """Call `attempt` with a connection, for the tables other than `record`."""
         return self._attempts(attempt, reads_only=reads_only)
 
     def _attempts(self, attempt: Callable[[Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:

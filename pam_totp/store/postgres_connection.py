@@ -63,11 +63,11 @@ class Refused(StoreError):
 
 
 class Connection:
-    """One connection. After an error that leaves its state unknown, it is closed."""
+    """One connection. It is closed after an error that leaves its state unknown."""
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self._pgconn = pgconn
-        self.statements: Statements | None = None  # of the store; the user of the connection sets them
+        self.statements: Statements | None = None  # of the store; the caller sets them
         self._notices: list[str] = []
         pgconn.nonblocking = 1
         pgconn.notice_handler = self._on_notice
@@ -155,7 +155,7 @@ class Connection:
 def connect(url: str, deadline: float, prepare: Prepare = lambda connection, deadline: None) -> Connection:
     """Connect to the first server of `url` that accepts writes, and for which `prepare` does not raise OutOfReach.
 
-    Raise OutOfReach if there is none.
+    Raise OutOfReach if there is no such server.
     """
     reasons, servers = [], _servers(url)
     for number, server in enumerate(servers):
@@ -175,7 +175,7 @@ def connect(url: str, deadline: float, prepare: Prepare = lambda connection, dea
 
 
 def has_password(url: str) -> bool:
-    """Return True if the URL contains a password. The store refuses it."""
+    """Return True if the URL contains a password. The store refuses such a URL."""
     try:
         return bool(conninfo_to_dict(url).get("password"))
     except psycopg.Error:

@@ -1,4 +1,4 @@
-"""Copy all records of a store on this host into a database, or back. The old store refuses every login afterwards.
+"""The copy of all records of a store on this host into a database, or back. The old store then refuses every login.
 
 Rules:
 1. The copy is complete or without effect. Every login is refused while the copy runs, so no login is lost between the
@@ -10,7 +10,7 @@ Rules:
 4. The table of a copied database gets another name in the transaction of the copy.
 5. The process reads all records back, and compares each byte, before the copy is valid.
 6. The stock of tokens is copied too, in the same transaction.
-7. If the process is killed, at most the old store accepts logins. A second run of the command completes the copy.
+7. After a kill of the process, only the old store may accept logins. A second run of the command completes the copy.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def to_database(folder: str, url: str, as_root: AsRoot, codec: Codec | None = No
 
 
 def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot, codec: Codec | None) -> int:
-    """Copy the records, and let the folder, under its name `aside`, refuse every login. Return their number."""
+    """Copy the records, and return their number. The folder gets the name `aside`, and then refuses every login."""
     is_resumed, is_sent = os.path.isdir(aside), False
     with _connected(url) as run:
         if not is_resumed:

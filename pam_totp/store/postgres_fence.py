@@ -1,4 +1,4 @@
-"""The database of a fleet after a restore: what the log withdraws, and the end of every other copy.
+"""The database of a fleet after a restore: the withdrawal of rights, and the end of every other copy.
 
 Rules:
 1. `fence` is one transaction, and the last change of a restore. It withdraws rights of members and groups, deletes the
@@ -51,8 +51,8 @@ class MemberRow(NamedTuple):
 
 
 class Withdrawn(NamedTuple):
-    """The rights to withdraw: members to revoke or to join again, limits of members, permissions, memberships in
-    groups.
+    """The rights to withdraw: certificates of members, groups and services of members, permissions, memberships in
+    groups. A member in `rejoin` must join again.
 
     A limit has the member's name, groups and services.
     """
@@ -68,7 +68,7 @@ NOTHING = Withdrawn()
 
 
 class Fenced(NamedTuple):
-    """The new epoch, or None if none has begun; and the number of records whose verdicts were deleted."""
+    """The new epoch, or None if no epoch has begun, and the number of records whose verdicts were deleted."""
 
     epoch: int | None
     deleted: int

@@ -130,7 +130,7 @@ class Members:
     # ---- for an authority
 
     def find(self, fingerprint: bytes, user: str | None = None, service: str | None = None) -> Found | None:
-        """Return the member with this certificate, and its permissions for `user` and `service`."""
+        """Return the member with this certificate, and its permissions for `user` and `service`, or None."""
         rows = self._read(_FIND, fingerprint, None if user is None else file_name(user), service)
         if not rows:
             return None
@@ -237,15 +237,15 @@ class Members:
         return self._each(lambda made: made.deny, group, user_groups)
 
     def permit_enrolment(self, group: str, *, permitted: bool) -> int:
-        """Let the members of `group` enrol users, or forbid it. Return 1, or 0 if it was forbidden before."""
+        """Let the members of `group` enrol users, or forbid it. Return 1, or 0 if enrolment was forbidden already."""
         return (self.allow if permitted else self.deny)(group, [ENROLMENT])
 
     def put(self, user_group: str, users: Iterable[str]) -> int:
-        """Put users into a group. Return their number."""
+        """Add users to a group. Return their number."""
         return self._each(lambda made: made.put, user_group, map(file_name, users))
 
     def take(self, user_group: str, users: Iterable[str]) -> int:
-        """Take users out of a group. Return the number of users that were in the group."""
+        """Remove users from a group. Return the number of users that were in the group."""
         return self._each(lambda made: made.take, user_group, map(file_name, users))
 
     # ---- statements

@@ -9,13 +9,15 @@ Rules:
    stock.
 5. The version of a record only increases, even if its user is deleted and enrolled again. It starts at the current
    time.
-6. `stock` contains the entry of each serial number that is or was in stock (`stock`). It goes with the row of `serial`.
+6. `stock` contains the entry of each serial number that is or was in stock (`stock`). An entry is deleted with its row
+   of `serial`.
 7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
    a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
    `ends` is the end of the newest certificate.
    A row of `may` with the user group `postgres_members.ENROLMENT` lets the members enrol users.
 8. `epoch` of `store` increases after each restore (`postgres_fence`). A process refuses a server with a lower epoch
-   than it has seen. `cluster` is the identity of the server and of the tables then: a restored dump has another one.
+   than the highest that it has seen. `cluster` is the identity of the server and of the tables at that time, which
+   differs in a restored dump.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pam_totp.store.postgres_connection import Connection, connect
 _TIMEOUTS = ("statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout")
 _GUARDED = ("fsync", "client_min_messages", "synchronous_standby_names", "synchronous_commit")
 _SETTINGS = (*_GUARDED, "full_page_writes", *_TIMEOUTS)
-_ROUND_TRIPS = 5  # the median of these
+_ROUND_TRIPS = 5  # measurements, of which the median counts
 _TABLES = "SELECT to_regclass('pam_totp.store') IS NOT NULL"
 _COPIED = f"{schema.IS_COPIED} AND to_regclass('pam_totp.record') IS NULL"
 _STANDBYS = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming' OR state IS NULL"
@@ -69,7 +69,7 @@ def state_of(url: str, wait: float) -> State:
 
 
 class _Reader:
-    """Reads from one connection."""
+    """A reader of the state over one connection."""
 
     def __init__(self, connection: Connection, deadline: float) -> None:
         self._connection, self._deadline = connection, deadline
@@ -103,7 +103,7 @@ class _Reader:
         )
 
     def _tables(self) -> tuple[int | None, str | None, int, str | None]:
-        """Return version, replication, epoch and cluster of the tables. Without tables, the version is None."""
+        """Return version, replication, epoch and cluster of the tables. The version is None if there are no tables."""
         (found,) = self._connection.run(_TABLES, deadline=self._deadline)
         rows = self._connection.run(schema.STORE, deadline=self._deadline) if found[0] == b"\1" else []
         if not rows:
@@ -113,12 +113,12 @@ class _Reader:
         return numbers[0], (replication or b"").decode(), numbers[1], None if cluster is None else cluster.decode()
 
     def _cluster(self) -> str | None:
-        """Return the identity of the server and of the tables, if the role may see it."""
+        """Return the identity of the server and of the tables, or None if the role may not see it."""
         sees = self._connection.run(schema.SEES_CLUSTER, deadline=self._deadline)
         return self._texts(schema.CLUSTER)[0] if sees else None
 
     def _clock(self) -> tuple[float, float]:
-        """Return by how much the database is ahead of this host, and the time of a round trip."""
+        """Return the database's clock minus this host's clock, and the time of a round trip, both in seconds."""
         ahead, trips = [], []
         for _ in range(_ROUND_TRIPS):
             wall, begun = time.time(), time.monotonic()

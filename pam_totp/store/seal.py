@@ -1,14 +1,15 @@
-"""The seal: secrets of a document, encrypted with AES-256-GCM (NIST SP 800-38D) at the edge of a store.
+"""The seal: the encryption of the secrets in a document with AES-256-GCM (NIST SP 800-38D).
 
 Rules:
-1. The keys of tokens and the picture of a ticket, which shows a key, are sealed. The rest of a document stays readable.
-   Recovery codes, tickets and temporary codes have 80 random bits, and the document has only their salted digests.
+1. The keys of tokens and the picture of a ticket, which shows a key, are sealed. The rest of a document remains
+   readable. Recovery codes, tickets and temporary codes have 80 random bits, and the document has only their salted
+   digests.
 2. A sealed text is bound to the format, to the kind of the secret, to its owner, and to the creation of the token. The
-   owner is a user name, or a serial number in stock. A secret in another user's record does not open. The name of a
-   token is not bound, because the user may rename the token.
+   owner is a user name, or a serial number in stock. A secret in another user's record cannot be decrypted. The name of
+   a token is not bound, because the user may rename the token.
 3. A secret has one sealed text for each key, so a document has one encoding, and a login that changes only counters
    keeps the text. The nonce is derived from the bound data and from the secret (as in RFC 8452): two different
-   secrets have different nonces, and a process without randomness cannot repeat one.
+   secrets have different nonces, even if the process lacks randomness.
 4. A login never makes a document longer, because all sealed texts of a secret have the same length.
 5. An error names the place, and never shows a secret.
 """
@@ -129,7 +130,7 @@ def _text(key: _Key, bound: bytes, content: bytes) -> bytes:
 
 
 def _secrets(document: bytes) -> list[_Secret]:
-    """Return the secrets of a document, in order. The text of a document contains no line end."""
+    """Return the secrets of a document, in order. No value in a document contains a line end."""
     created = [_line(part) for part in document.split(_CREATED)[1:]]
     texts = [_line(part) for part in document.split(_SECRET)[1:]]
     created += [b"-"] * (len(texts) - len(created))  # the parser refuses such a document

@@ -1,13 +1,13 @@
-"""The keyring of this host: where a process finds the keys that seal its stores.
+"""The keyring of this host: the keys that seal its stores, and the search for them.
 
 Rules:
 1. The keyring is the credential `seal` that systemd gives a service, or else the file `/etc/pam_totp/seal`, or else the
    file `/etc/pam_totp/seal.cred`, which systemd-creds decrypts with the key of the host or of its TPM2.
 2. Only root can read the two files. A process calls `hold` as root, before it changes to another account. It then has a
    descriptor of the keyring, and no other right.
-3. Without a keyring, no process loads cryptography or `keyring`, and all stores are open.
+3. A process loads cryptography and `keyring` only if this host has a keyring. Otherwise, no store is sealed.
 4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
-   writes no secret either. The file `/etc/pam_totp/seal.json`, which everybody can read, names the sealed stores.
+   writes no secret either. The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
 5. A process reads the keyring once. The commands of `pam-totp seal` restart the services.
 """
 
@@ -70,7 +70,7 @@ class _Process:
     descriptor: int | None = None
     is_read = False
     keyring: Keyring | None = None
-    problem: str | None = None  # why the keyring cannot be read
+    problem: str | None = None  # the reason if the keyring cannot be read
     codecs: dict[State, Codec]
 
 
@@ -106,9 +106,10 @@ def codec_of(location: str) -> Codec | None:
 
 
 def codec_of_copy(folder: str) -> Codec | None:
-    """Return the codec of a folder that the keyring does not name, if its first record is sealed: a restored backup.
+    """Return the codec of a folder with sealed records that the keyring does not name: a restored backup.
 
-    The process can read the folder. Raise StoreError or OSError.
+    Return None if the first record with a secret is not sealed. The process must be able to read the folder. Raise
+    StoreError or OSError.
     """
     if not _process.is_read:
         _read()
@@ -162,7 +163,7 @@ def sealer() -> ModuleType:
 
 
 def _read() -> None:
-    """Read the keyring. Other threads may do the same meanwhile."""
+    """Read the keyring. Other threads may do so at the same time."""
     found, problem = None, None
     try:
         found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)

@@ -3,7 +3,7 @@
 Rules:
 1. A writer holds the lock of the file name. A reader without the lock may find a damaged file.
 2. A login overwrites the other slot by one system call, which returns after the flush, so that a signal cannot separate
-   them. The write succeeds on a full disk.
+   the write from the flush. The write succeeds on a full disk.
 3. After an error, the process empties that slot, so that the current record remains valid.
 4. Before the first write to the empty slot of a new file, the process flushes the file and its folder.
 5. The process writes and flushes a new file under a temporary name. Then link(2) gives the file its name, or fails if

@@ -4,7 +4,7 @@ Rules:
 1. The stock has an entry for each serial number that was imported into it. The entry contains the token, with its key,
    while the token is in stock. It contains no key while a user has the token.
 2. A token is in the record of one user, or in stock. `exchange` changes the record and the stock together: after a kill
-   at any moment, the serial number has one owner, and the key is in one of the two places.
+   at any moment, the serial number has one owner, and only the record or the stock has the key.
 3. A returned token keeps its counter or step. Codes that one user has used are refused for the next user too.
 4. Serial numbers are compared by `core.serials`.
 """
@@ -39,8 +39,8 @@ def _token_or_none(v: object) -> str | None:
 class StockEntry(Value):
     """The entry of one serial number.
 
-    `imported` is the time at which the token came into stock for the first time, `returned` the time of its last return
-    (Unix seconds). `token` is None while a user has the token.
+    `imported` is the time of the token's first import into the stock, `returned` the time of its last return (Unix
+    seconds). `token` is None while a user has the token.
     """
 
     serial: str
@@ -76,14 +76,14 @@ class Held(NamedTuple):
 
 if TYPE_CHECKING:
     # the old record, and the entries of the named serial numbers (None for a serial number without an entry)
-    # -> the new record (None: delete it), the entries of tokens that come into stock, and the result
+    # -> the new record (None: delete it), the entries to add to the stock, and the result
     Exchange = Callable[
         [UserRecord, Mapping[str, StockEntry | None]], tuple[UserRecord | None, Sequence[StockEntry], R]
     ]
 
 
 class NotInStock(Exception):
-    """The stock does not have this token. `owner` is the user with this token, or None."""
+    """The error for a token that is not in stock. `owner` is the user with this token, or None."""
 
     def __init__(self, serial: str, owner: str | None) -> None:
         super().__init__(f"the token with the serial number {serial} is not in stock")
@@ -104,23 +104,23 @@ class Stock(Protocol):
     ) -> list[tuple[str | None] | None]:
         """Add tokens, durably. A killed `add` adds all tokens or none, once the next command has completed it.
 
-        Return a result for each entry: None if it was added. Otherwise the serial number was taken, and the result is
+        Return a result for each entry: None if it was added. Otherwise the serial number was in use, and the result is
         a tuple with its owner, or (None,) if the token is in stock.
         """
 
     def update(self, serial: str, change: Callable[[StockEntry], StockEntry | None]) -> StockEntry:
-        """Replace the entry of a token in stock by the value that `change` returns; with None, delete it.
+        """Replace the entry of a token in stock by the value that `change` returns, and return the old entry.
 
-        Return the old entry. Raise NotInStock.
+        Delete the entry if the value is None. Raise NotInStock.
         """
 
     def exchange(self, user: str, change: Exchange[R], serials: Sequence[str], *, create: bool = False) -> R:
         """Change a user's record and the stock together, durably, and return the result of `change`.
 
         `change` gets the record, and the entries of `serials`. An entry without a token is not in stock. A token of
-        the new record whose serial number is in stock leaves the stock. The entries that `change` returns come into
-        stock: their tokens must be in the old record, and missing in the new record. `change` may be called more than
-        once; the last call counts.
+        the new record is removed from the stock if the stock has its serial number. The entries that `change` returns
+        are added to the stock: their tokens must be in the old record, and missing in the new record. `change` may be
+        called more than once; the last call counts.
 
         Raise NotThere if the user has no record, unless `create` is True. Raise SerialTaken.
         """
@@ -128,7 +128,7 @@ class Stock(Protocol):
     def seal_again(self) -> int:
         """Seal the entries with the current key, durably. Return the number of entries that were changed.
 
-        The store has a codec.
+        The store must have a codec.
         """
 
     def documents(self) -> Iterator[bytes]:

@@ -2,8 +2,8 @@
 
 Rules:
 1. `exchange` holds the lock of the user's record, then the locks of the claims. It writes in this order: entries of
-   tokens that come into stock, claims of tokens that leave it, the record, and the rest (`claims.settle`). Each write
-   is durable before the next. After a kill, rule 7 of `claims` names the owner.
+   tokens that are added to the stock, claims of tokens that are removed from it, the record, and the rest
+   (`claims.settle`). Each write is durable before the next. After a kill, rule 7 of `claims` names the owner.
 2. `add` writes all entries to a folder beside `.stock`, and flushes them. The rename of that folder to `.stock.ready`
    is the moment of the import. Then it moves each entry into `.stock`, under the lock of the claim. The next use of the
    stock completes a killed `add`.
@@ -220,12 +220,12 @@ class FileStock:
             self.finish(folder)
 
     def finish(self, folder: int) -> None:
-        """Only for this package: do the same, and delete the files of an import that was killed before it was ready."""
+        """Only for this package: do the same as `complete`, and delete the files of an import that was not ready."""
         with self._adding(folder):
             pass
 
     def _move_in(self, folder: int) -> Iterator[tuple[str, SerialTaken | None]]:
-        """Move the entries of `.stock.ready` into the stock. Yield each claim, and the error for a taken one."""
+        """Move the entries of `.stock.ready` into the stock. Yield each claim, and the error if it was in use."""
         if not exists(folder, READY):
             return
         lock = self._store.kept_lock(folder)
