@@ -1,11 +1,11 @@
-"""Questions of members: who may ask, the decision, and the verdict.
+"""Questions of members: the permission to ask, the decision, and the verdict.
 
 Rules:
 1. A member is a row of the database that is not revoked. It is read at each question, so a revocation is in force at
    once. `decide` makes the decision, as at a login on one host.
-2. The policy is that of this authority for the PAM service. A member's word changes nothing.
-3. The answers before a question count only as far as their verdicts are stored: what they added to the failures, and
-   whether a third code completes a row. A third code is tried once for each pair.
+2. The policy is that of this authority for the PAM service. A member cannot change it.
+3. The earlier answers of a login count only as their stored verdicts state: the failures that they added, and the code
+   that completes codes in a row. A third code is tried once for each pair.
 4. The same question of the same member gets the stored verdict, also from another authority.
 5. The member gets a verdict and messages for the user. The reason is in the log of this authority alone.
 6. A member that has sent too many refused answers needs two codes in a row (`budget`).
@@ -45,15 +45,15 @@ OTHER_SERVICE = "the member may not ask about this service"
 MEMBER_BUDGET = "member-budget"  # the reason of a right code in the log, while the budget of the member is used up
 Log: TypeAlias = Callable[[str, Mapping[str, str | int | None]], None]
 _ACCEPTED = tuple(outcome.value for outcome in Outcome if outcome.accepted)
-_PARENT = 16  # hexadecimal digits: enough among eight digests
+_PARENT = 16  # hexadecimal digits: enough to distinguish eight digests
 
 
 class NotAMember(Exception):
-    """The certificate belongs to no member, or to a revoked one. The text is the reason."""
+    """The error for a certificate without a member, or of a revoked member. The text is the reason."""
 
 
 class NotPermitted(Exception):
-    """The member may not ask for this user, or for this service. The text is the reason."""
+    """The error for a member that may not ask for this user, or for this service. The text is the reason."""
 
 
 class Answers:
@@ -148,12 +148,12 @@ class Answers:
         return refusal_delay(settings(service, (), self._site()).policy)
 
     def begin(self, fingerprint: bytes, begun: wire.Begin) -> wire.BeginVerdict:
-        """Return whether the user may pass without a code. Raise as `answer` does."""
+        """Decide whether the user may pass without a code. Raise as `answer` does."""
         user = storable(begun.user)
         member = self._permitted(fingerprint, user, begun).name
         chosen = settings(begun.service, (), self._site())
         origin = _origin(chosen, begun.service, member, begun.rhost)
-        # A group of users belongs to a host, and this host need not know it: a limited nullok lets no user pass.
+        # `nullok_group` is a group of the member, which this host may not have. So it exempts no user here.
         nullok = chosen.nullok and chosen.nullok_group is None
         if origin is None and not nullok:
             return wire.BeginVerdict(verdict=wire.ASK)
@@ -169,7 +169,7 @@ class Answers:
         return wire.BeginVerdict(verdict=wire.ASK)
 
     def _permitted(self, fingerprint: bytes, user: str, asked: wire.Question | wire.Begin | wire.Redeem) -> Found:
-        """Return the member, if it may ask for `user` and the service."""
+        """Return the member. Raise NotPermitted unless it may ask for `user` and the service."""
         found = self.member(fingerprint, user, asked.service)
         if not (found.may_ask and found.may_serve):
             reason = OTHER_SERVICE if found.may_ask else OTHER_USER
@@ -199,7 +199,7 @@ class Answers:
 
 
 def storable(user: str) -> str:
-    """Return `user`, or the name that no user has if no record can have this name."""
+    """Return `user`, or UNASKABLE if no record can have this name."""
     try:
         file_name(user)
     except StoreError:
@@ -208,11 +208,11 @@ def storable(user: str) -> str:
 
 
 class _Dialogue:
-    """One question of a login, and what the stored verdicts say about the questions before it."""
+    """One question of a login, and the earlier questions of this login with their stored verdicts."""
 
     def __init__(self, question: wire.Question, answer: Answer, member: str) -> None:
         self._answer = answer
-        self._before: list[tuple[str, Answer]] = []  # digest and answer of the earlier questions, the first one first
+        self._before: list[tuple[str, Answer]] = []  # digest and answer of the earlier questions, in order
         before = question.before()
         while before is not None:
             self._before.insert(0, (before.digest(member).hex(), Answer.parse(before.answer.encode())))
@@ -263,11 +263,11 @@ class _Dialogue:
         return json.dumps(self.kept(decision), separators=(",", ":"))
 
     def kept(self, decision: Decision) -> dict[str, Any]:
-        """Return the content of that text.
+        """Return the content of the text that `stored` returns.
 
         `o` is the outcome. Of an accepted answer: `m`, the messages; `t`, the token's name, creation and next counter
-        or step. Of a refused answer: `f`, the count of failures, if it was counted; `n`, the code that completes the
-        row; `p`, the earlier question whose `n` was tried.
+        or step. Of a refused answer: `f`, the count of failures, if it was counted; `n`, the code that completes codes
+        in a row; `p`, the earlier question whose `n` was tried.
         """
         kept: dict[str, Any] = {"o": decision.outcome.value}
         token = None if decision.token is None else decision.record.token(decision.token)
@@ -313,13 +313,13 @@ def _facts_again(kept: Mapping[str, Any]) -> tuple[str, dict[str, str | int | No
 
 
 def _used(decision: Decision) -> int | None:
-    """Return the counter or step of the accepted code, the last one of codes in a row; None if there is none."""
+    """Return the counter or step of the last accepted code; None if no code of a token was accepted."""
     token = None if decision.token is None else decision.record.token(decision.token)
     return token.next_factor - 1 if token is not None and decision.outcome.accepted else None
 
 
 def _origin(chosen: Settings, service: str, member: str, rhost: str | None) -> tuple[str, str] | None:
-    """Return the key of grace of a login, or None if it cannot have grace. Grace at one member is none at another."""
+    """Return the key of grace of a login, or None if it cannot have grace. Each member has separate grace."""
     if chosen.grace_period == 0:
         return None
     place = f"{service}@{member}"

@@ -1,14 +1,14 @@
 """The budget of refused answers of each member.
 
 Rules:
-1. A member may send BURST refused answers, and then RATE a second. Beyond that, one code of this member is not enough,
-   but two in a row are (law 8): a stolen member cannot guess, and its honest users are not locked out.
-2. Every refused answer is counted after its decision. So the budget depends only on what the member knows already. By
-   an exception for some reasons of refusals, a stolen member could learn which users are enrolled, and which codes are
-   right and not used up. If the budget is used up, codes in a row give back the refusals of their login: a busy member
-   would otherwise need two codes in a row until few of its users log in.
-3. Answers that were decided at the same time may exceed the budget. At most MOST are paid back from later seconds, so
-   the honest users of a member are not held for hours after a flood.
+1. A member may send BURST refused answers, and then RATE a second. Beyond that, users of this member need two codes in
+   a row (law 8): a stolen member cannot guess them, and honest users can still log in.
+2. Every refused answer is counted after its decision. So the budget depends only on facts that the member already has.
+   If some reasons of refusals were exempt, a stolen member could learn which users are enrolled, and which unused codes
+   are right. Codes in a row give back the refusals of their login while the budget is used up. Otherwise a busy member
+   would need codes in a row until few of its users log in.
+3. Answers that were decided at the same time may exceed the budget. The count is at most MOST, so that honest users of
+   a member can log in with one code again soon after a flood.
 4. Each process of each authority has its own budgets, in memory.
 """
 
@@ -27,7 +27,7 @@ class Budgets:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._spent: dict[str, tuple[float, float]] = {}  # name -> refused answers, and when they were counted
+        self._spent: dict[str, tuple[float, float]] = {}  # name -> refused answers, and the time of this count
         self._alarms: dict[str, float] = {}
 
     def is_used_up(self, member: str, now: float) -> bool:
@@ -41,7 +41,7 @@ class Budgets:
             self._spent[member] = min(self._spent_at(member, now) + 1, MOST), now
 
     def give_back(self, member: str, count: int, now: float) -> None:
-        """Count `count` refused answers less."""
+        """Subtract `count` refused answers."""
         with self._mutex:
             self._spent[member] = max(0.0, self._spent_at(member, now) - count), now
 

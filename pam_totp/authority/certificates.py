@@ -3,8 +3,8 @@
 Rules:
 1. Keys are on the curve P-256. The CA is valid for ten years, an authority's certificate for 825 days, a member's for
    90 days. Each is valid from a day before it was made, so that clocks may differ.
-2. A certificate request gives its key only. Name, use and time are those of the signer.
-3. openssl runs with a fixed path and a clean environment, in an own temporary folder, and for at most TIMEOUT seconds.
+2. Only the key of a certificate request is used. The signer chooses the name, the use and the time.
+3. openssl runs with a fixed path and a clean environment, in a new temporary folder, and for at most TIMEOUT seconds.
 4. A key is in a file that only its owner, and the group of the service, can read. It is never an argument.
 """
 
@@ -63,11 +63,11 @@ CA, SERVER, CLIENT = "", "serverAuth", "clientAuth"
 
 
 class CertificateError(Exception):
-    """A certificate or a key cannot be made or used. The text has no secret."""
+    """The error for a certificate or key that cannot be made or used. The text has no secret."""
 
 
 class BadRequest(CertificateError):
-    """The certificate request of a member cannot be signed."""
+    """The error for a certificate request of a member that cannot be signed."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Issuer:
             try:
                 public_key = workshop.run("req", "-in", "csr", "-noout", "-pubkey")
             except CertificateError:
-                raise BadRequest("not a certificate request in PEM") from None
+                raise BadRequest("the certificate request must be in PEM") from None
             _require_p256(public_key)
             return workshop.certify(self.certificate, self.key, name, days, "signed")
 
@@ -123,7 +123,7 @@ def fingerprint(pem: str) -> bytes:
     """Return the SHA-256 of the first certificate in `pem`, in DER. Raise CertificateError."""
     der = _der(first_certificate(pem))
     if not der:
-        raise CertificateError("not a certificate in PEM")
+        raise CertificateError("the certificate must be in PEM")
     return sha256(der).digest()
 
 
@@ -131,7 +131,7 @@ def first_certificate(pem: str) -> str:
     """Return the first certificate in `pem`, which may contain several. Raise CertificateError."""
     begin, end = pem.find("-----BEGIN CERTIFICATE-----"), pem.find("-----END CERTIFICATE-----")
     if not 0 <= begin < end:
-        raise CertificateError("not a certificate in PEM")
+        raise CertificateError("the certificate must be in PEM")
     return pem[begin : end + len("-----END CERTIFICATE-----")] + "\n"
 
 
@@ -166,7 +166,7 @@ class _Workshop:
             file.write(text)
 
     def run(self, *words: str) -> str:
-        """Return what openssl prints. Raise CertificateError with the first line of its error."""
+        """Return the output of openssl. Raise CertificateError with the first line of its error."""
         try:
             done = subprocess.run(
                 [OPENSSL, *words],
@@ -213,7 +213,7 @@ def _require_p256(public_key: str) -> None:
 
 
 def _der(pem: str) -> bytes:
-    """Return the content of one certificate in PEM; nothing if it is not in base 64."""
+    """Return the content of one certificate in PEM; empty if the certificate is not in base64."""
     try:
         return ssl.PEM_cert_to_DER_cert(pem)
     except ValueError:

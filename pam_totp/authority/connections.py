@@ -1,10 +1,10 @@
 """Connections to an authority: TLS, the limits before a member is known, and the time of each request.
 
 Rules:
-1. TLS 1.3 only. A certificate must be signed by the fleet's CA; a connection without one may join.
+1. TLS 1.3 only. A certificate must be signed by the fleet's CA. A peer without a certificate may read the CA and join.
 2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
-   limited for each network, and together, so that they keep no member out. The connections of a member beyond
-   OF_ONE_MEMBER count as those of an unknown peer, so that one member does not keep the others out.
+   limited for each network, and together, so that they cannot block members. The connections of a member beyond
+   OF_ONE_MEMBER count as those of an unknown peer, so that one member cannot block the others.
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
    before the first request.
 4. A peer waits for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
@@ -48,7 +48,7 @@ asyncio.sslproto.SSLProtocol.max_size = 32_768
 
 _REQUEST_LINE_END = re.compile(rb" HTTP/\d\.\d\r?\n")  # never in JSON of a member, which has no line break
 
-Event = Callable[[str, str, int], None]  # reason, address of the last one, number since the last event
+Event = Callable[[str, str, int], None]  # reason, address of the last peer, number since the last event
 
 
 class Seldom:
@@ -96,7 +96,7 @@ class Connections:
             connection.transport.close()
 
     def admit(self, networks: tuple[str, ...], peer: str) -> bool:
-        """Count a new connection, and return True, if it is within the limits."""
+        """Return True if a new connection is within the limits, and count it."""
         total = len(self.known) + len(self._handshakes)
         is_full = any(self._unknown[network] >= limit for network, limit in zip(networks, UNKNOWN, strict=False))
         if is_full or self._unknown[_ALL] >= ALL_UNKNOWN or total >= CONNECTIONS:
@@ -167,7 +167,7 @@ class _Gate(asyncio.Protocol):
             transport.abort()
 
     def send_alert(self, alert: bytes) -> None:
-        """Send an alert, and close the connection after the peer, or later.
+        """Send an alert on a copy of the socket, which `linger` closes.
 
         asyncio closes its socket at once, and the alert would be lost if the peer sends anything after that.
         """
@@ -203,7 +203,8 @@ _gate: ContextVar[_Gate | None] = ContextVar("gate", default=None)
 class Connection(asyncio.Protocol):
     """A connection after its handshake, in front of the protocol of aiohttp.
 
-    `fingerprint` is the SHA-256 of the peer's certificate, or None if it has none. `name` is the name in it.
+    `fingerprint` is the SHA-256 of the peer's certificate, and `name` the name in the certificate. Both are None if the
+    peer has no certificate.
     """
 
     def __init__(self, connections: Connections, gate: _Gate) -> None:
@@ -232,7 +233,7 @@ class Connection(asyncio.Protocol):
             self._early = b""
 
     def becomes_known(self) -> None:
-        """Stop counting this connection as one of an unknown peer, unless its member has too many connections."""
+        """Count this connection as a connection of its member, unless the member has too many connections."""
         of_member = self._connections.of_member
         if self._is_unknown and of_member[self.name] < OF_ONE_MEMBER:
             of_member[self.name] += 1
@@ -301,7 +302,7 @@ class Connection(asyncio.Protocol):
 
 
 def _reason(error: OSError) -> str:
-    """Return why a handshake failed, in a few words."""
+    """Return the reason of a failed handshake, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message.lower()
     if isinstance(error, ssl.SSLError) and error.reason:

@@ -7,9 +7,10 @@ Rules:
    verdict allows it.
 3. A challenge has a State: the id of the login and its refused answers, encrypted and authenticated, for one member,
    user and service, and for LIFE seconds of the database's clock. Every authority with the key of the CA can open it.
-4. Any other State is ignored: the answer is the first answer of a login. So an attacker gains nothing by it.
+4. Any other State is ignored: the answer is the first answer of a login. So an attacker gains nothing by a forged
+   State.
 5. Messages are marked as plain text: FreeRADIUS would expand them otherwise, and so execute commands.
-6. No reply tells whether the user is enrolled, and none lets a user pass without a code.
+6. A reply does not show whether the user is enrolled. Every accepted user has given a code.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ YES, NO = "yes", "no"
 
 
 def _octets(v: object) -> str | None:
-    """Require octets in hexadecimal, of at most one attribute."""
+    """Require the octets of at most one attribute, in hexadecimal."""
     good = type(v) is str and len(v) % 2 == 0 and not v.strip("0123456789abcdef")
     return None if good and len(str(v)) <= 2 * MAX_ATTRIBUTE else f"must be at most {MAX_ATTRIBUTE} octets, in hex"
 
@@ -136,7 +137,7 @@ def _attribute(values: Sequence[str]) -> dict[str, Any]:
 
 
 def _cut(text: str) -> str:
-    """Return as much of `text` as an attribute can have."""
+    """Return the beginning of `text` that fits in an attribute."""
     return text.encode()[:MAX_ATTRIBUTE].decode(errors="ignore")
 
 
@@ -157,7 +158,8 @@ _NONCE, _TAG = 16, 16  # bytes
 class States:
     """The seal of the State of challenges, with keys that are derived from `secret`.
 
-    The encryption is counter mode over HMAC-SHA256 with a random nonce, and the tag is an HMAC over all of it.
+    The encryption is counter mode over HMAC-SHA256 with a random nonce, and the tag is an HMAC of
+    the nonce, the encrypted content and the bound texts.
     """
 
     def __init__(self, secret: bytes) -> None:
@@ -165,7 +167,7 @@ class States:
         self._hide, self._bind = derived
 
     def seal(self, before: Before, bound: Sequence[str], now: int) -> str:
-        """Return the State for `before`, which opens with the same texts `bound` only, in hexadecimal."""
+        """Return the State for `before`, in hexadecimal. `open` requires the same texts `bound`."""
         first, second = (*before.refused, "")[:2]
         parts = bytes.fromhex(before.id), len(before.refused), first.encode(), second.encode()
         nonce = os.urandom(_NONCE)
@@ -173,7 +175,7 @@ class States:
         return (nonce + hidden + self._tag(nonce + hidden, bound)).hex()
 
     def open(self, state: str, bound: Sequence[str], now: int) -> Before | None:
-        """Return what was sealed; None if the State is of another origin, or too old."""
+        """Return the sealed part of a login; None if the State has another origin, or has expired."""
         content = bytes.fromhex(state)
         sealed, tag = content[:-_TAG], content[-_TAG:]
         if len(sealed) != _NONCE + _PLAIN.size or not hmac.compare_digest(tag, self._tag(sealed, bound)):
@@ -226,7 +228,7 @@ def answer(answers: Answers, sealing: States | None, fingerprint: bytes, asked: 
     )
     try:
         verdict = answers.answer(fingerprint, question)
-    except NotPermitted:  # it is logged
+    except NotPermitted:  # `Answers.answer` has logged the reason
         verdict = wire.Verdict(verdict=wire.REFUSED)
     if verdict.accepted:
         return RadiusReply(verdict=wire.ACCEPTED, messages=verdict.messages)

@@ -2,11 +2,11 @@
 
 Rules:
 1. A right ticket gives the member the key of the token: the user reads it there. So only the members of a group that
-   may enrol users get it (`pam-totp member groups`). At other members, tickets count nowhere.
+   may enrol users get the key (`pam-totp member groups`). Other members cannot redeem tickets.
 2. A refused ticket has no line in the log, because the question about the same answer follows.
-3. A right first code confirms the token in one change. The same question again, within REPEAT, gets new recovery codes:
-   the reply to the first one was lost, and with it the first recovery codes. It gets none after the token was removed
-   or disabled, or at a member that may not enrol users any more.
+3. A right first code confirms the token in one change. The same question again, within REPEAT, gets new recovery codes,
+   because the reply with the first recovery codes was lost. It gets no codes after the token was removed or disabled,
+   or at a member that may no longer enrol users.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Redeeming(NamedTuple):
             self.log("refused", {"reason": NOT_CONFIRMED if found.is_open else TICKET_ENDED})
             return wire.Redemption(verdict=wire.OPEN) if found.is_open else REFUSED
         for verb, fields in found.lines(shown[0]):
-            used = {"at": int(fields["next"] or 0) - 1} if verb == "accepted" else {}  # as of every accepted code
+            used = {"at": int(fields["next"] or 0) - 1} if verb == "accepted" else {}  # as for every accepted code
             self.log(verb, fields | used)
         token = str(found.fields["token"])
         return wire.Redemption(verdict=wire.ACCEPTED, codes=found.recovery_codes, token=token)

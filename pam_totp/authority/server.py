@@ -1,7 +1,7 @@
 """The HTTPS server of an authority.
 
 Rules:
-1. Each request looks its certificate up in the database. `/v1/ca` and `/v1/join` need no certificate.
+1. The server looks up the certificate of each request in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
 4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). So are the
@@ -69,7 +69,7 @@ class Server:
         self._connections: Connections
 
     async def run(self, ready: Callable[[list[str]], None]) -> None:
-        """Serve until a signal ends it. Call `ready` with the addresses. Raise OSError if one cannot be used."""
+        """Serve until a signal. Call `ready` with the addresses. Raise OSError for an address that cannot be used."""
         app = web.Application(client_max_size=wire.MAX_BODY, middlewares=[self._reply])
         app.add_routes(
             [
@@ -117,7 +117,7 @@ class Server:
             await runner.cleanup()
 
     def _read_certificates(self) -> None:
-        """Use the files of the certificates anew, for new connections."""
+        """Read the files of the certificates again, for new connections."""
         try:
             self._connections.tls, self._ca = tls_context(self._settings), certificates.read(self._settings.ca)
             self._states = radius.states_of(self._settings.ca_key)
@@ -128,7 +128,7 @@ class Server:
 
     @web.middleware
     async def _reply(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request. Exceptions become statuses."""
+        """Return the reply to a request, and close the connection if it is not to be kept."""
         connection = self._connection(request)
         try:
             response = await self._outcome(request, handler, connection)
@@ -139,7 +139,7 @@ class Server:
         return response
 
     async def _outcome(self, request: web.Request, handler: Handler, connection: Connection) -> web.StreamResponse:
-        """Return the reply of a handler, or that for its exception."""
+        """Return the reply of a handler, or the reply with the status for its exception."""
         try:
             response = await handler(request)
         except NotAMember as e:
@@ -159,7 +159,7 @@ class Server:
             self._log("error", problem=str(e), member=connection.name)
             what = next(text for kind, text in _UNAVAILABLE.items() if isinstance(e, kind))
             response = _failure(503, what)
-        except Exception as e:  # a defect denies
+        except Exception as e:  # a bug: deny
             self._log("error", problem=f"{type(e).__name__} in {request.path}", member=connection.name)
             response = _failure(500, "internal error")
         return response
@@ -285,7 +285,7 @@ class Server:
         if not os.path.exists(self._settings.ca_key):
             raise CertificateError(f"{self._settings.ca_key}: not found, so this authority signs no certificates")
         if not self._settings.addresses:
-            raise CertificateError("authority.addresses of the site file is empty")
+            raise CertificateError("authority.addresses of the site file must not be empty")
         return Issuer(self._settings.ca, self._settings.ca_key)
 
     async def _health(self, request: web.Request) -> web.Response:

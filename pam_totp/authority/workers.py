@@ -2,8 +2,8 @@
 
 Rules:
 1. There is a fixed number of threads. A request that gets no thread within TURN seconds fails, and so does a request
-   while WAITING others wait, or MEMBER_WAITING of the same member. Otherwise one member could keep the others out.
-2. Each member has at most half of the threads. Otherwise one member could use all.
+   while WAITING others wait, or MEMBER_WAITING of the same member. Otherwise one member could block the others.
+2. Each member has at most half of the threads. Otherwise one member could use all threads.
 3. One thread at a time decides for a user. Otherwise the answers for one user would hold threads that wait.
 4. A request that has a thread is completed, also if the member has closed the connection.
 """
@@ -26,11 +26,11 @@ R = TypeVar("R")
 
 
 class Busy(Exception):
-    """No thread was free in time."""
+    """The error for a request that got no thread in time."""
 
 
 class Workers:
-    """A number of threads that serve members."""
+    """A fixed number of threads that serve members."""
 
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, "decide")
@@ -81,7 +81,7 @@ class _Turns:
 
     def __init__(self, width: int) -> None:
         self._width = width
-        self._keys: dict[Hashable, tuple[asyncio.Semaphore, int]] = {}  # key -> its holders and those who wait
+        self._keys: dict[Hashable, tuple[asyncio.Semaphore, int]] = {}  # with the number of holders and waiters
 
     @asynccontextmanager
     async def turn(self, key: Hashable) -> AsyncIterator[None]:

@@ -1,9 +1,9 @@
 """Questions to the authorities, over kept connections that the threads of this process share.
 
 Rules:
-1. A question is repeated only with the same id, so the authorities decide once, whichever of them got it.
-2. If an authority gives no answer within `patience`, the next one gets the same question. After the last one, the first
-   follows again, until `answer` seconds have passed.
+1. A question is repeated only with the same id, so the authorities together decide on it once.
+2. If an authority gives no answer within `patience`, the next authority gets the same question. After the last
+   authority, the first follows again, until `answer` seconds have passed.
 3. An authority that failed is asked last for some seconds. The time doubles while it fails.
 4. New files of the credentials, for example after a renewal, end all kept connections.
 5. A process does not use the connections of its parent process.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 
-OK, SERVER_ERROR = 200, 500  # HTTP statuses: success, and the first one for an error that may pass
+OK, SERVER_ERROR = 200, 500  # HTTP statuses: success, and the lowest status of an error that may be temporary
 MAX_IDLE = 4  # kept connections to one authority
 MAX_IDLE_TIME = 240.0  # seconds: an authority closes idle connections after 300 s
 FIRST_AVOIDANCE, LONGEST_AVOIDANCE = 10.0, 300.0  # seconds in which an authority that failed is asked last
@@ -51,7 +51,7 @@ class _Avoided(NamedTuple):
 
 
 class Client:
-    """Asks the authorities of one site. Its methods may be called by any thread."""
+    """A client of the authorities of one site. Any thread may call its methods."""
 
     def __init__(self, settings: MemberSettings) -> None:
         self._settings = settings
@@ -66,7 +66,7 @@ class Client:
         """Return the reply, and the authority that gave it. Raise NotAllowed, OutOfReach, or another StoreError."""
         settings, request = self._settings, _Request(method, path, None if question is None else question.to_json())
         end = time.monotonic() + settings.answer
-        problems: dict[str, Failed] = {}  # the first of each authority
+        problems: dict[str, Failed] = {}  # the first problem of each authority
         pause = FIRST_PAUSE
         while True:
             for authority in self._order():
@@ -90,14 +90,14 @@ class Client:
             pause *= 2
 
     def _order(self) -> list[str]:
-        """Return the authorities as the settings list them, but those that failed last."""
+        """Return the authorities in the order of the settings, but with those that failed at the end."""
         now = time.monotonic()
         with self._lock:
             until = {a: self._avoided[a].until for a in self._settings.authorities if a in self._avoided}
         return sorted(self._settings.authorities, key=lambda a: until.get(a, 0.0) > now)
 
     def _avoid(self, authority: str) -> None:
-        """Ask an authority last for some time, and close its other connections, which are probably useless too."""
+        """Ask an authority last for some time, and close its other connections, which have probably failed too."""
         with self._lock:
             for connection in self._idle.pop(authority, []):
                 connection.close()
@@ -111,7 +111,7 @@ class Client:
         """Return the reply of one authority. Raise Failed, NotAllowed, or StoreError."""
         version = self._credentials.version()
         status, content = self._exchange(authority, request, deadline)
-        if status == UNAUTHORIZED and self._credentials.version() != version:  # another process has renewed it
+        if status == UNAUTHORIZED and self._credentials.version() != version:  # renewed by another process
             status, content = self._exchange(authority, request, deadline)
         if status in (UNAUTHORIZED, FORBIDDEN):
             raise NotAllowed(status, authority)
@@ -120,7 +120,7 @@ class Client:
         try:
             return reply.from_json(content)
         except WireError:
-            raise Failed("the reply is malformed") from None
+            raise Failed("the reply must be a valid message") from None
 
     def _exchange(self, authority: str, request: _Request, deadline: float) -> tuple[int, bytes]:
         """Send the request, and return status and body. Repeat it if a kept connection was closed meanwhile."""
@@ -146,7 +146,7 @@ class Client:
         return Connection(authority, context, min(deadline, time.monotonic() + self._settings.connect))
 
     def _current_context(self) -> ssl.SSLContext:
-        """Return the settings of TLS. Read the credentials again, and end all kept connections, if they are new."""
+        """Return the settings of TLS. If the credentials are new, read them, and end all kept connections."""
         version = self._credentials.version()
         with self._lock:
             if self._context is None or self._version != version:
@@ -186,7 +186,7 @@ class Client:
 
 
 def reason(status: int, content: bytes) -> str:
-    """Return the reason of a reply that is no success."""
+    """Return the reason in a reply with an error status."""
     try:
         return f"status {status}: {Failure.from_json(content).error}"
     except WireError:
@@ -199,7 +199,7 @@ _process = os.getpid()
 
 
 def client_of(settings: MemberSettings) -> Client:
-    """Return the client of this process for these settings. The site file may change, so the older ones are dropped."""
+    """Return the client of this process for these settings. Drop the clients of older settings."""
     global _process, _clients_lock
     if _process != os.getpid():  # a child: another thread of the parent may have held the lock
         _process, _clients_lock = os.getpid(), threading.Lock()

@@ -2,10 +2,10 @@
 
 Rules:
 1. Every wait ends at the deadline of the question: the connection, the handshake, the request, and the whole reply. So
-   a server that sends one byte at a time gains no time.
+   a server that sends one byte at a time cannot extend a wait.
 2. A reply has at most MAX_REPLY bytes. A longer reply is an error.
-3. A connection that has failed, or whose state is unknown, is closed and not used again. TCP drops what it has not sent
-   yet: otherwise a question that this host gave up could use up a code once the network is back.
+3. A connection that has failed, or whose state is unknown, is closed and not used again. TCP drops unsent data:
+   otherwise an abandoned question could use up a code when the network works again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 MAX_REPLY = MAX_BODY + 16_384  # bytes, with the head
 _DROP_UNSENT = struct.pack("ii", 1, 0)  # SO_LINGER of socket(7): on, for 0 seconds
-# TCP closes a silent connection after two minutes, so that no question waits for a host that is gone.
+# TCP closes a silent connection after two minutes, so that no question waits for an unreachable host.
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
 
 class Closed(Failed):
-    """The authority closed a connection before the first byte of a reply."""
+    """The error for a connection that the authority closed before the first byte of a reply."""
 
 
 class Connection:
-    """A connection. `authority` is HOST:PORT."""
+    """A connection to `authority`, which is HOST:PORT."""
 
     def __init__(self, authority: str, context: ssl.SSLContext, deadline: float) -> None:
         """Connect until `deadline` (monotonic seconds). Raise OSError or Failed."""
@@ -62,7 +62,7 @@ class Connection:
             self._raise_alert()
             raise (Failed if link.reader.has_received else Closed)("connection closed") from None
         except (http.client.HTTPException, ValueError, OverflowError, MemoryError):  # the rest: impossible lengths
-            raise Failed("the reply is not valid HTTP") from None
+            raise Failed("the reply must be valid HTTP") from None
         self.is_usable = not reply.will_close
         self.date = reply.headers.get("Date")
         self.last_used = time.monotonic()
@@ -86,7 +86,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Return True if the server has neither closed the connection nor sent anything since the last reply."""
+        """Return True if the connection is open, and the server has sent nothing since the last reply."""
         try:
             self.sock.settimeout(0)
             self.sock.recv(1)
@@ -190,7 +190,7 @@ class Names:
         self._known: dict[tuple[str, int], list[Place]] = {}
 
     def addresses(self, host: str, port: int, deadline: float) -> list[Place]:
-        """Return the addresses of a host. Raise OSError if there are none, TimeoutError at half of the time left."""
+        """Return the addresses of a host. Wait for half of the time until `deadline`. Raise OSError or TimeoutError."""
         with suppress(socket.gaierror):
             return list(_look_up(host, port, socket.AI_NUMERICHOST))
         key = host, port
@@ -224,4 +224,4 @@ def _look_up(host: str, port: int, flags: int = 0) -> Iterator[Place]:
         yield family, place
 
 
-names = Names()  # of this process: a child process has no thread of its parent, so it replaces this
+names = Names()  # of this process: a child process has no thread of its parent, so it replaces this value

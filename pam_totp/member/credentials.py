@@ -5,8 +5,8 @@ Rules:
 2. Other accounts cannot write the certificates. Root or the account of this process owns them.
 3. TLS is version 1.3. The member verifies the certificate and the name of each authority against its own CA file, never
    against the CAs of the system.
-4. New files get their names in this order: the new key beside the old one, the certificates, the key in place of the
-   old one. So one of the two keys always fits the certificate, also after a crash.
+4. New files get their names in this order: the new key beside the old key, the certificates, the new key in place of
+   the old key. So one of the two keys always fits the certificate, also after a crash.
 5. One process at a time replaces the files.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pam_totp.core.settings import MemberSettings
 
-NEXT = ".next"  # the suffix of a new file until it replaces the old one
+NEXT = ".next"  # the suffix of a new file until it replaces the old file
 
 Version = tuple[tuple[int, ...], ...]  # of the files
 
@@ -51,7 +51,7 @@ class Credentials:
         return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
 
     def context(self) -> ssl.SSLContext:
-        """Return the settings of TLS. Raise StoreError if a file is not safe or not valid."""
+        """Return the settings of TLS. Raise StoreError if a file is invalid, or if other accounts have rights to it."""
         self._check()
         context = client_context()
         try:
@@ -66,14 +66,14 @@ class Credentials:
                 problem = e
             else:
                 if key != self.key:
-                    with suppress(OSError):  # a process that renews the certificate may have renamed it
+                    with suppress(OSError):  # a process that renews the certificate may have renamed the key
                         os.rename(key, self.key)
                 return context
         raise _error(problem, self.key) from problem
 
     @contextmanager
     def replacing(self) -> Iterator[None]:
-        """Let no other process replace the files during the block. Raise StoreError if one does so now."""
+        """Hold the lock of the files during the block. Raise StoreError if another process holds this lock."""
         with _folder(os.path.dirname(self.key)) as folder:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,9 +82,9 @@ class Credentials:
             yield
 
     def replace(self, key: str, certificate: str, ca: str | None = None) -> None:
-        """Write new files, durably, and let them replace the old ones. Without `ca`, keep that file.
+        """Replace the old files by new files, durably. Keep the file of the CA if `ca` is None.
 
-        Raise StoreError, also if the key does not fit the certificate. Then the old files stay.
+        Raise StoreError, also if the key does not fit the certificate. Then the old files remain.
         """
         if os.path.lexists(self.key):
             with suppress(StoreError):  # a key that fits the certificate must not be lost
@@ -110,7 +110,7 @@ class Credentials:
             raise
 
     def _remove_new(self, paths: dict[str, str]) -> None:
-        """Remove the new files, unless the certificate has already replaced the old one."""
+        """Remove the new files, unless the new certificate has already replaced the old certificate."""
         if os.path.exists(f"{self.certificate}{NEXT}"):
             for path in paths:
                 with suppress(OSError):
@@ -182,6 +182,6 @@ def _error(error: OSError, path: str | None = None) -> StoreError:
     """Return the error of a file. The text of an SSLError has no path, and may be long."""
     place = path or error.filename
     if isinstance(error, ssl.SSLError):
-        return StoreError(f"{place}: not a valid certificate or key (run 'pam-totp join')")
+        return StoreError(f"{place}: must be a valid certificate or key (run 'pam-totp join')")
     remedy = " (run 'pam-totp join')" if isinstance(error, FileNotFoundError) else ""
     return StoreError(f"{place}: {(error.strerror or str(error)).lower()}{remedy}")

@@ -1,12 +1,12 @@
 """The verifier of a login on a member: the authorities decide on its answers.
 
 Rules:
-1. This host has no record. It sends what was typed, and gets a verdict and the messages for the user.
+1. This host sends the answers of the user. It gets a verdict, and the messages for the user.
 2. All questions of one login have one id, which is random. So an authority decides on a repeated question only once.
-3. A malformed answer is sent as an empty one: the user may have typed a password. With `forward_pass`, only the codes
-   are sent.
-4. If no authority can be asked, no user passes. With `centre_down = "break-glass"`, recovery codes of this host count.
-   Their records have no token, so no code of a token opens this host alone.
+3. A malformed answer is sent as an empty answer: the user may have typed a password. With `forward_pass`, only the
+   codes are sent.
+4. Logins fail while no authority can be reached. With `centre_down = "break-glass"`, recovery codes of this host then
+   count, if the user's record on this host has no token. So a code of a token is valid only with an authority.
 5. This host asks about an enrolment ticket first, and only if this login takes tickets. Then it sees the user's key.
 6. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
 """
@@ -59,7 +59,7 @@ _optional_name = text_of(0, MAX_NAME)
 
 
 class Asked(Value):
-    """What a login asks about: the user by the name in the passwd entry, and the items of PAM."""
+    """The subject of a login's questions: the user by the name in the passwd entry, and the items of PAM."""
 
     user: str
     service: str
@@ -68,7 +68,7 @@ class Asked(Value):
 
 
 class RemoteVerifier:
-    """Decides on the answers of one login by asking the authorities of `member`.
+    """The verifier that asks the authorities of `member` about the answers of one login.
 
     `asks_grace` is True if the login may have grace. `nullok`, `check_account` and `tickets` are those of a local
     verifier; `check_account` may call `is_enrolled`. `open_store` opens the store with the records for break-glass.
@@ -223,7 +223,7 @@ class RemoteVerifier:
         return None
 
     def is_enrolled(self, user: str) -> bool:
-        """Return True unless an authority says that `user` is not enrolled. Raise StoreError."""
+        """Return True if `user` may be enrolled, by the reply of the authority. Raise StoreError."""
         try:
             return self._begin(user)[0].by != Outcome.NOT_ENROLLED.value
         except NotAllowed:

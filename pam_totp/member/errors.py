@@ -1,8 +1,8 @@
 """The errors of questions to authorities, and their reasons in words.
 
 Rules:
-1. A reason is one line without a secret. It says what the administrator can do, if that is known.
-2. A reason comes from the number of an error, never from its text.
+1. A reason is one line without a secret. It states the remedy, if that is known.
+2. The number or the name of an error selects its reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNAUTHORIZED, FORBIDDEN = 401, 403  # HTTP statuses: not a member, not this memb
 
 # X509_V_ERR_... of OpenSSL: x509_vfy.h
 _VERIFICATION = {
-    9: "its certificate is not valid yet: is the clock of this host right?",
+    9: "its certificate is not valid yet (check the clock of this host)",
     10: "its certificate has expired, or the clock of this host is wrong",
     18: "its certificate is self-signed",
     19: "its certificate is of another CA: self-signed certificate in the chain",
@@ -40,17 +40,17 @@ _ALERTS = {
     "CERTIFICATE_UNKNOWN": "the authority rejects the certificate of this host (run 'pam-totp join')",
     "UNSUPPORTED_CERTIFICATE": "the authority rejects the certificate of this host (run 'pam-totp join')",
     "CERTIFICATE_REVOKED": "the certificate of this host was revoked",
-    "PROTOCOL_VERSION": "it does not speak TLS 1.3",
+    "PROTOCOL_VERSION": "it does not support TLS 1.3",
 }
 _NAMES: Mapping[int, str] = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: "connection closed"}
 
 
 class OutOfReach(StoreError):
-    """No authority has answered."""
+    """The error for a question that no authority has answered."""
 
 
 class NotAllowed(Exception):
-    """An authority refuses to answer this member. `status` is UNAUTHORIZED or FORBIDDEN."""
+    """The error for an authority that refuses to answer this member. `status` is UNAUTHORIZED or FORBIDDEN."""
 
     def __init__(self, status: int, authority: str) -> None:
         super().__init__(f"{authority}: status {status}")
@@ -58,7 +58,7 @@ class NotAllowed(Exception):
 
 
 class Failed(Exception):
-    """One authority gave no answer. `is_lasting` is True if the same question would fail again."""
+    """The error for one authority without an answer. `is_lasting` is True if the same question would fail again."""
 
     def __init__(self, reason: str, *, is_lasting: bool = False) -> None:
         super().__init__(reason)

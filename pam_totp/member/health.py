@@ -1,7 +1,7 @@
-"""What the authorities of a member answer, asked all at once, for `pam-totp doctor`.
+"""The health of a member's authorities, which are asked all at once, for `pam-totp doctor`.
 
 Rules:
-1. Each authority is asked over a connection of its own. All answers together take at most the given time.
+1. Each authority is asked over a separate connection. All answers together take at most the given time.
 2. Nothing is kept, and no login is affected. An authority changes nothing for these questions.
 """
 
@@ -23,9 +23,9 @@ OK = 200  # HTTP status
 
 
 class Seen(NamedTuple):
-    """What one authority answered.
+    """The answer of one authority.
 
-    `problem` is None if it decides for this host. `is_unknown` is True if it knows no such member, or revoked it.
+    `problem` is None if the authority decides for this host. `is_unknown` is True if this member is unknown or revoked.
     `seconds` is the time of an answer on a kept connection. `ahead` is the clock of this host minus that of the
     database, in seconds.
     """
@@ -40,7 +40,7 @@ class Seen(NamedTuple):
 
 
 def look(authorities: Sequence[str], context: ssl.SSLContext, wait: float) -> list[Seen]:
-    """Return what each authority answers within `wait` seconds."""
+    """Return the answer of each authority within `wait` seconds."""
     deadline = time.monotonic() + wait
     found = {authority: Seen(authority, "no answer in time") for authority in authorities}
 
@@ -50,7 +50,7 @@ def look(authorities: Sequence[str], context: ssl.SSLContext, wait: float) -> li
         except (OSError, Failed) as e:
             found[authority] = Seen(authority, str(failure(e)))
         except WireError:
-            found[authority] = Seen(authority, "the reply is malformed")
+            found[authority] = Seen(authority, "the reply must be a valid message")
 
     threads = [threading.Thread(target=ask, args=(authority,), daemon=True) for authority in found]
     for thread in threads:

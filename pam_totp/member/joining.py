@@ -2,8 +2,8 @@
 
 Rules:
 1. The member makes its key. The key is in its file and in this process alone: openssl gets it through a pipe.
-2. A member that joins knows the fingerprint of the CA's certificate from the join line. It fetches that certificate
-   without verification, and compares it with the fingerprint. It sends the token only over a verified connection.
+2. The join line contains the fingerprint of the CA's certificate. The member fetches that certificate without
+   verification, and checks its fingerprint. It sends the token only over a verified connection.
 3. openssl runs with a fixed path, a clean environment and a time limit.
 """
 
@@ -48,11 +48,11 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "OPENSSL_CONF": "/dev/null"}
 
 
 class JoinError(StoreError):
-    """The host cannot join, or its certificate cannot be renewed. Nothing was changed."""
+    """The error for a host that cannot join or cannot renew its certificate. The host is unchanged."""
 
 
 class JoinRefused(JoinError):
-    """The join line is not valid at this authority, or the authority is not the one of the line."""
+    """The error for a join line that the authority refuses, or for an authority with another CA than the line."""
 
 
 class Request(NamedTuple):
@@ -110,7 +110,7 @@ def _openssl(*arguments: str, given: str | None = None) -> str:
 
 
 class Membership(NamedTuple):
-    """What a host gets when it joins. `ca` is the certificate of the CA in PEM, `authority` the one that answered."""
+    """The result of joining. `ca` is the certificate of the CA in PEM, `authority` the authority that answered."""
 
     joined: Joined
     key: str
@@ -131,7 +131,7 @@ def join(line: JoinLine) -> Membership:
 
 
 def _join_at(authority: str, line: JoinLine, request: Request) -> Membership:
-    """Join at one authority. Raise OSError or Failed if another one may do better; otherwise JoinError."""
+    """Join at one authority. Raise OSError or Failed if another authority may succeed, otherwise JoinError."""
     ca = _pinned_ca(authority, line.pin)
     context = client_context()
     context.load_verify_locations(cadata=ca)
@@ -144,7 +144,7 @@ def _join_at(authority: str, line: JoinLine, request: Request) -> Membership:
     try:
         joined = Joined.from_json(content)
     except WireError:
-        raise Failed("the reply is malformed") from None
+        raise Failed("the reply must be a valid message") from None
     if _pin(joined.ca) != line.pin:
         raise JoinRefused(f"{authority}: the reply has another CA than the join line; nothing was changed")
     return Membership(joined, request.key, ca, authority)
@@ -161,7 +161,7 @@ def _pinned_ca(authority: str, pin: str) -> str:
     try:
         pem = Authority.from_json(content).ca
     except WireError:
-        raise Failed("the reply is malformed") from None
+        raise Failed("the reply must be a valid message") from None
     if not hmac.compare_digest(_pin(pem), pin):
         what = "its CA has another fingerprint than the join line, so it may be an impostor"
         raise JoinRefused(f"{authority}: {what}; the token was not sent")
@@ -186,10 +186,10 @@ def _ask(authority: str, context: ssl.SSLContext, method: str, path: str, body: 
 
 
 def verify(membership: Membership) -> Health:
-    """Return what the authority says to the new member. Raise JoinError if it does not accept the certificate."""
+    """Return the health of the authority. Raise JoinError if the authority does not accept the new certificate."""
     context = client_context()
     context.load_verify_locations(cadata=membership.ca)
-    files = [os.memfd_create("pam_totp"), os.memfd_create("pam_totp")]  # no file system has the key before its file
+    files = [os.memfd_create("pam_totp"), os.memfd_create("pam_totp")]  # the key stays in memory
     try:
         for file, text in zip(files, (membership.joined.certificate, membership.key), strict=True):
             os.write(file, text.encode())
@@ -203,7 +203,7 @@ def verify(membership: Membership) -> Health:
 
 
 def health(authority: str, context: ssl.SSLContext) -> Health:
-    """Return what an authority says about itself and this member. Raise JoinError."""
+    """Return the health of an authority, as it reports it to this member. Raise JoinError."""
     try:
         status, content = _ask(authority, context, "GET", HEALTH_PATH, None)
         if status != OK:
@@ -212,13 +212,14 @@ def health(authority: str, context: ssl.SSLContext) -> Health:
     except (OSError, Failed) as e:
         raise JoinError(f"{authority}: {failure(e)}") from None
     except WireError:
-        raise JoinError(f"{authority}: the reply is malformed") from None
+        raise JoinError(f"{authority}: the reply must be a valid message") from None
 
 
 def renew(settings: MemberSettings) -> Validity:
-    """Replace key and certificate by new ones, and return the time of the new certificate. Raise StoreError.
+    """Replace the key and the certificate, and return the validity of the new certificate. Raise StoreError.
 
-    The first use of the new certificate makes the old one invalid, so nothing may use it before it is in its file.
+    The first use of the new certificate makes the old certificate invalid. So the new certificate is first written to
+    its file.
     """
     credentials = Credentials.of(settings)
     with credentials.replacing():
@@ -229,10 +230,10 @@ def renew(settings: MemberSettings) -> Validity:
 
 
 def _renewed(settings: MemberSettings, context: ssl.SSLContext, body: bytes) -> Renewed:
-    """Return the reply of the first authority that gives one. Raise JoinError.
+    """Return the reply of the first authority that replies. Raise JoinError.
 
-    If the request was sent and not answered, no other authority is asked: the first one could still make its own
-    certificate the next of this member, and so end the one that another has sent.
+    Ask no other authority if a request was sent and got no reply. The first authority could still store its own
+    certificate as the next one of this member, and so make the certificate of the other authority invalid.
     """
     problems = []
     for authority in settings.authorities:
@@ -247,7 +248,7 @@ def _renewed(settings: MemberSettings, context: ssl.SSLContext, body: bytes) -> 
                 return Renewed.from_json(content)
             problems.append(f"{authority}: {reason(status, content)}")
         except (OSError, Failed, WireError) as e:
-            problem = Failed("the reply is malformed") if isinstance(e, WireError) else failure(e)
+            problem = Failed("the reply must be a valid message") if isinstance(e, WireError) else failure(e)
             problems.append(f"{authority}: {problem}")
             if connection is not None and not problem.is_lasting:
                 break

@@ -1,8 +1,8 @@
-"""The renewal of a member's certificate in the service: a thread that looks at the certificate from time to time.
+"""The renewal of a member's certificate in the service: a thread that checks the certificate once an hour.
 
 Rules:
 1. The thread never ends the service, and delays no login.
-2. An error is logged at each attempt, with the number of days that are left.
+2. An error is logged at each attempt, with the number of remaining days.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from pam_totp.core.settings import MemberSettings
 
 FIRST_LOOK = 60.0  # seconds after the start, at most: many hosts may start at once
-INTERVAL = 3600.0  # seconds between two looks
+INTERVAL = 3600.0  # seconds between two checks
 SERVICE = "serve"  # the service name of the lines
 
 
 def watch(settings: Callable[[], MemberSettings | None], log: Callable[..., None]) -> None:
-    """Start the thread. `settings` returns those of the site file, or None if this host is no member."""
+    """Start the thread. `settings` returns the settings of the site file, or None if this host is no member."""
     threading.Thread(target=_watch, args=(settings, log), daemon=True).start()
 
 

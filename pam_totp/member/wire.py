@@ -1,12 +1,12 @@
 """The messages between a member and an authority: frozen values, as JSON in both directions.
 
 Rules:
-1. A message is one JSON object of at most MAX_BODY bytes. Every key is known, and occurs once. Every value has its type
-   and its limits. Anything else raises WireError, which never shows a value.
+1. A message is one JSON object of at most MAX_BODY bytes. Every key of its type occurs once, and no other key. Every
+   value has its type and its limits. Any other message raises WireError, which never shows a value.
 2. A question has the id of its login, which is 128 random bits. All questions of one login have the same id.
 3. The digest of a question covers the member's name, the id, and everything on which the decision depends. Each part is
    framed with its length, and an absent part differs from an empty one.
-4. A question contains the refused answers before it. So the digest of each earlier question follows from this one.
+4. A question contains the refused answers before it. So it determines the digest of each earlier question.
 5. `repr` shows no field, because answers and tokens are secrets.
 """
 
@@ -35,7 +35,7 @@ MAX_FIELD = 1024  # bytes of a text about a token, in UTF-8
 ID_BYTES = 16
 TOKEN_BYTES = 16
 PIN_BYTES = 32
-UNASKABLE = "\n"  # in place of a name that cannot be sent. No user can have this name, so the answer costs the same
+UNASKABLE = "\n"  # in place of a name that cannot be sent. No user has this name, so the answer takes the same time
 
 ACCEPTED, REFUSED, ASK, PASS, OPEN = "accepted", "refused", "ask", "pass", "open"
 ANSWER_PATH, BEGIN_PATH, REDEEM_PATH = "/v1/answer", "/v1/begin", "/v1/redeem"
@@ -45,7 +45,7 @@ _JOIN_LINE = "pam_totp-join"
 
 
 class WireError(ValueError):
-    """A message is malformed. The text names the place and the requirement, and never a value."""
+    """The error for a malformed message. The text names the field and the requirement, and never a value."""
 
 
 # ---- rules of fields
@@ -63,7 +63,7 @@ def text_of(low: int, high: int) -> Rule:
 
 
 def line_of(low: int, high: int) -> Rule:
-    """Return the rule for text as in `text_of` that a terminal shows as it is: without control characters."""
+    """Return the rule for text as in `text_of` without control characters, which a terminal would execute."""
     requirement, text = f"must be {low} to {high} bytes of printable UTF-8", text_of(low, high)
     return lambda v: None if text(v) is None and type(v) is str and v.isprintable() else requirement
 
@@ -387,7 +387,7 @@ class Health(Message):
 
 
 class Failure(Message):
-    """The body of a reply with another status than 200."""
+    """The body of a reply with a status other than 200."""
 
     error: str
 

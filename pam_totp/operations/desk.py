@@ -84,7 +84,7 @@ TEXTS = {
     Reason.NO_TOKENS: "the user has no token (a ticket, or a token of the stock, enrols the user)",
     Reason.NO_SUCH_TOKEN: "the user has no token of that name",
     Reason.TOKEN_CONFIRMED: "the user has confirmed this token already",
-    Reason.NOT_CONFIRMED: "the user has not confirmed a token yet: make a ticket instead",
+    Reason.NOT_CONFIRMED: "the user has not confirmed a token yet (make a ticket instead)",
     Reason.TOO_MANY_TOKENS: f"the user has {MAX_TOKENS} tokens, which is the maximum",
     Reason.INVALID_TIME: f"a temporary code must be valid for a minute to a day, and a ticket for at most"
     f" {MAX_TICKET // DAY} days",

@@ -61,7 +61,7 @@ def arguments_of_others(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def only_with_second_prompt(hello: Hello) -> Hello:
-    """Return the hello of an account that is not root. It has a second prompt only if it requests one."""
+    """Return the hello of an account that is not root. The second prompt is off unless an argument requests it."""
     return hello.with_arguments(_with_one_prompt(hello.arguments))
 
 

@@ -137,7 +137,7 @@ def _store_of(chosen: Settings, user: str, site: Site) -> OpenStore:
 
 
 def _check_of(login: _Login, is_enrolled: Callable[[str, float], bool]) -> Callable[[float], bool]:
-    """Return the check that `nullok` needs before it lets a user in (law 10). With `nullok`, look up the names now.
+    """Return the check that `nullok` requires before a login without a code (law 10). With `nullok`, look up the names.
 
     The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled. It
     returns False if `nullok_group` does not contain the account that logs in. The arguments of `is_enrolled` are a
@@ -151,7 +151,7 @@ def _check_of(login: _Login, is_enrolled: Callable[[str, float], bool]) -> Calla
         if not is_known or name is None:
             raise StoreError(UNKNOWN_ACCOUNT)
         if name != user and is_enrolled(name, lock_wait):
-            raise StoreError(f"the account is enrolled as {name}: log in with that name")
+            raise StoreError(f"the account is enrolled as {name} (log in with that name)")
         return chosen.nullok_group is None or host.is_member(hello.user, chosen.nullok_group)
 
     return check

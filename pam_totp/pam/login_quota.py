@@ -57,11 +57,11 @@ class LoginQuota:
 
     @property
     def is_full(self) -> bool:
-        """True if root programs have more logins than their total."""
+        """Return True if root programs have more logins than their total."""
         return self._logins[ROOT] > self._carried
 
     def acquire(self, account: Account) -> bool:
-        """Count a login for `account`, and return True. If its quota or the total is used up, return False."""
+        """Count a login for `account`, and return True. Return False if its quota or the total is used up."""
         if account != ROOT:
             limit = self._without_entry if account == WITHOUT_ENTRY else self._limit
             is_full = not isinstance(account, Caller) and self._totals[type(account)] >= self._total

@@ -6,7 +6,7 @@ Rules:
 3. An unexpected exception is a bug. The log shows only its type, file and line, because its text could contain a
    secret.
 4. A session wipes its answers when it ends.
-5. A session uses a site file only if root and this process's account alone can write it.
+5. A session uses a site file only if its only writers are root and this process's account.
 6. If the program ends or the time limit passes during a prompt, the log has a missing answer, as after Ctrl-C.
 """
 
@@ -95,14 +95,14 @@ def read_site(path: str = SITE_FILE) -> Site:
 
 
 class Receive:
-    """Wait for a packet, at most `seconds`, and run `meanwhile`. The reply is the packet, in a separate buffer."""
+    """A wait of at most `seconds` for a packet, with `meanwhile` to run. The reply is the packet, in its own buffer."""
 
     def __init__(self, seconds: float, meanwhile: UseStore | None = None) -> None:
         self.seconds, self.meanwhile = seconds, meanwhile
 
 
 class LookUp:
-    """Call `job`, which looks up `accounts`: names and uids.
+    """A request to call `job`, which looks up `accounts`: names and uids.
 
     The reply is the result. The driver raises exceptions of `job` in the session.
     """

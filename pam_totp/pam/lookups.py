@@ -23,7 +23,7 @@ MAX_FOR_ONE = 4  # threads of MAX_FOR_OTHERS, for one account
 
 
 class Lookups:
-    """The lookups of the logins in `loop`. Raise RuntimeError if no thread can be started."""
+    """The lookups of the logins in `loop`. The constructor raises RuntimeError if no thread can be started."""
 
     def __init__(self, loop: Loop, local: LocalAccounts) -> None:
         self._loop, self._local = loop, local

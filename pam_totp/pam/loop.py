@@ -81,7 +81,7 @@ class Loop:
 
     @property
     def is_busy(self) -> bool:
-        """True if other handlers are due."""
+        """Return True if other handlers are due."""
         return bool(self._due)
 
     def watch(self, descriptor: int, handler: Handler, *, always: bool = False) -> None:
@@ -139,8 +139,8 @@ class Loop:
 
     def _seconds(self) -> float | None:
         """Return the time to wait: whole milliseconds, rounded down, so that the loop polls during the last
-        millisecond. epoll rounds up to milliseconds. With that, the end of a delay would show the time of the work
-        before the delay.
+        millisecond. epoll rounds up to milliseconds, and the end of a longer wait would show the duration of the
+        work before the delay.
         """
         if self._due:
             return 0.0

@@ -122,7 +122,7 @@ class LocalAccounts:
 
 
 def _is_name(text: bytes) -> bool:
-    """Return False for a line that glibc ignores: then glibc asks the next service for the name."""
+    """Return True if glibc uses a line with this name. It ignores other lines, and asks the next service."""
     return text[:1].strip() not in (b"", b"#", b"+", b"-")
 
 

@@ -19,7 +19,7 @@ OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
-    """As root, become the owner of `folder`, with its group and the groups `also`. If not root, do nothing.
+    """As root, become the owner of `folder`, with its group and the groups `also`. Do nothing if not root.
 
     `folder` is a path or a descriptor. Raise OSError if the owner of `folder` cannot be read.
     """
@@ -32,7 +32,7 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 def become_account(name: str, also: tuple[int, ...] = ()) -> None:
     """As root, become the account `name`, with its primary group and the groups `also`.
 
-    If not root, or if the account `name` is not found, do nothing.
+    Do nothing if not root, or if the account `name` is not found.
     """
     entry = _entry(name)
     if os.geteuid() == 0 and entry is not None:
@@ -59,8 +59,8 @@ def act_as_owner_of(folder: str | int) -> None:
 
 
 def act_as_root() -> None:
-    """End `act_as_owner_of` for a process that then changes to another account. If the process never was root, do
-    nothing."""
+    """End `act_as_owner_of` for a process that then changes to another account. Do nothing if the process never was
+    root."""
     if os.getresuid()[2] == 0:
         os.seteuid(0)
         os.setegid(0)
@@ -83,9 +83,9 @@ def acting_as_root() -> Iterator[None]:
 
 
 def become_user(name: str) -> None:
-    """As root, become the user `name`, with only the user's primary group. If not root, do nothing.
+    """As root, become the user `name`, with only the user's primary group. Do nothing if not root.
 
-    If the account does not exist, use the kernel's overflow ids, which own no file.
+    Use the kernel's overflow ids, which own no file, if the account does not exist.
     """
     if os.geteuid() != 0:
         return
@@ -97,7 +97,7 @@ def become_user(name: str) -> None:
 
 
 def become_nobody() -> None:
-    """As root, become the kernel's overflow ids, which own no file. If not root, do nothing."""
+    """As root, change to the kernel's overflow ids, which own no file. Do nothing if not root."""
     if os.geteuid() == 0:
         _become(OVERFLOW_ID, OVERFLOW_ID)
 

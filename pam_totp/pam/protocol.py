@@ -37,15 +37,15 @@ PAM_SILENT = 0x8000
 
 
 class ProtocolError(Exception):
-    """The relay broke the protocol or a time limit."""
+    """The error for a relay that broke the protocol or a time limit."""
 
 
 class Gone(ProtocolError):
-    """The relay closed the channel, or its process has ended."""
+    """The error for a relay that closed the channel, or whose process has ended."""
 
 
 class NoMessage(ProtocolError):
-    """The relay sent no message in time."""
+    """The error for a relay that sent no message in time."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"no message from the relay within {seconds:g} s")

@@ -8,7 +8,7 @@
  *   The relay leaves its signal dispositions, environment, descriptors, children and static state unchanged.
  *   The exception is a helper that still runs after END_LIMIT (`leave_behind`).
  * - Every wait for another process has a limit.
- * - The relay wipes an answer as soon as it has sent it, and never logs it.
+ * - The relay wipes an answer right after it has sent the answer. It never logs an answer.
  *
  * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
  *   to the service     H hello: NUL-separated key=value   A answer   N no answer
@@ -152,7 +152,7 @@ static const char *value_of(const char *argument, const char *key)
     return strncmp(argument, key, length) == 0 ? argument + length : NULL;
 }
 
-/* Read all arguments, so that `nodelay` works even if another one is malformed. The service checks the others. */
+/* Read all arguments, so that `nodelay` works even if another argument is malformed. The service checks the others. */
 static struct settings parse(int argc, const char **argv)
 {
     struct settings settings = {.socket = DEFAULT_SOCKET, .helper = HELPER};
@@ -360,8 +360,8 @@ static int release(pid_t pid)
     return error == EMFILE || error == ENFILE || error == ENOMEM ? error : 0;
 }
 
-/* Like waitid. If the host ignores SIGCHLD or reaps all children itself, the pid may already belong to another process.
- * A pidfd always refers to the same process. */
+/* Call waitid for the helper. If the host ignores SIGCHLD or reaps all children itself, the pid may already belong to
+ * another process. A pidfd always refers to the same process. */
 static int wait_for(const struct service *service, siginfo_t *info, int options)
 {
     info->si_pid = 0;

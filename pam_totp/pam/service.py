@@ -164,7 +164,7 @@ class Service:
                 client = self._listener.accept()[0]
             except BlockingIOError:
                 return
-            except ConnectionError:  # the client left
+            except ConnectionError:  # the client has closed the connection
                 continue
             except OSError:  # either the service has closed the listener, or no descriptor is free
                 if self._listener.fileno() >= 0:
@@ -276,8 +276,8 @@ class _Connection:
         self._waits = self._run()
         self._packet_wait: Receive | None = None  # the current wait, if it is for a packet
         self._limit = 0.0  # the end of this wait, in monotonic seconds
-        self._packet_time = 0.0  # when the last packet arrived, in monotonic seconds
-        self.service_name: str | None = None  # until the hello has arrived
+        self._packet_time = 0.0  # the arrival of the last packet, in monotonic seconds
+        self.service_name: str | None = None  # None until the hello has arrived
         self.may_name = uid == ROOT  # True if the client may add its service's name to the figures
         self._result = "unfinished"  # in the figures
 
@@ -318,7 +318,7 @@ class _Connection:
         self._service.figures.answer(self.service_name or "", verb, fields, seconds, may_name=self.may_name)
 
     def _write_log(self, priority: int, line: str) -> None:
-        self.log(priority, line)  # `Service.begin` may change it
+        self.log(priority, line)  # `Service._admit_and_begin` may change `self.log`
 
     def resume(self, reply: object = None, error: Exception | None = None) -> None:
         """Continue the session until its next wait or its end."""
@@ -347,8 +347,9 @@ class _Connection:
             wait.meanwhile.job(0.0)
 
     def _receive(self, poll_time: float | None = None) -> None:
-        """Continue with the packet, if one has arrived. `poll_time` is the time of the poll that found it. The delay of
-        a refusal begins then. Otherwise, among many logins, the delay would show the processing time of other answers.
+        """Continue with the packet, if it has arrived. `poll_time` is the time of the poll that found the packet. The
+        delay of a refusal begins at that time. Otherwise, among many logins, the delay would show the processing time
+        of other answers.
         """
         if self._packet_wait is None:
             return  # the time limit has passed
@@ -402,7 +403,7 @@ def serve(
 ) -> None:
     """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits.
 
-    The figures of all workers are at the socket `figures_path`, or nowhere if it is None.
+    The socket `figures_path` serves the figures of all workers. There is no such socket if `figures_path` is None.
     """
     _raise_descriptor_limit()
     figures = Figures(workers + 1)  # of the parent process, and of each worker
@@ -459,7 +460,7 @@ def _renewal(site_file: str, log: audit_log.Sink) -> Callable[[], None]:
 def run_workers(service: Service, count: int, then: Callable[[], None] = lambda: None) -> None:
     """Run `service` in `count` processes, because one interpreter uses one core. If a worker exits, stop all workers.
 
-    When all workers run, call `then`, which may start threads.
+    Call `then`, which may start threads, when all workers run.
     Raise ServiceError if a worker cannot be started, or exits before `stop`.
     """
     children: dict[int, int] = {}  # pidfd -> pid

@@ -124,7 +124,7 @@ class StoreQueue:
             self._waited = time.monotonic() - time.thread_time() - begun
 
     def _end(self, record: object, result: object, error: Exception | None) -> None:
-        """Pass on the result of the current use, and begin the next. If the lock is held, wait for it in a thread."""
+        """Pass on the result of the current use, and begin the next use. Wait in a thread if the lock is held."""
         uses = self._records[record]
         wait, on_result, deadline = uses.current
         if isinstance(error, LockBusy):

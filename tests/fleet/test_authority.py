@@ -278,7 +278,7 @@ def test_a_wrong_token_or_request_joins_nothing(fleet: Fleet) -> None:
     assert "token is unknown, used or expired" in content["error"]
     fleet.authorities[0].waits_for("refused: wrong join token", f"rhost={HOST}")
     status, content = join(fleet, line, csr="no request")
-    assert (status, content) == (400, {"error": "not a certificate request in PEM"})
+    assert (status, content) == (400, {"error": "the certificate request must be in PEM"})
     assert join(fleet, line)[0] == 200, "the token is not used up by a wrong request"
 
 

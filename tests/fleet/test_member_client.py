@@ -138,19 +138,19 @@ def test_a_refusal_to_answer_is_final(members: Fleet, status: int, document: obj
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 REPLIES: dict[str, tuple[Reply, str]] = {
-    "no JSON": (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{", "the reply is malformed"),
-    "another verdict": ((200, {**ACCEPTED, "verdict": "perhaps"}), "the reply is malformed"),
-    "more keys": ((200, {**ACCEPTED, "key": "x"}), "the reply is malformed"),
-    "no HTTP": (b"SSH-2.0-OpenSSH\r\n", "the reply is not valid HTTP"),
+    "no JSON": (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{", "the reply must be a valid message"),
+    "another verdict": ((200, {**ACCEPTED, "verdict": "perhaps"}), "the reply must be a valid message"),
+    "more keys": ((200, {**ACCEPTED, "key": "x"}), "the reply must be a valid message"),
+    "no HTTP": (b"SSH-2.0-OpenSSH\r\n", "the reply must be valid HTTP"),
     "too long": (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 1_000_000, "the reply is too long"),
     "a head without end": (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000, ""),
-    "cut off": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "the reply is not valid HTTP"),
+    "cut off": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "the reply must be valid HTTP"),
     "empty": (None, "connection closed"),
     "400": ((400, {"error": "malformed"}), "status 400: malformed"),
-    "a length of 100 GB": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{", "the reply is not valid HTTP"),
-    "a length of 67 bits": (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{" % 10**20, "the reply is not valid HTTP"),
-    "a chunk of 68 bits": (CHUNKED + b"f" * 17 + b"\r\nx", "the reply is not valid HTTP"),
-    "a chunk of -5 bytes": (CHUNKED + b"-5\r\nx", "the reply is not valid HTTP"),
+    "a length of 100 GB": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n{", "the reply must be valid HTTP"),
+    "a length of 67 bits": (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n{" % 10**20, "the reply must be valid HTTP"),
+    "a chunk of 68 bits": (CHUNKED + b"f" * 17 + b"\r\nx", "the reply must be valid HTTP"),
+    "a chunk of -5 bytes": (CHUNKED + b"-5\r\nx", "the reply must be valid HTTP"),
 }
 
 
@@ -320,7 +320,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an open folder": (lambda folder: folder.chmod(0o755), "its mode must be 0700"),
     "a CA that others write": (lambda folder: (folder / "ca.pem").chmod(0o666), "ca.pem: only its owner may write it"),
     "a link": (lambda folder: relink(folder / "key.pem"), "key.pem: must be a regular file"),
-    "no certificate": (lambda folder: (folder / "certificate.pem").write_text("x"), "not a valid certificate or key"),
+    "no certificate": (
+        lambda folder: (folder / "certificate.pem").write_text("x"),
+        "must be a valid certificate or key",
+    ),
 }
 
 

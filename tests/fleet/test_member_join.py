@@ -182,7 +182,7 @@ def test_another_authority_is_asked_if_the_first_is_down(joining: Joining) -> No
 
 REPLIES: dict[str, tuple[str, Reply, str]] = {
     "no CA": ("/v1/ca", (200, {"ca": "x"}), "another fingerprint"),
-    "no certificate": ("/v1/join", (200, {}), "the reply is malformed"),
+    "no certificate": ("/v1/join", (200, {}), "the reply must be a valid message"),
     "cannot sign": ("/v1/join", (503, {"error": "no key"}), "status 503"),
     "no health": ("/v1/health", (401, {"error": "no"}), "status 401"),
 }
