@@ -5,7 +5,7 @@
     if client.verify("alice", "755224", service="web"):
         ...
 
-    if await client.averify("alice", "755224", service="web"):  # the same for asyncio: the event loop goes on
+    if await client.averify("alice", "755224", service="web"):  # the same for asyncio, without blocking
         ...
 
 The account that runs the application must be listed in /etc/pam_totp.toml, with the application's service name:
@@ -14,11 +14,11 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
     www-data = "web"
 
 Rules:
-- The application lets a user in only if the outcome is true. It must deny if `verify` raises an exception.
+- The application must deny if the outcome is false, or if `verify` raises an exception.
 - `verify` sends a code at most once. It may repeat the request only before it sends the code.
 - `verify` and `averify` only carry packets: `_Dialogue` decides for both, so that they cannot differ.
 - Error reports of web frameworks show the variables of each frame. When this module raises one of its errors, no
-  frame of it has a variable that shows the code.
+  frame of this module has a variable that shows the code.
 - This module needs only the standard library, and no privilege. Any number of threads and tasks may call it at once.
 """
 
@@ -66,19 +66,19 @@ _UNEXPECTED = "unexpected reply from the service (restart the service: it may ru
 
 
 class ClientError(Exception):
-    """The code could not be checked, so deny. The message gives the reason and the remedy."""
+    """The error for a code that could not be checked. The message gives the reason and the remedy."""
 
 
 class OutOfReach(ClientError):
-    """The service is not running, did not answer in time, or cannot use its store."""
+    """The error for a service that is not running, did not answer in time, or cannot use its store."""
 
 
 class NotAdmitted(ClientError):
-    """The service does not let this account ask for that user: see `[clients]` in /etc/pam_totp.toml."""
+    """The error for an account that may not ask for that user: see `[clients]` in /etc/pam_totp.toml."""
 
 
 class Misconfigured(ClientError):
-    """The service rejects its own configuration. The service's log gives the reason."""
+    """The error for a service that rejects its own configuration. The service's log gives the reason."""
 
 
 class Verdict(enum.Enum):
@@ -105,7 +105,7 @@ class Outcome:
 
     @property
     def accepted(self) -> bool:
-        """True if the code was accepted."""
+        """Return True if the code was accepted."""
         return bool(self.verdict)
 
     def __bool__(self) -> bool:
@@ -114,7 +114,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Packet:
-    """A packet to the service. Its repr is hidden, because it may have the code."""
+    """A packet to the service. Its repr hides the data, which may contain the code."""
 
     data: bytes = field(repr=False)
 
@@ -173,7 +173,7 @@ async def averify(
 ) -> Outcome:
     """Do the same as `verify` in a task of asyncio, without blocking the event loop.
 
-    If the task is cancelled, the connection is closed at once. The code may be used up.
+    The cancellation of the task closes the connection at once. The code may be used up by then.
     """
     request = _request(user, code, service, rhost)
     del code  # see the rules
@@ -181,7 +181,7 @@ async def averify(
         raise request
     if request is None:
         return _REFUSED
-    from asyncio import get_running_loop, sleep  # here, because the import costs callers of `verify` 50 ms
+    from asyncio import get_running_loop, sleep  # imported here because it takes 50 ms
 
     loop = get_running_loop()
     deadline = loop.time() + timeout
@@ -197,7 +197,7 @@ async def averify(
 
 
 class _BusyError(Exception):
-    """The service is at its limit, and did not get the code. The message gives the reason. Retry."""
+    """The error for a service at its limit, which did not get the code. The caller may retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,7 @@ class _Dialogue:
         self.next: _Packet | None = request.hello  # the packet to send before the next one is received
 
     def receive(self, packet: bytes) -> Outcome | None:
-        """Take a packet of the service. Return the outcome, or None if the dialogue goes on."""
+        """Handle a packet of the service. Return the outcome, or None if the dialogue continues."""
         kind, body = packet[:1], packet[1:]
         self.next = None
         if not packet:

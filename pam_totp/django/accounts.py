@@ -19,14 +19,14 @@ def account_field() -> str:
 
 
 def account_of(user: Any) -> str:
-    """Return the name of the user's account. It is empty if the user has none."""
+    """Return the name of the user's account, or an empty string if the user has no account."""
     return str(getattr(user, account_field()) or "")
 
 
 def account_named(name: str) -> str:
-    """Return the account of the user who signs in with `name`: a name of an account, or that of a Django user.
+    """Return the account of the user who signs in with `name`, the name of an account or of a Django user.
 
-    The names differ only with PAM_TOTP_ACCOUNT_FIELD. An account's name takes precedence.
+    These names differ only with PAM_TOTP_ACCOUNT_FIELD. An account's name takes precedence.
     """
     users = get_user_model()._default_manager
     if not conf.get("PAM_TOTP_ACCOUNT_FIELD") or users.filter(**{account_field(): name}).exists():

@@ -1,4 +1,4 @@
-"""Public: sign in to Django with the password of an account on this host.
+"""Public: the sign-in to Django with the password of an account on this host.
 
 Rules:
 - Only PAM checks a password, in the synchronous and in the asynchronous method. Django's own passwords have no effect.
@@ -46,7 +46,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
     def authenticate(
         self, request: Any, username: str | None = None, password: str | None = None, **kwargs: Any
     ) -> Any:
-        """Return the user, or None. If an error prevents the sign-in, log it and return None.
+        """Return the user, or None. Log an error that prevents the sign-in, and return None.
 
         As with ModelBackend, the keyword of the user's name may be the value of USERNAME_FIELD, for example `email`.
         """
@@ -84,7 +84,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
         return user
 
     def _find_or_create_user(self, account: str) -> Any:
-        """Return the Django user. For a missing user, create it with PAM_TOTP_CREATE_USERS, or else return None."""
+        """Return the Django user. Create a missing user if PAM_TOTP_CREATE_USERS is set, otherwise return None."""
         model = get_user_model()
         try:
             return find_user(account)
@@ -116,7 +116,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
 def _problem_of(name: str, password: str) -> str | None:
     """Ask PAM. Return None if the password is right, or else the reason for the log: `password` or `unavailable`.
 
-    If the password cannot be checked, log the reason and inform the user.
+    Log the reason and inform the user if the password cannot be checked.
     """
     try:
         return None if _checker(conf.get("PAM_TOTP_PASSWORD_SERVICE")).verify(name, password) else "password"

@@ -87,7 +87,7 @@ def _findings() -> Iterator[CheckMessage]:
 
 
 def _backends() -> list[PamBackend]:
-    """Return the backends of the project that are a PamBackend, or a subclass of it."""
+    """Return the backends of the project that are instances of PamBackend or of a subclass."""
     return [found for found in map(load_backend, settings.AUTHENTICATION_BACKENDS) if isinstance(found, PamBackend)]
 
 
@@ -100,7 +100,7 @@ def _is_unique_field(name: Any) -> bool:
 
 
 def _fields_that_new_users_lack(backends: Iterable[PamBackend]) -> list[str]:
-    """Return the required fields: if one is missing, the database refuses the first or the second new user."""
+    """Return the required fields that get no value, so that the database refuses the first or the second new user."""
     given = {account_field(), "password"}
     for backend in backends:
         given |= set(backend.fields_of_new_user("account"))

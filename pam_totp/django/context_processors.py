@@ -6,5 +6,5 @@ from pam_totp.django import conf
 
 
 def portal(_: object) -> dict[str, str | None]:
-    """Give templates the variable `pam_totp_portal_url`: PAM_TOTP_PORTAL_URL, or None."""
+    """Return the template variable `pam_totp_portal_url`: PAM_TOTP_PORTAL_URL, or None."""
     return {"pam_totp_portal_url": conf.get("PAM_TOTP_PORTAL_URL")}

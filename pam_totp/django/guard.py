@@ -1,4 +1,4 @@
-"""Refuse devices of other types that a request adds with the password alone.
+"""The refusal of devices of other types that a request adds with the password alone.
 
 Rules:
 - A user with a HostDevice has a second factor, so a new device of this user needs a code first. Otherwise, an attacker

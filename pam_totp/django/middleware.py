@@ -95,9 +95,9 @@ def tell(level: int, *texts: str) -> None:
 
 
 def address_of(request: Any) -> str | None:
-    """Return Django's REMOTE_ADDR, the client's address, or None if it contains no address, as on a Unix socket.
+    """Return Django's REMOTE_ADDR, the client's address, or None if it is empty, as on a Unix socket.
 
-    The address has its usual spelling, so that the log has one spelling for one client.
+    An address gets its usual spelling, so that the log has one spelling for one client.
     """
     text = getattr(request, "META", {}).get("REMOTE_ADDR") or None
     address = None if text is None else parse(text)

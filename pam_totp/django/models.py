@@ -2,8 +2,8 @@
 
 Rules:
 - The database holds no keys or counters, because the service on this host checks every code.
-- Every row has the name "default" and is confirmed. Otherwise, django-two-factor-auth asks for no code, and lets the
-  user add a device by the password alone.
+- Every row has the name "default" and is confirmed. Otherwise, django-two-factor-auth would ask for no code, and
+  would let the user add a device by the password alone.
 - `verify_token` raises no error: it logs the error, and refuses the code. The variables of its callers contain the
   code, and Django shows them in its error report. The frames that contain the code are marked as sensitive.
 - The text about an outage differs from that about a wrong code, because another code would not help.
@@ -79,8 +79,8 @@ class HostDevice(Device):  # type: ignore[misc]
     def verify_code(self, code: str | bytes) -> client.Outcome:
         """Return the service's outcome, with its messages for the user. An accepted code is used up.
 
-        If an error prevents the check, log it and raise client.ClientError. Raise TypeError if `code` is neither str
-        nor bytes.
+        Log an error that prevents the check, and raise client.ClientError. Raise TypeError unless `code` is str or
+        bytes.
         """
         try:
             outcome: client.Outcome = self._ask(code)

@@ -2,7 +2,7 @@
 
 Rules:
 - A user with a HostDevice sets up no other device (see `guard.needs_code`). SetupView itself refuses only the GET
-  requests of a user with a device. A thief could therefore add a device by three POST requests after the password.
+  requests of a user with a device. An attacker could therefore add a device by three POST requests after the password.
 - Such a user makes no backup tokens, because their use would bypass this host's count of failures. The user has
   recovery codes of this host instead.
 """

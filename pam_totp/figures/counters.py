@@ -1,7 +1,7 @@
 """The counters of a service: logins, answers, times of decisions, distances of accepted codes, errors.
 
 Rules:
-1. Counting is no part of a decision: it writes to memory alone, and an error of it is discarded.
+1. Counting is no part of a decision: it only writes to memory, and its errors are discarded.
 2. The number of counters is fixed. Services beyond MAX_SERVICES, and names that an untrusted account chooses, count as
    `OTHER`.
 3. A counter has no name of a user, host or token, and no serial number.
@@ -56,8 +56,9 @@ REASONS = {  # the values of these fields
     IGNORED: ("not-enrolled", OTHER),
     PRESENTED: ("ticket", OTHER),
 }
-NO_DECISION = {"grace", "no-answer", "not-yours-to-ask", "too-many-at-once", "not-this-member"}  # no decision
-OPEN_REASONS = {"no-answer", "not-yours-to-ask", "too-many-at-once"}  # of refusals: the user knows them
+# The reasons of answers without a decision.
+NO_DECISION = {"grace", "no-answer", "not-yours-to-ask", "too-many-at-once", "not-this-member"}
+OPEN_REASONS = {"no-answer", "not-yours-to-ask", "too-many-at-once"}  # reasons of refusals that the user may see
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 AHEAD = (0, 1, 2, 3, 5, 7, 10, 20, 50, 100, 1000)  # counters
 DRIFT = (-10, -5, -3, -2, -1, 0, 1, 2, 3, 5, 10)  # steps
@@ -79,7 +80,7 @@ _REGION = _DRIFT + len(DRIFT) + 2  # cells
 
 
 class Figures:
-    """The counters of `processes` processes. A process of several calls `use_region` after the fork."""
+    """The counters of `processes` processes. Each of several processes calls `use_region` after its fork."""
 
     def __init__(self, processes: int = 1, *, now: Callable[[], float] = time.time) -> None:
         self._cells = memoryview(mmap.mmap(-1, processes * _REGION * _CELL)).cast("q")
@@ -159,7 +160,7 @@ class Figures:
     # ---- reading
 
     def metrics(self, role: str, *, reasons: bool = True) -> list[Metric]:
-        """Return all metrics. Without `reasons`, leave out the facts that distinguish refusals (rule 5)."""
+        """Return all metrics. Omit the facts that distinguish refusals if `reasons` is False (rule 5)."""
         total = [sum(values) for values in zip(*self._regions(), strict=True)]
         labels = {"role": role}
 

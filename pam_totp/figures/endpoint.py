@@ -1,8 +1,8 @@
 """The socket of the figures: a Unix socket that answers `GET /metrics` over HTTP.
 
 Rules:
-1. Threads of their own serve it, so that no reader delays a login. A request has a limit of time, of size, and of
-   requests at once. Requests of other accounts do not count towards the limits of root and of the group.
+1. Separate threads serve the socket, so that no reader delays a login. Requests have limits of time, of size, and of
+   number at once. Requests of other accounts do not count towards the limits of root and of the group.
 2. The figures show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
    this process's account and the members of the group `GROUP` may read them.
 3. An error of this module is logged once, and changes nothing else.
@@ -56,7 +56,7 @@ class Endpoint:
         self._inode: os.stat_result | None = None
 
     def open(self) -> None:
-        """Listen, and start the thread. Log an error, and raise none."""
+        """Listen, and start the thread. Log an error instead of raising it."""
         try:
             self._listener = self._bound()
             self._inode = os.lstat(self._path)
@@ -81,7 +81,7 @@ class Endpoint:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(temporary)
-            os.chmod(temporary, 0o666)  # noqa: S103  rule 2 decides
+            os.chmod(temporary, 0o666)  # noqa: S103  rule 2 limits the readers
             listener.listen(BACKLOG)
             os.rename(temporary, self._path)
         except OSError:
@@ -100,7 +100,7 @@ class Endpoint:
                 self._begin(client)
 
     def _begin(self, client: socket.socket) -> None:
-        """Serve a client in a thread, unless too many are served."""
+        """Serve a client in a thread, unless MAX_CLIENTS clients of its kind are being served."""
         is_own = _peer(client)[0] in (0, os.geteuid())
         who = _Who.OWN if is_own else _Who.GROUP if _has_group(client, self._gid) else _Who.OTHER
         if not self._free[who].acquire(blocking=False):

@@ -1,4 +1,4 @@
-"""Prometheus' text format 0.0.4: metrics as values, as text, and back to text by metric.
+"""Prometheus' text format 0.0.4: metrics as values, their text, and the merge of several texts.
 
 Rules:
 1. A label has no name of a user, host or token, and no serial number.
@@ -72,12 +72,12 @@ def merged(texts: Iterable[str]) -> str:
         for line in text.splitlines():
             found = _LINE.fullmatch(line)
             if found is None:
-                raise ValueError("not a line of pam_totp's figures")
+                raise ValueError("each line must be a line of pam_totp's figures")
             if line.startswith("# HELP"):
                 metric = found[1]
                 is_new = metric not in heads
             if not metric or not (found[1] or found[2]).startswith(metric):
-                raise ValueError("a line without its metric")
+                raise ValueError("each sample must follow the HELP line of its metric")
             if line.startswith("#"):
                 if is_new:
                     heads.setdefault(metric, []).append(line)

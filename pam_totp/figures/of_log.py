@@ -1,4 +1,4 @@
-"""The figures of a log: answers by service, outcome and reason; how far accepted codes were from the expected ones.
+"""The figures of a log: answers by service, outcome and reason, and the distances of accepted codes.
 
 Rules:
 1. User, name and time of creation identify a token, as in a restored backup (`operations.restored`).
@@ -23,7 +23,7 @@ _DISTANCE = re.compile(r"-?[0-9]{1,10}")
 
 
 class Distances:
-    """The distances of accepted codes."""
+    """The distances of accepted codes from the expected codes: number, sum, minimum and maximum."""
 
     def __init__(self) -> None:
         self.codes = self.total = 0
@@ -93,7 +93,7 @@ class LogFigures:
                 of.setdefault((user, name, int(created[:20])), Distances()).add(int(text))
 
     def batches(self, known: Mapping[TokenKey, TokenFacts], length: int | None = None) -> list[Batch]:
-        """Return the batches with accepted codes, the one that is furthest ahead first.
+        """Return the batches with accepted codes, the batch that is furthest ahead first.
 
         The first `length` characters of a serial number are its batch; by default, all but the last BATCH_DIGITS.
         """
@@ -108,7 +108,7 @@ class LogFigures:
         return sorted(found, key=lambda batch: (-batch.ahead.mean, batch.name))
 
     def clocks(self, known: Mapping[TokenKey, TokenFacts]) -> list[Clock]:
-        """Return the tokens with clocks, the one that is furthest off first."""
+        """Return the tokens with clocks, the token with the largest mean drift first."""
         found = [Clock(key[0], key[1], known.get(key), distances) for key, distances in self.drift.items()]
         return sorted(found, key=lambda clock: (-abs(clock.drift.mean), clock.user, clock.token))
 

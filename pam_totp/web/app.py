@@ -4,7 +4,7 @@ Rules:
 - A GET request never changes a token. Every POST request must carry the CSRF token of its own session.
 - A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page. A
   page loads scripts and styles only from the portal.
-- Every request counts against the limits of `request_limits`, except for requests for files and of monitors.
+- Every request counts against the limits of `request_limits`, except for requests for files and requests of monitors.
 - The code chooses the target of every redirect; a request cannot choose it.
 - Every error page names the next step for the user, and hides internal details.
 """

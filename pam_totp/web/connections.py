@@ -108,7 +108,7 @@ class _Task(WSGITask):  # type: ignore[misc]
 
 
 class _ErrorTask(ErrorTask):  # type: ignore[misc]
-    """The answer to a request that is not valid HTTP."""
+    """The response to an invalid HTTP request."""
 
     def execute(self) -> None:
         self.response_headers += [*HEADERS.items(), ("Cache-Control", NO_STORE)]
@@ -170,7 +170,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def network(self) -> str:
-        """Return the large network of the current request's client."""
+        """The largest network of the current request's client (`core.address.networks`)."""
         forwarded = self.requests[0].headers.get("X_FORWARDED_FOR") if self.requests else None
         address = proxy_headers.client(addresses.parse(self.addr[0]), forwarded, self.proxy)
         return "" if address is None else addresses.networks(address)[-1]
@@ -187,7 +187,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         try:
             super().service()
         except _Held:
-            # Not earlier, because another thread may serve this connection as soon as it is in the queue.
+            # Set the timer only now, because another thread may serve this connection as soon as it is in the queue.
             assert self._held is not None
             assert self._held.send_at is not None
             self.timer.call_at(self._held.send_at, partial(self.server.add_task, self))

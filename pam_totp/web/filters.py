@@ -27,7 +27,7 @@ def add_to(app: Flask) -> None:
 
 
 def time_ago(seconds: int | None) -> str | Markup:
-    """Format Unix seconds as the time since then, or after RECENT_DAYS or if it lies ahead, as a UTC time.
+    """Format Unix seconds as the time since then. A future time, or a time before RECENT_DAYS, becomes a UTC time.
 
     The time to the minute is in the attributes of the element, for machines and as a tooltip. The script of the page
     shows it in the browser's time zone.

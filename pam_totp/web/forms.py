@@ -37,33 +37,30 @@ _TEXT = {"autocomplete": "off", "spellcheck": "false", "autocapitalize": "off"}
 
 def no_code() -> str:
     return gettext(
-        "This is not a code: a code has %(least)d to %(most)d digits. Codes in a row must have the same length.",
+        "A code has %(least)d to %(most)d digits. Codes in a row must have the same length.",
         least=min(CODE_LENGTHS),
         most=max(CODE_LENGTHS),
     )
 
 
 def no_recovery_code() -> str:
-    return gettext(
-        "This is not a recovery code: a recovery code has %(length)d letters and digits.", length=RECOVERY_LENGTH
-    )
+    return gettext("A recovery code has %(length)d letters and digits.", length=RECOVERY_LENGTH)
 
 
 def no_ticket() -> str:
-    return gettext("This is not a ticket: a ticket has %(length)d letters and digits.", length=RECOVERY_LENGTH)
+    return gettext("A ticket has %(length)d letters and digits.", length=RECOVERY_LENGTH)
 
 
 def no_long_code() -> str:
     return gettext(
-        "This is not such a code: recovery codes, temporary codes and tickets have %(length)d letters and digits.",
+        "Recovery codes, temporary codes and tickets have %(length)d letters and digits.",
         length=RECOVERY_LENGTH,
     )
 
 
 def no_proof() -> str:
     return gettext(
-        "This is not a code: a code has %(least)d to %(most)d digits, and a recovery code %(length)d letters and"
-        " digits.",
+        "A code has %(least)d to %(most)d digits, and a recovery code %(length)d letters and digits.",
         least=min(CODE_LENGTHS),
         most=max(CODE_LENGTHS),
         length=RECOVERY_LENGTH,
@@ -93,7 +90,7 @@ def _is_either(answer: Answer) -> bool:
 
 
 def _answer(request: str, has_shape: Callable[[Answer], bool], otherwise: Callable[[], str]) -> list[Any]:
-    """Return the validators of a field for an answer. `otherwise` returns the error of another shape."""
+    """Return the validators of a field for an answer. `otherwise` returns the error for an answer of another shape."""
 
     def check(_: FlaskForm, field: Field) -> None:
         if not has_shape(Answer.parse(answer_bytes(field.data))):
@@ -197,7 +194,7 @@ class FirstCodeForm(FlaskForm):  # type: ignore[misc]
     )
 
     def fit(self, *, is_fob: bool, by_button: bool, is_next: bool) -> None:
-        """Set the label and the hint. `is_next`: the first of two codes has arrived."""
+        """Set the label and the hint. `is_next` is True if the first of two codes has arrived."""
         if is_next:
             self.code.label.text = gettext("The next code")
             self.code.description = NEXT_HINT[by_button]
@@ -319,7 +316,7 @@ class ResyncForm(FlaskForm):  # type: ignore[misc]
     )
 
     def fit(self, *, by_button: bool, is_next: bool) -> None:
-        """Set the label and the hint for the kind of the token. `is_next`: the first code has arrived."""
+        """Set the label and the hint for the kind of the token. `is_next` is True if the first code has arrived."""
         if is_next:
             self.codes.label.text = gettext("The next code")
         self.codes.description = (NEXT_HINT if is_next else FIRST_HINT)[by_button]

@@ -1,9 +1,9 @@
 """The page for monitors: it states whether the portal can check codes.
 
 Rules:
-- The page has no session, no language and no secret: "ok" with status 200, or one other line with status 503.
+- The page has one line, without session, language or secret: "ok" with status 200, or a reason with status 503.
 - One request at a time uses the store, at most once in `KEPT` seconds. Other requests get the last result at once.
-  Therefore a flood of requests cannot slow sign-ins, also if the store does not answer.
+  Therefore a flood of requests cannot slow sign-ins, even if the store does not respond.
 - The log gets one line when the store is lost.
 """
 

@@ -3,9 +3,9 @@
 Rules:
 - A request counts against all of its budgets. If one budget is used up, the request is refused, and does not count.
 - The budgets of networks are for three sizes (core.address), so that a large network cannot act as many clients.
-- An account has a budget over all networks together. This budget excludes networks of the smallest size that have
-  signed the account in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of any
-  single network.
+- An account has a budget over all networks together. This budget excludes networks of the smallest size from which
+  the account has signed in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of
+  any single network.
 - Two keys are equal if their texts are equal. The caller looks up the account of a name.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
   these the oldest. Therefore, keys with one request cannot displace keys with more.
@@ -100,10 +100,10 @@ class Limits:
         self._lock = threading.Lock()
         self._secret = secrets.token_bytes(32)
         self._tables: dict[str, _Table] = {}
-        self._known: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()  # by account: networks that signed it in
+        self._known: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()  # by account: the networks of its sign-ins
 
     def admit(self, charges: Iterable[tuple[Budget, str]]) -> bool:
-        """Count one request for each budget and key, and return True. If one budget is used up, return False."""
+        """Count one request for each budget and key, and return True. Return False if one budget is used up."""
         now, listed = self._clock(), [(budget, self._digest(key)) for budget, key in charges]
         with self._lock:
             for budget, key in listed:
@@ -124,7 +124,7 @@ class Limits:
         return max(waits)
 
     def remember(self, user: str, network: str) -> None:
-        """Note that the network has signed `user` in."""
+        """Store that `user` has signed in from the network."""
         account, newest = self._digest(user), self._digest(network)
         with self._lock:
             others = (known for known in self._known.get(account, ()) if known != newest)

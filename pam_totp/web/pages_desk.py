@@ -1,7 +1,7 @@
 """The pages of the desk: find a user, see the user's tokens, and help with them.
 
 Rules:
-- The pages exist only for a desk member who signed in by a code. For other users, the pages do not exist.
+- The pages exist only for a desk member who signed in by a code. Other users get status 404.
 - Membership is looked up at every request, and `operations.desk` looks it up again at every change.
 - A change needs a new code of the desk member. A wrong code counts as a failure of the member.
 - A temporary code or a ticket is shown to the session that made it, until the member has handed it over.
@@ -41,7 +41,7 @@ TEXTS = {
     Reason.TOKEN_CONFIRMED: lazy_gettext("The user has already put this token into use."),
     Reason.NOT_CONFIRMED: lazy_gettext("The user has not put a token into use yet. Make a ticket instead."),
     Reason.TOO_MANY_TOKENS: lazy_gettext("This user has the maximum number of tokens."),
-    Reason.INVALID_TIME: lazy_gettext("This time is not valid."),
+    Reason.INVALID_TIME: lazy_gettext("Choose one of the listed times."),
     Reason.NOT_ASSIGNED: lazy_gettext("No user has a key fob with this serial number."),
     Reason.STOCK: lazy_gettext("The key fob cannot be assigned. Check the serial number."),
 }
@@ -111,7 +111,7 @@ def _problem_page(error: DeskError) -> Page:
 
 
 def text_of(error: DeskError) -> str:
-    """Return the text of a change that the desk may not make, or cannot make."""
+    """Return the text about a denied or failed change by the desk."""
     if error.detail is not None:
         return gettext(STOCK_TEXTS.get(error.detail.reason, TEXTS[Reason.STOCK]))
     return gettext(TEXTS[error.reason])
@@ -128,7 +128,7 @@ def _to_person(user: str) -> Page:
     return redirect(url_for("desk.person", user=user), code=303)
 
 
-# ---- look
+# ---- read
 
 
 @pages.get("")

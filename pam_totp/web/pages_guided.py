@@ -1,13 +1,13 @@
-"""The pages of the guided enrolment: the way from a ticket, a password or a lost phone to a token and recovery codes.
+"""The pages of the guided enrolment, from a ticket, a password or a lost phone to a token and recovery codes.
 
 Rules:
-- The way begins with a ticket or, where the site allows that, with the password alone. A user with a lost token
+- The enrolment begins with a ticket or, where the site allows that, with the password alone. A user with a lost token
   begins with a recovery code, a temporary code or a ticket.
-- The beginning uses nothing up. The first code of the new token makes all changes at once: it uses up the proof,
+- The beginning uses up no code. The first code of the new token makes all changes at once: it uses up the proof,
   removes the lost tokens, confirms the new token and replaces the recovery codes.
-- Until then, the session is at a step of its own, from which only these pages can be opened.
+- Until then, the session is at the step ENROLLING, at which only these pages can be opened.
 - The key of a ticket's token is in the record, so every browser with the ticket shows the same key. Any other new key
-  is in the session, and belongs to one way only.
+  is in the session, and belongs to one enrolment only.
 - The key of a token with a serial number is not shown.
 """
 
@@ -61,7 +61,7 @@ def _require_store() -> None:
 
 
 def _requires_beginner(view: Callable[[], Page]) -> Callable[[], Page]:
-    """Return a page that shows `view` to a user without a token who may get one here."""
+    """Return a page that shows `view` to a user without a token who may add a token here."""
 
     @requires_sign_in
     @wraps(view)
@@ -108,7 +108,7 @@ def start() -> Page:
 
 
 def _begin(enrolment: Enrolment) -> Response:
-    """Start the session of the way, and show its first page."""
+    """Start the session of the enrolment, and redirect to its first page."""
     current_session().start(Step.ENROLLING, requester().user, enrolment=enrolment)
     return redirect_to("guided.first_page")
 
@@ -161,11 +161,11 @@ def lost_phone() -> Page:
     return _begin(Enrolment(form.proof.data, _new_phone(), lost))
 
 
-# The way: an app, the key, the first code
+# The steps: an app, the key, the first code
 
 
 def _requires_way(view: Callable[[Enrolment, Token], Page]) -> Callable[[], Page]:
-    """Return a page that shows `view` with the way of the session and its token."""
+    """Return a page that shows `view` with the enrolment of the session and its token."""
 
     @wraps(view)
     def guarded() -> Page:
@@ -263,7 +263,7 @@ def _finish(codes: list[str], token: Token) -> Page:
 
 @pages.post("/set-up/cancel")
 def cancel() -> Page:
-    """Leave the way. The session returns to the step after the password."""
+    """End the enrolment without a change. The session returns to the step after the password."""
     session = current_session()
     user = session.state.user
     if session.state.step is Step.ENROLLING and user is not None:

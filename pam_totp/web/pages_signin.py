@@ -135,7 +135,7 @@ def code() -> Page:
 
 @pages.post("/prolong")
 def prolong() -> Page:
-    """Prolong the session. Only the script of a page sends this form; it reads the seconds that are left."""
+    """Prolong the session, and return the remaining seconds. Only the script of a page sends this form."""
     return {"seconds": int(current_session().prolong())}
 
 

@@ -24,8 +24,8 @@ def logo() -> Response:
 
 @pages.get("/colours.css")
 def colours() -> Response:
-    """Return a style sheet with the accent colours. Its address on a page contains them, so that no cache keeps old
-    colours."""
+    """Return a style sheet with the accent colours. Its address on a page contains the colours, so that no cache
+    keeps old colours."""
     appearance = current_portal().config.appearance
     if appearance.accent is None:
         abort(404)

@@ -291,7 +291,7 @@ def next_code() -> Page:
 
 
 def _as_row(first: str, second: str) -> str:
-    """Return the second answer after the first code, or alone if it has several codes itself."""
+    """Return the first code and the second answer, or only the second answer if it has several codes."""
     return f"{first} {second}" if is_single_code(second) else second
 
 
@@ -314,7 +314,7 @@ def _claim(fields: dict[str, str]) -> Token | Problem:
 
 
 def _is_own_timed(fields: dict[str, str]) -> bool:
-    """Return True for a user's own key fob with a clock: one code proves it, as for a phone app."""
+    """Return True if the form is for a user's own key fob with a clock, which one code confirms."""
     return bool(fields["key"]) and Kind(fields["kind"]).period is not None
 
 

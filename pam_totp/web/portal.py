@@ -37,7 +37,7 @@ UNKNOWN = "?"  # the log shows this text in quotes
 class FirstToken(StrEnum):
     """The proof with which users add their first token themselves. OFF: an administrator adds it.
 
-    A ticket is also taken with PASSWORD. Where tickets are taken, the ticket of a user with a token replaces the token.
+    Tickets are also accepted with PASSWORD. The accepted ticket of a user with tokens replaces these tokens.
     """
 
     OFF = "off"

@@ -7,7 +7,7 @@ Rules:
   user separately, and only requests after the password, so that other users cannot use them up.
 - Right answers count too, because the portal applies a limit before it checks the answer.
 - A sign-in counts if its form is valid, so that every request in these tables costs a check of a password.
-- A network of the smallest size that has signed the account in has separate limits.
+- A network of the smallest size from which the account has signed in has separate limits.
 - An account counts under exactly the name in its passwd entry. A name without an account counts under exactly its own
   text, because a count shared with another spelling would show the spelling of an account.
 - Names without an account have the limits of an account, in separate tables, so that these names cannot displace the
@@ -58,13 +58,13 @@ LIMITS: dict[str, tuple[Step | None, int | None]] = {
 PAGE, ATTEMPT = "pages", "attempts"  # tables
 _IN_NETWORK, _ACCOUNT, _MADE_UP = "account in network", "account", "made-up "
 TABLES = (PAGE, ATTEMPT, _IN_NETWORK, _ACCOUNT, _MADE_UP + _IN_NETWORK, _MADE_UP + _ACCOUNT)
-# Passwords for one account from one network. The hours and days limit a patient attacker.
+# Passwords for one account from one network. The limits of an hour and a day are for slow guesses.
 OF_ONE_NETWORK = (
     Budget(_IN_NETWORK, ((10, MINUTE), (40, HOUR), (60, DAY))),
     Budget(_IN_NETWORK, ((15, MINUTE), (50, HOUR), (70, DAY))),
     Budget(_IN_NETWORK, ((20, MINUTE), (60, HOUR), (80, DAY))),
 )
-# Passwords for one account from all networks that have not signed it in. One network cannot use up this budget.
+# Passwords for one account from all networks from which it has not signed in. One network cannot use up this budget.
 OF_UNKNOWN_NETWORKS = Budget(_ACCOUNT, ((100, HOUR), (300, DAY)))
 
 
@@ -100,7 +100,7 @@ def _refuse_password(user: str, limit: int) -> None:
 
 
 def _sizes(user: str) -> int:
-    """Return the number of the client's networks with a limit: 1 if the smallest has signed `user` in."""
+    """Return the number of the client's networks with a limit: 1 if `user` has signed in from the smallest."""
     return 1 if current_portal().limits.has_signed_in(user, _networks()[0]) else len(LARGER)
 
 
@@ -120,7 +120,7 @@ def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
 
 
 def remember_network(user: str) -> None:
-    """Remember that the request's network has signed `user` in. The name must be the name in the passwd entry."""
+    """Store that `user`, the name in the passwd entry, has signed in from the request's network."""
     current_portal().limits.remember(user, _networks()[0])
 
 

@@ -3,8 +3,9 @@
 Rules:
 - The cookie has the prefix `__Host-` with TLS: browsers send it to this host only, over https only. Scripts cannot read
   the cookie.
-- The name of the cookie contains the port, unless it is the usual one, and the path of the portal. Cookies of several
-  portals on one host name are therefore separate. `__Host-` requires the path `/`, and no cookie is bound to a port.
+- The name of the cookie contains the port, unless it is the default port, and the path of the portal. Cookies of
+  several portals on one host name are therefore separate. `__Host-` requires the path `/`, and no cookie is bound to a
+  port.
 - A session starts only when the application stores a value. Therefore, the error page for an expired cookie cannot
   replace a newer session's cookie.
 """
@@ -26,7 +27,7 @@ from pam_totp.operations.desk import Handed
 from pam_totp.web.sessions import Enrolment, Session, Sessions, Step, having, is_signed, new_form, without
 
 TLS_COOKIE = "__Host-pam_totp"  # RFC 6265bis §4.1.3.2
-_PORT = re.compile(r":([0-9]+)$", re.ASCII)  # of a valid Host header, from which werkzeug has removed the usual port
+_PORT = re.compile(r":([0-9]+)$", re.ASCII)  # of a valid Host header, from which werkzeug has removed the default port
 PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser rejects a __Host- cookie
 
 
@@ -57,7 +58,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         self.is_new = True
 
     def prolong(self) -> float:
-        """Prolong the session at the user's request. Return the seconds that are left."""
+        """Prolong the session at the user's request. Return the remaining seconds."""
         return 0.0 if self.session_id is None else self._sessions.prolong(self.session_id)
 
     def seconds_left(self, *, form: str | None) -> int:
@@ -86,13 +87,13 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         return self._sessions.pending_token(self.state, form)
 
     def add_pending(self, token: Token, form: str | None = None) -> str:
-        """Keep a token that waits for its first code. Return the id of its form, a new one by default."""
+        """Keep a token that waits for its first code. Return the id of its form, which is new by default."""
         kept, pending = form or new_form(), self._sessions.new_pending(token)
         self._change(lambda session: replace(session, pending=having(session.pending, kept, pending)))
         return kept
 
     def drop_pending(self, form: str | None = None) -> None:
-        """Forget the token of `form`, or of all forms."""
+        """Drop the token of `form`, or of all forms."""
         self._change(lambda session: replace(session, pending={} if form is None else without(session.pending, form)))
 
     def take_pending(self, form: str) -> Token | None:
@@ -130,7 +131,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     @property
     def handed(self) -> Handed | None:
-        """The code that a desk member must still hand over, including one from another request."""
+        """The code that a desk member must still hand over, including a code from another request."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
         return None if stored is None else stored.handed
 
@@ -162,7 +163,7 @@ def current_session() -> RequestSession:
 
 
 class Cookies(SessionInterface):
-    """Flask's interface to the sessions: read session ids from cookies, and set cookies."""
+    """Flask's interface to the sessions, which reads session ids from cookies, and sets cookies."""
 
     def __init__(self, sessions: Sessions, *, tls: bool, path: str) -> None:
         self._sessions = sessions
@@ -170,7 +171,7 @@ class Cookies(SessionInterface):
         self._suffix = path.replace("/", "+")
 
     def name_for(self, request: flask.Request) -> str:
-        """Return the name of the cookie. A Host header without a port means the usual port."""
+        """Return the name of the cookie. A Host header without a port means the default port."""
         port = _PORT.search(request.host)
         return (TLS_COOKIE if self._tls else PLAIN_COOKIE) + (f"_{port[1]}" if port else "") + self._suffix
 

@@ -9,8 +9,8 @@ Rules:
 - A session expires after its idle limit or its total limit. Its user can prolong the total limit `MAX_PROLONGED` times
   by the idle limit (WCAG 2.2, 2.2.1). All other sessions of a user end when that user adds
   or removes a token, or makes recovery codes.
-- A new token belongs to the form that shows its key, and a first code to the form of the second. Therefore, a second
-  tab replaces neither.
+- A new token belongs to the form that shows its key, and a first code to the form of the second code. Therefore, a
+  second tab cannot replace them.
 - The number of sessions on the server is limited. A user has such a session only after a correct password.
 
 Sessions are in memory, so that an unconfirmed key is never written to a disk. One process must therefore serve the
@@ -184,7 +184,7 @@ class Sessions:
             return before
 
     def prolong(self, session_id: str) -> float:
-        """Prolong the session, and the life of its pending tokens. Return the seconds left, or 0 at its end."""
+        """Prolong the session and its pending tokens. Return the remaining seconds, or 0 if the session has ended."""
         now = self._clock()
 
         def prolong(session: Session) -> Session:
@@ -261,7 +261,7 @@ def without(forms: dict[str, V], form: str) -> dict[str, V]:
 
 
 def is_signed(session_id: str) -> bool:
-    """Return True for a session before sign-in, which only the browser stores."""
+    """Return True if the id is a signed session before sign-in, which only the browser stores."""
     return "." in session_id
 
 

@@ -2,15 +2,15 @@
 
 Rules:
 - The English text in the code is the key of its translations. A text without a translation is shown in English.
-- The folder `translations/LANGUAGE/LC_MESSAGES` has one file, messages.po. The portal reads it itself, so there are no
-  compiled files. A new folder is a new language.
+- The folder `translations/LANGUAGE/LC_MESSAGES` has one file, messages.po. The portal reads this file itself, so there
+  are no compiled files. A new folder adds a language.
 - Mark each text for users. In a template: `{{ _("Sign in") }}`, or `ngettext`. In Python: `gettext("Sign in")` during
   a request, and `lazy_gettext("Sign in")` at an import, for example for the label of a field. Then run `make texts`.
 - A text is a whole sentence, and its values have names: `gettext("%(name)s is in use now.", name=token.name)`. Use
   `ngettext` if a number can be 1. Never put a value into the text itself with an f-string.
 - A lazy text has no values, because templates do not escape it. `gettext` returns text, which templates escape.
 - The language comes from the link of the page (`?lang=de`), otherwise from the cookie that such a link sets, otherwise
-  from the browser (Accept-Language). The last resort is English.
+  from the browser (Accept-Language). The default is English.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _is_tls() -> bool:
 
 
 def _link_to(language: str) -> str:
-    """Return the link from the current page to the same page in `language`, or to the overview if it has no link."""
+    """Return the link to the current page in `language`, or to the overview if no link can open the current page."""
     adapter = current_app.create_url_adapter(request)
     if adapter is None or not adapter.test(method="GET"):
         return url_for("tokens.overview", lang=language)
@@ -163,7 +163,7 @@ def _link_to(language: str) -> str:
 
 
 def _finish(response: Response) -> Response:
-    """Name the language of a page for browsers and caches, and remember the language that the user chose."""
+    """Set the headers with the language of a page, and the cookie with the language that the user chose."""
     if request.endpoint in WITHOUT_USER:
         return response
     response.content_language.add(_tag(current_language()))

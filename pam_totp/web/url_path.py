@@ -2,8 +2,8 @@
 
 Rules:
 - The portal removes its path from each request, if the web server in front has not removed it. All links and redirects
-  begin with it.
-- `/` and the empty text mean that the portal has the host name for itself.
+  begin with this path.
+- `/` and the empty text mean that the portal uses the whole host name.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def canonical(path: str) -> str:
 
 
 def inside(path: str, prefix: str) -> str:
-    """Return the path of a request without the path of the portal, if it begins with that."""
+    """Return the path of a request. Remove the path of the portal from its beginning."""
     rest = path.removeprefix(prefix)
     return rest or "/" if prefix and path.startswith(prefix) and rest[:1] in ("", "/") else path
 

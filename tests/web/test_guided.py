@@ -177,7 +177,7 @@ def test_a_wrong_ticket_costs_what_a_refusal_costs_and_is_not_counted(portal: Po
     }
     assert sum("refused user=alice reason=not-enrolled" in line for line in portal.log) == 2
     assert portal.site.record("alice").failures == 0
-    assert browser.send(proof="123456").error == "This is not a ticket: a ticket has 16 letters and digits."
+    assert browser.send(proof="123456").error == "A ticket has 16 letters and digits."
     assert browser.open("/set-up/scan").heading == "Your tokens"
 
 
@@ -439,7 +439,7 @@ def test_a_wrong_proof_for_a_lost_phone_is_refused_and_not_counted(portal: Porta
     assert "refused user=alice reason=wrong" in portal.log[-1]
     record = portal.site.record("alice")
     assert (record.failures, record.refused) == (0, 1)
-    assert browser.send(proof=codes(0)).error.startswith("This is not such a code")
+    assert browser.send(proof=codes(0)).error.startswith("Recovery codes, temporary codes and tickets have")
     assert browser.open("/set-up/scan").heading == "Your code"
 
 

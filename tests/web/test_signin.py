@@ -13,8 +13,8 @@ from tests.support.site import KEY, ME, Site, codes
 from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 
 ENDED = "Your session has ended"
-NO_CODE = "This is not a code: a code has 6 to 8 digits. Codes in a row must have the same length."
-NO_RECOVERY_CODE = "This is not a recovery code: a recovery code has 16 letters and digits."
+NO_CODE = "A code has 6 to 8 digits. Codes in a row must have the same length."
+NO_RECOVERY_CODE = "A recovery code has 16 letters and digits."
 REFUSED_RECOVERY = (
     "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
 )

@@ -30,13 +30,13 @@ for (const form of document.querySelectorAll("main form")) {
   if (form.action === window.location.href) window.history.replaceState(null, "", form.action);
 }
 
-// Load the page anew. An address with a fragment (#main) would only scroll.
+// Load the page again. An address with a fragment (#main) would only scroll.
 const load = () => window.location.replace(window.location.pathname + window.location.search);
 window.addEventListener("pageshow", (event) => {
   if (event.persisted) load();
 });
 
-// Warn before the session ends, and prolong it if the user wishes.
+// Warn before the session ends, and prolong it at the user's request.
 const WARNING = 120_000; // milliseconds
 const ending = document.querySelector(".ending");
 if (ending) {
