@@ -83,7 +83,7 @@ TEXTS = {
     Reason.NAME_IN_USE: "You already have a token of that name.",
     Reason.TOKEN_KNOWN: "You already have this token.",
     Reason.SERIAL_TAKEN: "Another user has a token with this serial number. Ask your administrator.",
-    Reason.INVALID_NAME: f"The name must be 1 to {MAX_TEXT} printable characters.",
+    Reason.INVALID_NAME: f"This field must have 1 to {MAX_TEXT} printable characters.",
     Reason.INVALID_KEY: "The key must be 112 to 1024 bits in Base32 or hexadecimal."
     " Compare it with the key of the token.",
 }

@@ -254,7 +254,7 @@ def test_a_refused_change_is_not_logged_as_a_change() -> None:
 
 def test_every_reason_has_a_text_for_the_user() -> None:
     assert list(TEXTS) == list(Reason)
-    assert Problem("name", Reason.INVALID_NAME).text.startswith("The name must be 1 to")
+    assert Problem("name", Reason.INVALID_NAME).text.startswith("This field must have 1 to")
     assert Problem("proof", Reason.REFUSED).text.startswith("Refused")
 
 
