@@ -69,7 +69,7 @@ def _is_port(text: str) -> bool:
 
 
 def is_remote(address: Address) -> bool:
-    """Return True if `address` identifies a remote host, whichever interface is used.
+    """Return True if `address` identifies a remote host on every interface.
 
     Return False for a loopback, link-local or unspecified address, and for an address with a zone id.
     """
@@ -79,7 +79,7 @@ def is_remote(address: Address) -> bool:
 def networks(address: Address) -> tuple[str, ...]:
     """Return the networks that contain `address`, with the prefixes of PREFIXES, from the smallest to the largest.
 
-    For an IPv4 host behind NAT64 (the prefix of RFC 6052 2.1), return the networks of its IPv4 address.
+    Return the networks of the IPv4 address for an IPv4 host behind NAT64 (the prefix of RFC 6052 2.1).
     """
     import ipaddress
 

@@ -1,7 +1,7 @@
 """One answer of a user: one code, codes in a row, or a recovery code.
 
 Rules:
-1. An answer is parsed once, into an `Answer`. Later steps use that value and never the text.
+1. An answer is parsed once, into an `Answer`. Later steps use that value instead of the text.
 2. An answer is valid UTF-8 of at most 512 bytes. White space, hyphens, dashes and invisible characters are ignored.
 3. Codes are one, two or three codes of the same length, in decimal digits of any script (RFC 4226 §7.4: "a sequence").
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
@@ -52,8 +52,9 @@ _IGNORED = dict.fromkeys(  # ignored characters, in addition to white space
 class Answer(Value):
     """One parsed answer. Parsing reads no record.
 
-    `digits` is the whole answer if that is a number of at most 24 digits, otherwise empty. If a password is expected,
-    `typed` is the whole answer, and `digits` is its longest suffix of ASCII digits; otherwise `typed` is None.
+    `digits` is the whole answer if that is a number of at most 24 digits, otherwise empty. `typed` is
+    the whole answer if a password is expected, otherwise None. With a password, `digits` is the longest suffix of ASCII
+    digits.
     `recovery_code` is 16 upper-case characters of `CROCKFORD`, or None.
     """
 
@@ -177,7 +178,7 @@ def _normalised(typed: bytes | bytearray) -> bytearray:
 
 
 def _characters(typed: bytes | bytearray) -> Iterator[str]:
-    """Yield the characters of `typed`, one by one. At a byte that is not UTF-8, yield an empty string and stop."""
+    """Yield the characters of `typed`, one by one. Yield an empty string and stop at a byte that is not UTF-8."""
     view, at = memoryview(typed), 0
     while at < len(typed):
         end = at + 1 + sum(typed[at] >= least for least in (0xC0, 0xE0, 0xF0))  # RFC 3629 §3

@@ -143,7 +143,7 @@ def optional(rule: Rule) -> Rule:
 
 
 def instance_of(kind: type[object]) -> Rule:
-    """Return the rule for an instance of `kind`, whose fields have rules of their own."""
+    """Return the rule for an instance of `kind`. The fields of the instance have separate rules."""
     return lambda v: None if type(v) is kind else "must be an object"
 
 

@@ -1,12 +1,13 @@
 """Parts of the standard library that a login needs, without the import of the modules that define them.
 
-The user waits for every import, because a helper starts an interpreter for one login. The imports of `typing`, `enum`,
-`contextlib`, `functools`, `json` and `hashlib` would take more time than the login.
+The user waits for every import, because each helper starts an interpreter for one login. The imports of `typing`,
+`enum`, `contextlib`, `functools`, `json` and `hashlib` would take more time than the login.
 
 Rules:
 1. Each part does the same as its public namesake, for the uses in this package. Type checkers see the namesake.
 2. A private module of the interpreter is used only if it exists. Otherwise, the public module is imported.
-3. Names that only annotations use are imported if TYPE_CHECKING. `from __future__ import annotations` makes that safe.
+3. Names that only annotations use are imported only if TYPE_CHECKING is True. `from __future__ import annotations`
+   makes that safe.
 """
 
 from __future__ import annotations

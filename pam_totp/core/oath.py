@@ -122,7 +122,7 @@ def find_numbers(
     *,
     ahead: Ahead | None = None,
 ) -> int | None:
-    """Do the same as `find` for codes as numbers, without the checks. A caller cannot wipe codes in a text."""
+    """Do the same as `find` for codes as numbers, without the checks. Codes as text cannot be wiped."""
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
     modulus = 10**digits

@@ -29,7 +29,7 @@ class Policy(Value):
 
     `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
     to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the limit for one code. From `lock_after` failures on, only
-    a recovery code is accepted; 0 turns the lock off.
+    a recovery code is accepted; 0 disables the lock.
     """
 
     look_ahead: int = 10
@@ -55,8 +55,8 @@ class Policy(Value):
     def most_failures_kept(self) -> int:
         """The highest count of failures that remains after codes in a row or a recovery code (law 8).
 
-        This count is below `lock_after`, so that a recovery code ends a lock. It is 0 only if `lock_after` is 1: an
-        attacker may guess again after each login of the owner.
+        This count is below `lock_after`, so that a recovery code ends a lock. It is above 0 unless
+        `lock_after` is 1, because an attacker may guess again after each login of the owner.
         """
         return min(TWO_CODES_FROM, self.lock_after - 1) if self.lock_after > 0 else TWO_CODES_FROM
 

@@ -85,9 +85,9 @@ _TIME = whole_number(0, TIME_LIMIT - 1)
 class Token(Value):
     """The fields that HOTP and TOTP tokens share.
 
-    `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. `enabled`
-    is set by an administrator. `created` and `last_used` are Unix seconds. `row_needed` is set by `pam-totp restored`:
-    the next accepted codes must be in a row (law 8).
+    `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. An
+    administrator sets `enabled`. `created` and `last_used` are Unix seconds. `pam-totp restored` sets `row_needed`: the
+    next accepted codes must be in a row (law 8).
     """
 
     name: str
@@ -334,7 +334,7 @@ class UserRecord(Value):
     `failures_at` (Unix seconds) is the time of their last decrease, or of the first failure after a count of 0, if that
     is later. `refused` counts all well-formed answers refused since the last success. `recent` has an entry for each
     recent login (`RecentLogin.entry`), as one text, because logins copy it and only the display reads it. `changes` has
-    the same for changes by the desk (`operations.desk.RecentChange`).
+    the entries of changes by the desk in the same form (`operations.desk.RecentChange`).
     """
 
     user: str
@@ -398,7 +398,7 @@ class UserRecord(Value):
 
     @property
     def lasting(self) -> tuple[object, ...]:
-        """The parts that no login changes: user, salt of the recovery codes, keys and texts of the tokens, changes."""
+        """The parts that no login changes: user, salt, type, name, key and serial number of each token, changes."""
         return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens], self.changes
 
     @property
@@ -414,7 +414,7 @@ class UserRecord(Value):
     def longest(self) -> UserRecord:
         """Return the record with the longest value of every number, and all grace that logins can give or keep.
 
-        It has no recent logins. With a ticket, it has the recovery codes that the ticket's owner gets.
+        It has no recent logins. Its recovery codes are those after the use of its ticket.
         """
         digests = tuple(f"{i:064x}" for i in range(max(NEW_RECOVERY_CODES, len(self.recovery))))
         return self._replace(
@@ -455,7 +455,7 @@ class UserRecord(Value):
         return None if token.confirmed and not self.enrolled else self.ticket
 
     def without_token(self, name: str) -> UserRecord:
-        """Return the record without the token `name` and a ticket for it. Grace ends when the tokens change."""
+        """Return the record without the token `name` and its ticket. Grace ends when the tokens change."""
         ticket = None if self.ticket is not None and self.ticket.token == name else self.ticket
         return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=(), ticket=ticket)
 

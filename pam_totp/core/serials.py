@@ -1,7 +1,7 @@
 """The comparison of serial numbers, regardless of case and separators.
 
 Rules:
-1. Two spellings can name one token: a label shows `UB-123 456`, a vendor's file `ub123456`.
+1. Two spellings can identify the same token: a label shows `UB-123 456`, a vendor's file `ub123456`.
 2. A record, a message and a log keep the original spelling of a serial number. Only comparisons use `serial_key`.
 """
 

@@ -90,7 +90,7 @@ class Settings(Value):
 
 
 class DatabaseSettings(Value):
-    """`[store]` of the site file: the database with the records, and how each process of this host uses it.
+    """`[store]` of the site file: the database with the records, and the limits of each process of this host.
 
     `pool` is the number of connections. `wait` is the time limit of one use of the database, in seconds. A database
     with a lower epoch than `epoch` is an outdated copy, and is not used.

@@ -66,8 +66,9 @@ def slot_size(record: UserRecord, document: bytes | None = None) -> int:
     length = len(serialize(record) if document is None else document)
     of_record, of_token = _growth()
     if record.ticket is None and length + of_record + of_token * len(record.tokens) + MAX_HEADER < BLOCK:
-        return BLOCK  # for most records: two more encodings would add a third to the time of an import of tokens
-    longest = max(length, length - len(serialize(record)) + len(serialize(record.longest())))  # secrets may be sealed
+        return BLOCK  # for most records: two more encodings would take a third of the time of an import
+    # `document` may be sealed, and then is longer than the encoding of `record`.
+    longest = max(length, length - len(serialize(record)) + len(serialize(record.longest())))
     return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK
 
 

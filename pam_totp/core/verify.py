@@ -7,8 +7,8 @@ Rules (docs/architecture.md numbers all laws of verification):
 4. The record remains unchanged after a malformed answer, after a ticket, and after any answer for a user without a
    confirmed token.
 5. Every other answer changes the record. Otherwise a full disk or the response time would show the reason of a refusal.
-6. Single codes of one dialogue may be codes in a row together (law 5). The first two codes are used up if a third is
-   needed. A repeated answer is refused at once, and is not a failure. Codes in a row cancel the dialogue's failures.
+6. Single codes of one dialogue may be codes in a row together (law 5). The first two codes are used up if a third code
+   is needed. A repeated answer is refused at once, and is not a failure. Codes in a row cancel the dialogue's failures.
 7. Codes in a row or a recovery code lower the count of failures to a limit. One code never lowers it (law 8).
 """
 
@@ -78,7 +78,7 @@ class Decision(Value):
 
     `token` is the name of the token that shows the codes, or None. `refused_before` counts the answers that were
     refused between the previous success and this dialogue. `next_code` is set if the two codes of the dialogue are
-    consecutive, and a third is needed.
+    consecutive, and a third code is needed.
 
     `distance` is set if a code of `token` was accepted. For HOTP, it is the number of skipped counters before the first
     code. For TOTP, it is the token's clock at the last code minus this host's clock, in steps. It is None for a third

@@ -98,7 +98,7 @@ def write(sink: Sink, service: str, verb: str, /, **fields: str | int | None) ->
 
 
 def tell(service: str, fields: Mapping[str, str | int | None]) -> None:
-    """Send a change to the program of the site. Log an error instead of raising it, because the change is made."""
+    """Send a change to the program of the site. Log an error instead of raising it, because the change is complete."""
     try:
         from pam_totp.operations import on_change  # imported here because most logins change nothing
 

@@ -122,7 +122,7 @@ def decide(
 def refusal_delay(policy: Policy) -> float:
     """Return the time between an answer and its refusal, in seconds.
 
-    It hides the number of a user's tokens, because it is longer than the search through `MAX_TOKENS` tokens.
+    This time hides the number of a user's tokens, because it is longer than the search through `MAX_TOKENS` tokens.
     """
     reach = max(policy.look_ahead, policy.resync_window, 2 * policy.window, 2 * policy.resync_steps)
     return max(REFUSAL_DELAY, MAX_TOKENS * reach * _CANDIDATE_TIME)

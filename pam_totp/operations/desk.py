@@ -177,7 +177,7 @@ def recent_changes(record: UserRecord) -> tuple[RecentChange, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """A token as the desk sees it. `period` is in seconds, and None for an HOTP token."""
+    """The facts about a token that the desk sees. `period` is in seconds, and None for an HOTP token."""
 
     name: str
     type: str
@@ -196,7 +196,7 @@ class TokenFacts:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A user as the desk sees the user: without keys and digests. Times are in Unix seconds.
+    """The facts about a user that the desk sees, without keys and digests. Times are in Unix seconds.
 
     `denied` is the reason why the desk may not change the user's factors, or None. `ticket` is the name of the token
     that a valid ticket confirms. `ticket_ends` and `temporary_ends` are None for a code that is missing or has ended.
@@ -218,7 +218,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class StockFacts:
-    """A serial number of the stock as the desk sees it. `user` is the owner of the token, or None."""
+    """The facts about a serial number of the stock that the desk sees. `user` is the owner of the token, or None."""
 
     serial: str
     batch: str | None

@@ -7,8 +7,8 @@ Rules:
    80 × 24.
 3. Every prompt echoes the answer. So password authentication of sshd, which cannot show a text, fails at the first
    prompt.
-4. At most MAX_ROUNDS prompts ask for a code, MAX_WRONG wrong codes are allowed, and MAX_EMPTY empty answers. A missing
-   answer, and an answer equal to the password, end the enrolment at once, because a program gives such answers.
+4. At most MAX_ROUNDS prompts ask for a code. MAX_WRONG wrong codes or MAX_EMPTY empty answers end the enrolment. A
+   missing answer, and an answer equal to the password, end the enrolment at once, because a program gives such answers.
 5. Nothing changes before the right code. The next login with the same ticket shows the same key.
 6. The right code enrols the user durably. Then the login is accepted with any answer to the last prompt.
 7. A wrong code is not a failure of law 8, because its user has seen the key.

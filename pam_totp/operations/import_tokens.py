@@ -34,7 +34,7 @@ from pam_totp.store.stock import is_in_stock
 Progress = Callable[[int, int], None]  # done, total
 AccountName = Callable[[str], str | None]  # a user name -> the account's name in the passwd database, or None
 
-_AHEAD = 100  # tokens to read before writing the first, which saves an eighth of the time
+_AHEAD = 100  # tokens to read before the first token is written, which saves an eighth of the time
 _REPORT_EVERY = 500  # tokens between two reports of progress
 NO_USER = "the file names no user (see --user and --map)"
 NOT_IN_MAP = "the serial is not in the map"
@@ -132,8 +132,8 @@ class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
     `serial` selects one token. `users_by_serial` assigns tokens to users. If `users_by_serial` is None, the user is
-    `user` or, if that is None too, the user named in the file. With `user_selects`, only tokens that the file assigns
-    to `user` are selected. Serial numbers are compared by `serial_key`.
+    `user`, or the user named in the file if `user` is None. With `user_selects`, only tokens that the file assigns to
+    `user` are selected. Serial numbers are compared by `serial_key`.
     """
 
     account: AccountName

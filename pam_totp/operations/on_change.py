@@ -1,9 +1,9 @@
 """Messages about changes for the program of the site: `on_change` in `[hooks]` of the site file.
 
 Rules:
-1. A change is made and logged before the program gets it. The program can neither delay nor prevent a change.
+1. A change is made and logged before the program gets it. The program cannot delay or prevent a change.
 2. Each process starts one runner (`system.hook`) at its first change, and sends it every change. The runner starts the
-   program, limits its time, and ends after its last change when this process has ended.
+   program with a time limit. It ends after the last change when this process has ended.
 3. A message has the fields of the log line, so it contains no code and no key.
 4. The runner starts only if the site file contains the word `on_change`. Only the runner parses and checks the file.
 5. This process never waits for the runner. A change that the socket cannot take is counted in a file in memory.

@@ -121,7 +121,7 @@ def _later(local: datetime) -> datetime:
 
 @dataclass(slots=True)
 class _Group:
-    """The names of a token, which renames connect, with its time of creation. `name` is the last name."""
+    """The names of a token, which renames connect, with its time of creation. `name` is the latest name."""
 
     keys: set[Key]
     name: str
@@ -131,10 +131,10 @@ class _Group:
 class _User:
     """The facts of the log about one user's tokens.
 
-    `next_factors` has the highest counters or steps, for each token and each longest period of `_longest_period`.
-    `covering` has the highest factor from lines older than the restore. `confirmed` are the tokens with a line that
-    only a confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time of
-    each change (Unix seconds).
+    `next_factors` has the highest counters or steps, for each token, by the result of `_longest_period`.
+    `covering` has the highest counter or step from lines older than the restore. `confirmed` are the tokens with a line
+    that only a confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time
+    of each change (Unix seconds).
     """
 
     next_factors: dict[Key, dict[int, int]] = field(default_factory=dict)

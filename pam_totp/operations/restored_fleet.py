@@ -3,12 +3,12 @@
 Rules:
 1. The log can only take rights away, as in `restored`. Rights that were given since the backup are listed, not given.
 2. A revocation counts, unless the member joined later according to the database.
-3. If the log has a later certificate of a member than the database, the member must join again.
-4. A permission of a group, or the membership of a user in a group, stays withdrawn, even if a later line gives it
+3. A member must join again if the log has a later certificate of this member than the database.
+4. A permission of a group, or the membership of a user in a group, remains withdrawn, even if a later line gives it
    again.
 5. A member keeps only those groups and services that its last line in the log has, too.
 6. A line about another database counts, because authorities may have different URLs of the same database.
-7. If the log of an authority may be missing, every token needs codes in a row, and steps up to now are used up.
+7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority may be missing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Pair = tuple[str, str]
 class MemberResult(NamedTuple):
     """The result for one member. `revoke` and `rejoin` are about its certificates.
 
-    `groups` and `services` are those that remain. `services` is None if all are permitted. `notes` name the changes,
+    `groups` and `services` are its remaining rights. `services` is None if all are permitted. `notes` name the changes,
     and the rights that were given since the backup.
     """
 
@@ -74,7 +74,7 @@ class _Member:
 
 
 class FleetLog(Log):
-    """The facts in the logs of the authorities. `is_complete` is set when all logs are read."""
+    """The facts in the logs of the authorities. The caller sets `is_complete` after all logs are read."""
 
     def __init__(self, *, restored_at: int | None, now: int) -> None:
         super().__init__(restored_at=restored_at, now=now)

@@ -200,7 +200,7 @@ class Factors:
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
         found = verify(self.of(asking.user), answer, self._now(), self._policy, tickets=self._tickets)
         if found.outcome.accepted:
-            return found.outcome  # the end of the enrolment uses it up, and logs it
+            return found.outcome  # the end of the enrolment uses the code up, and logs it
         decision = decide(
             self._store,
             asking.user,

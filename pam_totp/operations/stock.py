@@ -313,8 +313,9 @@ def replace(
     """Put the token `new`, from stock, in the place of the user's token `old`: one change, under the old name.
 
     `old` and `new` are serial numbers. `old` returns to the stock; with `lost`, it is deleted instead, with its key.
-    `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was: otherwise the
-    user would not be enrolled any more. `also` completes the record in the same change. Raise StockError or StoreError.
+    `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was confirmed:
+    otherwise the user would no longer be enrolled. `also` completes the record in the same change. Raise StockError
+    or StoreError.
     """
     user = _owner(store, old)
 

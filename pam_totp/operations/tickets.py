@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import ClassVar
 
-TICKET_DAYS = 7  # days that a ticket is valid, unless its maker chooses another end
+TICKET_DAYS = 7  # days that a ticket is valid, unless its creator chooses another end
 MAX_TICKET = 90 * DAY  # seconds
 MAX_TEMPORARY = DAY  # seconds
 BY_TICKET = "ticket"  # in the log: the author of a change, and the method of an accepted login

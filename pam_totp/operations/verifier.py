@@ -113,7 +113,7 @@ class Verifier(Protocol):
     def confirm(self, ticket: Answer, first: Answer) -> UseStore:
         """Return the question whether `first` confirms the token of `ticket`. The reply is a confirmation.
 
-        If it does, the change is durable before the reply.
+        After a confirmation, the change is durable before the reply.
         """
 
     def wipe(self) -> None:
