@@ -3,7 +3,7 @@
 Rules:
 1. Each account other than root has a quota of connections. Their total has a limit, too. All uids without a passwd
    entry share a small quota, because a user may own thousands of them (subuid(5)).
-2. Until their lookup, uids that are not in /etc/passwd have a separate total, so that they cannot block local accounts.
+2. Uids that are not in /etc/passwd have a separate total until their lookup, so that they cannot block local accounts.
 3. Logins from root programs have a separate total. Other accounts cannot prevent a login by sudo, because the relay
    starts helpers when this total is used up.
 4. A login from a root program for a caller also counts for the caller, because su and sudo run as root. Logins of

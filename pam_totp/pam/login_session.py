@@ -7,7 +7,7 @@ Rules:
    secret.
 4. A session wipes its answers when it ends.
 5. A session uses a site file only if its only writers are root and this process's account.
-6. If the program ends or the time limit passes during a prompt, the log has a missing answer, as after Ctrl-C.
+6. The log has a missing answer, as after Ctrl-C, if the program ends or the time limit passes during a prompt.
 """
 
 from __future__ import annotations

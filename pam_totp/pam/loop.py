@@ -29,7 +29,7 @@ ResultHandler = Callable[[object, Exception | None], None]  # arguments: the res
 
 
 class Pool:
-    """At most `limit` threads. After a job, a thread ends if `MAX_IDLE` others are idle."""
+    """At most `limit` threads. A thread ends after a job if `MAX_IDLE` others are idle."""
 
     def __init__(self, limit: int) -> None:
         """Start the first thread. Raise RuntimeError if that fails."""

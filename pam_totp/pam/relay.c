@@ -68,7 +68,7 @@ enum {
     ANSWER_MAX = 512,     /* bytes of an answer: a long password and three codes */
     TURNS_MAX = 64,       /* messages from the service in one login: a few prompts and notices, with slack */
     LINKS_MAX = 40,       /* symbolic links in one path, as in the kernel */
-    WITH_CHILDREN = 4,    /* PIDFD_SIGNAL_PROCESS_GROUP: a helper has a process group of its own */
+    WITH_CHILDREN = 4,    /* PIDFD_SIGNAL_PROCESS_GROUP: a helper has a separate process group */
     NO_PIDFD_PAUSE = 1,   /* ms between two checks of a helper if the kernel has no pidfd */
     FAIL_DELAY = 2000000, /* microseconds */
     UNDECIDED = -1,       /* not a PAM code */
@@ -348,7 +348,7 @@ static int enter_cgroup(const char *mount, pid_t pid)
 
 /* Reset the I/O priority and the cgroup of a helper. The caller of a setuid host may have set the priority, and may
  * freeze or throttle the cgroup of the host. The helper itself cannot do this early enough. The helper gets the hello
- * afterwards, and takes no lock before that. If no cgroup2 can be written, the helper stays in the cgroup of the host.
+ * afterwards, and takes no lock before that. The helper stays in the cgroup of the host if no cgroup2 can be written.
  * Return an errno value if the caller may have caused the failure, otherwise 0. */
 static int release(pid_t pid)
 {
@@ -394,8 +394,8 @@ static void reap_late(pam_handle_t *pamh, void *data, int status)
     free(service);
 }
 
-/* Leave a helper to `reap_late`. If the helper has no pidfd, or has not ended by then, init reaps it when the host has
- * ended. Return false if `reap_late` does not get the helper. */
+/* Leave a helper to `reap_late`. Init reaps a helper that has no pidfd, or that has not ended by then, when the host
+ * has ended. Return false if `reap_late` does not get the helper. */
 static bool leave_behind(pam_handle_t *pamh, const struct service *service)
 {
     char name[32]; /* a name for each helper, because libpam would call `reap_late` for older data with the same name */
@@ -502,7 +502,7 @@ static char *converse(pam_handle_t *pamh, int style, const char *text)
     return answer;
 }
 
-/* Send an answer, or N if `answer` is NULL. If the answer is longer than ANSWER_MAX, send an empty answer. Return the
+/* Send an answer, or N if `answer` is NULL. Send an empty answer if the answer is longer than ANSWER_MAX. Return the
  * fault of the service, or NULL. */
 static const char *reply(int channel, const char *answer)
 {
@@ -586,7 +586,7 @@ static int dialogue(pam_handle_t *pamh, int channel)
 
 /* ---- one login --------------------------------------------------------------------------------------------- */
 
-/* Add "key=value" and a NUL that separates it from the next item. If `value` is NULL, do nothing. */
+/* Add "key=value" and a NUL that separates it from the next item. Do nothing if `value` is NULL. */
 static void put(struct packet *hello, const char *key, const char *value)
 {
     size_t end = hello->size < sizeof hello->bytes ? hello->size : sizeof hello->bytes;
@@ -594,7 +594,7 @@ static void put(struct packet *hello, const char *key, const char *value)
         hello->size += snprintf(hello->bytes + end, sizeof hello->bytes - end, "%s=%s", key, value) + 1;
 }
 
-/* Compose the hello message. If the message is too long, `hello->size` is above PACKET_MAX. */
+/* Compose the hello message. `hello->size` is above PACKET_MAX if the message is too long. */
 static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, int flags, int argc, const char **argv)
 {
     char number[16];
@@ -613,7 +613,7 @@ static void compose(struct packet *hello, pam_handle_t *pamh, const char *user, 
     hello->size--; /* remove the NUL after the last item */
 }
 
-/* Carry one login to the service at `socket`. If `socket` is NULL or the service cannot be reached, use a helper. */
+/* Carry one login to the service at `socket`. Use a helper if `socket` is NULL or the service cannot be reached. */
 static int carry(pam_handle_t *pamh, const struct packet *hello, const char *socket, const char *helper)
 {
     struct service service = {.channel = -1, .pidfd = -1};

@@ -458,7 +458,7 @@ def _renewal(site_file: str, log: audit_log.Sink) -> Callable[[], None]:
 
 
 def run_workers(service: Service, count: int, then: Callable[[], None] = lambda: None) -> None:
-    """Run `service` in `count` processes, because one interpreter uses one core. If a worker exits, stop all workers.
+    """Run `service` in `count` processes, because one interpreter uses one core. Stop all workers if a worker exits.
 
     Call `then`, which may start threads, when all workers run.
     Raise ServiceError if a worker cannot be started, or exits before `stop`.

@@ -6,7 +6,7 @@ Rules:
 3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, which denies
    the login.
 4. A serial number belongs to the token of one user only (`core.serials`). Otherwise `update` raises SerialTaken.
-5. Except in `HomeStore`, `update_decoy` does the same work for an unknown user as `update` for an enrolled user.
+5. `update_decoy` does the same work for an unknown user as `update` for an enrolled user, except in `HomeStore`.
 """
 
 from __future__ import annotations

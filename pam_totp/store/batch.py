@@ -1,12 +1,12 @@
-"""An atomic change of many records. After a kill of the process, the change is complete or rolled back, too.
+"""An atomic change of many records. The change is complete or rolled back, even after a kill of the process.
 
 Rules:
 1. First the process computes all new records, writes them to the journal beside the old records, and flushes the
    journal. Then it changes the first record.
 2. The process changes each record under its user's lock. It computes the new record again if another process changed
    the old record meanwhile.
-3. `journal` can roll back all records from the first change to the last. After an error, this process rolls back;
-   after a kill, the next command on the store rolls back.
+3. `journal` can roll back all records from the first change to the last. This process rolls back after an error,
+   and the next command on the store after a kill.
 4. After a roll-back, used codes remain used up.
 5. The process claims the serial numbers of new tokens while it computes the records, and flushes the claims before the
    first change. A roll-back releases them.
@@ -52,13 +52,13 @@ def update_many(
     progress: Progress = lambda done, total: None,
     taken: Callable[[Change[R], SerialTaken], R] | None = None,
 ) -> list[R]:
-    """Apply all changes to the users' records durably and atomically. For a user without a record, change an empty
+    """Apply all changes to the users' records durably and atomically. Change an empty record for a user without a
     record.
 
-    Return the results in the order of `changes`. If another process changed a record meanwhile, call its changes again;
-    the last result counts. Omit a change that adds a serial number of another user, and return the result of `taken`
-    for it. After an error, roll back all records, then raise StoreError or the exception of a change. Without `taken`,
-    SerialTaken is also an error.
+    Return the results in the order of `changes`. Call the changes of a record again if another process changed it
+    meanwhile; the last result counts. Omit a change that adds a serial number of another user, and return the result of
+    `taken` for it. Roll back all records after an error, then raise StoreError or the exception of a change. Without
+    `taken`, SerialTaken is also an error.
     """
     journal.recover(store)
     total = 2 * len(changes)

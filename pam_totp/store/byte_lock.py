@@ -3,7 +3,7 @@
 Rules:
 1. The offset of the byte is the first 62 bits of the SHA-256 of the name. A lock therefore needs no file for each name.
 2. The lock belongs to the open file (F_OFD_SETLK). It excludes other threads too, and the kernel releases it at exit.
-3. After a process has the lock, it checks that the lock file still has its name. Otherwise, other processes lock a
+3. A process that has acquired the lock checks that the lock file still has its name. Otherwise, other processes lock a
    newer file.
 """
 
@@ -65,7 +65,7 @@ def _set(lock: int, name: str, kind: int) -> None:
 
 
 def acquire_all(folder: int, lock_file: str, wait: float) -> int:
-    """Lock all names at once. Return a descriptor; closing it releases the lock. Raise StoreError."""
+    """Lock all names at once. Return a descriptor, whose closing releases the lock. Raise StoreError."""
     every = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # length 0: all offsets
     return _acquire(folder, lock_file, "all records", wait, lambda lock: fcntl.fcntl(lock, fcntl.F_OFD_SETLK, every))
 

@@ -15,8 +15,8 @@ Rules:
 7. A claim may also point to an entry of the stock (`stock_entries`). The owner is the user whose record has the token
    and to whom the claim points; otherwise it is the stock, if its entry contains a token. This rule has one result
    after a kill at any moment of a change, and `settle` completes such a change.
-8. Before a user's record loses a token, an entry of the stock for it contains no token. Otherwise a killed return
-   could restore an old counter.
+8. The stock's entry of a token loses its key before a user's record loses the token. Otherwise a killed return could
+   restore an old counter.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def owner(store: FileStore, folder: int, serial: str) -> str | None:
 
 @contextmanager
 def moved(store: FileStore, folder: int, name: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[None]:
-    """Claim the serial numbers that only `new` has. In the block, the caller writes the record. Then release the stale
+    """Claim the serial numbers that only `new` has. The caller writes the record in the block. Then release the stale
     claims.
 
     `old` and `new` are results of `serials`. The caller holds the lock of the record. Raise SerialTaken.

@@ -1,4 +1,4 @@
-"""Decoys: secret files with random keys. After an answer of an unknown user, the store overwrites a slot of a decoy.
+"""Decoys: secret files with random keys. The store overwrites a slot of a decoy after an answer of an unknown user.
 
 Rules:
 1. The store chooses the decoy at random: a choice by user name would reveal the names that share a decoy.

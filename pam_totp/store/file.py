@@ -5,12 +5,12 @@ Rules:
 2. A login overwrites existing blocks, for every user name and every outcome. On a full disk, users can log in, and
    errors do not reveal enrolled names or right codes.
 3. The lock of a user is a byte of the file `.lock`. The process releases the lock before a prompt.
-4. For an unknown user, the update acquires a lock, too, and overwrites a decoy.
+4. The update for an unknown user also acquires a lock, and overwrites a decoy.
 5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.
 6. Every user name has one file name, and every file name belongs to one user name.
 7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service
    of version 1 that still runs reads the empty file as damaged, and denies the login. If the file did not exist,
-   `nullok` would accept the login. While the file has content, an update also acquires the lock of version 1.
+   `nullok` would accept the login. An update also acquires the lock of version 1 while the file has content.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
 9. The token with a serial number belongs to one user only: the folder `.serial` has a claim for each serial number
    (`claims`).
@@ -226,8 +226,8 @@ class FileStore:
     ) -> None:
         """Replace the record `old`, which `stored` contains, by `new`. The caller has held the lock since `load`.
 
-        `document` is the document of `new`, if the caller has it. If `durably` is False, the caller flushes the file of
-        a new user.
+        `document` is the document of `new`, if the caller has it. The caller flushes the file of a new user if
+        `durably` is False.
         """
         document = document_of(new, name, self.codec) if document is None else document
         if stored is not None and stored.size and old.lasting == new.lasting:

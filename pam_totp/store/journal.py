@@ -3,14 +3,14 @@
 Rules:
 1. The file `committing` exists while records may be changed. In this state, `undo` rolls back each changed record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
-   document. For each name, the last line counts.
+   document. The last line of each name counts.
 3. A roll-back succeeds on a full disk, because it only overwrites or deletes files.
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
 5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
    denied. After a deletion, the user would not be enrolled.
 6. In version 1, a line has a name, the new document, and true or false: whether an old record existed. NAME.json.old is
-   a hard link of the old record. While NAME.json.new exists, the record is unchanged. A roll-back converts a changed
+   a hard link of the old record. The record is unchanged while NAME.json.new exists. A roll-back converts a changed
    record to version 2.
 """
 
@@ -147,8 +147,8 @@ class Manifest:
 def undo(store: FileStore, folder: int, journal: int) -> int:
     """Roll back every record, and unmark the journal. Return the number of records that were changed.
 
-    If a record with an old document is damaged, roll back the other records, then raise DamagedFile. The journal
-    remains marked, because it contains the old document.
+    Raise DamagedFile if a record with an old document is damaged, after the roll-back of the other records. The journal
+    then remains marked, because it contains the old document.
     """
     if not marked(journal):
         return 0

@@ -4,8 +4,8 @@ Rules:
 1. The first line is the format. Each further line has a role and a key of 256 bits in base64.
 2. The key with the role `key` seals, and all keys open. A rotation adds the next key (`next`) before this key seals a
    secret. It keeps the previous key (`old`) while a secret is sealed with that key.
-3. A line with a state names a store (`State`). The key seals no other store. All databases have the name `postgresql`,
-   because their URL may differ between hosts.
+3. A line with a state names a store (`State`). The keys seal only these stores. All databases have the name
+   `postgresql`, because their URL may differ between hosts.
 4. A key has an identifier, which reveals nothing about the key.
 """
 

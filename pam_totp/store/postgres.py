@@ -2,7 +2,7 @@
 
 Rules:
 1. A change is one statement (`UPDATE ... WHERE version = ...`), or one transaction. It holds no lock while the process
-   decides. If another process changed the record meanwhile, the change function gets the new record, and decides again.
+   decides. The change function gets the new record, and decides again, if another process changed the record meanwhile.
 2. A change is in force only if the database replies with one row and without a notice. A notice means that the primary
    has committed without its standby.
 3. The condition of `postgres_schema.GUARDS` is a part of each change. This condition is only a safety net, because the
@@ -12,7 +12,7 @@ Rules:
 5. The threads of a process take turns for one user, so that answers for one user use one connection.
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.
-7. The clock is the database's, read with the record. The clocks of the hosts may differ.
+7. The clock is that of the database, and is read with the record. The clocks of the hosts may differ.
 8. A process uses no server whose epoch is lower than the highest that it has seen, or than `epoch` in its settings.
 """
 
@@ -340,7 +340,7 @@ class PostgresStore(SharedStore):
     def _attempts(self, attempt: Callable[[Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:
         """Call `attempt` with a connection until it succeeds, within the time of one use of the database.
 
-        After a lost connection, call `attempt` again only if it `reads_only`, or if it `repeats` safely.
+        Call `attempt` again after a lost connection only if it `reads_only`, or `repeats` safely.
         """
         shared, deadline, pause = self._shared, time.monotonic() + self._wait, _FIRST_PAUSE
         while True:

@@ -4,7 +4,7 @@ Rules:
 1. The transaction first computes all new records, without a lock, and keeps them in a temporary table.
 2. Its last statements write the records whose version is unchanged. Logins of these users wait only for these
    statements.
-3. If another process changed a record meanwhile, the transaction locks the record, and calls its changes again.
+3. The transaction locks a record that another process changed meanwhile, and calls its changes again.
 4. A lost connection, an error or a signal before the commit leaves all records unchanged.
 """
 
@@ -206,7 +206,7 @@ class _Batch:
         for some in _parts((key, name) for name, (old, new) in moves for key in new.keys() - old.keys()):
             claimed = {text_of(serial) for (serial,) in self._run(_CLAIM_ALL, _claims(some))}
             for key, name in some:
-                if key not in claimed:  # another process claimed it meanwhile
+                if key not in claimed:  # another process claimed the serial number meanwhile
                     rows = self._run(OWNER, key)
                     raise SerialTaken(self._moves[name][1][key], user_name(text_of(rows[0][0])) if rows else None)
 

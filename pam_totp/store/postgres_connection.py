@@ -3,8 +3,7 @@
 Rules:
 1. A query is never cancelled, even at a deadline or at Ctrl-C: a cancel would end the wait for the standby, and the
    primary alone would commit. Instead, this process closes the socket.
-2. After `Unanswered`, the statement may be in force, now or later. After every other error, the statement is not in
-   force.
+2. A statement may be in force after `Unanswered`, now or later. It is not in force after any other error.
 3. A notice makes a statement fail with `Noticed`, because the primary reports in a notice that it committed alone.
 4. A process does not use the connections of its parent process.
 """

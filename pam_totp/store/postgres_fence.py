@@ -89,7 +89,7 @@ def fence(
 ) -> Fenced:
     """Withdraw rights, and begin an epoch higher than `above`, in one transaction. Raise StoreError.
 
-    If `above` is None, the epoch remains. With `forget`, delete the verdicts on earlier questions and the join tokens.
+    The epoch remains if `above` is None. With `forget`, delete the verdicts on earlier questions and the join tokens.
     """
     try:
         return store.use(lambda work: _fence(store, work, withdrawn, above, forget=forget))

@@ -1,9 +1,9 @@
 """The stock in PostgreSQL: the table `stock`, and the rows of `serial` without an owner.
 
 Rules:
-1. A row of `stock` refers to its row of `serial`. If a user's token is removed, both rows are deleted.
-2. `exchange` is one transaction: the user's record, the owners, and the entries. If another process has changed one of
-   them meanwhile, the process decides again.
+1. A row of `stock` refers to its row of `serial`. Both rows are deleted if a user's token is removed.
+2. `exchange` is one transaction: the user's record, the owners, and the entries. The process decides again if
+   another process has changed one of them meanwhile.
 3. `add` is one transaction for all entries.
 """
 

@@ -129,7 +129,7 @@ def codec_of_copy(folder: str) -> Codec | None:
 
 
 def forget() -> None:
-    """Read the keyring again at the next use: this process has changed it."""
+    """Read the keyring again at the next use, because this process has changed it."""
     if _process.descriptor is not None:
         os.close(_process.descriptor)
     _process.descriptor, _process.is_read, _process.codecs = None, False, {}

@@ -90,7 +90,7 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> None:
 
 
 def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool = False, durably: bool = True) -> None:
-    """Create a file. `temporary` is its name until it is complete. If `over` is True, replace the existing file.
+    """Create a file. `temporary` is its name until it is complete. Replace the existing file if `over` is True.
 
     Raise OSError, for example FileExistsError if `over` is False.
     """

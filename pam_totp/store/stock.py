@@ -155,7 +155,7 @@ def is_in_stock(store: Store, serial: str) -> bool:
 
 
 def owner_of(serial: str) -> str:
-    """Return the owner of a token in stock, for the seal: no user name contains a NUL."""
+    """Return the owner of a token in stock, for the seal. It contains NUL, and so differs from each user name."""
     return f"\0stock\0{serial_key(serial)}"
 
 

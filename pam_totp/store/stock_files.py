@@ -144,7 +144,7 @@ class FileStock:
         store, wanted, found = self._store, move.wanted, move.found
         old, new = claims.of_record(move.old), claims.of_record(move.new)
         back = {claims.file_of(entry.serial): entry for entry in move.incoming}
-        assert back.keys() <= old.keys() - new.keys(), "a token comes into stock from the user's record only"
+        assert back.keys() <= old.keys() - new.keys(), "only a token of the user's record can be added to the stock"
         changed = old.keys() ^ new.keys()
         with claims.locked(store, folder, changed | set(wanted.values())):
             if any(_entry(self._find(folder, claim)) != found[serial] for serial, claim in wanted.items()):
@@ -168,7 +168,7 @@ class FileStock:
                     claims.settle(store, folder, claim)
 
     def _find(self, folder: int, claim: str) -> Held | None:
-        """Return the entry of a claim, without the token that a killed process has left beside the owner's."""
+        """Return the entry of a claim, without a token that a killed process has kept after the owner got it."""
         entry = stock_entries.read(self._store, folder, claim)
         if entry is None:
             return None

@@ -10,9 +10,9 @@ Rules:
    run.
 5. pam_totp writes to a secret file after its creation. Content older than the file shows that another program has
    restored the file (tar, rsync, cp), or that the clock was set back.
-6. After a failed repair, the other repairs continue.
+6. The other repairs continue after a failed repair.
 7. Records can have serial numbers without a claim if another program restored them, or if they are older than the
-   claims. If two users have the same token, only an administrator can decide.
+   claims. Only an administrator can decide if two users have the same token.
 8. A kill during a change of the stock can leave a copy of a key or an old claim. `claims` names the owner, and the
    repair completes the change.
 """
@@ -352,7 +352,7 @@ def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
 
 @contextmanager
 def _locked_as_version_1(folder: int, record: str) -> Iterator[None]:
-    """Hold the lock of version 1, then delete its file. If NAME.json has content, `FileStore.locked` holds the lock."""
+    """Hold the lock of version 1, then delete its file. `FileStore.locked` holds the lock if NAME.json has content."""
     stem = record.removesuffix(".record")
     if has_content(folder, f"{stem}.json"):
         yield
