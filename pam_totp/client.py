@@ -17,9 +17,10 @@ Rules:
 - The application must deny if the outcome is false, or if `verify` raises an exception.
 - `verify` sends a code at most once. It may repeat the request only before it sends the code.
 - `verify` and `averify` only carry packets: `_Dialogue` decides for both, so that they cannot differ.
-- Error reports of web frameworks show the variables of each frame. When this module raises one of its errors, no
-  frame of this module has a variable that shows the code.
-- This module needs only the standard library, and no privilege. Any number of threads and tasks may call it at once.
+- Error reports of web frameworks show the variables of each frame. No frame of this module has a variable that shows
+  the code when the module raises one of its errors.
+- This module needs only the standard library, and no privilege. Any number of threads and tasks may call its functions
+  at once.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class _Dialogue:
         self._answer = request.answer
         self._messages: list[str] = []
         self.answered = False
-        self.next: _Packet | None = request.hello  # the packet to send before the next one is received
+        self.next: _Packet | None = request.hello  # the packet to send before the next packet is received
 
     def receive(self, packet: bytes) -> Outcome | None:
         """Handle a packet of the service. Return the outcome, or None if the dialogue continues."""
@@ -250,7 +251,7 @@ class _Dialogue:
         return Outcome(verdict, tuple(self._messages))
 
     def closed(self) -> Exception:
-        """Return the error for a connection that the service closed. Before the code was sent, the caller may retry."""
+        """Return the error for a connection that the service closed. The caller may retry if the code was not sent."""
         if self.answered:
             return OutOfReach("the service closed the connection before the result; the code may be used up")
         return _BusyError("the service closed every connection, as it does at its limit (see its log)")
@@ -320,7 +321,7 @@ async def _asend(packet: _Packet, channel: socket.socket, loop: AbstractEventLoo
 
 
 def _connect(channel: socket.socket, path: str) -> None:
-    """Connect at once. If the queue of the listener is full, Linux reports EAGAIN even with a timeout (unix(7))."""
+    """Connect at once. Linux reports EAGAIN, even with a timeout, if the listener's queue is full (unix(7))."""
     try:
         channel.connect(path)
     except BlockingIOError:

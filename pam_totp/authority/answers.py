@@ -169,7 +169,7 @@ class Answers:
         return wire.BeginVerdict(verdict=wire.ASK)
 
     def _permitted(self, fingerprint: bytes, user: str, asked: wire.Question | wire.Begin | wire.Redeem) -> Found:
-        """Return the member. Raise NotPermitted unless it may ask for `user` and the service."""
+        """Return the member. Raise NotPermitted unless the member may ask for `user` and the service."""
         found = self.member(fingerprint, user, asked.service)
         if not (found.may_ask and found.may_serve):
             reason = OTHER_SERVICE if found.may_ask else OTHER_USER

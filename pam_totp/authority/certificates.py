@@ -2,7 +2,7 @@
 
 Rules:
 1. Keys are on the curve P-256. The CA is valid for ten years, an authority's certificate for 825 days, a member's for
-   90 days. Each is valid from a day before it was made, so that clocks may differ.
+   90 days. Each certificate is valid from a day before its creation, so that clocks may differ.
 2. Only the key of a certificate request is used. The signer chooses the name, the use and the time.
 3. openssl runs with a fixed path and a clean environment, in a new temporary folder, and for at most TIMEOUT seconds.
 4. A key is in a file that only its owner, and the group of the service, can read. It is never an argument.

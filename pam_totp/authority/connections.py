@@ -5,10 +5,11 @@ Rules:
 2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
    limited for each network, and together, so that they cannot block members. The connections of a member beyond
    OF_ONE_MEMBER count as those of an unknown peer, so that one member cannot block the others.
-3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end, and so has the time
-   before the first request.
-4. A peer waits for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
-5. A refused handshake sends its alert, so that both sides know the reason. The log has one line a second, with a count.
+3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end. The wait for the
+   first request has the same limit.
+4. A peer must wait for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
+5. The peer of a refused handshake gets the alert, so that both sides know the reason. The log has one line a second,
+   with a count.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ SILENCE = 1.0  # seconds between two lines about refused connections
 # asyncio keeps a buffer of this size for each connection, by default of 256 KiB. It reads longer messages in parts.
 asyncio.sslproto.SSLProtocol.max_size = 32_768
 
-_REQUEST_LINE_END = re.compile(rb" HTTP/\d\.\d\r?\n")  # never in JSON of a member, which has no line break
+_REQUEST_LINE_END = re.compile(rb" HTTP/\d\.\d\r?\n")  # never in a member's JSON, which is one line
 
 Event = Callable[[str, str, int], None]  # reason, address of the last peer, number since the last event
 

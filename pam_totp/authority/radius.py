@@ -209,7 +209,7 @@ def states_of(ca_key: str) -> States | None:
 
 
 def answer(answers: Answers, sealing: States | None, fingerprint: bytes, asked: RadiusQuestion) -> RadiusReply:
-    """Decide on a question. Without `sealing`, no reply is a challenge. Raise as `Answers.answer` does."""
+    """Decide on a question. A reply may be a challenge only with `sealing`. Raise as `Answers.answer` does."""
     before = Before(asked.id, ())
     if sealing is not None and asked.state is not None:
         member = answers.member(fingerprint)

@@ -5,8 +5,8 @@ Rules:
    may enrol users get the key (`pam-totp member groups`). Other members cannot redeem tickets.
 2. A refused ticket has no line in the log, because the question about the same answer follows.
 3. A right first code confirms the token in one change. The same question again, within REPEAT, gets new recovery codes,
-   because the reply with the first recovery codes was lost. It gets no codes after the token was removed or disabled,
-   or at a member that may no longer enrol users.
+   because the reply with the first recovery codes was lost. It gets codes only while the token exists and is enabled,
+   and the member may enrol users.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
     ) -> Any:
         """Return the user, or None. Log an error that prevents the sign-in, and return None.
 
-        As with ModelBackend, the keyword of the user's name may be the value of USERNAME_FIELD, for example `email`.
+        The keyword of the user's name may be the value of USERNAME_FIELD, for example `email`, as with ModelBackend.
         """
         if username is None:
             username = kwargs.get(get_user_model().USERNAME_FIELD)

@@ -35,7 +35,7 @@ class EmptyInput(forms.TextInput):  # type: ignore[misc]
 class CodeForm(forms.Form):  # type: ignore[misc]
     """A form for the code of a user who gave the password.
 
-    In a valid form, `device` is the device that accepted the code. The field requests the keyboard of digits on a
+    `device` is the device that accepted the code of a valid form. The field requests the keyboard of digits on a
     phone, or the keyboard of letters if the request's query has `recovery`.
     """
 

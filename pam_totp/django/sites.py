@@ -29,7 +29,7 @@ except ImportError:  # Django 4.2 and 5.0 have no LoginRequiredMiddleware
 
 
 class HostAdminSite(AdminSite):  # type: ignore[misc]
-    """An admin site for staff users that gave the password and a code."""
+    """An admin site for staff users who gave the password and a code."""
 
     code_template = "pam_totp/admin_code.html"
 
@@ -39,7 +39,7 @@ class HostAdminSite(AdminSite):  # type: ignore[misc]
     @method_decorator(never_cache)  # type: ignore[untyped-decorator]
     @login_not_required  # type: ignore[untyped-decorator]
     def login(self, request: Any, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the page for the password or, to a staff user that gave the password, the page for the code."""
+        """Show the page for the password or, to a staff user who gave the password, the page for the code."""
         if not super().has_permission(request) or request.user.is_verified():
             return super().login(request, extra_context)
         request.current_app = self.name

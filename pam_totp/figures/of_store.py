@@ -2,8 +2,8 @@
 
 Rules:
 1. A metric has no name of a user or token, and no serial number. Only the terminal shows names.
-2. No metric has the number of users with wrong answers. It would show which names are enrolled, because only the
-   failures of enrolled users are counted.
+2. No metric has the number of users with wrong answers. That number would show which names are enrolled, because only
+   the failures of enrolled users are counted.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Rules:
 1. A question is repeated only with the same id, so the authorities together decide on it once.
-2. If an authority gives no answer within `patience`, the next authority gets the same question. After the last
-   authority, the first follows again, until `answer` seconds have passed.
-3. An authority that failed is asked last for some seconds. The time doubles while it fails.
+2. The next authority gets the same question if an authority gives no answer within `patience`. The first authority
+   follows the last, until `answer` seconds have passed.
+3. An authority that failed is asked last for some seconds. That time doubles at each failure.
 4. New files of the credentials, for example after a renewal, end all kept connections.
 5. A process does not use the connections of its parent process.
 """
@@ -59,7 +59,7 @@ class Client:
         self._lock = threading.Lock()  # protects the rest
         self._version: Version | None = None  # of the credentials in `_context`
         self._context: ssl.SSLContext | None = None
-        self._idle: dict[str, list[Connection]] = {}  # authority -> the kept connections; the last used is the last
+        self._idle: dict[str, list[Connection]] = {}  # authority -> kept connections, in the order of their last use
         self._avoided: dict[str, _Avoided] = {}
 
     def ask(self, method: str, path: str, question: Message | None, reply: type[M]) -> tuple[M, str]:
@@ -146,7 +146,7 @@ class Client:
         return Connection(authority, context, min(deadline, time.monotonic() + self._settings.connect))
 
     def _current_context(self) -> ssl.SSLContext:
-        """Return the settings of TLS. If the credentials are new, read them, and end all kept connections."""
+        """Return the settings of TLS. Read the credentials and end all kept connections if the files are new."""
         version = self._credentials.version()
         with self._lock:
             if self._context is None or self._version != version:

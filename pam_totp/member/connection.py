@@ -61,7 +61,7 @@ class Connection:
         except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # also RemoteDisconnected of http.client
             self._raise_alert()
             raise (Failed if link.reader.has_received else Closed)("connection closed") from None
-        except (http.client.HTTPException, ValueError, OverflowError, MemoryError):  # the rest: impossible lengths
+        except (http.client.HTTPException, ValueError, OverflowError, MemoryError):  # other errors: impossible lengths
             raise Failed("the reply must be valid HTTP") from None
         self.is_usable = not reply.will_close
         self.date = reply.headers.get("Date")
@@ -71,8 +71,8 @@ class Connection:
     def _raise_alert(self) -> None:
         """Raise the alert that preceded the end of the connection, if there is one.
 
-        An authority verifies the certificate of this host after the handshake (RFC 8446, 4.6.2 and E.1.2). If it closes
-        the connection before it has read the request, the request fails before the alert is read.
+        An authority verifies the certificate of this host after the handshake (RFC 8446, 4.6.2 and E.1.2). The request
+        fails before the alert is read if the authority closes the connection before it has read the request.
         """
         try:
             self.sock.settimeout(0)
@@ -181,7 +181,7 @@ Place = tuple[socket.AddressFamily, tuple[Any, ...]]  # family and address of a 
 class Names:
     """Addresses of host names. A lookup in the C library has no time limit, so it runs in a thread.
 
-    One lookup of a name runs at a time. While a lookup gets no answer, the last addresses are used.
+    One lookup of a name runs at a time. The last addresses are used while a lookup gets no answer.
     """
 
     def __init__(self) -> None:

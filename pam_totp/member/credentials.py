@@ -58,7 +58,7 @@ class Credentials:
             context.load_verify_locations(self.ca)
         except (OSError, ssl.SSLError) as e:
             raise _error(e, self.ca) from e
-        # Between two steps of a renewal, the certificate fits the new key. The third attempt is for its last step.
+        # The certificate fits the new key between two steps of a renewal. The third attempt is for its last step.
         for key in (self.key, f"{self.key}{NEXT}", self.key):
             try:
                 context.load_cert_chain(self.certificate, key)

@@ -232,8 +232,8 @@ def renew(settings: MemberSettings) -> Validity:
 def _renewed(settings: MemberSettings, context: ssl.SSLContext, body: bytes) -> Renewed:
     """Return the reply of the first authority that replies. Raise JoinError.
 
-    Ask no other authority if a request was sent and got no reply. The first authority could still store its own
-    certificate as the next one of this member, and so make the certificate of the other authority invalid.
+    Stop at a request that was sent but got no reply. That authority could still store its own certificate as this
+    member's next certificate, and so make the certificate of another authority invalid.
     """
     problems = []
     for authority in settings.authorities:

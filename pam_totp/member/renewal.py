@@ -1,7 +1,7 @@
 """The renewal of a member's certificate in the service: a thread that checks the certificate once an hour.
 
 Rules:
-1. The thread never ends the service, and delays no login.
+1. The service and its logins do not depend on the thread.
 2. An error is logged at each attempt, with the number of remaining days.
 """
 
@@ -53,9 +53,9 @@ def look(settings: Callable[[], MemberSettings | None], log: Callable[..., None]
         renewed = renew(member)
         log("changed", what="member-renew", days=(renewed.end - now) // DAY)
     except SettingsError:
-        return  # every login logs it
+        return  # every login logs this error
     except StoreError as e:
         days = "" if left is None else f"; its certificate ends in {left} days"
         log("error", problem=f"member: the certificate was not renewed: {e}{days}")
-    except Exception as e:  # a bug must not end the thread, and its text may contain a secret
+    except Exception as e:  # the thread must survive a bug, and the text may contain a secret
         log("error", problem=f"member: the certificate was not renewed: {type(e).__name__}")

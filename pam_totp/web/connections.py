@@ -1,11 +1,11 @@
 """The connections of the portal's server, and held responses, which wait without a thread.
 
 Rules:
-- The application computes a response at once, and calls `delays.hold` to delay the response. During the delay, the
-  server's thread is free. One thread wakes all held responses.
+- The application computes a response at once, and calls `delays.hold` to delay the response. The server's thread is
+  free during the delay. One thread wakes all held responses.
 - A held response occupies only its connection. The client cannot shorten the delay, even by a disconnection.
 - A connection has `REQUEST_TIMEOUT` seconds from its start to its first complete request, and from each response to the
-  next request. If many connections wait for a request, the server closes the connection that has waited longest.
+  next request. The server closes the connection that has waited longest if many connections wait for a request.
   Therefore, slow clients cannot block other clients.
 - A client that does not read its responses occupies one descriptor, and little memory: a connection has few requests at
   once, and a response keeps no file open.
@@ -67,7 +67,7 @@ class _Held(BaseException):
 
 
 class _Task(WSGITask):  # type: ignore[misc]
-    """A request. A thread serves it once, or twice if the response is held: to compute and to send the response."""
+    """A request. A thread computes the response, and a thread sends a held response later."""
 
     def __init__(self, channel: Channel, request: Any) -> None:
         super().__init__(channel, request)

@@ -1,7 +1,7 @@
 """Limits on requests, counted in memory.
 
 Rules:
-- A request counts against all of its budgets. If one budget is used up, the request is refused, and does not count.
+- A request counts against all of its budgets. A request is refused, and does not count, if one budget is used up.
 - The budgets of networks are for three sizes (core.address), so that a large network cannot act as many clients.
 - An account has a budget over all networks together. This budget excludes networks of the smallest size from which
   the account has signed in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of

@@ -87,7 +87,7 @@ def refuse_too_many_attempts() -> None:
     if endpoint == SIGN_IN:
         if (form := SignInForm()).validate():  # otherwise, the page reports the errors, and the password is not checked
             _refuse_password(current_portal().config.passwd_name(form.user.data), limit)
-    # At another step, the page does not check the code.
+    # The page does not check the code at another step.
     elif (state := current_session().state).step is step and state.user is not None:
         _refuse_unless(_of_networks(ATTEMPT, f"{endpoint} {state.user}", limit, sizes=_sizes(state.user)))
 

@@ -35,8 +35,8 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
     """The session of one request: values of Flask and its extensions, and the server's session that stores them.
 
     `state` is the state of the session at the start of the request. `session_id` is None while there is no session.
-    `has_expired` is True if the browser sent the id of a session that has ended, after the password. `is_new` is True
-    if the browser needs a new cookie.
+    `has_expired` is True if the browser sent the id of a session on the server that has ended. `is_new` is True if the
+    browser needs a new cookie.
     """
 
     def __init__(self, sessions: Sessions, session_id: str | None) -> None:
@@ -144,7 +144,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         return None if self.session_id is None else self._sessions.change(self.session_id, change)
 
     def save(self) -> None:
-        """Store the values. Before sign-in, the browser gets a new cookie with them."""
+        """Store the values, before the sign-in in a new cookie."""
         values = dict(self)
         if self.state.step is Step.ANONYMOUS:
             self.session_id = self._sessions.create(Session(values=values))

@@ -80,7 +80,7 @@ class Enrolment:
 class Session:
     """The state of one session at the start of a request. Times are in seconds of the sessions' clock.
 
-    `by_code` is True if the user gave a code. If False, the session is valid only until the user has a token. `values`
+    `by_code` is True if the user gave a code. Otherwise, the session is valid only until the user has a token. `values`
     belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5).
     `handed` is the code that a desk member must still hand over.
     """
@@ -200,7 +200,7 @@ class Sessions:
         return 0.0 if session is None else self.seconds_left(session)
 
     def seconds_left(self, session: Session, *, form: str | None = None) -> float:
-        """Return the seconds until the session expires or, if that is earlier, the pending token of `form`."""
+        """Return the seconds until the session or the pending token of `form` expires: the shorter time."""
         left = session.seconds_left(self._clock())
         if form is not None and form in session.pending:
             left = min(left, session.pending[form].expires_at - self._clock())
