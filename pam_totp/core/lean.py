@@ -164,7 +164,7 @@ else:
         _SPACE = " \t\n\r"
 
         def json_loads(text):
-            """Do the same as json.loads. For an invalid document, call json.loads, which raises the error."""
+            """Do the same as json.loads. Call json.loads for an invalid document, so that it raises the error."""
             try:
                 document, end = _scan(text, len(text) - len(text.lstrip(_SPACE)))
                 if not text[end:].strip(_SPACE):

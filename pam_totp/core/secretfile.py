@@ -33,7 +33,7 @@ MAX_FILE = 64 * 1024  # bytes
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
 _ADDED = {"row_needed": False}  # keys of a token that older documents lack -> their value for these documents
-# The same for keys of the record.
+# Keys of the record that older documents lack -> their value for these documents.
 _ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": "", "changes": ""}
 _PARTS: dict[str, type[Value]] = {"ticket": Ticket, "temporary": TemporaryCode}  # keys with an object or null
 SEALED = "sealed:"  # the start of a secret that `store.seal` has encrypted

@@ -114,7 +114,7 @@ class MemberSettings(Value):
     """`[member]` of the site file: the authorities that decide on the logins of this host.
 
     Three limits are in seconds: `connect` for a connection, `patience` until another authority gets the question,
-    `answer` for the whole question. With `forward_pass`, codes of `forward_digits` digits end an answer.
+    `answer` for the whole question. The codes at an answer's end have `forward_digits` digits with `forward_pass`.
     """
 
     authorities: tuple[str, ...]

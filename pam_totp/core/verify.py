@@ -101,8 +101,8 @@ class Earlier(Value):
     """The refused answers that precede an answer in its dialogue.
 
     `answers` are the answers to the prompts of this dialogue. `failures` is the number of failures that they added, and
-    `counted` the record's number of failures after that. `refused` is the number of refusals that they and a first pass
-    added. `next_code` is the code that completes the codes in a row.
+    `counted` the record's number of failures after that. `refused` is the number of refusals that these answers and a
+    first pass added. `next_code` is the code that completes the codes in a row.
     """
 
     answers: tuple[Answer, ...] = ()

@@ -121,7 +121,7 @@ def _later(local: datetime) -> datetime:
 
 @dataclass(slots=True)
 class _Group:
-    """The names of a token, which renames connect, with its time of creation. `name` is the latest name."""
+    """All names of a token before and after its renames, with its time of creation. `name` is the latest name."""
 
     keys: set[Key]
     name: str

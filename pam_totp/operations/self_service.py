@@ -171,8 +171,8 @@ class Factors:
         """Decide on the code of a sign-in, log the decision, and delay a refusal.
 
         `earlier` are the refused answers before it. Return the decision, and the refused answers before the next
-        answer. As at a login (law 5), two answers can be codes in a row. If three codes are needed, three answers can.
-        A ticket has the outcome TICKET. Its owner is not signed in, and begins the guided enrolment.
+        answer. As at a login (law 5), two answers can be codes in a row. Three answers can be codes in a row if three
+        codes are needed. A ticket has the outcome TICKET. Its owner is not signed in, and begins the guided enrolment.
         """
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
         decision = decide(

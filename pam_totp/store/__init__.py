@@ -92,9 +92,9 @@ class Store(Protocol):
         """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
         The argument of `change` is the old record. Do not write an unchanged record; with `decoy`, write a decoy
-        instead, under the same lock. Delete the record if `change` returns None. For a user without a record, call
-        `change` with an empty record if `create` is True, otherwise raise NotThere. A SharedStore may call `change`
-        more than once; the last call counts.
+        instead, under the same lock. Delete the record if `change` returns None. Raise NotThere for a user
+        without a record if `create` is False; otherwise call `change` with an empty record. A SharedStore may call
+        `change` more than once; the last call counts.
         """
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
