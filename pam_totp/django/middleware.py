@@ -97,7 +97,7 @@ def tell(level: int, *texts: str) -> None:
 def address_of(request: Any) -> str | None:
     """Return Django's REMOTE_ADDR, the client's address, or None if it is empty, as on a Unix socket.
 
-    An address gets its usual spelling, so that the log has one spelling for one client.
+    The address is canonical, so that the log has one spelling for one client.
     """
     text = getattr(request, "META", {}).get("REMOTE_ADDR") or None
     address = None if text is None else parse(text)

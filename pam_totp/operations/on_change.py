@@ -6,7 +6,7 @@ Rules:
    program with a time limit. It ends after the last change when this process has ended.
 3. A message has the fields of the log line, so it contains no code and no key.
 4. The runner starts only if the site file contains the word `on_change`. Only the runner parses and checks the file.
-5. This process never waits for the runner. A change that the socket cannot take is counted in a file in memory.
+5. This process never waits for the runner. A change that the socket cannot take is counted in a memfd.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pam_totp.core.settings import SITE_FILE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-COUNT_BYTES = 8  # the size of the count in the file in memory, big-endian
+COUNT_BYTES = 8  # the size of the count in the memfd, big-endian
 _MAX_SITE_FILE = 1 << 20  # bytes
 _START = "import sys; sys.path.append(sys.argv[1]); from pam_totp.system.hook import main; main()"
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -40,7 +40,7 @@ class Runner:
         self._site_file = site_file
         self._lock = threading.Lock()
         self._channel: socket.socket | None = None
-        self._memory = -1  # the descriptor of the file in memory with the count
+        self._memory = -1  # the descriptor of the memfd with the count
         self._unsent = 0
         self._process = 0  # the pid of the runner, or 0
         self._owner = 0  # the pid of this process: after a fork, the child starts its own runner

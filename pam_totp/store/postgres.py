@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 POOL = 4  # connections of a process
 WAIT = 3.0  # seconds that one use of the database may take
 ASKED = 8  # digests in a record: a repeated question gets its verdict even after 7 other questions for the user
-_PAGE = 1000  # names that are read at once
+_PAGE = 1000  # names or records in one query
 _INITIALISE = 60.0  # seconds for all statements that create the tables
 _NO_TABLE = ("42P01", "3F000")  # undefined table, undefined schema
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two attempts to reach the database

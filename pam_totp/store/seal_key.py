@@ -212,7 +212,7 @@ def _descriptor() -> int | None:
 
 
 def _decrypted() -> int:
-    """Let systemd-creds decrypt the keyring, and return the descriptor of a file in memory. Raise StoreError."""
+    """Decrypt the keyring with systemd-creds, and return the descriptor of a memfd. Raise StoreError."""
     content = os.memfd_create(NAME)
     words = [DECRYPT, f"--name={NAME}", "decrypt", CREDENTIAL, "-"]
     try:

@@ -246,7 +246,7 @@ def _drop_rights() -> None:
 
 
 def main() -> None:
-    """Serve the process that started this one, with the channel on descriptor 0, and the file in memory on 1."""
+    """Serve the process that started this one, with the channel on descriptor 0, and the memfd on 1."""
     os.umask(0o077)
     os.chdir("/")
     os.closerange(3, 1 << 16)

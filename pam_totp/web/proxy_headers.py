@@ -4,8 +4,8 @@ Rules:
 - Only the proxy may name address and scheme, in X-Forwarded-For and X-Forwarded-Proto. Proxy headers of other peers are
   removed.
 - The last address of X-Forwarded-For counts, because the proxy appended it. The client may have sent the others.
-- REMOTE_ADDR is one address in its usual spelling, without a port, or the request is refused. Therefore the limits and
-  the log show one client under one address.
+- The application gets one canonical address in REMOTE_ADDR, without a port. Therefore the limits and the log show one
+  client under one address. A request without a valid address is refused.
 
 waitress's own code for these headers compares text, and reads `::ffff:192.0.2.7` as the address `::ffff`.
 """
