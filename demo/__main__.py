@@ -35,11 +35,11 @@ MEANING = {ACCEPTED: "accepted", REFUSED: "refused"}
 def main(module: Path | str = MODULE) -> int:
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # print ? if the character set has no block characters
+        sys.stdout.reconfigure(errors="replace")  # print ? for a missing block character
     screen = Screen()
     screen.title("pam_totp: one-time codes as the second factor of a login")
     screen.text("Just watch: the demo presses the button of a simulated token, and types every answer itself.")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SystemExit removes the folder, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # remove the folder, as Ctrl-C does
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
         scene = Scene(Path(folder), module)

@@ -3,8 +3,8 @@
 - Two members, two authorities, and a PostgreSQL primary with a synchronous standby, each in namespaces of its own.
 - The demo runs the commands that docs/fleet.md lists. All logins use the real libpam and the real module, some of them
   the real sshd.
-- It needs root for the namespaces. At its end, also by Ctrl-C, no process, file or network of it is left.
-- The exit status is 0 if every step had the expected result, else 1. Status 2: this machine cannot show the demo.
+- The demo needs root for the namespaces. When it ends, also by Ctrl-C, it removes its processes, files and networks.
+- The exit status is 0 if every step had the expected result, else 1. It is 2 if the demo cannot run on this machine.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from demo.hosts import HostError, Process
 from demo.scene import PluggedToken, make_token, plugged_in, wait_until
 from demo.screen import WIDTH, Screen
 
-PATIENCE, LIMIT = 1.5, 5.0  # seconds: until a member asks another authority, and for a whole question
-BUSY = 3.0  # seconds that a login may take in addition here, if this machine is busy
+PATIENCE, LIMIT = 1.5, 5.0  # seconds until a member asks another authority; maximum seconds of a question
+BUSY = 3.0  # additional seconds for a login in the demo, because this machine may be busy
 SITE = f"""\
 [store]
 url = "{{url}}"
@@ -60,8 +60,8 @@ def main() -> int:
         return 2
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # print ? if the character set has no block characters
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SystemExit ends the hosts, as Ctrl-C does
+        sys.stdout.reconfigure(errors="replace")  # print ? for a missing block character
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end the hosts, as Ctrl-C does
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     screen = Screen()
     screen.title("pam_totp: a fleet of hosts with one set of tokens")
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 class Demo:
-    """The steps, in their order."""
+    """The steps of the demo, in order."""
 
     def __init__(self, fleet: Fleet, screen: Screen) -> None:
         self._fleet, self._screen = fleet, screen
@@ -218,17 +218,17 @@ class Demo:
 
     def _cut_off_from_one(self) -> None:
         name = self._asked()
-        self._screen.step(f"Cut web1 off from that authority ({name}), whose packets are now lost: a delay, once")
+        self._screen.step(f"Drop all packets between web1 and its authority ({name}): only one login must be delayed")
         self._fleet.cut("web1", name)
         first = self._log_in("web1 is cut off from its authority, and a code logs in", "web1", self._press())
         again = self._log_in("the next code logs in without delay", "web1", self._press())
         right = PATIENCE <= first.seconds < LIMIT and again.seconds < first.seconds
         happened = f"{first.seconds:.1f} s, then {again.seconds:.1f} s"
-        self._result(f"a lost authority costs {PATIENCE} s, once", happened, right=right)
+        self._result(f"an unreachable authority delays one login by {PATIENCE} s", happened, right=right)
         self._fleet.heal()
 
     def _cut_off_from_all(self) -> None:
-        self._screen.step("Cut web1 off from all authorities: it must refuse, except for a recovery code of web1")
+        self._screen.step("Cut web1 off from all authorities: it must refuse all codes except its recovery codes")
         codes = self._type("web1", "member", "break-glass", USER, "--count", "2", "--output", "-")
         recovery = next(line.split()[1] for line in codes.splitlines() if line.startswith(f"{USER} "))
         self._fleet.cut("web1", *AUTHORITIES)
@@ -247,7 +247,7 @@ class Demo:
         self._log_in("web1 reaches the authorities, and a code logs in", "web1", self._press())
 
     def _failover(self) -> None:
-        self._screen.step("Cut the power of the primary, and promote the standby: a used code must stay used")
+        self._screen.step("Cut the power of the primary, and promote the standby: a used code must be refused")
         used = self._press()
         self._log_in("a code logs in just before the primary is lost", "web2", used)
         self._screen.text("db1 loses its power. Patroni would promote db2; here, an administrator does so:")
@@ -256,7 +256,7 @@ class Demo:
         self._prompt("db2", "pg_ctl promote")
         self._fleet.promote("db2")
         self._log_in("the new primary has no standby, and a code is refused", "web1", self._press(), accepted=False)
-        self._screen.text("db1 comes back, with an empty disk. pg_basebackup makes it the standby of db2:")
+        self._screen.text("db1 starts again, with an empty disk. pg_basebackup makes it the standby of db2:")
         self._prompt("db1", "pg_basebackup --write-recovery-conf ...")
         self._fleet.return_database("db1")
         self._fleet.make_standby("db1", "db2")
@@ -268,7 +268,7 @@ class Demo:
             self._log_in(promise, member, used, accepted=False)
 
     def _revoke(self) -> None:
-        self._screen.step("Revoke web2, on whose kept connections the last login was")
+        self._screen.step("Revoke web2: it must be refused, also on its open connections")
         self._type("otp1", "member", "revoke", f"web2.{DOMAIN}", "--yes")
         code = self._press()
         self._log_in("a member is revoked, and its next login is refused", "web2", code, accepted=False)
@@ -289,7 +289,7 @@ class Demo:
         return code
 
     def _asked(self) -> str:
-        """Return the authority that web1 has asked last."""
+        """Return the authority that web1 asked last."""
         lines = self._fleet["web1"].log("accepted", "authority=")
         return lines[-1].partition("authority=")[2].partition(".")[0] if lines else AUTHORITIES[0]
 

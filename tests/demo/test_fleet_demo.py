@@ -62,7 +62,7 @@ def test_the_demo_shows_every_step_of_a_fleet_and_leaves_nothing(folder: Path) -
     assert len([line for line in results if line.endswith(" yes")]) == 27
     for promise in (
         "one code, four logins at two members: accepted once",
-        "a lost authority costs 1.5 s, once",
+        "an unreachable authority delays one login by 1.5 s",
         "the code from before the failure is refused at web1",
         "a member is revoked, and its next login is refused",
     ):

@@ -32,7 +32,7 @@ SITE = Path("/etc/pam_totp.toml")
 
 @pytest.fixture(autouse=True)
 def host(database: str) -> Iterator[None]:
-    """Let the site file of this namespace name the database, and delete the keyring afterwards."""
+    """Write a site file that names the database into this namespace. Delete the file and the keyring after the test."""
     SITE.write_text(f"[store]\nurl = {json.dumps(database)}\n[authority]\naddresses = ['otp1.example.org:8443']\n")
     yield
     SITE.unlink()
@@ -49,7 +49,7 @@ def run(*words: str, status: int = 0) -> str:
 
 
 class Other:
-    """Another authority, which has the keyring of an earlier step, or none."""
+    """Another authority, with the keyring of an earlier step or without a keyring."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -73,7 +73,7 @@ class Other:
 
 @pytest.fixture
 def other(database: str) -> Other:
-    """Return another authority, after alice was enrolled, and a token came into stock."""
+    """Enrol alice, add a token to the stock, and return another authority."""
     store = PostgresStore(database, wait=LOCK_TIMEOUT)
     store.update("alice", lambda _: (UserRecord(user="alice", tokens=(fob(),)), None), create=True)
     stock_of(store).add([entry("T-1")])
@@ -131,7 +131,7 @@ def test_a_new_fleet_is_sealed_and_a_second_authority_needs_its_key(database: st
     keyring = parse_keyring(Path(seal_key.FILE).read_bytes())
     assert keyring.state_of(database) is State.SEALED
     run("seal", "export", "/etc/pam_totp/copy", "--yes")
-    mine = ("authority/authority.key", "authority/authority.pem")  # the second authority has a copy of the CA only
+    mine = ("authority/authority.key", "authority/authority.pem")  # the second authority has the CA's files only
     for path in (seal_key.FILE, seal_key.NOTE, *(f"{seal_key.FOLDER}/{name}" for name in mine)):
         Path(path).unlink()
     assert "pam-totp seal init --key FILE" in run("authority", "init")

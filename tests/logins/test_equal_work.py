@@ -1,4 +1,4 @@
-"""Tests that a refusal costs the same work at the disk, and the same locks, for every user: counted system calls.
+"""Tests that a refusal makes the same system calls for disk and locks for every user.
 
 tests/torture/test_crowd.py measures times, in `make torture`.
 """

@@ -233,7 +233,7 @@ def test_handlers_that_queue_each_other_do_not_delay_descriptors(running: Runnin
 
 
 def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
-    """epoll waits for whole milliseconds. The end of a delay would show the time of the work before it."""
+    """epoll waits for whole milliseconds. A rounded wait would show the time of the work before the delay."""
     waits: list[float | None] = []
     running.do(lambda: waits.append(Loop(lambda _: None)._seconds()))
     loop = Loop(lambda _: None)
@@ -241,5 +241,5 @@ def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
         loop._timers[:] = [(time.monotonic() + milliseconds / 1000, 0, lambda: None)]
         seconds = loop._seconds()
         assert seconds is not None
-        assert -(-seconds * 1000 // 1) <= milliseconds, "rounded up, it still ends before the timer"
+        assert -(-seconds * 1000 // 1) <= milliseconds, "the wait, rounded up, ends before the timer"
     assert waits == [None]

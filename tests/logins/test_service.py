@@ -430,14 +430,14 @@ def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: 
 
 
 def first_message(site: Site, hello: bytes) -> tuple[socket.socket, bytes]:
-    """Begin a login. Return its connection, and the first message of the service."""
+    """Begin a login. Return the connection and the first message of the service."""
     client = connected(site)
     client.send(hello)
     return client, client.recv(4097)
 
 
 def test_a_lock_held_for_5_seconds_delays_no_other_user(site: Site) -> None:
-    """More logins wait for the lock than the service has threads at rest."""
+    """The logins that wait for the lock outnumber the idle threads of the service."""
     site.start()
     site.enrol()
     site.enrol(user="other")
@@ -535,7 +535,7 @@ def test_a_long_search_delays_no_other_login(site: Site, monkeypatch: pytest.Mon
         two.send(b"A111111 222222")
         for counter in range(10):
             assert site.gets_in(codes(counter))
-        assert not searching.acquire(blocking=False), "one search at a time for one record"
+        assert not searching.acquire(blocking=False), "searches for one record must not run at the same time"
         assert not select.select([one, two], [], [], 0)[0]
         over.set()
         assert one.recv(4097)[:1] == b"e"
@@ -627,7 +627,7 @@ def test_uids_before_their_lookup_do_not_block_a_local_account(site: Site, monke
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     with serving_here(site):
         held = [connected_as(uid, site) for uid in range(OTHER_UID, OTHER_UID + 5)]
-        until(lambda: len(select.select(held, [], [], 0)[0]) == 2, "the total of such uids is used up")
+        until(lambda: len(select.select(held, [], [], 0)[0]) == 2, "the uids have reached their total quota")
         assert as_nobody(site, hello("nobody"), "000000")[0][:1] == "p"
         answers.set()
         for client in held:
@@ -799,7 +799,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
 
 @as_root
 def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay then starts a helper, so that no user is kept out of sudo."""
+    """The relay then starts a helper, so that all users can still use sudo."""
     monkeypatch.setattr(login_quota, "MAX_CARRIED_LOGINS", 2)
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 1)
     site.enrol()
@@ -856,13 +856,13 @@ def test_codes_computed_in_advance_are_wiped_and_do_not_decide(site: Site, monke
 
     with serving_here(site):
         assert site.login(the_code_is_used_meanwhile).result is Result.AUTH_ERR
-        assert not made.pop()._tables, "the computed codes are wiped"
+        assert not made.pop()._tables, "the codes that were computed in advance are wiped"
         assert site.login(lambda _: slowly(codes(1))).result is Result.SUCCESS
         assert not made.pop()._tables
         if os.geteuid() == 0:
             assert site.login(lambda _: slowly("000000"), None, user="nobody").result is Result.AUTH_ERR
-            assert not made.pop()._tables, "a user without a record costs the same"
-        assert site.login(codes(2)).result is Result.SUCCESS, "a program does not wait"
+            assert not made.pop()._tables, "codes are computed for a user without a record, too"
+        assert site.login(codes(2)).result is Result.SUCCESS, "a program answers before the codes are computed"
 
 
 def test_an_answer_is_wiped_when_its_login_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def cgroups(machine: Machine) -> Iterator[Path]:
         machine.run("umount", "/run/cgroup2")
         pytest.skip(f"requires a writable cgroup2: {made.stderr.strip()}")
     root = machine.path("/run/cgroup2") / name
-    for file in ("cgroup.procs", "cgroup.freeze"):  # as systemd delegates a cgroup
+    for file in ("cgroup.procs", "cgroup.freeze"):  # delegate the cgroup, as systemd does
         os.chown(root / "alice" / file, ACCOUNTS["alice"], ACCOUNTS["alice"])
     yield root
     (root / "alice" / "cgroup.kill").write_text("1")

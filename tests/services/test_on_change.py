@@ -23,7 +23,7 @@ mv {FOLDER}/new.$$ {FOLDER}/$$.json
 
 @pytest.fixture
 def told(machine: Machine) -> Machine:
-    """Return the machine with a site's program, which keeps what it reads."""
+    """Return the machine with a site's program that saves its input."""
     folder = machine.path(FOLDER)
     folder.mkdir(exist_ok=True)
     for file in folder.iterdir():
@@ -36,7 +36,7 @@ def told(machine: Machine) -> Machine:
 
 
 def changes(machine: Machine) -> list[dict[str, Any]]:
-    """Return the objects that the program has read, the oldest first."""
+    """Return the JSON objects that the program has read, the oldest first."""
     found = sorted(machine.path(FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(path.read_text()) for path in found]
 
@@ -60,7 +60,7 @@ def test_the_program_is_told_of_a_change_and_of_nothing_else(told: Machine) -> N
     "words",
     [
         ("disable-token", "bob"),
-        ("recovery", "bob", "--yes", "--output", "/root/codes"),  # this command can become root again
+        ("recovery", "bob", "--yes", "--output", "/root/codes"),  # this command can regain root's uid
     ],
 )
 def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words: tuple[str, ...]) -> None:
@@ -74,7 +74,7 @@ def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words:
     for line in (f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n", f"Gid:\t{uid}\t{uid}\t{uid}\t{uid}\n", "Groups:\t \n"):
         assert line in ids
     names = {line.partition("=")[0] for line in environment}
-    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LANG"}, "the shell sets its own"
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LANG"}, "the shell sets the other variables"
     assert int(descriptors) == 4, "input, output, error, and the folder that ls reads"
 
 
@@ -114,7 +114,7 @@ def test_many_changes_start_few_programs_and_none_is_forgotten(told: Machine) ->
     lines = "".join(f"HOTP user{i} - {hotp(KEY, i, 8)}{i:032x}\n" for i in range(number))
     told.write("/root/users.oath", lines, 0o600)
     assert told.pam_totp("import", "users-oath", "/root/users.oath").returncode == 0
-    until(lambda: sum(c["changes"] for c in changes(told)) == number, "no change is lost")
+    until(lambda: sum(c["changes"] for c in changes(told)) == number, "the program gets all changes")
     found = changes(told)
     assert len(found) <= 22
     assert found[-1]["what"] == "summary"
