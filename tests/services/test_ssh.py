@@ -110,7 +110,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
 
 
 def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """The output has the same text for a right and a wrong code, without a refusal or a remark."""
+    """The output is the same for a right and a wrong code. It contains no refusal and no count of refused answers."""
     unix = "auth required pam_unix.so use_first_pass nodelay"
     machine.stack("sshd", machine.module_line("forward_pass", way=way_there), unix)
     seen = set()
@@ -124,7 +124,7 @@ def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machi
     machine.enrol("alice", refused=2)
     shown = sshd.ssh().asks("Password and one-time code: ").says(PASSWORD + codes(0)).ends()
     assert shown[0] == 0
-    assert "refused since" not in shown[1], "the log has the remark"
+    assert "refused since" not in shown[1], "only the log has the count of refused answers"
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_sshd_logs_its_own_line_about_a_wrong_code(
     if arguments:
         talk.says("000000")
     else:
-        assert REFUSED in talk.fails("000000").before, "the text comes with the second prompt"
+        assert REFUSED in talk.fails("000000").before, "the module shows the refusal with the second prompt"
     status, shown = talk.ends()
     assert (status, REFUSED in shown) == (255, False)
     machine.log.wait_for("sshd", "error: PAM: Authentication failure for alice from 127.0.0.1")

@@ -53,7 +53,7 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
     assert "Sorry, try again." in talk.before
     status, shown = talk.fails(codes(40)).asks(CODE).says(codes(40, 2)).ends()
     assert (status, shown.strip()) == (0, "root")
-    assert (counter(machine), machine.record("alice").failures) == (42, 2), "later codes in a row keep these failures"
+    assert (counter(machine), machine.record("alice").failures) == (42, 2), "a later login keeps these failures"
 
 
 def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str) -> None:
@@ -112,7 +112,7 @@ def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Mac
 
 
 def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_there: str) -> None:
-    """sudo -p replaces both prompts: a program that knows only one answer is refused, and does not wait."""
+    """sudo -p replaces both prompts. A program that gives only one answer is refused at once."""
     ask = ("sudo", "-k", "-S", "-p", "[become] ", *ID)
     machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.module_line(way=way_there))
     done = machine.run(*ask, user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
@@ -139,7 +139,7 @@ def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, 
 
 
 def test_a_code_before_the_password_is_not_used_as_the_password(machine: Machine, way_there: str) -> None:
-    """A later module with try_first_pass finds no password of this module, and asks."""
+    """A later module with try_first_pass gets no password from this module, and therefore prompts."""
     machine.stack("sudo", machine.module_line(way=way_there), "auth required pam_unix.so try_first_pass nodelay")
     status, shown = sudo(machine).asks(CODE).says(codes(0)).asks("for alice: ").says(PASSWORD).ends()
     assert (status, shown.strip()) == (0, "root")

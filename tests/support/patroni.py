@@ -100,7 +100,7 @@ class Node:
         if self._process is not None:
             for first in _children(self._process.pid):  # the kernel kills all other processes of its namespace
                 os.kill(first, signal.SIGKILL)
-            self._process.wait()  # until the first process is gone
+            self._process.wait()  # until unshare has reaped the first process
             self._process = None
 
     def _patroni(self) -> list[int]:
@@ -323,7 +323,7 @@ def _documented(kind: str) -> str:
 
 
 def _with_addresses(settings: str, own: str) -> str:
-    """Return the settings of the first etcd as those of `own`, with addresses for the names of servers."""
+    """Return the settings of `own`: those of etcd1, with addresses in place of the servers' names."""
     settings = re.sub(r"(URLS=http://)etcd1", rf"\1{own}", settings)
     return re.sub(r"//(etcd\d)", lambda name: f"//{ADDRESSES[name[1]]}", settings)
 

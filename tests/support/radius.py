@@ -3,7 +3,7 @@
 Rules:
 - Its configuration is that of `pam-totp member radius install`. Only `listen.conf` differs.
 - The packages are those of Debian: freeradius, freeradius-rest, freeradius-utils and libpam-radius-auth. Their service
-  must not run, and is not used.
+  must be stopped: the tests start their own process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LISTEN = "listen {{\n\ttype = auth\n\tipaddr = {host}\n\tport = {port}\n\tclien
 
 
 class Packet(NamedTuple):
-    """A reply: its kind, its State, and its messages. `content` are all bytes."""
+    """A reply: its kind, its State, and its messages. `content` has all bytes of the packet."""
 
     kind: str
     state: bytes | None

@@ -42,7 +42,7 @@ class Signed(NamedTuple):
 
 
 class Authority:
-    """A certificate authority. `days` has the start and end of its certificate, in days from now."""
+    """A certificate authority. `days` is the validity of a signed certificate: its start and end, in days from now."""
 
     def __init__(self, name: str = "test CA") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())

@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """Let every call that needs a new file descriptor fail."""
+    """Make every call fail that needs a new file descriptor."""
     free = os.dup(0)
     os.close(free)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -58,7 +58,7 @@ class Hardware:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass at a current of `current` nA. `now` changes only if `world` is true."""
+        """Advance the time by `ms` milliseconds at `current` nA. `now` changes only if `world` is true."""
         self.age += ms
         self.drift += ms * (self.crystal - CURVATURE * (self.temperature - TURNOVER) ** 2)
         self.charge = max(0, self.charge - ms * current)

@@ -34,7 +34,7 @@ _KINDS = ("none", "hotp", "totp")
 
 
 class Corrupt(Exception):
-    """The self-test failed. The message names the page with a wrong checksum."""
+    """The error if the self-test fails. The message names the page with a wrong checksum."""
 
 
 class Nvram(Protocol):

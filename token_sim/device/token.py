@@ -66,7 +66,7 @@ class Device:
     # --- time. The device schedules events by age, because the true time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. The true time changes only if `world` is true.
+        """Advance the token by `ms` milliseconds. The true time changes only if `world` is true.
 
         Raise ValueError if `ms` < 0.
         """
@@ -207,7 +207,7 @@ class Device:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
+        """Return the remaining seconds and the period if a time-based code is shown, else None."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button

@@ -20,7 +20,7 @@ KEY_NAME = "transport-key"
 
 
 class MissingPskc(Exception):
-    """python-pskc is not installed."""
+    """The error if python-pskc is not installed."""
 
 
 def transport_key() -> bytes:

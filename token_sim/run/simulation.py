@@ -33,7 +33,7 @@ Request = dict[str, Any]
 
 
 class BadRequest(ValueError):
-    """The command is invalid. The message states the requirement."""
+    """The error if a command is invalid. The message states the requirement."""
 
 
 class Simulation:
@@ -72,7 +72,7 @@ class Simulation:
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. The true time changes only if `world` is true."""
+        """Advance the simulation by `ms` milliseconds. The true time changes only if `world` is true."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 

@@ -170,7 +170,7 @@ class Pty:
             termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
 
     def _drop_unread(self) -> None:
-        """Drop output that the last client did not read. Only the slave end can drop it."""
+        """Drop output that the last client did not read. Only the slave end can drop such output."""
         with contextlib.suppress(OSError, termios.error), self._slave() as slave:
             termios.tcflush(slave, termios.TCIFLUSH)
 
@@ -200,7 +200,7 @@ class Pty:
         assert self._master is not None
         os.close(self._master)
         self._master = None
-        with contextlib.suppress(OSError):  # no free descriptor, or another file at the link: it stays unplugged
+        with contextlib.suppress(OSError):  # no free descriptor, or another file at the link: the port stays unplugged
             self.plug()
 
 

@@ -210,7 +210,7 @@ def enrolled(fleet: Fleet, user: str) -> Callable[[], str]:
 
 
 def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[], str]:
-    """Return a function that also makes the next login connect anew: a member does so when its files are newer."""
+    """Return a function that touches the certificate before `answer`. The member's next login then connects again."""
 
     def following() -> str:
         os.utime(member.certificate)
@@ -223,10 +223,10 @@ def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[
 
 
 def proxy(port: int, target: int) -> None:
-    """Forward the data of connections to `port`, half of AWAY later, until this process is killed.
+    """Forward the data of connections to `port`, with a delay of half of AWAY, until this process is killed.
 
-    The kernel accepts a connection at once. So the first data of the client waits for the round trip that a handshake
-    of TCP would take.
+    The kernel accepts a connection at once. The client's first data therefore waits for one more round trip, that of a
+    TCP handshake.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -241,7 +241,7 @@ def proxy(port: int, target: int) -> None:
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: float) -> None:
-    """Copy from `reader` to `writer`, half of AWAY later. No data is copied within `first` seconds before that."""
+    """Copy from `reader` to `writer`, with a delay of half of AWAY. In the first `first` seconds, only read."""
     loop = asyncio.get_running_loop()
     ready = loop.time() + first
     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -306,7 +306,7 @@ class Measured:
 
 
 class Asker:
-    """A connection of a member, with a user of its own: an authority answers the questions for one user in turn."""
+    """A connection of a member, with a user of its own: an authority answers questions for one user one by one."""
 
     def __init__(self, measured: Measured, number: int) -> None:
         self._measured, self._user, self._counter = measured, f"asker{number}", 0
@@ -316,7 +316,7 @@ class Asker:
         self.seconds: list[float] = []
 
     def ask(self, *, is_new: bool = False) -> None:
-        """Log in once, and note the time."""
+        """Log in once, and append the time to `seconds`."""
         question = wire.Question(
             id=secrets.token_hex(16),
             user=self._user,
@@ -403,7 +403,7 @@ def connections(report: Report, measured: Measured) -> None:
 
 @contextmanager
 def kept(measured: Measured, count: int) -> Iterator[None]:
-    """Keep connections open, each after one question, of as many members as the limit of each requires."""
+    """Hold `count` connections open, each after one request. A member has at most OF_ONE_MEMBER connections."""
     contexts = [measured.fleet.member().context() for _ in range(0, count, OF_ONE_MEMBER)]
     clients = []
     try:
