@@ -310,7 +310,7 @@ class Demo:
         self._screen.result(promise, happened, right=right)
 
     def _type(self, name: str, *words: str, stdin: str = "") -> str:
-        """Run a pam-totp command on a host. It must succeed. Return its standard output."""
+        """Run a pam-totp command on a host. Return its standard output. Exit with a message if the command fails."""
         self._prompt(name, "pam-totp", *(f"'{word}'" if "&" in word else word for word in words))
         done = self._fleet[name].run("pam-totp", *words, stdin=stdin)
         self._screen.text(done.stdout + done.stderr)
@@ -323,11 +323,11 @@ class Demo:
         self._screen.text(f"{name}# {' '.join(words)}", "36")
 
     def _show_log(self, name: str, *words: str, count: int = 1) -> None:
-        """Print the last lines of the log of a host that contain all words."""
+        """Print the last `count` log lines of a host that contain all words."""
         self._screen.text("\n".join(self._fleet[name].log(*words)[-count:]))
 
     def _write(self, name: str, path: str, text: str, *, add: bool = False) -> None:
-        """Write a file as with an editor, and show it."""
+        """Write a file on a host, or append to the file. Print the command and the text."""
         self._prompt(name, "cat", ">>" if add else ">", path)
         self._screen.lines([f"    {part}" for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]])
         old = self._fleet[name].path(path).read_text() if add else ""

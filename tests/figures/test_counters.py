@@ -76,7 +76,7 @@ def test_an_untrusted_account_adds_no_name() -> None:
     figures.login("sshd", "refused", may_name=False)
     found = lines(figures)
     assert f'pam_totp_logins_total{{service="{OTHER}",result="refused"}} 1' in found
-    assert 'pam_totp_logins_total{service="sshd",result="refused"} 1' in found, "a known name is counted"
+    assert 'pam_totp_logins_total{service="sshd",result="refused"} 1' in found, "the service name is already known"
 
 
 def test_times_and_distances_are_histograms() -> None:

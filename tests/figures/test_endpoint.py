@@ -26,7 +26,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Served:
-    """An endpoint with counters, at a path that every account can reach. `problems` has the logged errors."""
+    """An endpoint with counters, at a path that every account can reach. `problems` lists the logged errors."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self.figures, self.problems = folder / "figures", Figures(), list[str]()
@@ -239,7 +239,7 @@ def test_an_error_line_of_the_service_is_counted(site: Site) -> None:
     site.path().write_text("damaged")
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
     assert sample(site, 'pam_totp_errors_total{role="service"}') >= 1
-    until(lambda: sample(site, 'pam_totp_logins_total{service="demo",result="unavailable"}') == 1, "it is counted")
+    until(lambda: sample(site, 'pam_totp_logins_total{service="demo",result="unavailable"}') == 1, "a counted login")
 
 
 def test_logins_succeed_without_a_place_for_the_figures(site: Site) -> None:

@@ -196,7 +196,7 @@ def test_two_prompts_accept_two_codes_in_a_row(authority: Authority) -> None:
     assert authority.record().failures == 1
     verdict = authority.ask(question(code(41), code(40), id=first.id))
     assert verdict == Verdict(verdict="accepted", by="row"), "no message about the refusal in this dialogue"
-    assert authority.record().failures == 0, "the failure of the first answer is taken back"
+    assert authority.record().failures == 0, "the failure of the first answer is removed"
     assert authority.counter() == 42
 
 
@@ -204,7 +204,7 @@ def test_an_earlier_answer_that_was_never_asked_counts_nothing(authority: Author
     authority.put(failures=3, failures_at=2**31)
     verdict = authority.ask(question(code(41), code(40)))
     assert verdict.by == "row", "two codes in a row are accepted in one answer, too"
-    assert authority.record().failures == 3, "no failure is taken back"
+    assert authority.record().failures == 3, "no failure is removed"
 
 
 def test_a_failure_that_another_login_added_is_not_taken_back(authority: Authority) -> None:
@@ -316,7 +316,7 @@ def test_a_guessing_member_needs_two_codes_in_a_row(authority: Authority) -> Non
     assert authority.ask(question(code(0), user="bob", service="sudo"), DB).accepted, "another member is not affected"
     authority.now += 1.0
     assert authority.ask(question(code(4))).accepted
-    assert len([line for line in authority.lines if "too many refused answers" in line]) == 1, "one a minute"
+    assert len([line for line in authority.lines if "too many refused answers" in line]) == 1, "one line a minute"
 
 
 def test_right_codes_use_no_budget(authority: Authority) -> None:

@@ -523,7 +523,7 @@ def test_a_request_without_a_thread_in_time_fails(monkeypatch: pytest.MonkeyPatc
 
 
 def test_many_requests_of_one_member_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stolen member could otherwise fill the queue, so that every other member gets 503."""
+    """A stolen member could otherwise fill the queue, so that every other member gets the status 503."""
     monkeypatch.setattr(workers, "WAITING", 8)
     monkeypatch.setattr(workers, "MEMBER_WAITING", 4)
 

@@ -290,7 +290,7 @@ def test_members_and_groups_with_a_problem_are_named(own: Fleet, host: Host) -> 
     own.members.put("unused", ["alice"])
     found = {f.code: f for f in authority(host.context())}
     assert mute in found[Code.MEMBERS_WITHOUT_USERS].what
-    assert gone not in found[Code.MEMBERS_WITHOUT_USERS].what, "it is revoked"
+    assert gone not in found[Code.MEMBERS_WITHOUT_USERS].what, "the member is revoked"
     assert found[Code.GROUP_NOT_FOUND].what == (
         "members of web may ask for the users of staff, but that group has no user"
     )

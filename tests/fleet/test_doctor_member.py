@@ -265,7 +265,7 @@ def test_break_glass_is_there_and_fresh(members: Scripted, store: FileStore, tmp
     assert old.what == "break-glass: the codes of these users are more than a year old: root"
     emergency(store, "root", 0)
     (tmp_path / "store" / "alice.record").unlink()
-    assert codes(examine(tmp_path, site)) == [(WARNING, Code.BREAK_GLASS_MISSING)], "codes that were all used"
+    assert codes(examine(tmp_path, site)) == [(WARNING, Code.BREAK_GLASS_MISSING)], "root has used all recovery codes"
 
 
 def test_codes_that_do_not_count_are_a_note(members: Scripted, store: FileStore, tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def test_on_a_member_the_command_takes_only_tickets(fleet: Fleet, host: Host) ->
     for answer in (codes(0, key=OLD.secret), "0" * 16):
         done = host.login(user, answer, name=REDEEM_SERVICE, arguments="no_second_prompt")
         assert done.result.name == "AUTH_ERR"
-    assert fleet.store.read(user).tokens[0] == OLD, "no code was used up"
+    assert fleet.store.read(user).tokens[0] == OLD, "the code must stay unused"
     assert host.login(user, ticket, code(), "", name=REDEEM_SERVICE).result.name == "SUCCESS"
     assert [token.name for token in fleet.store.read(user).tokens] == ["phone"]
     lines = [line for authority in fleet.authorities for line in authority.lines(f"user={user} ", "what=remove")]

@@ -1,4 +1,4 @@
-"""Members with real authorities over PostgreSQL: logins through libpam, the relay and the service of a member."""
+"""Tests of members with real authorities over PostgreSQL: logins through libpam, the relay and a member's service."""
 
 from __future__ import annotations
 

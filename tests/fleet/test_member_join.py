@@ -1,4 +1,4 @@
-"""`pam-totp join`: the pin, the token, the files, the site file, and the renewal of the certificate."""
+"""Tests of `pam-totp join`: the pin, the token, the files, the site file, and the renewal of the certificate."""
 
 from __future__ import annotations
 

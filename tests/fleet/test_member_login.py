@@ -1,4 +1,4 @@
-"""A login on a member: prompts, texts, delays, the questions to the authority, and the lines in the log."""
+"""Tests of a login on a member: prompts, texts, delays, the questions to the authority, and the lines in the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BY_RECOVERY = {**ACCEPTED, "by": "recovery", "messages": ["recovery code used, 9
 
 
 class Login:
-    """A login of alice on a member. `steps` lists what happens in words; `log` has the lines."""
+    """A login of alice on a member. `steps` lists prompts, messages and pauses; `log` has the log lines."""
 
     def __init__(self, fleet: Fleet, *addresses: str, store: Path | None = None, tty: str = "pts/1", **settings: Any):
         self._settings = fleet.settings(*addresses, **settings)
@@ -353,7 +353,7 @@ def test_break_glass_accepts_a_recovery_code_of_this_host_once(members: Fleet, s
     assert made.log[1] == "accepted user=alice by=break-glass recovery_left=0 rhost=192.0.2.7"
     kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent_logins]
     assert kept == [(True, "recovery", "sshd", "192.0.2.7")]
-    assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE, "each works once"
+    assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE, "each code logs in once"
 
 
 @pytest.mark.parametrize(

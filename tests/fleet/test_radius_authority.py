@@ -36,7 +36,7 @@ class Reply:
 
     def __init__(self, client: Client, question: RadiusQuestion) -> None:
         self.status, content = client.post(RADIUS_PATH, question)
-        assert all(found["do_xlat"] is False for found in content.values()), "FreeRADIUS would expand it"
+        assert all(found["do_xlat"] is False for found in content.values()), "FreeRADIUS must not expand a value"
         values = {name: found["value"] for name, found in content.items()}
         (self.verdict,) = values.pop(f"control:{VERDICT}")
         self.messages = values.pop("reply:Reply-Message", [])

@@ -219,7 +219,7 @@ def test_after_a_restore_nothing_of_the_log_lives_again(
     fleet.start()
     web1 = scene.web1
     assert refused(web1, scene.alice, codes(0), codes(1), codes(2), codes(1, 2))
-    assert web1.ask(question(scene.alice, codes(3))).accepted, "the logs cover this key fob"
+    assert web1.ask(question(scene.alice, codes(3))).accepted, "the logs contain the logins with this key fob"
     assert not web1.ask(scene.asked).accepted, "the backup has this verdict"
     assert refused(web1, scene.bob, scene.used_code, RECOVERY, scene.temporary)
     assert refused(web1, scene.carol, codes(4), now_code(fleet, scene.carol), scene.ticket)

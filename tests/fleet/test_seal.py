@@ -89,7 +89,7 @@ def seal_in_three_steps(other: Other) -> None:
     for state in (State.OPENING, State.SEALING, State.SEALED):
         shown = run("seal", "init", "--yes")
         assert ("then run 'pam-totp seal init' again here" in shown) == (state is not State.SEALED)
-        assert other.log_in() == "code", "with the keyring of the step before"
+        assert other.log_in() == "code", "with the keyring of the previous step"
         other.copy()
         assert other.keyring is not None
         assert other.keyring.state_of("postgresql://") is state
@@ -114,7 +114,7 @@ def test_a_rotation_takes_its_steps_while_authorities_answer(other: Other, postg
     for last in (False, False, True):
         shown = run("seal", "rotate", "--yes")
         assert ("then run 'pam-totp seal rotate' again here" in shown) != last
-        assert other.log_in() == "code", "with the keyring of the step before"
+        assert other.log_in() == "code", "with the keyring of the previous step"
         other.copy()
         assert other.log_in() == "code"
     (new,) = json.loads(run("seal", "status", "--json"))["keys"]

@@ -89,7 +89,7 @@ def test_many_blocked_jobs_do_not_delay_other_jobs(running: Running) -> None:
     until(lambda: free.results == ["done"], "a later job is done")
     assert blocked.results == []
     blocked.released.set()
-    until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all are done")
+    until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all jobs are done")
 
 
 def test_few_threads_remain_after_the_jobs(running: Running) -> None:
@@ -101,7 +101,7 @@ def test_few_threads_remain_after_the_jobs(running: Running) -> None:
         assert blocked.began.acquire(timeout=PATIENCE)
     blocked.released.set()
     until(lambda: len(set(threading.enumerate()) - before) <= MAX_IDLE, "the other threads have ended")
-    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "they do not delay the exit"
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "no thread delays the exit"
 
 
 def test_jobs_beyond_the_limit_of_threads_wait_for_a_thread(running: Running) -> None:
@@ -114,7 +114,7 @@ def test_jobs_beyond_the_limit_of_threads_wait_for_a_thread(running: Running) ->
     running.do(lambda: None)
     assert not blocked.began.acquire(blocking=False)
     blocked.released.set()
-    until(lambda: len(blocked.results) == 4, "all are done")
+    until(lambda: len(blocked.results) == 4, "all jobs are done")
 
 
 def test_if_no_thread_can_be_started_a_job_waits(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_descriptor_is_watched_once_or_always(running: Running) -> None:
     os.write(write_again, b"x")
     running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
     running.do(lambda: running.loop.watch(again, lambda: called("always", again), always=True))
-    until(lambda: calls == {"once": 1, "always": 3}, "both are called")
+    until(lambda: calls == {"once": 1, "always": 3}, "both handlers are called")
     running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
     until(lambda: calls["once"] == 2, "the descriptor is watched again")
     running.do(lambda: running.loop.unwatch(reading))

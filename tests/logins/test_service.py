@@ -299,7 +299,7 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
     with connected(site) as client:
         assert client.recv(1) == b""
     assert time.monotonic() - begun >= protocol.HELLO_WAIT * 0.9
-    assert (protocol.HELLO_WAIT, protocol.TURN_WAIT, protocol.PERSON_WAIT) == (2.0, 10.0, 300.0), "in seconds"
+    assert (protocol.HELLO_WAIT, protocol.TURN_WAIT, protocol.PERSON_WAIT) == (2.0, 10.0, 300.0), "seconds"
 
 
 def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) -> None:
@@ -811,7 +811,7 @@ def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: py
             client, said = first_message(site, hello(ME) + caller.encode())
             assert said == expected, "an account above its own limit gets no helper"
             client.close()
-        assert site.gets_in(codes(0)), "by a helper"
+        assert site.gets_in(codes(0)), "a helper accepts the code"
         assert as_nobody(site, hello("nobody"), "000000")[0][0] == "p", "other accounts have a separate total"
         for client, _ in held:
             client.close()
@@ -827,7 +827,7 @@ def test_uids_without_a_passwd_entry_share_one_small_quota(site: Site, monkeypat
         def closed() -> int:
             return len(select.select(held, [], [], 0)[0])
 
-        until(lambda: closed() >= 2, "two are disconnected")
+        until(lambda: closed() >= 2, "two clients are disconnected")
         assert closed() == 2
         for client in held:
             client.close()

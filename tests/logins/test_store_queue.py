@@ -72,7 +72,7 @@ def running() -> Iterator[Running]:
 
 
 def test_logins_for_one_record_take_turns(running: Running) -> None:
-    """A user that sends many answers must not delay others' answers for the same record."""
+    """A caller with many answers must not delay the answers of another caller for the same record."""
     running.block()
     for number in range(4):
         running.use("many", f"many {number}")

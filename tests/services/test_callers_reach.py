@@ -15,7 +15,7 @@ import pytest
 from tests.services.namespace import ACCOUNTS, Machine
 from tests.support.site import codes, until
 
-# Prepare this process in every way that an ordinary account may, and execute the arguments.
+# Change all attributes of this process that an ordinary account may change, and execute the arguments.
 _PREPARE = """
 import os, resource, sys
 for path, value in (("/proc/self/oom_score_adj", "1000"), ("/proc/self/timerslack_ns", "1000000000")):

@@ -109,7 +109,7 @@ def test_the_desk_learns_that_a_login_takes_no_ticket_of_an_enrolled_user(desk: 
 
 @pytest.mark.parametrize("user", ["root", "toor", "carol", "bob"])
 def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Machine, user: str) -> None:
-    """These are root under two names, the member, and another member by the primary group."""
+    """The users are root under two names, the member, and another member by the primary group."""
     passwd = desk.path("/etc/passwd").read_text()
     bob = f"bob:x:{ACCOUNTS['bob']}:"
     desk.write("/etc/passwd", passwd.replace(f"{bob}{ACCOUNTS['bob']}:", f"{bob}7777:") + "toor:x:0:0::/root:/bin/sh\n")

@@ -134,7 +134,7 @@ def test_a_program_that_others_could_change_is_not_started(told: Machine, mode: 
         told.path(PROGRAM).chmod(mode)
     assert told.pam_totp("disable-token", "bob").returncode == 0
     assert not told.record("bob").tokens[0].enabled, "the change is made"
-    until(lambda: [line for line in told.log.module_lines() if "on_change:auth): error" in line], "it is logged")
+    until(lambda: [line for line in told.log.module_lines() if "on_change:auth): error" in line], "the error is logged")
     (line,) = [line for line in told.log.module_lines() if "on_change" in line]
     assert PROGRAM in line
     assert problem in line

@@ -168,7 +168,7 @@ class Nas:
         raise AssertionError("no reply")
 
     def _read(self, reply: bytes, vector: bytes) -> Packet:
-        """Return a reply, after its signatures are verified."""
+        """Verify the signatures of a reply, and return the reply."""
         expected = hashlib.md5(reply[:4] + vector + reply[20:] + self._secret, usedforsecurity=False).digest()
         assert reply[4:20] == expected, "the Response Authenticator is wrong"
         found, at, signed = list[tuple[int, bytes]](), 20, b""
@@ -210,7 +210,7 @@ def free_udp_port() -> int:
 
 @contextmanager
 def running(fleet: Fleet, name: str, *groups: str) -> Iterator[FreeRadius]:
-    """Yield FreeRADIUS, which runs, in a folder that its account may enter."""
+    """Yield a running FreeRADIUS, in a folder that its account may enter."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-radius-") as folder:
         Path(folder).chmod(0o755)
         made = None

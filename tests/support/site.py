@@ -88,7 +88,7 @@ class Site:
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
         """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`.
 
-        The line asks for the second prompt, because an ordinary user has none without that argument.
+        The line asks for the second prompt, because an ordinary user gets it only with that argument.
         """
         socket = self.socket if way == "socket" else "none"
         second = "" if "second_prompt" in arguments else "second_prompt"

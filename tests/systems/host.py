@@ -1,6 +1,6 @@
 """The settings that a bare root copies from this machine: the mirror, the network, and certificates.
 
-The rules:
+Rules:
 - The mirror is an archive that apt uses here, another archive on the same server, or debootstrap's default. The
   mirror's Release file must name the distribution as its origin.
 - SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR take

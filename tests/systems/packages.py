@@ -1,6 +1,6 @@
 """A bare root in which tests build two versions of the Debian packages, and the actions of users and tests there.
 
-The rules:
+Rules:
 - The tests build both versions in the root, from the current commit. A process that loads parts of both versions fails.
 - Dialogues run on a terminal of the root. Logins use the real sudo, or pamtester with the real libpam.
 """

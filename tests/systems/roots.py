@@ -2,7 +2,7 @@
 
 Bare roots require the account root, debootstrap, and access to the archives.
 
-The rules:
+Rules:
 - A base root is made once, under a lock, in a temporary folder. The complete folder is `build/systems/NAME`.
   The root contains the smallest system (minbase) with git, make and python3, upgraded, and without package lists.
 - A complete base root does not change: a `Root` is an overlay on top of it, in a scratch folder. `Root` removes that

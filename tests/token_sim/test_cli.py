@@ -203,7 +203,7 @@ def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
 
 
 def on_stopped(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run `fault` for a token that does not run, in this process. Return its output."""
+    """Run the command `fault` in this process, for a stopped token. Return its output."""
     main(["fault", str(path), *words])
     return capsys.readouterr().out
 

@@ -47,7 +47,7 @@ def codes(device: Device) -> list[str]:
 
 
 def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
-    """Press the button, let `then` ms pass after the release, and return the shown codes."""
+    """Press the button, advance the time by `then` ms after the release, and return the shown codes."""
     device.press(ms)
     device.elapse((device.profile.press_ms if ms is None else ms) + then)
     return codes(device)

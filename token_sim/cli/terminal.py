@@ -24,14 +24,14 @@ ASCII = str.maketrans(
 
 
 def use_plain_characters() -> None:
-    """Let standard output and standard error replace characters that their encodings lack."""
+    """Configure standard output and standard error to replace characters that their encodings lack."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a test can replace the streams
             plain_characters(stream)
 
 
 def plain_characters(stream: io.TextIOWrapper) -> None:
-    """Let a stream replace characters that its encoding lacks."""
+    """Configure a stream to replace characters that its encoding lacks."""
     codecs.register_error(_HANDLER, _replace)
     stream.reconfigure(errors=_HANDLER)
 

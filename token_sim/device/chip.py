@@ -47,7 +47,7 @@ class Chip:
         self.state = State.BOOT
         self.last_code = ""
         self.codes_shown = 0  # since the creation of the chip; `LiveToken.press` waits for an increase
-        self.ready_at = 0  # the age from which the next press counts
+        self.ready_at = 0  # the age from which the next press has an effect
         self._pressed_at = 0
         self._slot = 0
         self._step = 0

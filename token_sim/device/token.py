@@ -26,7 +26,7 @@ _BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.C
 
 
 class Device:
-    """A token. `elapse` lets time pass; `press` (or `close` and `open`) uses the button."""
+    """A token. `elapse` advances the time; `press` (or `close` and `open`) uses the button."""
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, seed: int = 0) -> None:
         self.memory, self.profile, self.hardware = nvram, profile, hardware
@@ -88,7 +88,7 @@ class Device:
         return min(dues, default=None)
 
     def next_change(self) -> int | None:
-        """Return the earlier of two ages (ms): `next_due`, and the age from which a press counts again."""
+        """Return the earlier of two ages (ms): `next_due`, and the age from which a press has an effect again."""
         due = self.next_due()
         if self.chip.is_ready():
             return due
@@ -123,7 +123,7 @@ class Device:
     # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let a permanent fault happen now, or arm another fault for `times` times.
+        """Apply a permanent fault at once, or arm another fault for `times` times.
 
         Raise ValueError for an invalid number.
         """

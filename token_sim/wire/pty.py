@@ -175,9 +175,9 @@ class Pty:
             termios.tcflush(slave, termios.TCIFLUSH)
 
     def _end_exclusive_access(self) -> None:
-        """End the exclusive access of the last client. Only the slave end can end it.
+        """End the exclusive access of the last client. Only the slave end can end the access.
 
-        Make a new pseudo-terminal if the access also excludes this process. It never excludes root.
+        Make a new pseudo-terminal if the access also excludes this process. The access never excludes root.
         """
         try:
             with self._slave() as slave:

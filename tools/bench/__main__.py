@@ -41,7 +41,7 @@ ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
 
 def enter_namespace(target: str, module: str) -> bool:
-    """Run `module` with the same arguments in a private mount namespace. Return True there, and False without root."""
+    """Run `module` with the same arguments in a private mount namespace. Return True in it, and False without root."""
     if os.geteuid() != 0:
         print(f"make {target}: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
         return False
@@ -143,7 +143,7 @@ def search(report: Report) -> None:
 
 
 def the_seal(report: Report) -> None:
-    """Measure what a sealed key costs a login: it is opened once and sealed once. A helper also loads cryptography."""
+    """Measure the cost of a sealed key for a login: one opening and one sealing. A helper also loads cryptography."""
     sealer, document = Sealer(Keyring(current=bytes(32))), serialize(UserRecord(user="alice", tokens=(fob(),)))
     sealed = sealer.seal(document, "alice")
     rounds = [timed(lambda: sealer.seal(sealer.open(sealed, "alice", ""), "alice")) for _ in range(2000)]

@@ -56,7 +56,7 @@ KEPT, NEW = "authority, kept connection", "authority, new connection"
 HELPER = "authority, by a helper started for the login"
 FAR, FAR_NEW = "authority 200 ms away, kept connection", "authority 200 ms away, new connection"
 THREADS = (1, 2, 4, 8, 16, 32)
-NEW_AT_ONCE = 4  # of THREADS: connections that are new for each login
+NEW_AT_ONCE = 4  # connections at once in the measurement of new connections; an element of THREADS
 IDLE = 1000  # connections
 HALF = AWAY / 2
 
@@ -181,7 +181,7 @@ def cases(stack: ExitStack, fleet: Fleet, folder: Path, far: str) -> Iterator[Ca
 
 
 def site_in(stack: ExitStack, folder: Path, text: str) -> tuple[Site, int]:
-    """Start a service with its own site file. Return it with its pid."""
+    """Start a service with its own site file. Return the installation and the pid of the service."""
     folder.mkdir()
     site = Site(folder)
     site.config.write_text(text)
