@@ -147,7 +147,7 @@ class Demo:
         self._start_authority(name)
 
     def _give_seal(self, first: str, name: str) -> None:
-        """Give the key of sealed records to another authority. Without python3-cryptography, no record is sealed."""
+        """Copy the key of sealed records to another authority. Records are sealed if python3-cryptography exists."""
         copy = "/root/seal"
         if not self._fleet[first].path(f"{ETC}/seal").exists():
             return
@@ -192,12 +192,12 @@ class Demo:
     def _logins(self) -> None:
         self._screen.step("Log in at both members: through libpam, and with ssh from the laptop")
         for name in MEMBERS:
-            self._log_in(f"a code logs in at {name}", name, self._press())
+            self._log_in(f"{name} accepts a code", name, self._press())
             code = self._press()
             self._screen.text(f"{USER}@laptop$ ssh {name}.{DOMAIN}", "36")
             attempt = self._fleet.ssh(name, code)
             self._screen.text(f"One-time code: {code}")
-            self._verdict(f"a key and a code log in at {name} by ssh", attempt)
+            self._verdict(f"sshd of {name} accepts a key and a code", attempt)
 
     def _race(self) -> None:
         self._screen.step("Type one code at both members at the same time: it must be accepted once")
@@ -213,15 +213,15 @@ class Demo:
         self._screen.step(f"Kill the process of the authority that web1 asks ({name}): logins must go on")
         self._authorities[name].kill()
         for member in MEMBERS:
-            self._log_in(f"an authority is killed, and a code logs in at {member}", member, self._press())
+            self._log_in(f"an authority is killed, and {member} accepts a code", member, self._press())
         self._start_authority(name)
 
     def _cut_off_from_one(self) -> None:
         name = self._asked()
         self._screen.step(f"Drop all packets between web1 and its authority ({name}): only one login must be delayed")
         self._fleet.cut("web1", name)
-        first = self._log_in("web1 is cut off from its authority, and a code logs in", "web1", self._press())
-        again = self._log_in("the next code logs in without delay", "web1", self._press())
+        first = self._log_in("web1 is cut off from its authority, and accepts a code", "web1", self._press())
+        again = self._log_in("web1 accepts the next code without delay", "web1", self._press())
         right = PATIENCE <= first.seconds < LIMIT and again.seconds < first.seconds
         happened = f"{first.seconds:.1f} s, then {again.seconds:.1f} s"
         self._result(f"an unreachable authority delays one login by {PATIENCE} s", happened, right=right)
@@ -233,38 +233,38 @@ class Demo:
         recovery = next(line.split()[1] for line in codes.splitlines() if line.startswith(f"{USER} "))
         self._fleet.cut("web1", *AUTHORITIES)
         code = self._press()
-        promise = "web1 is cut off from all authorities, and a code is refused"
+        promise = "web1 is cut off from all authorities, and refuses a code"
         attempt = self._log_in(promise, "web1", code, accepted=False)
         promise = f"a member without authorities refuses within {LIMIT:.0f} s"
         self._result(promise, f"{attempt.seconds:.1f} s", right=attempt.seconds < LIMIT + BUSY)
         self._show_log("web1", UNREACHED)
-        self._log_in("the same code logs in at web2", "web2", code)
-        self._log_in("a recovery code of web1 is refused, if web1 does not allow it", "web1", recovery, accepted=False)
+        self._log_in("web2 accepts the same code", "web2", code)
+        self._log_in("web1 refuses a recovery code without break-glass", "web1", recovery, accepted=False)
         self._write("web1", "/etc/pam_totp.toml", 'centre_down = "break-glass"\n', add=True)
-        self._log_in("a recovery code of web1 logs in, if web1 allows it (break-glass)", "web1", recovery)
-        self._log_in("a used recovery code is refused", "web1", recovery, accepted=False)
+        self._log_in("web1 accepts a recovery code with break-glass", "web1", recovery)
+        self._log_in("web1 refuses a used recovery code", "web1", recovery, accepted=False)
         self._fleet.heal()
-        self._log_in("web1 reaches the authorities, and a code logs in", "web1", self._press())
+        self._log_in("web1 reaches the authorities, and accepts a code", "web1", self._press())
 
     def _failover(self) -> None:
         self._screen.step("Cut the power of the primary, and promote the standby: a used code must be refused")
         used = self._press()
-        self._log_in("a code logs in just before the primary is lost", "web2", used)
+        self._log_in("web2 accepts a code just before the primary is lost", "web2", used)
         self._screen.text("db1 loses its power. Patroni would promote db2; here, an administrator does so:")
         begun = time.monotonic()
         self._fleet["db1"].end()
         self._prompt("db2", "pg_ctl promote")
         self._fleet.promote("db2")
-        self._log_in("the new primary has no standby, and a code is refused", "web1", self._press(), accepted=False)
+        self._log_in("the new primary has no standby, and web1 refuses a code", "web1", self._press(), accepted=False)
         self._screen.text("db1 starts again, with an empty disk. pg_basebackup makes it the standby of db2:")
         self._prompt("db1", "pg_basebackup --write-recovery-conf ...")
         self._fleet.return_database("db1")
         self._fleet.make_standby("db1", "db2")
         for member in MEMBERS:
-            self._log_in(f"the new primary has a standby, and a code logs in at {member}", member, self._press())
+            self._log_in(f"the new primary has a standby, and {member} accepts a code", member, self._press())
         self._screen.text(f"The failover took {time.monotonic() - begun:.1f} s, with a new standby.")
         for member in MEMBERS:
-            promise = f"the code from before the failure is refused at {member}"
+            promise = f"{member} refuses the code from before the failover"
             self._log_in(promise, member, used, accepted=False)
 
     def _revoke(self) -> None:
@@ -273,7 +273,7 @@ class Demo:
         code = self._press()
         self._log_in("a member is revoked, and its next login is refused", "web2", code, accepted=False)
         self._show_log("web2", NOT_A_MEMBER)
-        self._log_in("the same code logs in at web1", "web1", code)
+        self._log_in("web1 accepts the same code", "web1", code)
         self._type("otp1", "member", "list")
 
     def _logs(self) -> None:

@@ -101,7 +101,7 @@ class _Namespace:
             text=True,
             start_new_session=True,
         )
-        self.pid = 0  # of process 1, as this process sees it
+        self.pid = 0  # the pid of process 1 in this process's namespace
 
     def wait(self) -> None:
         """Wait until process 1 is ready. Raise HostError if it ends."""

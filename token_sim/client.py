@@ -221,7 +221,7 @@ def _open(url: str) -> Any:
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:
-        # Without `exclusive`, two clients would each receive a part of the bytes.
+        # Two clients would each receive a part of the bytes without `exclusive`.
         options: dict[str, Any] = {"exclusive": True}
     else:
         options = {}

@@ -63,7 +63,7 @@ def test_the_demo_shows_every_step_of_a_fleet_and_leaves_nothing(folder: Path) -
     for promise in (
         "one code, four logins at two members: accepted once",
         "an unreachable authority delays one login by 1.5 s",
-        "the code from before the failure is refused at web1",
+        "web1 refuses the code from before the failover",
         "a member is revoked, and its next login is refused",
     ):
         assert any(promise in line for line in results), promise

@@ -436,7 +436,7 @@ def test_a_reload_reads_the_certificates_again_and_survives_bad_ones(fleet: Flee
 
 
 def test_a_renewal_that_an_authority_delays_shuts_no_member_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the delayed certificate would invalidate a certificate of another authority."""
+    """The delayed certificate must not invalidate a newer certificate of another authority."""
     member, slow = fleet.member(), fleet.authorities[0]
     member.folder.chmod(0o700)
     for path in (member.key, member.certificate, member.ca):

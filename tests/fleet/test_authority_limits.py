@@ -249,9 +249,9 @@ def test_a_host_with_many_ipv6_links_leaves_room_for_others(here: Here) -> None:
 
     async def run() -> None:
         first = networks(ip_address("2001:db8:1::1"))
-        assert sum(made.admit(first, "peer") for _ in range(300)) == 256, "one link"
-        assert [admitted(1, 0), admitted(1, 1), admitted(1, 2)] == [744, 1000, 0], "homes of one site"
-        assert admitted(2, 0) == 1000, "another site"
+        assert sum(made.admit(first, "peer") for _ in range(300)) == 256, "one /64 network"
+        assert [admitted(1, 0), admitted(1, 1), admitted(1, 2)] == [744, 1000, 0], "/56 networks of one /48"
+        assert admitted(2, 0) == 1000, "another /48"
         for _ in range(256):
             made.forget_unknown(first)
         assert admitted(1, 2) == 256
@@ -391,7 +391,7 @@ BEGIN = wire.Begin(user="alice", service="sshd", rhost=None).to_json()
 def test_a_refusal_has_its_delay_and_a_stop_ends_it(
     here: Here, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
 ) -> None:
-    """Otherwise the time of a refusal would show a stolen member the work that preceded the refusal."""
+    """A refusal without a delay would show a stolen member the time of the work before the refusal."""
     monkeypatch.setattr(Answers, "refusal_delay", lambda *_: 10 * PATIENCE)
     monkeypatch.setattr(server, "ASK_DELAY", 10 * PATIENCE)
     member, user = here.fleet.member(), here.fleet.user()

@@ -52,7 +52,7 @@ class Host:
 
     def login(self, user: str, *answers: Answer, name: str = "sshd", arguments: str = "") -> Login:
         line = f"auth required {MODULE} socket={self.site.socket} nodelay {arguments}"
-        if self._lines.get(name) != line:  # write no unchanged stack, because other threads may log in
+        if self._lines.get(name) != line:  # write only changed stacks, because other threads may log in
             service(self.site.confdir, name, line)
             self._lines[name] = line
         return login(name, user, answers, self.site.confdir, items={"rhost": RHOST})

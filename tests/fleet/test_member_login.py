@@ -277,7 +277,7 @@ def test_grace_and_nullok_are_asked_for_before_the_prompt(start: Start) -> None:
 
 
 def test_the_questions_about_one_user_follow_each_other(start: Start) -> None:
-    """Many logins of one user could otherwise block all threads of the service while no authority answers."""
+    """Many logins of one user could otherwise block all threads of the service during an outage of the authorities."""
     made, _ = start((200, {"verdict": "ask", "by": None}), (200, ACCEPTED))
     assert made.run(b"755224", arguments=["nullok"]) is Result.ACCEPTED
     assert made.records == [(made._settings.key, "alice")] * 2

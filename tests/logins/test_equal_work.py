@@ -48,7 +48,7 @@ def work(site: Site, host: Path, user: str, answer: str) -> list[str]:
 
 @as_root
 def test_a_refused_ticket_makes_the_same_system_calls_for_every_user(site: Site, host: Path) -> None:
-    """With `enroll=ticket`, the work shows neither the enrolled nor the invited users."""
+    """The system calls must show neither enrolled nor invited users, with `enroll=ticket`."""
     line = f"auth required {MODULE} store={site.store} socket=none nodelay no_second_prompt enroll=ticket"
     service(site.confdir, "demo", line)
     ends = int(time.time()) + 3600

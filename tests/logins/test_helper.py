@@ -54,7 +54,7 @@ def put(folder: Path, record: UserRecord = ALICE, owner: int | None = None) -> N
 
 
 def log_in(command: list[str], answer: str | None, *arguments: str, user: str = "alice") -> tuple[bytes, str]:
-    """Run a helper that gets `answer` at every prompt. Return the result and the helper's standard output."""
+    """Run a helper, and give it `answer` at every prompt. Return the result and the helper's standard output."""
     relay, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     relay.settimeout(PATIENCE)
     channel_on_3 = ["/bin/bash", "-c", f'exec 3<&{channel.fileno()} && exec "$@"', "helper"]

@@ -117,7 +117,7 @@ def test_each_of_several_tokens_is_checked(site: Site, way: str) -> None:
 
 
 def test_a_token_40_presses_ahead_is_resynchronised_by_two_answers(site: Site, way: str) -> None:
-    """A key fob that types its code and Return gives one code at each prompt."""
+    """A key fob that types its code and Return answers each prompt with one code."""
     site.enrol()
     done = site.login(codes(40), codes(41))
     assert (done.result, done.messages) == (Result.SUCCESS, ())

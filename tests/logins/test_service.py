@@ -375,7 +375,7 @@ def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monk
 
 
 def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
-    """While its last logins end, a service no longer listens. Its successor may start then, and reuse the inode."""
+    """A service stops listening before its last logins end. A successor may start meanwhile, and reuse the inode."""
     with ExitStack() as other:
         with listening_at(str(site.socket)) as first:
             first.close()
@@ -387,7 +387,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
-    """Otherwise, the service would start, and refuse every login."""
+    """A started service would refuse every login."""
     site.give_to(UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
@@ -809,7 +809,7 @@ def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: py
         assert [said[:1] for _, said in held] == [b"p", b"p"]
         for caller, expected in (("", b"f"), ("\0ruser=carol", b"f"), ("\0ruser=bob", b"r9")):
             client, said = first_message(site, hello(ME) + caller.encode())
-            assert said == expected, "an account above its own limit gets no helper"
+            assert said == expected, "the service refuses an account above its own limit"
             client.close()
         assert site.gets_in(codes(0)), "a helper accepts the code"
         assert as_nobody(site, hello("nobody"), "000000")[0][0] == "p", "other accounts have a separate total"
@@ -902,7 +902,7 @@ def test_the_service_raises_its_descriptor_limit_to_the_maximum(site: Site) -> N
 
 
 def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If `accept` fails for lack of descriptors, the service pauses before it retries."""
+    """The service pauses before it retries an `accept` that failed for lack of descriptors."""
 
     class Full(socket.socket):
         def accept(self) -> tuple[socket.socket, object]:
@@ -990,7 +990,7 @@ def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Return True if a worker has ended, even if it was not reaped yet."""
+    """Return True if a worker has exited, reaped or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: the worker ended between open and read

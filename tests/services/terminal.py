@@ -18,7 +18,7 @@ class Talk:
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = None  # no delay is needed, because `asks` waits for the prompt
+        self.terminal.delaybeforesend = None  # send at once, because `asks` waits for the prompt
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:

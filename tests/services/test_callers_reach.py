@@ -1,4 +1,4 @@
-"""Tests of the helper of a real su: the caller of su cannot stop or slow it, or let the kernel kill it."""
+"""Tests of the helper of a real su: the caller of su cannot stop the helper, slow it, or make the kernel kill it."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Mac
 
 @pytest.mark.parametrize("order", [("erna", "erna-adm"), ("erna-adm", "erna")])
 def test_a_second_name_in_a_protected_primary_group_protects_the_first(desk: Machine, order: tuple[str, str]) -> None:
-    """By the uid, the name service finds only the first name. The group's entry lacks members by the primary group."""
+    """The name service finds only the first name by the uid. The group's entry lacks members by the primary group."""
     gids = {"erna": 1500, "erna-adm": 27}
     for path, text in (
         ("/etc/passwd", "".join(f"{name}:x:1500:{gids[name]}::/:/bin/sh\n" for name in order)),

@@ -83,7 +83,7 @@ def test_ticket_then_code(machine: Machine, sshd: Sshd, way_there: str, ticket: 
     machine.log.wait_for("accepted user=alice by=ticket token=phone")
     logged = "\n".join(machine.log.lines())
     assert not [secret for secret in (ticket, ticket.replace("-", ""), base32(KEY), SHOWN_KEY) if secret in logged]
-    assert is_in(sshd.ssh().asks(CODE).says(code(1))), "the next login is an ordinary one"
+    assert is_in(sshd.ssh().asks(CODE).says(code(1))), "the next login is an ordinary login"
 
 
 def test_password_then_ticket(machine: Machine, sshd: Sshd, way_there: str, ticket: Ticket) -> None:
@@ -103,7 +103,7 @@ def test_the_ticket_is_right_at_the_second_prompt(machine: Machine, sshd: Sshd, 
 def test_ssh_shows_every_text_in_every_locale_and_at_every_level(
     machine: Machine, sshd: Sshd, ticket: Ticket, locale: str, level: str
 ) -> None:
-    """In the locale C, ssh shows the blocks as octal escapes. The key under the picture is readable."""
+    """ssh shows the blocks as octal escapes in the locale C. The key under the picture is readable."""
     stack(machine)
     talk = sshd.ssh("alice", f"LogLevel={level}", environment=(f"LC_ALL={locale}",)).asks(CODE).says(ticket)
     assert SHOWN_KEY in talk.asks(QUESTION).before
@@ -202,7 +202,7 @@ def test_a_login_that_breaks_off_at_the_recovery_codes_has_enrolled(
 
 
 def test_without_a_terminal_the_enrolment_ends_by_itself(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """ssh gets each answer from the program SSH_ASKPASS. The test's program gives the ticket, then empty answers."""
+    """ssh reads each answer from the program SSH_ASKPASS. The test's program prints the ticket, then empty answers."""
     stack(machine)
     machine.write("/run/askpass", f"#!/bin/sh\ncase $1 in *'{CODE}'*) echo {ticket};; *) echo;; esac\n", 0o755)
     talk = sshd.ssh(
@@ -269,7 +269,7 @@ def test_a_login_past_its_time_limit_leaves_the_ticket(machine: Machine, sshd: S
 def test_a_session_shows_nobody_else_who_is_invited(
     machine: Machine, sshd: Sshd, way_there: str, ticket: Ticket
 ) -> None:
-    """Without the ticket, invited, unenrolled and unknown users see the same. An enrolled user needs a code."""
+    """Invited, unenrolled and unknown users see the same texts after a wrong ticket. An enrolled user needs a code."""
     stack(machine, way=way_there)
     machine.enrol("carol", ticket=machine.record("alice").ticket)
     seen = set()
@@ -336,7 +336,7 @@ def test_paramiko_shows_the_key_and_enrols(machine: Machine, sshd: Sshd, ticket:
 
 
 def test_a_program_that_gives_its_password_at_every_prompt_ends(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """paramiko's `connect` gives the password at every prompt."""
+    """paramiko's `connect` answers every prompt with the password."""
     machine.stack("sshd", "auth requisite pam_unix.so nodelay", machine.module_line("enroll=ticket"))
     status, shown = paramiko(machine, PASSWORD, ticket)
     assert (status, "refused" in shown) == (1, True)
@@ -411,7 +411,7 @@ def test_without_input_su_ends_and_leaves_the_ticket(machine: Machine, way_there
 
 
 def test_a_prompt_of_sudo_that_replaces_ours_enrols_nobody_by_chance(machine: Machine, ticket: Ticket) -> None:
-    """`sudo -p` hides the key. The user gives up, and the ticket still counts."""
+    """`sudo -p` hides the key. The user cancels, and the ticket remains valid."""
     stack(machine, "sudo")
     talk = sudo(machine, "-p", "secret: ").asks("secret: ").says(ticket)
     talk.asks("secret: ")

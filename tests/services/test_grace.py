@@ -158,7 +158,7 @@ def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """With user=NAME, several accounts share a record: a code for one account must not give grace to another."""
+    """A code for one account must not give grace to another account, with which user=NAME shares the record."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert was_prompted(log_in(site))

@@ -176,7 +176,7 @@ def test_without_the_authority_sshd_refuses(machine: Machine, sshd: Sshd, centre
 
 
 def test_a_helper_of_another_account_cannot_read_the_key(machine: Machine, centre: Centre) -> None:
-    """Without the service, a user's program, such as a screen locker, cannot ask as the member."""
+    """A user's program, such as a screen locker, cannot ask as the member without the service."""
     machine.stack("locker", machine.module_line())
     status, _ = (
         machine.talk("pamtester", "locker", "alice", "authenticate", user="alice").asks(CODE).says("755224").ends()

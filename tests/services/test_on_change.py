@@ -1,4 +1,4 @@
-"""Tests of the site's program that gets every change: its input, its account, its limits, and its failures."""
+"""Tests of the site's program that receives every change: its input, its account, its limits, and its failures."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_program_is_told_of_a_change_and_of_nothing_else(told: Machine) -> N
     assert told.pam_totp("list", "bob").returncode == 0
     assert told.pam_totp("verify", "bob", "000000").returncode == 1
     assert told.pam_totp("rename", "bob", "fob", "ring").returncode == 0
-    until(lambda: changes(told), "the program gets the change")
+    until(lambda: changes(told), "the program receives the change")
     (change,) = changes(told)
     assert isinstance(change.pop("at"), int)
     assert isinstance(change.pop("host"), str)
@@ -66,7 +66,7 @@ def test_the_program_is_told_of_a_change_and_of_nothing_else(told: Machine) -> N
 def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words: tuple[str, ...]) -> None:
     told.enrol("bob")
     assert told.pam_totp(*words).returncode == 0
-    until(lambda: changes(told), "the program gets the change")
+    until(lambda: changes(told), "the program receives the change")
     *environment, descriptors = told.path(f"{FOLDER}/circumstances").read_text().splitlines()
     ids = told.path(f"{FOLDER}/ids").read_text()
     uid = ACCOUNTS["pam_totp"]
@@ -89,7 +89,7 @@ def test_the_program_never_has_the_rights_of_root(told: Machine, place: str) -> 
     try:
         done = told.pam_totp("disable-token", "--store", store, "bob")
         assert done.returncode == 0, done.stderr
-        until(lambda: changes(told), "the program gets the change")
+        until(lambda: changes(told), "the program receives the change")
     finally:
         told.run("mv", f"{STORE}.kept", STORE) if store != STORE else told.run("chown", "-R", "pam_totp:", STORE)
         told.run("rm", "-r", "/root/store")
@@ -114,7 +114,7 @@ def test_many_changes_start_few_programs_and_none_is_forgotten(told: Machine) ->
     lines = "".join(f"HOTP user{i} - {hotp(KEY, i, 8)}{i:032x}\n" for i in range(number))
     told.write("/root/users.oath", lines, 0o600)
     assert told.pam_totp("import", "users-oath", "/root/users.oath").returncode == 0
-    until(lambda: sum(c["changes"] for c in changes(told)) == number, "the program gets all changes")
+    until(lambda: sum(c["changes"] for c in changes(told)) == number, "the program receives all changes")
     found = changes(told)
     assert len(found) <= 22
     assert found[-1]["what"] == "summary"

@@ -1,4 +1,4 @@
-"""Tests of the real sudo and su: setuid programs that get the environment and terminal of an ordinary user."""
+"""Tests of the real sudo and su: setuid programs that inherit the environment and terminal of an ordinary user."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machin
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
     assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
-    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the next login gets the lock"
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the next login acquires the lock"
 
 
 def test_a_closed_terminal_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
@@ -126,7 +126,7 @@ def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_ther
 
 
 def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, way_there: str) -> None:
-    """For NOPASSWD, sudo calls pam_setcred without pam_authenticate. This call resets the count of pam_faillock."""
+    """sudo calls pam_setcred without pam_authenticate for NOPASSWD. This call resets the count of pam_faillock."""
     machine.stack("sudo", machine.module_line(way=way_there))
     sudo(machine).asks(CODE).says("000000").asks("code: ").says("111111").asks(CODE).interrupts()
     sudoers = machine.path("/etc/sudoers").read_text()

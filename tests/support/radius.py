@@ -148,7 +148,7 @@ class Nas:
         return hidden
 
     def send(self, packet: bytes, seconds: float = PATIENCE) -> Packet | None:
-        """Send a packet, and return the reply, or None if there is none in time."""
+        """Send a packet, and return the reply, or None at the timeout."""
         self.socket.settimeout(seconds)
         self.socket.send(packet)
         try:

@@ -1,8 +1,7 @@
 """A FUSE file system that never answers, without a FUSE library.
 
 Rules:
-- The file system answers the kernel's first request, so the folder is mounted. It reads later requests, without a
-  reply.
+- The file system answers the kernel's first request, so the folder is mounted. It never answers later requests.
 - A process that waits for such an answer cannot be killed. It continues when the file system ends.
 - The mount is visible in the current mount namespace only (tests/support/isolation.py).
 """

@@ -131,7 +131,7 @@ class Site:
         return self.store / f"{user}.record"
 
     def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
-        """Write the record of `user`. Without `tokens`, the record has a HOTP token with RFC 4226's key."""
+        """Write the record of `user`. The record has a HOTP token with RFC 4226's key if `tokens` is empty."""
         record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
         self.path(user).write_bytes(new_file(serialize(record), slot_size(record)))
         self.path(user).chmod(0o600)

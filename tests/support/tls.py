@@ -263,7 +263,7 @@ def write_credentials(folder: Path, authority: Authority, member: Signed) -> Pat
 
 
 class Fleet:
-    """Scripted authorities, and clients of one member. All are closed at the end."""
+    """Scripted authorities, and clients of one member. `close` closes all of them."""
 
     def __init__(self, folder: Path, authority: Authority, good: Signed) -> None:
         self.folder, self.authority, self.good = folder, authority, good

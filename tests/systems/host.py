@@ -142,7 +142,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def copy_settings(root: Path, *, indexes: bool) -> None:
-    """Copy this machine's network settings into a root. Without `indexes`, the root can reach only its archives."""
+    """Copy this machine's network settings into a root. The root can reach only its archives if `indexes` is False."""
     _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
     if not indexes:
         switch = root / "etc/nsswitch.conf"

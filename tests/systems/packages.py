@@ -28,7 +28,7 @@ PASSWORD = "correct horse"
 STORE = "/var/lib/pam_totp"
 NEXT = "0.1.1"
 RENAMED = "UserRecord"  # a class used in core/, which dpkg replaces first, and in store/, which it replaces later
-MOST_LOGINS = 5000  # the limit for one user during one upgrade
+MOST_LOGINS = 5000  # the maximum number of logins of one user during one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 TOOLS = ("lintian", "faketime", "pamtester", "sudo", "debconf-utils", "strace")
@@ -168,7 +168,7 @@ class Packaged:
     def build_both(self) -> None:
         """Build both versions, in /srv/one and /srv/two.
 
-        In the second version, a class that several packages import has a new name. A process that loads parts of both
+        A class that several packages import has a new name in the second version. A process that loads parts of both
         versions therefore fails.
         """
         tree = self.clone()

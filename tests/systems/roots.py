@@ -198,7 +198,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
     try:
         said, _ = process.communicate()
     except BaseException:
-        # The child is process 1 of the namespace. When unshare has reaped that child, the namespace has no processes.
+        # The child is process 1 of the namespace. The namespace has no processes after unshare has reaped that child.
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
         process.wait()

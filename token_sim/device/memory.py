@@ -38,7 +38,7 @@ class Corrupt(Exception):
 
 
 class Nvram(Protocol):
-    """The storage of a device's memory. `write` is durable when it returns. If `write` fails, it raises OSError."""
+    """The storage of a device's memory. `write` is durable when it returns. `write` raises OSError if it fails."""
 
     def read(self) -> bytes: ...
 

@@ -142,7 +142,7 @@ class Simulation:
         return {"faults": self.faults()}
 
     def _clear(self, request: Request) -> Request:
-        """Undo a fault, or all faults that can be undone if the request names none."""
+        """Undo the fault that the request names, otherwise all faults that can be undone."""
         if request.get("name") is not None:
             faults = [_fault_in(request)]
         else:

@@ -187,7 +187,7 @@ def on(
 ) -> None:
     """Run the measurements that depend on the file system of the store. `folder` is on that file system.
 
-    If `crowd` is False, skip the measurements of a store with many users.
+    Skip the measurements of a store with many users if `crowd` is False.
     """
     with (
         private_etc(folder),
@@ -231,7 +231,7 @@ def on(
 def private_etc(folder: Path) -> Iterator[None]:
     """Set up a private /etc/pam.d and a private /etc/passwd with the accounts of the benchmark.
 
-    Without these accounts, each login would search all other name services too, unlike a login of a real user.
+    Each login would otherwise also search all other name services, unlike a login of a real user.
     """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -268,7 +268,7 @@ def private_dev(folder: Path) -> Iterator[None]:
 def read_log() -> Iterator[None]:
     """Run a log daemon that reads /dev/log and discards all lines.
 
-    Without a log daemon, the other modules would write to the console, which takes a millisecond.
+    The other modules would otherwise write to the console, which takes a millisecond.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")

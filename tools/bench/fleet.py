@@ -241,7 +241,7 @@ def proxy(port: int, target: int) -> None:
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: float) -> None:
-    """Copy from `reader` to `writer`, with a delay of half of AWAY. In the first `first` seconds, only read."""
+    """Copy from `reader` to `writer`, with a delay of half of AWAY. Data in the first `first` seconds is held back."""
     loop = asyncio.get_running_loop()
     ready = loop.time() + first
     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
