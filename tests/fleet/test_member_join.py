@@ -113,7 +113,7 @@ def test_a_host_joins_with_one_line(joining: Joining) -> None:
     assert modes == dict.fromkeys(("certificate.pem", "key.pem", "ca.pem"), 0o600)
     assert stat.S_IMODE(joining.folder.stat().st_mode) == 0o700
     text = joining.config.read_text()
-    assert text.startswith(SITE), "comments and other tables stay"
+    assert text.startswith(SITE), "comments and other tables are unchanged"
     assert sorted(joining.settings.authorities) == sorted(joining.authorities)
     assert parse_site(text).policy == {"prompt": "Code: "}
     Credentials.of(joining.settings).context()

@@ -1,4 +1,4 @@
-"""Tests of a sealed database: the steps of `pam-totp seal` with several authorities, and an authority that answers."""
+"""Tests of a sealed database: the steps of `pam-totp seal` with several authorities, and an authority's answers."""
 
 from __future__ import annotations
 

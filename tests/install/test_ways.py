@@ -97,7 +97,7 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[End]:
     """Yield the logins for all results of the modules. pam_rootok.so accepts no user of these tests."""
     modules = [module for _, module in stack.lines]
     free = [i for i, module in enumerate(modules) if module not in (*CONSTANT_RESULTS, "pam_totp.so")]
-    # auth_err and authinfo_unavail have the same action under each control that is a word
+    # auth_err and authinfo_unavail have the same action under each keyword control, such as `required`
     every = [RESULTS if stack.lines[i][0].startswith("[") else RESULTS[:3] for i in free]
     possible = (r[1:] if modules[i] == "pam_rootok.so" else r for i, r in zip(free, every, strict=True))
     for chosen in product(*possible):

@@ -38,7 +38,7 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give `answers`, each at both prompts, on one connection. Check that all are refused. Return the output."""
+    """Give `answers`, each at both prompts, on one connection. Check that each is refused. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:

@@ -106,7 +106,7 @@ class Site:
         command = [sys.executable, *program, "serve", *paths, "--log", "stderr", *options]
         with open(self.folder / "log", "ab") as log:
             self._service = subprocess.Popen(command, cwd=TREE, stderr=log)
-        until(lambda: self.socket.exists() or self._ended(), "the service makes its socket")
+        until(lambda: self.socket.exists() or self._ended(), "the service creates its socket")
         return self._service
 
     def _ended(self) -> bool:

@@ -211,7 +211,7 @@ class Packaged:
         self.seed = bytes.fromhex(seeds[-1].split(",")[1])
         file = self.shell("echo /root/box/*.token").strip()
         self.root.start("token-sim", "run", file, "--link", "/run/token")
-        until(self.root.path("/run/token").is_symlink, "the simulator makes its port")
+        until(self.root.path("/run/token").is_symlink, "the simulator creates its port")
 
     def press(self) -> str:
         return self.does("token-sim", "press", "--port", "/run/token", "--wait", "10").strip()
@@ -231,7 +231,7 @@ class Packaged:
         """Start the service by its command, since the root lacks systemd."""
         self.shell("install -d -o pam_totp /run/pam_totp")
         self.root.start("pam-totp", "serve", "--socket", "/run/pam_totp/socket", user="pam_totp", cwd="/")
-        until(self.root.path("/run/pam_totp/socket").exists, "the service makes its socket")
+        until(self.root.path("/run/pam_totp/socket").exists, "the service creates its socket")
 
     def sign_in(self, *answers: str) -> str:
         """Sign in to the portal with a user name, a password and, if given, a code. Return the next page's heading."""

@@ -66,7 +66,7 @@ class Hardware:
             self.now += ms
 
     def discharge(self, nah: int) -> None:
-        """Take `nah` nanoampere-hours from the battery."""
+        """Discharge the battery by `nah` nanoampere-hours."""
         self.charge = max(0, self.charge - nah * 3_600_000)
 
     def ms_until(self, charge: int, current: int) -> int | None:

@@ -77,7 +77,7 @@ class Costs(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-fleet", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50, help="logins in each way (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=50, help="logins of each kind (%(default)s)")
     parser.add_argument("--logins", type=int, default=4000, help="logins of each measurement of load (%(default)s)")
     args = parser.parse_args()
     if not enter_namespace("bench-fleet", "tools.bench.fleet"):
