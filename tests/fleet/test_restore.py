@@ -37,7 +37,7 @@ class Backup:
         self.database = fleet.url.split("/")[3].partition("?")[0]
         self.where: list[str | Path] = ["-h", self.server.folder, "-U", OWNER]
 
-    is_seen: bool  # by doctor
+    is_seen: bool  # doctor detects the restore
 
     def make(self) -> None:
         raise NotImplementedError

@@ -3,7 +3,7 @@
  * host CONFDIR SERVICE USER
  *
  * The application reads the answer from standard input, and gives it at each prompt. It sets PAM_AUTHTOK to the answer
- at a message of pam_echo, like an earlier module. It prints the result, and waits for the end of standard input.
+ * at a message of pam_echo, like an earlier module. It prints the result, and waits for the end of standard input.
  */
 #define _GNU_SOURCE
 #include <security/pam_appl.h>
