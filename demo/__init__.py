@@ -1,1 +1,1 @@
-"""Demonstrations: `make demo` and `make portal`. Both need `make build`, and write to a temporary folder only."""
+"""The programs of `make demo`, `make fleet-demo` and `make portal`. They write to a temporary folder only."""

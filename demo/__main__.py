@@ -35,11 +35,11 @@ MEANING = {ACCEPTED: "accepted", REFUSED: "refused"}
 def main(module: Path | str = MODULE) -> int:
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # print ? if the character set has no block characters
+        sys.stdout.reconfigure(errors="replace")  # print ? for a missing block character
     screen = Screen()
     screen.title("pam_totp: one-time codes as the second factor of a login")
     screen.text("Just watch: the demo presses the button of a simulated token, and types every answer itself.")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SystemExit removes the folder, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # remove the folder, as Ctrl-C does
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
         scene = Scene(Path(folder), module)
@@ -102,14 +102,14 @@ def log_in(
 def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     screen.step("Press the button, and log in with the new code")
     (code,) = token.press()
-    log_in(scene, screen, "a code logs in through the service", code)
+    log_in(scene, screen, "the service accepts a code", code)
 
     screen.step("Log in with the same code again: it must be refused")
-    log_in(scene, screen, "a used code is refused", code, expected=REFUSED)
+    log_in(scene, screen, "the service refuses a used code", code, expected=REFUSED)
 
     screen.step("Log in without the service: the module starts a helper")
     (code,) = token.press()
-    log_in(scene, screen, "a code logs in through a helper", code, service=BY_HELPER)
+    log_in(scene, screen, "a helper accepts a code", code, service=BY_HELPER)
 
     screen.step(f"Press the button {PRESSES_IN_THE_POCKET} times without a login: the next code must be refused")
     token.press(PRESSES_IN_THE_POCKET)
@@ -135,7 +135,7 @@ def resynchronise(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     screen.text(output)
     screen.result("pam-totp resync resynchronises the token", f"resync ended with status {status}", right=status == 0)
     (code,) = token.press()
-    log_in(scene, screen, "the next code logs in", code)
+    log_in(scene, screen, "the service accepts the next code", code)
 
 
 def phone(scene: Scene, screen: Screen) -> None:
@@ -160,7 +160,7 @@ def phone(scene: Scene, screen: Screen) -> None:
     screen.result(
         "a phone is enrolled by its QR code and its first code", f"enroll ended with status {status}", right=status == 0
     )
-    log_in(scene, screen, "a code from the phone logs in", totp(key, now))
+    log_in(scene, screen, "the service accepts a code of the phone", totp(key, now))
 
 
 def time_logins(scene: Scene, screen: Screen, token: PluggedToken) -> None:

@@ -3,8 +3,8 @@
 - Two members, two authorities, and a PostgreSQL primary with a synchronous standby, each in namespaces of its own.
 - The demo runs the commands that docs/fleet.md lists. All logins use the real libpam and the real module, some of them
   the real sshd.
-- It needs root for the namespaces. At its end, also by Ctrl-C, no process, file or network of it is left.
-- The exit status is 0 if every step had the expected result, else 1. Status 2: this machine cannot show the demo.
+- The demo needs root for the namespaces. When it ends, also by Ctrl-C, it removes its processes, files and networks.
+- The exit status is 0 if every step had the expected result, else 1. It is 2 if the demo cannot run on this machine.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from demo.hosts import HostError, Process
 from demo.scene import PluggedToken, make_token, plugged_in, wait_until
 from demo.screen import WIDTH, Screen
 
-PATIENCE, LIMIT = 1.5, 5.0  # seconds: until a member asks another authority, and for a whole question
-BUSY = 3.0  # seconds that a login may take in addition here, if this machine is busy
+PATIENCE, LIMIT = 1.5, 5.0  # seconds until a member asks another authority; maximum seconds of a question
+BUSY = 3.0  # additional seconds for a login in the demo, because this machine may be busy
 SITE = f"""\
 [store]
 url = "{{url}}"
@@ -60,8 +60,8 @@ def main() -> int:
         return 2
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # print ? if the character set has no block characters
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SystemExit ends the hosts, as Ctrl-C does
+        sys.stdout.reconfigure(errors="replace")  # print ? for a missing block character
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end the hosts, as Ctrl-C does
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     screen = Screen()
     screen.title("pam_totp: a fleet of hosts with one set of tokens")
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 class Demo:
-    """The steps, in their order."""
+    """The steps of the demo, in order."""
 
     def __init__(self, fleet: Fleet, screen: Screen) -> None:
         self._fleet, self._screen = fleet, screen
@@ -147,7 +147,7 @@ class Demo:
         self._start_authority(name)
 
     def _give_seal(self, first: str, name: str) -> None:
-        """Give the key of sealed records to another authority. Without python3-cryptography, no record is sealed."""
+        """Copy the key of sealed records to another authority. Records are sealed if python3-cryptography exists."""
         copy = "/root/seal"
         if not self._fleet[first].path(f"{ETC}/seal").exists():
             return
@@ -192,12 +192,12 @@ class Demo:
     def _logins(self) -> None:
         self._screen.step("Log in at both members: through libpam, and with ssh from the laptop")
         for name in MEMBERS:
-            self._log_in(f"a code logs in at {name}", name, self._press())
+            self._log_in(f"{name} accepts a code", name, self._press())
             code = self._press()
             self._screen.text(f"{USER}@laptop$ ssh {name}.{DOMAIN}", "36")
             attempt = self._fleet.ssh(name, code)
             self._screen.text(f"One-time code: {code}")
-            self._verdict(f"a key and a code log in at {name} by ssh", attempt)
+            self._verdict(f"sshd of {name} accepts a key and a code", attempt)
 
     def _race(self) -> None:
         self._screen.step("Type one code at both members at the same time: it must be accepted once")
@@ -213,67 +213,67 @@ class Demo:
         self._screen.step(f"Kill the process of the authority that web1 asks ({name}): logins must go on")
         self._authorities[name].kill()
         for member in MEMBERS:
-            self._log_in(f"an authority is killed, and a code logs in at {member}", member, self._press())
+            self._log_in(f"an authority is killed, and {member} accepts a code", member, self._press())
         self._start_authority(name)
 
     def _cut_off_from_one(self) -> None:
         name = self._asked()
-        self._screen.step(f"Cut web1 off from that authority ({name}), whose packets are now lost: a delay, once")
+        self._screen.step(f"Drop all packets between web1 and its authority ({name}): only one login must be delayed")
         self._fleet.cut("web1", name)
-        first = self._log_in("web1 is cut off from its authority, and a code logs in", "web1", self._press())
-        again = self._log_in("the next code logs in without delay", "web1", self._press())
+        first = self._log_in("web1 is cut off from its authority, and accepts a code", "web1", self._press())
+        again = self._log_in("web1 accepts the next code without delay", "web1", self._press())
         right = PATIENCE <= first.seconds < LIMIT and again.seconds < first.seconds
         happened = f"{first.seconds:.1f} s, then {again.seconds:.1f} s"
-        self._result(f"a lost authority costs {PATIENCE} s, once", happened, right=right)
+        self._result(f"an unreachable authority delays one login by {PATIENCE} s", happened, right=right)
         self._fleet.heal()
 
     def _cut_off_from_all(self) -> None:
-        self._screen.step("Cut web1 off from all authorities: it must refuse, except for a recovery code of web1")
+        self._screen.step("Cut web1 off from all authorities: it must refuse all codes except its recovery codes")
         codes = self._type("web1", "member", "break-glass", USER, "--count", "2", "--output", "-")
         recovery = next(line.split()[1] for line in codes.splitlines() if line.startswith(f"{USER} "))
         self._fleet.cut("web1", *AUTHORITIES)
         code = self._press()
-        promise = "web1 is cut off from all authorities, and a code is refused"
+        promise = "web1 is cut off from all authorities, and refuses a code"
         attempt = self._log_in(promise, "web1", code, accepted=False)
         promise = f"a member without authorities refuses within {LIMIT:.0f} s"
         self._result(promise, f"{attempt.seconds:.1f} s", right=attempt.seconds < LIMIT + BUSY)
         self._show_log("web1", UNREACHED)
-        self._log_in("the same code logs in at web2", "web2", code)
-        self._log_in("a recovery code of web1 is refused, if web1 does not allow it", "web1", recovery, accepted=False)
+        self._log_in("web2 accepts the same code", "web2", code)
+        self._log_in("web1 refuses a recovery code without break-glass", "web1", recovery, accepted=False)
         self._write("web1", "/etc/pam_totp.toml", 'centre_down = "break-glass"\n', add=True)
-        self._log_in("a recovery code of web1 logs in, if web1 allows it (break-glass)", "web1", recovery)
-        self._log_in("a used recovery code is refused", "web1", recovery, accepted=False)
+        self._log_in("web1 accepts a recovery code with break-glass", "web1", recovery)
+        self._log_in("web1 refuses a used recovery code", "web1", recovery, accepted=False)
         self._fleet.heal()
-        self._log_in("web1 reaches the authorities, and a code logs in", "web1", self._press())
+        self._log_in("web1 reaches the authorities, and accepts a code", "web1", self._press())
 
     def _failover(self) -> None:
-        self._screen.step("Cut the power of the primary, and promote the standby: a used code must stay used")
+        self._screen.step("Cut the power of the primary, and promote the standby: a used code must be refused")
         used = self._press()
-        self._log_in("a code logs in just before the primary is lost", "web2", used)
+        self._log_in("web2 accepts a code just before the primary is lost", "web2", used)
         self._screen.text("db1 loses its power. Patroni would promote db2; here, an administrator does so:")
         begun = time.monotonic()
         self._fleet["db1"].end()
         self._prompt("db2", "pg_ctl promote")
         self._fleet.promote("db2")
-        self._log_in("the new primary has no standby, and a code is refused", "web1", self._press(), accepted=False)
-        self._screen.text("db1 comes back, with an empty disk. pg_basebackup makes it the standby of db2:")
+        self._log_in("the new primary has no standby, and web1 refuses a code", "web1", self._press(), accepted=False)
+        self._screen.text("db1 starts again, with an empty disk. pg_basebackup makes it the standby of db2:")
         self._prompt("db1", "pg_basebackup --write-recovery-conf ...")
         self._fleet.return_database("db1")
         self._fleet.make_standby("db1", "db2")
         for member in MEMBERS:
-            self._log_in(f"the new primary has a standby, and a code logs in at {member}", member, self._press())
+            self._log_in(f"the new primary has a standby, and {member} accepts a code", member, self._press())
         self._screen.text(f"The failover took {time.monotonic() - begun:.1f} s, with a new standby.")
         for member in MEMBERS:
-            promise = f"the code from before the failure is refused at {member}"
+            promise = f"{member} refuses the code from before the failover"
             self._log_in(promise, member, used, accepted=False)
 
     def _revoke(self) -> None:
-        self._screen.step("Revoke web2, on whose kept connections the last login was")
+        self._screen.step("Revoke web2: it must be refused, also on its open connections")
         self._type("otp1", "member", "revoke", f"web2.{DOMAIN}", "--yes")
         code = self._press()
         self._log_in("a member is revoked, and its next login is refused", "web2", code, accepted=False)
         self._show_log("web2", NOT_A_MEMBER)
-        self._log_in("the same code logs in at web1", "web1", code)
+        self._log_in("web1 accepts the same code", "web1", code)
         self._type("otp1", "member", "list")
 
     def _logs(self) -> None:
@@ -289,7 +289,7 @@ class Demo:
         return code
 
     def _asked(self) -> str:
-        """Return the authority that web1 has asked last."""
+        """Return the authority that web1 asked last."""
         lines = self._fleet["web1"].log("accepted", "authority=")
         return lines[-1].partition("authority=")[2].partition(".")[0] if lines else AUTHORITIES[0]
 
@@ -310,7 +310,7 @@ class Demo:
         self._screen.result(promise, happened, right=right)
 
     def _type(self, name: str, *words: str, stdin: str = "") -> str:
-        """Run a pam-totp command on a host. It must succeed. Return its standard output."""
+        """Run a pam-totp command on a host. Return its standard output. Exit with a message if the command fails."""
         self._prompt(name, "pam-totp", *(f"'{word}'" if "&" in word else word for word in words))
         done = self._fleet[name].run("pam-totp", *words, stdin=stdin)
         self._screen.text(done.stdout + done.stderr)
@@ -323,11 +323,11 @@ class Demo:
         self._screen.text(f"{name}# {' '.join(words)}", "36")
 
     def _show_log(self, name: str, *words: str, count: int = 1) -> None:
-        """Print the last lines of the log of a host that contain all words."""
+        """Print the last `count` log lines of a host that contain all words."""
         self._screen.text("\n".join(self._fleet[name].log(*words)[-count:]))
 
     def _write(self, name: str, path: str, text: str, *, add: bool = False) -> None:
-        """Write a file as with an editor, and show it."""
+        """Write a file on a host, or append to the file. Print the command and the text."""
         self._prompt(name, "cat", ">>" if add else ">", path)
         self._screen.lines([f"    {part}" for line in text.splitlines() for part in textwrap.wrap(line, WIDTH) or [""]])
         old = self._fleet[name].path(path).read_text() if add else ""

@@ -114,7 +114,7 @@ class Fleet:
             self._furnish_member(self[name])
 
     def add(self, *names: str) -> None:
-        """Start hosts with these names. A new host replaces an old one of the same name."""
+        """Start hosts with these names. A new host replaces an old host of the same name."""
         made: list[Host] = []
         new = [partial(Host, name, ADDRESSES[name], self._mount, self._installed) for name in names]
         try:
@@ -196,7 +196,7 @@ class Fleet:
             settings.write(POSTGRESQL)
         self._start_database("db1")
         psql = _as_postgres("psql", "-v", "ON_ERROR_STOP=1", "-q")
-        # There is no standby yet, so these changes do not wait for one.
+        # These changes must not wait for a standby: the next call makes it.
         self._must("db1", *psql, stdin=f"SET synchronous_commit = local;\n{ROLES}")
         self.make_standby("db2", "db1")
         for name in AUTHORITIES:
@@ -264,7 +264,7 @@ def postgresql() -> Path | None:
 
 
 def missing() -> str | None:
-    """Return the reason why this machine cannot show the demo, or None."""
+    """Return the reason why the demo cannot run on this machine, or None."""
     if os.geteuid() != 0:
         return "root is required, because the demo makes namespaces (run 'sudo make fleet-demo')"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]

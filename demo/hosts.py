@@ -1,8 +1,8 @@
 """Hosts for the demo of a fleet: namespaces of this machine, each with its own files, processes, name and network.
 
 Rules:
-- The machine is unchanged. Each host has a new /etc, /var, /run, /home and /tmp in memory. Its /usr is an overlay of
-  the machine's /usr, with an installed pam_totp.
+- The hosts do not change the machine. Each host has a new /etc, /var, /run, /home and /tmp in memory. Its /usr is an
+  overlay of the machine's /usr, with an installed pam_totp.
 - All hosts are connected by a router, in a further namespace. No host reaches another network. `cut` drops the packets
   between two hosts, in both directions.
 - Process 1 of a host ends with this process, even if this process is killed. The kernel then ends all other processes
@@ -85,7 +85,7 @@ exec chroot . sh -c "$4"
 
 
 class HostError(Exception):
-    """This machine cannot make a host. The message gives the reason."""
+    """The error if this machine cannot make a host. The message gives the reason."""
 
 
 class _Namespace:
@@ -101,7 +101,7 @@ class _Namespace:
             text=True,
             start_new_session=True,
         )
-        self.pid = 0  # of process 1, as this process sees it
+        self.pid = 0  # the pid of process 1 in this process's namespace
 
     def wait(self) -> None:
         """Wait until process 1 is ready. Raise HostError if it ends."""

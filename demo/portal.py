@@ -36,7 +36,7 @@ class OnePassword:
 
 
 def hand_out(made: Made, store: FileStore) -> str:
-    """Add the token to the user's record, unconfirmed, with a ticket for a phone. Return the ticket."""
+    """Add the token, unconfirmed, and a ticket for a phone to the user's record. Return the ticket."""
     now = int(time.time())
     token = HotpToken(
         name="key ring",
@@ -59,7 +59,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, ticket: s
         f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n"
         f"   ticket        {ticket}\n\n"
-        f'The ticket sets up a phone. Or put the key fob "key ring" into use: its serial\n'
+        f'The ticket sets up a phone. Or activate the key fob "key ring": its serial\n'
         f"number is {serial}. When the portal asks for codes of that key fob, run this\n"
         f"command, which presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"

@@ -83,7 +83,7 @@ class Scene:
             self._service.wait()
 
     def log_in(self, answers: Iterable[str], service: str) -> Attempt:
-        """Log in through libpam, with one of `answers` at each prompt, and with none when they are used up."""
+        """Log in through libpam, with one of `answers` at each prompt. Cancel a prompt after the last answer."""
         dialogue: list[str] = []
         left = iter(answers)
 

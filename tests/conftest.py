@@ -75,7 +75,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way(request: pytest.FixtureRequest, site: Site) -> str:
-    """Configure the PAM service `demo`, and return its way: `spawn` (start a helper) or `socket` (ask the service)."""
+    """Configure the PAM service `demo`. Return its verifier: `spawn` (a new helper) or `socket` (the service)."""
     way: str = request.param
     if way == "socket":
         site.start()
@@ -85,7 +85,7 @@ def way(request: pytest.FixtureRequest, site: Site) -> str:
 
 @pytest.fixture
 def obeyed_way(way: str) -> str:
-    """Return `way`, or skip the test: the service accepts the module's arguments only from root."""
+    """Return `way`. Skip the test if the service would ignore the module's arguments."""
     if way == "socket" and os.geteuid() != 0:
         pytest.skip("requires root: the service accepts the module's arguments only from root")
     return way

@@ -79,7 +79,7 @@ def test_success_and_ignore_request_no_delay(setup: Setup, result: bytes) -> Non
 
 
 def test_the_delay_of_a_login_that_a_later_module_refuses_is_the_same(setup: Setup) -> None:
-    """Otherwise, with `forward_pass`, a missing delay would show a right code before the password check."""
+    """A missing delay would show a right code before the password check, with `forward_pass`."""
     with setup.service(play(b"r0")) as service:
         for arguments, least in ((service.argument, 1), (f"{service.argument} nodelay", 0)):
             pamconf.service(setup.folder, "demo", f"auth required {RELAY} {arguments}", "auth required pam_deny.so")

@@ -34,15 +34,15 @@ class ClientError(Exception):
 
 
 class PortError(ClientError):
-    """The port is missing, busy or unplugged."""
+    """The error if the port is missing, busy or unplugged."""
 
 
 class Timeout(ClientError):
-    """The token did not answer in time."""
+    """The error if the token does not answer in time."""
 
 
 class Refused(ClientError):
-    """The reply of the token is an error. `name` is the error's name in the protocol, such as BUSY."""
+    """The error if the reply of the token is ERR. `name` is the error's name in the protocol, such as BUSY."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -188,7 +188,7 @@ class Client:
 
 
 def check_url(url: str) -> str:
-    """Return `url`. Raise ValueError if it is a network URL without a valid port number."""
+    """Return `url`. Raise ValueError if it is a network URL with an invalid host or port."""
     if network := NETWORK_URL.fullmatch(url):
         text = network["port"] or ""
         if not (network["host"] and text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PORT):
@@ -221,7 +221,7 @@ def _open(url: str) -> Any:
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:
-        # Without `exclusive`, two clients would each receive a part of the bytes.
+        # Two clients would each receive a part of the bytes without `exclusive`.
         options: dict[str, Any] = {"exclusive": True}
     else:
         options = {}

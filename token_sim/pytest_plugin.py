@@ -58,7 +58,7 @@ def token_sim_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Call
 
 @pytest.fixture(scope="session")
 def token_sim_session_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveToken]]:
-    """Return a function like that of `token_sim_factory`. Its tokens live until the end of the session."""
+    """Return a function like that of `token_sim_factory`. Its tokens run until the end of the session."""
     with ExitStack() as tokens:
         yield _factory(tmp_path_factory, tokens)
 

@@ -62,7 +62,7 @@ def as_text(catalog: Catalog) -> str:
 
 
 def missing(catalog: Catalog) -> Iterator[str]:
-    """Yield each text that lacks a translation, or has one that a person must check (fuzzy)."""
+    """Yield each text whose translation is missing, or must be checked by a person (fuzzy)."""
     for message in catalog:
         translations = message.string if isinstance(message.string, (tuple, list)) else (message.string,)
         if message.id and (message.fuzzy or not all(translations)):

@@ -36,7 +36,7 @@ def test_answers_are_counted_by_service_outcome_and_reason() -> None:
     assert 'pam_totp_answers_total{service="sshd",outcome="accepted",reason="code"} 2' in lines(figures)
     assert 'pam_totp_answers_total{service="sudo",outcome="refused",reason="wrong"} 1' in lines(figures)
     assert 'pam_totp_logins_total{service="sshd",result="accepted"} 1' in lines(figures)
-    assert not re.search("alice|bob|blue|192", text), "no names in labels"
+    assert not re.search("alice|bob|blue|192", text), "a label contains no user name"
 
 
 def test_every_outcome_of_an_answer_has_its_own_reason() -> None:
@@ -76,7 +76,7 @@ def test_an_untrusted_account_adds_no_name() -> None:
     figures.login("sshd", "refused", may_name=False)
     found = lines(figures)
     assert f'pam_totp_logins_total{{service="{OTHER}",result="refused"}} 1' in found
-    assert 'pam_totp_logins_total{service="sshd",result="refused"} 1' in found, "a known name is counted"
+    assert 'pam_totp_logins_total{service="sshd",result="refused"} 1' in found, "the service name is already known"
 
 
 def test_times_and_distances_are_histograms() -> None:

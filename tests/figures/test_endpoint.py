@@ -26,7 +26,7 @@ GET = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Served:
-    """An endpoint with counters, at a path that every account can reach. `problems` has the logged errors."""
+    """An endpoint with counters, at a path that every account can reach. `problems` lists the logged errors."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self.figures, self.problems = folder / "figures", Figures(), list[str]()
@@ -163,7 +163,7 @@ def test_the_number_and_the_time_of_requests_are_bounded(served: Served, monkeyp
     for client in stuck:
         with client:
             assert b"200" not in received(client)
-    until(lambda: served.asked(GET).startswith(b"HTTP/1.1 200 "), "the places of stuck readers become free")
+    until(lambda: served.asked(GET).startswith(b"HTTP/1.1 200 "), "the endpoint drops the stuck readers")
 
 
 def test_a_path_that_cannot_be_used_is_logged_and_kept(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_socket_of_an_ended_service_is_replaced(served: Served) -> None:
     successor = Endpoint(str(served.path), Figures(), SERVICE, served.problems.append)
     successor.open()
     served.endpoint.close()
-    assert fetch(str(served.path), reasons=True), "the end of the first service keeps the socket of the second"
+    assert fetch(str(served.path), reasons=True), "the first service must not unlink its successor's socket"
     successor.close()
     assert not served.path.exists()
     assert served.problems == []
@@ -208,7 +208,7 @@ def test_a_service_that_has_no_figures_is_out_of_reach(tmp_path: Path) -> None:
 
 
 def sample(site: Site, line: str) -> int:
-    """Return the value of a sample, which begins with `line`, or 0."""
+    """Return the value of the sample whose line begins with `line`, or 0 if it is missing."""
     text = fetch(str(site.folder / "figures"), reasons=True).replace('role="service",', "")
     return next((int(found.rpartition(" ")[2]) for found in text.splitlines() if found.startswith(line)), 0)
 
@@ -239,7 +239,7 @@ def test_an_error_line_of_the_service_is_counted(site: Site) -> None:
     site.path().write_text("damaged")
     assert site.login(codes(0)).result is Result.AUTHINFO_UNAVAIL
     assert sample(site, 'pam_totp_errors_total{role="service"}') >= 1
-    until(lambda: sample(site, 'pam_totp_logins_total{service="demo",result="unavailable"}') == 1, "it is counted")
+    until(lambda: sample(site, 'pam_totp_logins_total{service="demo",result="unavailable"}') == 1, "a counted login")
 
 
 def test_logins_succeed_without_a_place_for_the_figures(site: Site) -> None:

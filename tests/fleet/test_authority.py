@@ -1,4 +1,4 @@
-"""Tests of an authority over HTTPS: certificates, permissions, dialogues, joining, renewal, and its end."""
+"""Tests of an authority over HTTPS: certificates, permissions, dialogues, joining, renewal, and shutdown."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def other_ca(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Issuer:
     return Issuer(str(folder / "ca.pem"), str(folder / "ca.key"))
 
 
-WRONG = {  # kind: the reason in the log of the authority, and the alert to the member
+WRONG = {  # kind of certificate -> reason in the authority's log, TLS alert to the member
     "expired": ("certificate has expired", "certificate expired"),
     "400 days early": ("certificate is not yet valid", "bad certificate"),
     "self-signed": ("self-signed certificate", "unknown ca"),
@@ -208,13 +208,13 @@ def test_begin_passes_by_grace_and_nullok_of_the_authority_only(fleet: Fleet) ->
         assert client.ask(question(user, codes(0), service="graceful")).accepted
         assert begin(client, user, "graceful") == "grace"
     with fleet.member().client() as client:
-        assert begin(client, user, "graceful") is None, "grace belongs to one member"
+        assert begin(client, user, "graceful") is None, "grace must count at one member only"
 
 
 def test_a_guessing_member_is_held_while_others_log_in(fleet: Fleet) -> None:
     user, guesser, honest = fleet.user(), fleet.member(), fleet.member()
     with guesser.client() as client, honest.client() as other:
-        for number in range(3 * BURST):  # more than come back meanwhile
+        for number in range(3 * BURST):  # more than the budget regains meanwhile
             assert not client.ask(question(f"unknown{number}", "000000")).accepted
         assert not client.ask(question(user, codes(0))).accepted
         assert other.ask(question(user, codes(0))).accepted
@@ -279,7 +279,7 @@ def test_a_wrong_token_or_request_joins_nothing(fleet: Fleet) -> None:
     fleet.authorities[0].waits_for("refused: wrong join token", f"rhost={HOST}")
     status, content = join(fleet, line, csr="no request")
     assert (status, content) == (400, {"error": "the certificate request must be in PEM"})
-    assert join(fleet, line)[0] == 200, "the token is not used up by a wrong request"
+    assert join(fleet, line)[0] == 200, "a refused request must not use up the token"
 
 
 def test_a_renewed_certificate_is_used_from_then_on(fleet: Fleet) -> None:
@@ -289,7 +289,7 @@ def test_a_renewed_certificate_is_used_from_then_on(fleet: Fleet) -> None:
         assert old.post(wire.RENEW_PATH, wire.Renew(csr=request)).status == 200
         status, content = old.post(wire.RENEW_PATH, wire.Renew(csr=request))
         assert status == 200
-        assert old.ask(question(user, codes(0))).accepted, "until the new one is used"
+        assert old.ask(question(user, codes(0))).accepted, "the new certificate is still unused"
         member.certificate.write_text(content["certificate"])
         assert member.ask(question(user, codes(1)), 1).accepted
         assert old.post(wire.ANSWER_PATH, question(user, codes(2))).status == 401
@@ -310,7 +310,7 @@ def test_health_has_the_clock_of_the_database_and_the_days_left(fleet: Fleet) ->
 
 @contextmanager
 def unreachable(fleet: Fleet) -> Iterator[None]:
-    """Keep the authorities from their database."""
+    """Make the database unavailable to the authorities."""
     name = fleet.url.split("/")[3].partition("?")[0]
     end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     fleet.server.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", end)
@@ -392,7 +392,7 @@ def test_a_stop_completes_the_question_that_was_received(fleet: Fleet) -> None:
             asking.start()
             until(lambda: waiting(fleet), "the question waits for the record")
             authority.send_signal(signal.SIGTERM)
-            until(lambda: not listens(authority.port), "no connection is accepted any more")
+            until(lambda: not listens(authority.port), "the authority closes its listening socket")
         assert authority.end(0) == 0
         asking.join()
         assert [verdict.by for verdict in verdicts] == ["code"]
@@ -436,7 +436,7 @@ def test_a_reload_reads_the_certificates_again_and_survives_bad_ones(fleet: Flee
 
 
 def test_a_renewal_that_an_authority_delays_shuts_no_member_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise another authority renews it meanwhile, and the delayed certificate then ends that one."""
+    """The delayed certificate must not invalidate a newer certificate of another authority."""
     member, slow = fleet.member(), fleet.authorities[0]
     member.folder.chmod(0o700)
     for path in (member.key, member.certificate, member.ca):

@@ -1,4 +1,4 @@
-"""Tests of the decisions of an authority: dialogues over questions, repeats, permissions, budgets, grace and nullok."""
+"""Tests of the decisions of an authority: dialogues, repeated questions, permissions, budgets, grace and nullok."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Authority:
 
 
 def question(answer: str, *before: str, id: str | None = None, **fields: Any) -> Question:
-    """Return a question of a new login, or of the login `id`. `before` are the refused answers before it."""
+    """Return a question of a new login, or of the login `id`. `before` lists its refused answers."""
     given: dict[str, Any] = {"user": "alice", "service": "sshd", "rhost": "192.0.2.7", "tty": "ssh"} | fields
     first, second = (*before, None, None)[:2]
     return Question(id=id or secrets.token_hex(16), answer=answer, first=first, second=second, **given)
@@ -195,8 +195,8 @@ def test_two_prompts_accept_two_codes_in_a_row(authority: Authority) -> None:
     assert not authority.ask(first).accepted
     assert authority.record().failures == 1
     verdict = authority.ask(question(code(41), code(40), id=first.id))
-    assert verdict == Verdict(verdict="accepted", by="row"), "the refusal of this dialogue is not mentioned"
-    assert authority.record().failures == 0, "its failure is taken back"
+    assert verdict == Verdict(verdict="accepted", by="row"), "no message about the refusal in this dialogue"
+    assert authority.record().failures == 0, "the failure of the first answer is removed"
     assert authority.counter() == 42
 
 
@@ -204,7 +204,7 @@ def test_an_earlier_answer_that_was_never_asked_counts_nothing(authority: Author
     authority.put(failures=3, failures_at=2**31)
     verdict = authority.ask(question(code(41), code(40)))
     assert verdict.by == "row", "two codes in a row are accepted in one answer, too"
-    assert authority.record().failures == 3, "no failure is taken back"
+    assert authority.record().failures == 3, "no failure is removed"
 
 
 def test_a_failure_that_another_login_added_is_not_taken_back(authority: Authority) -> None:
@@ -222,7 +222,7 @@ def test_three_prompts_accept_three_codes_in_a_row(authority: Authority) -> None
     assert authority.ask(first) == Verdict(verdict="refused")
     second = question(code(6), code(5), id=first.id)
     assert authority.ask(second) == Verdict(verdict="refused", again=True)
-    assert authority.ask(second) == Verdict(verdict="refused", again=True), "from the stored verdict"
+    assert authority.ask(second) == Verdict(verdict="refused", again=True), "the stored verdict"
     third = question(code(7), code(5), code(6), id=first.id)
     verdict = authority.ask(third)
     assert (verdict.verdict, verdict.by) == ("accepted", "row")
@@ -312,11 +312,11 @@ def test_a_guessing_member_needs_two_codes_in_a_row(authority: Authority) -> Non
     assert authority.ask(question(f"{code(0)} {code(1)}")).by == "row"
     lone = question(code(2))
     authority.ask(lone)
-    assert authority.ask(question(code(3), code(2), id=lone.id)).by == "row", "over two prompts, too"
+    assert authority.ask(question(code(3), code(2), id=lone.id)).by == "row", "at two prompts, too"
     assert authority.ask(question(code(0), user="bob", service="sudo"), DB).accepted, "another member is not affected"
     authority.now += 1.0
     assert authority.ask(question(code(4))).accepted
-    assert len([line for line in authority.lines if "too many refused answers" in line]) == 1, "one a minute"
+    assert len([line for line in authority.lines if "too many refused answers" in line]) == 1, "one line a minute"
 
 
 def test_right_codes_use_no_budget(authority: Authority) -> None:
@@ -325,14 +325,14 @@ def test_right_codes_use_no_budget(authority: Authority) -> None:
 
 
 def test_codes_in_a_row_give_back_the_refusals_of_their_login(authority: Authority) -> None:
-    """A busy member would otherwise need two codes in a row until its users stay away."""
+    """A busy member would otherwise need two codes in a row until its users stop logging in."""
     for number in range(BURST):
         authority.ask(question("000000", user=f"user{number}"))
     for number in range(0, 2 * BURST, 2):
         first = question(code(number))
         assert not authority.ask(first).accepted
         assert authority.ask(question(code(number + 1), code(number), id=first.id)).accepted
-    assert authority.ask(question(f"{code(40)} {code(41)}", "000000")).accepted, "an answer that was never asked"
+    assert authority.ask(question(f"{code(40)} {code(41)}", "000000")).accepted, "an unseen first answer"
     assert not authority.ask(question(code(42))).accepted
     authority.now += 1.0
     assert authority.ask(question(code(42))).accepted
@@ -351,7 +351,7 @@ def test_the_budget_shows_no_right_code_that_is_not_used_up(authority: Authority
     assert authority.ask(question(code(0))).accepted
 
 
-PROBES: dict[str, tuple[str, str]] = {  # what a stolen member wants to know: user and answer of a probe
+PROBES: dict[str, tuple[str, str]] = {  # fact that a stolen member might probe -> user, answer
     "unknown": ("nobody", "000000"),
     "unknown, malformed": ("nobody", ""),
     "enrolled": ("bob", "000000"),
@@ -365,7 +365,7 @@ PROBES: dict[str, tuple[str, str]] = {  # what a stolen member wants to know: us
 @pytest.mark.parametrize("repeats", [False, True])
 @pytest.mark.parametrize("probe", PROBES)
 def test_the_budget_shows_nothing_of_a_refused_answer(authority: Authority, probe: str, repeats: bool) -> None:
-    """A stolen member with one right code of an own user would otherwise guess codes in a row one by one."""
+    """A stolen member with a right code of one of its users could otherwise guess codes in a row one at a time."""
     authority.put("bob", failures=20, failures_at=2**31)
     authority.put("carol", tokens=(fob(counter=5),))
     user, answer = PROBES[probe]
@@ -397,7 +397,7 @@ def test_an_answer_asked_again_costs_the_same_search(
 
 def test_a_budget_of_refused_answers_comes_back_with_time() -> None:
     budgets = Budgets()
-    for _ in range(BURST + 4):  # more than the budget, because some were decided at the same time
+    for _ in range(BURST + 4):  # above the budget, because some answers are decided at the same time
         budgets.count("web1", 10.0)
     assert budgets.is_used_up("web1", 12.0)
     assert not budgets.is_used_up("web1", 12.5)
@@ -405,7 +405,7 @@ def test_a_budget_of_refused_answers_comes_back_with_time() -> None:
     for _ in range(100 * BURST):
         budgets.count("web2", 10.0)
     assert budgets.is_used_up("web2", 69.0)
-    assert not budgets.is_used_up("web2", 70.5), "a flood holds the honest users for a minute more"
+    assert not budgets.is_used_up("web2", 70.5), "a flood may hold honest users for one more minute"
     assert [budgets.is_alarm_due("web1", now) for now in (0.0, 59.0, 60.0, 61.0)] == [True, False, True, False]
 
 

@@ -27,7 +27,7 @@ def shown(pem: str, *options: str) -> str:
 
 
 def days(pem: str) -> tuple[float, float]:
-    """Return the days since a certificate is valid, and those until it ends."""
+    """Return the days since the start of a certificate's validity, and the days until its end."""
     lines = dict(line.split("=") for line in shown(pem, "-dates").splitlines())
     now = ssl.cert_time_to_seconds(
         subprocess.run(

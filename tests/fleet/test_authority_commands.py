@@ -26,7 +26,7 @@ AUTHORITY = "[authority]\naddresses = ['otp1.example.org:8443', '[2001:db8::1]:8
 
 
 class Place:
-    """A site file of an authority whose certificates are in a folder that is missing at first."""
+    """A site file of an authority. The folder of its certificates is missing at first."""
 
     def __init__(self, folder: Path) -> None:
         self.config, self.tls = folder / "site.toml", folder / "etc/authority"
@@ -55,7 +55,7 @@ def test_init_makes_what_is_missing_and_keeps_the_rest(place: Place) -> None:
         f"made: {place.files[name]}" for name in ("ca_key", "ca", "key", "certificate")
     ]
     modes = {name: path.stat().st_mode & 0o777 for name, path in place.files.items()}
-    assert {modes["key"], modes["ca_key"]} == {0o600}, "without the account of the service, the owner only"
+    assert {modes["key"], modes["ca_key"]} == {0o600}, "only the owner may read keys: the service's account is missing"
     texts = {name: path.read_text() for name, path in place.files.items()}
     assert "next: 'pam-totp store init URL'" in made.stdout
     assert "next: " not in place.run("authority", "init").stdout
@@ -105,7 +105,7 @@ def test_a_second_authority_needs_the_key_of_the_ca_for_its_certificate(place: P
 def test_init_lets_the_service_read_copied_keys(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A copy of the CA's files by scp belongs to root alone."""
+    """Files of the CA that an administrator copies with scp belong to root alone."""
     words = ["authority", "init", "--config", str(place.config)]
     assert main(words) == 0
     monkeypatch.setattr("pam_totp.cli.authority._group", lambda: 33)
@@ -115,7 +115,7 @@ def test_init_lets_the_service_read_copied_keys(
     assert f"kept: {place.files['ca_key']}, which the service may read now\n" in capsys.readouterr().out
     for key in (place.files["key"], place.files["ca_key"]):
         assert (key.stat().st_gid, key.stat().st_mode & 0o777) == (33, 0o640)
-    assert place.files["ca"].stat().st_gid == 0, "every account may read it"
+    assert place.files["ca"].stat().st_gid == 0, "the certificate is public: its group is unchanged"
     assert main(words) == 0
     assert f"kept: {place.files['ca_key']}\n" in capsys.readouterr().out
 
@@ -124,7 +124,7 @@ def test_init_lets_the_service_read_copied_keys(
 def test_init_permits_the_network_to_logins_of_the_authority(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The unit of the service has no network, and an authority can ask for codes of its own administrators."""
+    """Logins at the authority reach the database through the service, and the service's unit denies it the network."""
     written: list[bool] = []
 
     def permit() -> bool:
@@ -136,7 +136,7 @@ def test_init_permits_the_network_to_logins_of_the_authority(
     words = ["authority", "init", "--config", str(place.config)]
     place.write(f"{place.text}[store]\nurl = 'postgresql:///otp'\n")
     assert main(words) == 0
-    assert not written, "this site file is not that of the host"
+    assert not written, "the host uses another site file"
     monkeypatch.setattr("pam_totp.cli.authority.site_file", lambda _: str(place.config))
     capsys.readouterr()
     assert main(words[:2]) == 0
@@ -208,7 +208,7 @@ def test_serve_names_an_address_that_is_in_use(fleet: Fleet, place: Place) -> No
 
 
 def test_serve_tells_systemd_that_it_listens(fleet: Fleet, tmp_path: Path) -> None:
-    """`systemctl start` then ends only when members can connect, or with an error."""
+    """`systemctl start` then returns only when members can connect, or with an error."""
     started = fleet.authorities[0].config.read_text()
     config, port = tmp_path / "site.toml", free_port()
     config.write_text(started.replace(f":{fleet.authorities[0].port}'", f":{port}'", 1))

@@ -1,4 +1,4 @@
-"""Tests of what unknown peers and slow clients can do to an authority, in this process, with short limits."""
+"""Tests of an authority against unknown peers and slow clients, in this process, with short limits."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def here(fleet: Fleet) -> Here:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make all limits of time short."""
+    """Shorten all time limits."""
     for name in ("HANDSHAKE", "REQUEST", "SILENCE"):
         monkeypatch.setattr(connections, name, 0.2)
 
 
 def ends(connection: socket.socket) -> bool:
-    """Wait until the server closes the connection."""
+    """Return True if the server closes the connection before the socket's timeout."""
     try:
         while connection.recv(4096):
             pass
@@ -171,14 +171,14 @@ def test_an_idle_connection_of_a_member_is_kept(here: Here) -> None:
         with Client(here.port, member.context()) as client:
             assert client.ask(question(user, codes(0))).accepted
             with here.plain() as slow:
-                assert ends(slow)  # takes longer than a request may
+                assert ends(slow)  # longer than the limit of a request
             assert client.ask(question(user, codes(1))).accepted
 
     here.serve(work)
 
 
 def test_an_idle_connection_takes_less_than_100_kib(fleet: Fleet) -> None:
-    """Ten thousand members keep connections, and asyncio's default buffers alone would take 2.5 GB."""
+    """Asyncio's default buffers for the connections of ten thousand members would take 2.5 GB."""
     member, status = fleet.member(), Path(f"/proc/{fleet.authorities[1].pid}/status")
 
     def resident() -> int:
@@ -243,15 +243,15 @@ def test_connections_of_one_member_beyond_its_share_count_as_unknown(
 
 def test_a_host_with_many_ipv6_links_leaves_room_for_others(here: Here) -> None:
     def admitted(site: int, home: int) -> int:
-        """Return how many connections from all links of a home were admitted."""
+        """Return the number of admitted connections from all 256 /64 networks of a /56 network."""
         peers = [parse(f"2001:db8:{site:x}:{home:02x}{link:02x}::1") for link in range(256)]
         return sum(made.admit(networks(peer), str(peer)) for peer in peers if peer is not None for _ in range(5))
 
     async def run() -> None:
         first = networks(ip_address("2001:db8:1::1"))
-        assert sum(made.admit(first, "peer") for _ in range(300)) == 256, "one link"
-        assert [admitted(1, 0), admitted(1, 1), admitted(1, 2)] == [744, 1000, 0], "homes of one site"
-        assert admitted(2, 0) == 1000, "another site"
+        assert sum(made.admit(first, "peer") for _ in range(300)) == 256, "one /64 network"
+        assert [admitted(1, 0), admitted(1, 1), admitted(1, 2)] == [744, 1000, 0], "/56 networks of one /48"
+        assert admitted(2, 0) == 1000, "another /48"
         for _ in range(256):
             made.forget_unknown(first)
         assert admitted(1, 2) == 256
@@ -261,7 +261,7 @@ def test_a_host_with_many_ipv6_links_leaves_room_for_others(here: Here) -> None:
 
 
 def until_admitted(here: Here) -> None:
-    """Connect until the server has noticed that another connection has ended."""
+    """Connect repeatedly, until the server has noticed the end of another connection and admits the new one."""
     for _ in range(1000):
         try:
             here.encrypted().close()
@@ -296,7 +296,7 @@ def test_malformed_messages_get_400_and_decide_nothing(here: Here) -> None:
         with Client(here.port, member.context()) as client:
             for body in bodies():
                 status, content = client.send("POST", wire.ANSWER_PATH, body)
-                # A damaged text may still be a valid question, of another user.
+                # A damaged text can still be a valid question about another user.
                 assert status == 400 or content == {"verdict": "refused", "messages": [], "by": None, "again": False}
                 assert content.keys() in ({"error"}, {"verdict", "messages", "by", "again"})
             assert client.send("GET", "/").status == 404
@@ -391,7 +391,7 @@ BEGIN = wire.Begin(user="alice", service="sshd", rhost=None).to_json()
 def test_a_refusal_has_its_delay_and_a_stop_ends_it(
     here: Here, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
 ) -> None:
-    """Otherwise its time would show a stolen member which work came before it."""
+    """A refusal without a delay would show a stolen member the time of the work before the refusal."""
     monkeypatch.setattr(Answers, "refusal_delay", lambda *_: 10 * PATIENCE)
     monkeypatch.setattr(server, "ASK_DELAY", 10 * PATIENCE)
     member, user = here.fleet.member(), here.fleet.user()
@@ -415,7 +415,7 @@ def test_a_refusal_has_its_delay_and_a_stop_ends_it(
 
 
 def test_a_flood_of_requests_causes_one_line_and_slow_replies(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stolen member could otherwise fill the log with a line for each request that was not decided."""
+    """A stolen member could otherwise fill the log with a line for each undecided request."""
     monkeypatch.setattr(workers, "MEMBER_WAITING", 0)
     monkeypatch.setattr(connections, "SILENCE", PATIENCE)
     member, waits = here.fleet.member(), list[float]()
@@ -523,7 +523,7 @@ def test_a_request_without_a_thread_in_time_fails(monkeypatch: pytest.MonkeyPatc
 
 
 def test_many_requests_of_one_member_leave_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stolen member could otherwise fill the queue, so that every other member gets 503."""
+    """A stolen member could otherwise fill the queue, so that every other member gets the status 503."""
     monkeypatch.setattr(workers, "WAITING", 8)
     monkeypatch.setattr(workers, "MEMBER_WAITING", 4)
 

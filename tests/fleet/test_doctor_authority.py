@@ -93,7 +93,7 @@ def test_an_authority_in_order_has_facts_and_no_findings(host: Host) -> None:
     list(authority(context))
     assert [fact.name for fact in context.facts] == [str(host.certificate), str(host.ca), "members"]
     certificate, ca = (fact.value["days"] for fact in context.facts[:2])
-    assert (certificate in (824, 825), ca in (3649, 3650)) == (True, True), "825 days and 10 years, less some seconds"
+    assert (certificate in (824, 825), ca in (3649, 3650)) == (True, True), "825 days and 10 years, minus some seconds"
     assert context.facts[2].value.keys() == {"joined", "added", "revoked"}
 
 
@@ -131,7 +131,7 @@ def test_the_rights_of_a_file_have_an_exact_remedy(host: Host, name: str, change
     assert (finding.severity, finding.code) == (ERROR, Code.AUTHORITY_FILE)
     assert finding.what == f"{path}: {words}"
     for command in finding.remedy.split("'")[1::2]:
-        assert os.system(command) == 0  # noqa: S605  the command that the finding names
+        assert os.system(command) == 0  # noqa: S605  the remedy of the finding
     assert host.examine() == []
 
 
@@ -199,7 +199,7 @@ def test_a_certificate_of_another_ca_is_an_error(host: Host) -> None:
     host.ca.write_text(make_ca(key, "another"))
     found = codes(host.examine())
     assert found.count((ERROR, Code.AUTHORITY_CERTIFICATE)) == 2
-    assert (ERROR, Code.AUTHORITY_NOT_RUNNING) in found, "the one that listens is of the old CA"
+    assert (ERROR, Code.AUTHORITY_NOT_RUNNING) in found, "the certificate of the listening authority is of the old CA"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_another_authority_out_of_reach_is_a_warning(host: Host) -> None:
 
 
 def test_a_server_on_every_address_is_asked_on_loopback(host: Host) -> None:
-    host.listen = host.listen.replace("127.0.0.1", "0.0.0.0")  # noqa: S104  nothing listens for this
+    host.listen = host.listen.replace("127.0.0.1", "0.0.0.0")  # noqa: S104  only a setting: no socket is opened
     assert host.examine() == []
 
 
@@ -260,7 +260,7 @@ def test_a_clock_that_is_certainly_a_second_off_is_a_warning() -> None:
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_CLOCK)
     assert finding.what == "the clock of otp2:8443 is at least 9 s behind that of this host"
     slow = Answer("otp2:8443", None, None, 999_998, now, 0.5)
-    assert checks_authority._apart(slow) == 0, "it may have sent its time before it waited"
+    assert checks_authority._apart(slow) == 0, "the authority may have read its clock before the delay"
 
 
 # ---- members
@@ -268,7 +268,7 @@ def test_a_clock_that_is_certainly_a_second_off_is_a_warning() -> None:
 
 @pytest.fixture
 def own(fleet: Fleet) -> Iterator[Fleet]:
-    """Yield the fleet. Take back the groups that a test has made."""
+    """Yield the fleet. Delete the groups that a test has made."""
     before = fleet.members.groups()
     yield fleet
     after = fleet.members.groups()
@@ -290,7 +290,7 @@ def test_members_and_groups_with_a_problem_are_named(own: Fleet, host: Host) -> 
     own.members.put("unused", ["alice"])
     found = {f.code: f for f in authority(host.context())}
     assert mute in found[Code.MEMBERS_WITHOUT_USERS].what
-    assert gone not in found[Code.MEMBERS_WITHOUT_USERS].what, "it is revoked"
+    assert gone not in found[Code.MEMBERS_WITHOUT_USERS].what, "the member is revoked"
     assert found[Code.GROUP_NOT_FOUND].what == (
         "members of web may ask for the users of staff, but that group has no user"
     )

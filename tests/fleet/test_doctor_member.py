@@ -1,4 +1,4 @@
-"""Tests of doctor on a member of a fleet, with real authorities, and with scripted ones for what they never say."""
+"""Tests of doctor on a member of a fleet, with real authorities, and with scripted authorities for rare replies."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_member_in_order_has_facts_and_no_findings(fleet: Fleet, tmp_path: Pat
     assert list(member(context)) == []
     names = [f"authority {address}" for address in fleet.addresses]
     assert [fact.name for fact in context.facts] == ["certificate", *names]
-    assert context.facts[0].value in ({"days": 89}, {"days": 90})  # it ends in 90 days less the age of the fixture
+    assert context.facts[0].value in ({"days": 89}, {"days": 90})  # 90 days, minus the age of the certificate
     assert [fact.value["member"] for fact in context.facts[1:]] == [host.name, host.name]
     assert all(0 < fact.value["milliseconds"] < 5000 and abs(fact.value["ahead"]) <= 2 for fact in context.facts[1:])
 
@@ -170,7 +170,7 @@ def test_no_authority_is_an_error_within_bounded_time(members: Scripted, tmp_pat
 
 @contextmanager
 def silent(fleet: Scripted) -> Iterator[str]:
-    """Yield the address of a server that never answers, and let the checks wait for a short time only."""
+    """Yield the address of a server that never answers. Shorten the time limit of the checks."""
     before, fleet_member.WAIT = fleet_member.WAIT, 0.3
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
@@ -265,7 +265,7 @@ def test_break_glass_is_there_and_fresh(members: Scripted, store: FileStore, tmp
     assert old.what == "break-glass: the codes of these users are more than a year old: root"
     emergency(store, "root", 0)
     (tmp_path / "store" / "alice.record").unlink()
-    assert codes(examine(tmp_path, site)) == [(WARNING, Code.BREAK_GLASS_MISSING)], "codes that were all used"
+    assert codes(examine(tmp_path, site)) == [(WARNING, Code.BREAK_GLASS_MISSING)], "root has used all recovery codes"
 
 
 def test_codes_that_do_not_count_are_a_note(members: Scripted, store: FileStore, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of enrolment tickets on members: through the authority, only where a group of members may enrol users."""
+"""Tests of enrolment tickets on members. The authority must permit enrolment to a group of the member."""
 
 from __future__ import annotations
 
@@ -105,10 +105,10 @@ def test_the_policy_of_the_authority_decides_where_tickets_count(fleet: Fleet) -
     member, (user, ticket) = fleet.member(enrolling(fleet)), invite(fleet)
     assert redeem(member, user, ticket, service="sshd")["verdict"] == "refused"
     enrolled, second = invite(fleet, tokens=(OLD,))
-    assert redeem(member, enrolled, second)["verdict"] == "refused", "at a login, an enrolled user needs a code"
+    assert redeem(member, enrolled, second)["verdict"] == "refused", "an enrolled user logs in with a code only"
     assert redeem(member, enrolled, second, service=REDEEM_SERVICE)["verdict"] == "open"
     assert redeem(member, enrolled, codes(0, key=OLD.secret), service=REDEEM_SERVICE)["verdict"] == "refused"
-    assert fleet.store.read(enrolled).tokens[0] == OLD, "no code was used up"
+    assert fleet.store.read(enrolled).tokens[0] == OLD, "the code must stay unused"
 
 
 def test_a_ticket_of_a_user_of_another_group_is_refused(fleet: Fleet) -> None:
@@ -121,7 +121,7 @@ def test_a_ticket_of_a_user_of_another_group_is_refused(fleet: Fleet) -> None:
 
 
 def test_a_refused_ticket_has_its_delay_and_a_decoy(fleet: Fleet) -> None:
-    """The time of a reply shows neither the invited nor the unknown users, and every ticket costs a write."""
+    """Replies about invited, other and unknown users take the same time, with a write for each ticket."""
     member, (user, _) = fleet.member(enrolling(fleet)), invite(fleet)
     for name in (user, fleet.user(), "no-such-user"):
         begun, before = time.monotonic(), decoy_writes(fleet)
@@ -146,7 +146,7 @@ def test_a_lost_reply_is_repeated_with_new_recovery_codes(fleet: Fleet) -> None:
     assert first["codes"] != again["codes"]
     assert len(fleet.store.read(user).recovery) == 10
     other = fleet.member(enrolling(fleet))
-    assert redeem(other, user, ticket, right)["verdict"] == "refused", "the same question of another member"
+    assert redeem(other, user, ticket, right)["verdict"] == "refused", "the question is of another member"
 
 
 @pytest.mark.parametrize("meanwhile", ["the token is removed", "the token is disabled", "the permission is withdrawn"])
@@ -218,12 +218,12 @@ def test_without_enroll_a_member_asks_about_no_ticket(fleet: Fleet, host: Host) 
 
 @as_root
 def test_on_a_member_the_command_takes_only_tickets(fleet: Fleet, host: Host) -> None:
-    """`pam-totp enroll --ticket` asks the service under this service name."""
+    """`pam-totp enroll --ticket` asks the service as the PAM service `REDEEM_SERVICE`."""
     user, ticket = invite(fleet, tokens=(OLD,))
     for answer in (codes(0, key=OLD.secret), "0" * 16):
         done = host.login(user, answer, name=REDEEM_SERVICE, arguments="no_second_prompt")
         assert done.result.name == "AUTH_ERR"
-    assert fleet.store.read(user).tokens[0] == OLD, "no code was used up"
+    assert fleet.store.read(user).tokens[0] == OLD, "the code must stay unused"
     assert host.login(user, ticket, code(), "", name=REDEEM_SERVICE).result.name == "SUCCESS"
     assert [token.name for token in fleet.store.read(user).tokens] == ["phone"]
     lines = [line for authority in fleet.authorities for line in authority.lines(f"user={user} ", "what=remove")]

@@ -1,4 +1,4 @@
-"""`pam-totp member break-glass`: recovery codes of a member."""
+"""Tests of `pam-totp member break-glass`, which makes recovery codes for a member."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A member's questions to its authorities: kept connections, another authority, deadlines, errors and their reasons."""
+"""Tests of a member's questions to its authorities: open connections, failover, deadlines, and reasons of errors."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_bad_reply_accepts_nobody(members: Fleet, name: str) -> None:
 
 
 def test_a_server_that_sends_byte_by_byte_gains_no_time(members: Fleet) -> None:
-    """The server would need 100 s. The member gives up after `answer` seconds."""
+    """The server would take 100 s for the reply. The member gives up after `answer` seconds."""
     server = DripFeeder(members.good, members.folder)
     begun = time.monotonic()
     try:
@@ -191,7 +191,7 @@ class DripFeeder(Server):
 
 
 def test_a_question_that_was_given_up_leaves_nothing_to_send(members: Fleet) -> None:
-    """A reset, instead of an orderly end, shows that TCP has dropped the data that it had not sent."""
+    """The reset of the connection shows that TCP has dropped the unsent data."""
     server = SilentServer(members.good, members.folder)
     try:
         assert problem(members.client(server.address)).endswith("no answer in time")
@@ -200,11 +200,11 @@ def test_a_question_that_was_given_up_leaves_nothing_to_send(members: Fleet) -> 
         server.close()
 
 
-TCP_CLOSE = 7  # the state after a reset; after an orderly end, it is 8, CLOSE_WAIT (tcp_states.h of Linux)
+TCP_CLOSE = 7  # the TCP state after a reset; after a FIN, the state is 8, CLOSE_WAIT (tcp_states.h of Linux)
 
 
 class SilentServer(Server):
-    """A server that sends no reply. `ends` has the final TCP state of each of its connections."""
+    """A server that sends no reply. `ends` receives the final TCP state of each connection."""
 
     def __init__(self, signed: Signed, folder: Path) -> None:
         super().__init__(signed, folder, lambda request: None)
@@ -263,7 +263,7 @@ def test_a_rejected_certificate_of_the_member_is_named(
     (members.credentials / "key.pem").write_bytes(signed.key)
     server = members.server()
     assert reason in problem(members.client(server.address))
-    until(lambda: server.handshake_errors, "the server has a reason, too")
+    until(lambda: server.handshake_errors, "the server has recorded its handshake error")
 
 
 def test_an_unknown_host_name_is_an_error(members: Fleet) -> None:
@@ -275,14 +275,14 @@ def test_new_credentials_are_used_at_once(members: Fleet) -> None:
     client = members.client(server.address)
     ask(client)
     renewed = members.authority.sign("web1")
-    # The steps of a renewal: the new key beside the old one, the certificate, the name of the key.
+    # The first steps of a renewal: write the new key beside the old key, and replace the certificate.
     (members.credentials / "key.pem.next").write_bytes(renewed.key)
     os.chmod(members.credentials / "key.pem.next", 0o600)
     replace(members.credentials / "certificate.pem", renewed.certificate)
     ask(client)
     peers = [request.peer for request in server.requests]
-    assert peers[0] != peers[1], "also between the steps"
-    assert sorted(os.listdir(members.credentials)) == ["ca.pem", "certificate.pem", "key.pem"], "the last step is done"
+    assert peers[0] != peers[1], "the client completes the renewal"
+    assert sorted(os.listdir(members.credentials)) == ["ca.pem", "certificate.pem", "key.pem"], "it is complete"
     ask(client)
     assert server.requests[2].peer == peers[1]
     assert ask(members.client(server.address))[0].accepted, "a new process uses the new files"
@@ -296,7 +296,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def test_a_question_under_an_old_certificate_is_repeated(members: Fleet) -> None:
-    """Another process renews the certificate while a question is on its way: the old one is refused."""
+    """The authority refuses the question's certificate, because another process has renewed it meanwhile."""
     renewed = members.authority.sign("web1")
 
     def renew_and_refuse(request: Request) -> Reply:
@@ -318,7 +318,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no CA": (lambda folder: (folder / "ca.pem").unlink(), "ca.pem: no such file or directory (run 'pam-totp join')"),
     "a readable key": (lambda folder: (folder / "key.pem").chmod(0o640), "key.pem: its mode must be 0600"),
     "an open folder": (lambda folder: folder.chmod(0o755), "its mode must be 0700"),
-    "a CA that others write": (lambda folder: (folder / "ca.pem").chmod(0o666), "ca.pem: only its owner may write it"),
+    "a writable CA file": (lambda folder: (folder / "ca.pem").chmod(0o666), "ca.pem: only its owner may write it"),
     "a link": (lambda folder: relink(folder / "key.pem"), "key.pem: must be a regular file"),
     "no certificate": (
         lambda folder: (folder / "certificate.pem").write_text("x"),
@@ -365,5 +365,5 @@ def test_a_child_process_makes_its_own_connections(members: Fleet) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert server.connections == 2
     ask(client)
-    assert server.connections == 2, "the connection of the parent is still open"
+    assert server.connections == 2, "the child has not closed the parent's connection"
     client.close()

@@ -1,4 +1,4 @@
-"""Members with real authorities over PostgreSQL: logins through libpam, the relay and the service of a member."""
+"""Tests of members with real authorities over PostgreSQL: logins through libpam, the relay and a member's service."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 
 
 class Host:
-    """A host that has joined the fleet, with its service. `name` is that of the member."""
+    """A host that has joined the fleet as the member `name`, with its service."""
 
     def __init__(self, fleet: Fleet, folder: Path, name: str, *groups: str) -> None:
         folder.mkdir()
-        self._lines: dict[str, str] = {}  # the stacks, by service
+        self._lines: dict[str, str] = {}  # PAM service -> the line of its stack
         self.site, self.name, self.credentials = Site(folder), name, folder / "credentials"
         self.pam_totp("join", "--credentials", str(self.credentials), stdin=fleet.join_line(name, *groups).to_text())
 
@@ -52,7 +52,7 @@ class Host:
 
     def login(self, user: str, *answers: Answer, name: str = "sshd", arguments: str = "") -> Login:
         line = f"auth required {MODULE} socket={self.site.socket} nodelay {arguments}"
-        if self._lines.get(name) != line:  # not while other threads log in
+        if self._lines.get(name) != line:  # write only changed stacks, because other threads may log in
             service(self.site.confdir, name, line)
             self._lines[name] = line
         return login(name, user, answers, self.site.confdir, items={"rhost": RHOST})
@@ -64,7 +64,7 @@ def hosts(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
     folder = tmp_path_factory.mktemp("hosts")
     made = [Host(fleet, folder / f"host{n}", f"host{n}-{secrets.token_hex(4)}.example.org") for n in range(2)]
     for host in made:
-        host.configure("answer = 8\npatience = 3\n")  # the machine may be busy
+        host.configure("answer = 8\npatience = 3\n")  # seconds, for a busy machine
         host.site.start()
     yield made
     for host in made:
@@ -73,7 +73,7 @@ def hosts(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
 
 @pytest.fixture
 def host(fleet: Fleet, tmp_path: Path) -> Iterator[Host]:
-    """Yield a member of one test. Its service must be started."""
+    """Yield a member for one test. The test starts the member's service."""
     made = Host(fleet, tmp_path / "host", f"host-{secrets.token_hex(4)}.example.org")
     yield made
     made.site.stop()
@@ -98,7 +98,7 @@ def test_one_code_opens_one_of_two_members(fleet: Fleet, hosts: list[Host]) -> N
     assert len(accepted) == 1
     assert any(f"authority={address} " in accepted[0] for address in fleet.addresses)
     refused = [line for authority in fleet.authorities for line in authority.lines(f"user={user} ", "refused")]
-    assert len(refused) == 9, "the reasons are in the logs of the authorities"
+    assert len(refused) == 9, "an authority must log each refusal"
     assert all("reason=replayed" in line for line in refused)
 
 
@@ -141,7 +141,7 @@ def test_a_revoked_member_is_out_at_once(fleet: Fleet, host: Host) -> None:
     user = fleet.user()
     assert host.login(user, codes(0)).result is Result.SUCCESS
     fleet.members.revoke(host.name)
-    assert host.login(user, codes(1), codes(2)).result is Result.AUTH_ERR, "also on a kept connection"
+    assert host.login(user, codes(1), codes(2)).result is Result.AUTH_ERR, "on the open connection, too"
     assert host.site.log.has("refused", f"user={user} ", "reason=not-a-member")
 
 
@@ -173,7 +173,7 @@ def test_without_authorities_only_break_glass_opens(fleet: Fleet, host: Host) ->
     user = fleet.user()
     made, (code, _) = new_recovery_codes(UserRecord(user=user), 2)
     FileStore(str(host.site.store)).update(user, lambda _: (made, None), create=True)
-    assert host.login(user, code, codes(0)).result is Result.SUCCESS, "by the code of the token"
+    assert host.login(user, code, codes(0)).result is Result.SUCCESS, "accepted by the token's code"
     for authority in fleet.authorities:
         authority.end(signal.SIGKILL)
     try:
@@ -196,12 +196,12 @@ def test_a_renewal_interrupts_no_login(fleet: Fleet, host: Host) -> None:
     assert host.login(user, codes(1)).result is Result.SUCCESS
     from pam_totp.authority import certificates
 
-    assert fleet.members.find(certificates.fingerprint(old), None, None) is None, "the old certificate has ended"
+    assert fleet.members.find(certificates.fingerprint(old), None, None) is None, "the old certificate is invalid"
     assert host.login(user, codes(2)).result is Result.SUCCESS
 
 
 def test_a_member_has_no_key_and_no_digest_of_a_token(fleet: Fleet, host: Host) -> None:
-    """Search its files and the memory of its service after logins of all kinds."""
+    """Search the member's files, and the memory of its service, after logins of all kinds."""
     pid = host.site.start().pid
     secret = os.urandom(20)
     digest = recovery_digest(SALT, RECOVERY)

@@ -1,4 +1,4 @@
-"""`pam-totp join`: the pin, the token, the files, the site file, and the renewal of the certificate."""
+"""Tests of `pam-totp join`: the pin, the token, the files, the site file, and the renewal of the certificate."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SITE = "# our site\n[policy]\nprompt = 'Code: '  # short\n"
 
 
 class Joining:
-    """A scripted authority that lets a member with TOKEN join, and a command of that member."""
+    """A scripted authority that lets a member join with TOKEN, and the command `join` of that member."""
 
     def __init__(self, members: Fleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self.members, self.ca = members, members.authority
@@ -49,7 +49,7 @@ class Joining:
             200,
             {"time": 1, "version": "1", "member": "web1", "certificate_days": 90, "store": "ok"},
         )
-        self.before: Callable[[Request], Reply | None] = lambda request: None  # a reply in place of the usual one
+        self.before: Callable[[Request], Reply | None] = lambda request: None  # may replace the usual reply
 
     def reply(self, request: Request) -> Reply:
         other = self.before(request)
@@ -113,7 +113,7 @@ def test_a_host_joins_with_one_line(joining: Joining) -> None:
     assert modes == dict.fromkeys(("certificate.pem", "key.pem", "ca.pem"), 0o600)
     assert stat.S_IMODE(joining.folder.stat().st_mode) == 0o700
     text = joining.config.read_text()
-    assert text.startswith(SITE), "comments and other tables stay"
+    assert text.startswith(SITE), "comments and other tables are unchanged"
     assert sorted(joining.settings.authorities) == sorted(joining.authorities)
     assert parse_site(text).policy == {"prompt": "Code: "}
     Credentials.of(joining.settings).context()
@@ -144,7 +144,7 @@ def test_an_impostor_gets_no_token(joining: Joining) -> None:
 
 
 def test_a_server_with_the_right_ca_and_another_certificate_gets_no_token(joining: Joining) -> None:
-    """The CA's certificate is public: anybody can show it. The certificate of the server must be signed by it."""
+    """Every server can show the CA's public certificate. The CA must also have signed the server's own certificate."""
     impostor = joining.members.server(joining.reply, Authority("other").sign(server=True))
     status, _, err = joining.run(joining.line(impostor.address))
     assert (status, "its certificate is of an unknown CA" in err) == (3, True)
@@ -155,7 +155,7 @@ def test_a_server_with_the_right_ca_and_another_certificate_gets_no_token(joinin
 LINES: dict[str, tuple[str, str]] = {
     "empty": ("", "not a join line"),
     "other text": ("hello", "not a join line"),
-    "a version of the future": ("pam_totp-join:2:a:1", "the version of the join line must be 1"),
+    "a later version": ("pam_totp-join:2:a:1", "the version of the join line must be 1"),
     "cut off": ("pam_totp-join:1:a:8443:" + "ab" * 32, "not a join line"),
 }
 
@@ -220,7 +220,7 @@ def test_a_host_with_another_role_cannot_join(joining: Joining, site: str, reaso
     joining.config.write_text(site)
     status, _, err = joining.run()
     assert (status, reason in err) == (1, True), err
-    assert joining.server.connections == 0, "the token is not used up"
+    assert joining.server.connections == 0, "the token must stay unused"
     assert joining.config.read_text() == site
 
 
@@ -297,7 +297,7 @@ def test_a_full_disk_uses_up_no_token(
 @as_root
 @pytest.mark.parametrize("renews", [False, True])
 def test_a_link_of_the_services_account_leads_root_nowhere(joining: Joining, renews: bool) -> None:
-    """Root would change the mode of any folder, and write a key there."""
+    """Root would otherwise change the mode of the link's target, and write a key there."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-link-") as name:
         store, target = Path(name) / "store", Path(name) / "target"
         Path(name).chmod(0o755)
@@ -332,7 +332,7 @@ def test_the_drop_in_permits_all_that_the_unit_denies(tmp_path: Path, monkeypatc
     path = tmp_path / "pam_totp.service.d" / "network.conf"
     monkeypatch.setattr(service_network, "DROP_IN", str(path))
     assert service_network.permit()
-    assert not service_network.permit(), "it is there already"
+    assert not service_network.permit(), "the drop-in already exists"
     unit, drop_in = configparser.RawConfigParser(strict=False), configparser.RawConfigParser()
     unit.read(TREE / "pam_totp" / "system" / "data" / "pam_totp.service")
     drop_in.read(path)
@@ -387,7 +387,7 @@ def test_a_site_file_that_cannot_be_edited_is_an_error(text: str) -> None:
 
 
 def member_of(members: Fleet, script: Script, days: tuple[int, int] = (-61, 30)) -> tuple[Server, MemberSettings]:
-    """Return an authority, and the settings of a member with a certificate of these days."""
+    """Return an authority, and the settings of a member whose certificate is valid on `days`, relative to today."""
     signed = members.authority.sign("web1", days=days)
     (members.credentials / "certificate.pem").write_bytes(signed.certificate)
     (members.credentials / "key.pem").write_bytes(signed.key)
@@ -449,7 +449,7 @@ def test_a_revoked_member_renews_nothing(members: Fleet) -> None:
 
 
 def test_a_killed_renewal_is_completed_by_the_next_use(members: Fleet) -> None:
-    """The process was killed after the new certificate replaced the old one, before the key did."""
+    """The process was killed after it had replaced the certificate, and before it had replaced the key."""
     server, settings = member_of(members, sign(members))
     renewed = members.authority.sign("web1")
     (members.credentials / "key.pem.next").write_bytes(renewed.key)

@@ -1,4 +1,4 @@
-"""A login on a member: prompts, texts, delays, the questions to the authority, and the lines in the log."""
+"""Tests of a login on a member: prompts, texts, delays, the questions to the authority, and the lines in the log."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BY_RECOVERY = {**ACCEPTED, "by": "recovery", "messages": ["recovery code used, 9
 
 
 class Login:
-    """A login of alice on a member. `steps` lists what happens in words; `log` has the lines."""
+    """A login of alice on a member. `steps` lists prompts, messages and pauses; `log` has the log lines."""
 
     def __init__(self, fleet: Fleet, *addresses: str, store: Path | None = None, tty: str = "pts/1", **settings: Any):
         self._settings = fleet.settings(*addresses, **settings)
@@ -107,7 +107,7 @@ Start = Callable[..., tuple[Login, Server]]
 
 @pytest.fixture
 def start(members: Fleet) -> Iterator[Start]:
-    """Yield a function that returns a login, and the authority that gives these replies, one after the other."""
+    """Yield a function of replies. It returns a login, and an authority that sends the replies in order."""
     clients = []
 
     def make(*replies: Reply, **settings: Any) -> tuple[Login, Server]:
@@ -133,7 +133,7 @@ def asked(server: Server) -> list[dict[str, object]]:
 def test_a_right_code_is_accepted_and_logged_with_the_authority(start: Start) -> None:
     made, server = start((200, {**ACCEPTED, "messages": ["1 answer was refused since the last login"]}))
     assert made.run(b"755 224") is Result.ACCEPTED
-    assert made.is_remote, "the service waits in a thread"
+    assert made.is_remote, "the service must run this login in a thread"
     assert made.steps == [FIRST, "1 answer was refused since the last login"]
     assert made.log == [f"accepted user=alice by=code authority={server.address} rhost=192.0.2.7"]
     document = server.requests[0].document
@@ -153,7 +153,7 @@ def test_a_right_code_is_accepted_and_logged_with_the_authority(start: Start) ->
 def test_a_refusal_is_followed_by_one_more_prompt(start: Start) -> None:
     made, server = start((200, REFUSED), (200, REFUSED))
     assert made.run(b"000000", b"111111") is Result.REFUSED
-    assert made.steps == [FIRST, "pause 0.1", NEXT_PROMPT, "pause 0.1", REFUSED_TEXT], "as on one host"
+    assert made.steps == [FIRST, "pause 0.1", NEXT_PROMPT, "pause 0.1", REFUSED_TEXT], "the same as without a fleet"
     assert asked(server) == [{"answer": "000000"}, {"first": "000000", "answer": "111111"}]
     assert len({str(request.document["id"]) for request in server.requests}) == 1
     assert made.log == [f"refused user=alice reason=refused authority={server.address} rhost=192.0.2.7"] * 2
@@ -198,7 +198,7 @@ def test_an_answer_of_an_earlier_module_is_no_part_of_a_row(start: Start) -> Non
     ],
 )
 def test_only_codes_are_sent(start: Start, typed: bytes, sent: str) -> None:
-    """A user may type a password at the prompt of the code. It costs the same, and stays on this host."""
+    """A password that a user types at the prompt of the code has the same delay. It must not leave this host."""
     made, server = start((200, REFUSED))
     assert made.run(typed, arguments=["no_second_prompt"]) is Result.REFUSED
     assert asked(server) == [{"answer": sent}]
@@ -277,7 +277,7 @@ def test_grace_and_nullok_are_asked_for_before_the_prompt(start: Start) -> None:
 
 
 def test_the_questions_about_one_user_follow_each_other(start: Start) -> None:
-    """One account with many logins could otherwise hold all threads of the service while no authority answers."""
+    """Many logins of one user could otherwise block all threads of the service during an outage of the authorities."""
     made, _ = start((200, {"verdict": "ask", "by": None}), (200, ACCEPTED))
     assert made.run(b"755224", arguments=["nullok"]) is Result.ACCEPTED
     assert made.records == [(made._settings.key, "alice")] * 2
@@ -353,7 +353,7 @@ def test_break_glass_accepts_a_recovery_code_of_this_host_once(members: Fleet, s
     assert made.log[1] == "accepted user=alice by=break-glass recovery_left=0 rhost=192.0.2.7"
     kept = [(r.accepted, r.outcome, r.service, r.rhost) for r in store.read("alice").recent_logins]
     assert kept == [(True, "recovery", "sshd", "192.0.2.7")]
-    assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE, "each works once"
+    assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE, "each code logs in once"
 
 
 @pytest.mark.parametrize(
@@ -377,11 +377,11 @@ def test_recovery_codes_of_this_host_count_under_break_glass_alone(
     made, _ = start(*replies, store=Path(store.folder), centre_down="break-glass")
     for arguments in ([], ["no_second_prompt"], ["no_second_prompt"]):
         assert made.run(*[RECOVERY.encode()] * 2, arguments=arguments) is Result.REFUSED
-    assert store.read("alice") == emergency(), "an authority has answered"
+    assert store.read("alice") == emergency(), "an authority's refusal must not count as an outage"
 
 
 def test_the_recovery_codes_of_a_token_do_not_count(members: Fleet, store: FileStore) -> None:
-    """A record of the time before this host became a member: its codes may be used up at the authority."""
+    """The record is older than the membership of this host, so the authority may have accepted its codes before."""
     store.update("alice", lambda record: (emergency(tokens=(fob(),)), None))
     assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE
 
@@ -471,7 +471,7 @@ def test_a_member_that_may_not_ask_about_a_ticket_refuses(start: Start, status: 
 def test_under_break_glass_the_authorities_are_asked_once_about_an_answer(
     members: Fleet, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two questions would take longer than the relay waits."""
+    """Two questions would exceed the relay's time limit."""
     paths = []
 
     def ask(self: object, method: str, path: str, *rest: object) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The memory of a member's service: no password and no code stays there."""
+"""Tests of the memory of a member's service: it contains no password or code after logins."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from tests.support.radius import PAM_MODULE, FreeRadius, Nas, running, with_free
 from tests.support.site import TREE, codes, fob, until
 
 pytestmark = [with_postgresql, with_freeradius, pytest.mark.timeout(300)]
-QUIET = 1.0  # seconds in which a reply would have come
+QUIET = 1.0  # seconds: longer than a reply takes
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_a_packet_without_message_authenticator_gets_no_reply(fleet: Fleet, radi
     user = fleet.user()
     with radius.nas() as nas:
         assert nas.send(nas.request(user, codes(0), is_signed=False), QUIET) is None
-        assert nas.ask(user, codes(0)).kind == "accept", "the code is not used up"
+        assert nas.ask(user, codes(0)).kind == "accept", "the code must stay unused"
 
 
 def test_a_packet_with_another_secret_gets_no_reply(fleet: Fleet, radius: FreeRadius) -> None:
@@ -173,7 +173,7 @@ def test_a_packet_sent_again_gets_the_same_reply_and_no_decision(fleet: Fleet, r
 
 
 def test_a_recorded_packet_changes_nothing_after_a_restart(fleet: Fleet, radius: FreeRadius) -> None:
-    """FreeRADIUS does not know it then. An authority repeats its verdict, which is of use for the same request only."""
+    """FreeRADIUS sends the packet to an authority again. The repeated verdict is for the same request only."""
     user, other = fleet.user(), fleet.user()
     with radius.nas() as nas:
         packets = nas.request(user, codes(0)), nas.request(other, "000000")
@@ -202,7 +202,7 @@ def test_a_recorded_code_in_a_new_packet_opens_nothing(fleet: Fleet, radius: Fre
 
 
 def test_a_repeated_packet_is_accepted_once_authorities_answer(fleet: Fleet) -> None:
-    """Both authorities stand still, so there is no reply. Later they decide on the questions that they received."""
+    """Two stopped authorities send no reply. After they continue, they answer the questions that they received."""
     user = fleet.user()
     with running(fleet, "radius6.example.org") as radius, radius.nas() as nas:
         assert nas.ask(user, codes(0)).kind == "accept"
@@ -232,7 +232,7 @@ def test_a_recorded_state_opens_nothing_for_another_user(fleet: Fleet, radius: F
 
 
 def test_stock_pam_radius_auth_logs_in_over_a_challenge(fleet: Fleet, radius: FreeRadius, tmp_path: Path) -> None:
-    """Debian 12's version sends no Message-Authenticator, so this FreeRADIUS does not demand one."""
+    """Debian 12's version sends no Message-Authenticator, so this FreeRADIUS must accept packets without it."""
     old = radius.folder / pack.CLIENTS
     text = old.read_text()
     old.write_text(text.replace("require_message_authenticator = yes", "require_message_authenticator = no"))
@@ -292,7 +292,7 @@ def test_a_thousand_logins_lose_none_while_an_authority_is_killed(fleet: Fleet, 
 
 
 def test_without_an_authority_there_is_no_reply(fleet: Fleet) -> None:
-    """So a client asks another server, or falls back to its local accounts. A refusal would prevent both."""
+    """A client can then ask another server, or fall back to local accounts. A refusal would prevent both."""
     user = fleet.user()
     with running(fleet, "radius2.example.org") as radius, radius.nas() as nas:
         packet = nas.request(user, codes(0))
@@ -316,7 +316,7 @@ def test_a_revoked_freeradius_refuses_at_once(fleet: Fleet) -> None:
 
 
 def test_an_impostor_of_an_authority_is_not_believed(fleet: Fleet, tmp_path: Path) -> None:
-    """Its certificate is not of the CA of the fleet, so FreeRADIUS gives no reply."""
+    """FreeRADIUS sends no reply, because another CA has signed the impostor's certificate."""
     authority, asked = tls.Authority("another CA"), list[tls.Request]()
 
     def reply(request: tls.Request) -> tls.Reply:
@@ -407,7 +407,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(fleet: Fleet) -> None:
         ]
         done = subprocess.run(command, cwd=TREE, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        for authority in fleet.authorities:  # all kept connections end
+        for authority in fleet.authorities:  # close all open connections
             authority.end(signal.SIGKILL)
             authority.start()
         assert nas.ask(user, codes(1)).kind == "accept"
@@ -415,7 +415,7 @@ def test_a_renewed_certificate_is_used_without_a_restart(fleet: Fleet) -> None:
 
 @with_mounts
 def test_the_host_gets_a_drop_in_and_a_timer(fleet: Fleet) -> None:
-    """The folder /etc is private here."""
+    """The test writes to a private copy of /etc."""
     folder = Path(pack.FOLDER)
     made = FreeRadius.__new__(FreeRadius)
     made.folder = folder

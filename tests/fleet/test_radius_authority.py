@@ -36,7 +36,7 @@ class Reply:
 
     def __init__(self, client: Client, question: RadiusQuestion) -> None:
         self.status, content = client.post(RADIUS_PATH, question)
-        assert all(found["do_xlat"] is False for found in content.values()), "FreeRADIUS would expand it"
+        assert all(found["do_xlat"] is False for found in content.values()), "FreeRADIUS must not expand a value"
         values = {name: found["value"] for name, found in content.items()}
         (self.verdict,) = values.pop(f"control:{VERDICT}")
         self.messages = values.pop("reply:Reply-Message", [])
@@ -51,7 +51,7 @@ def radius(fleet: Fleet) -> Member:
 
 
 def dialogue(fleet: Fleet, radius: Member, user: str, *answers: str) -> list[Reply]:
-    """Return the replies to answers of one login, which two authorities get in turn."""
+    """Return the replies to the answers of one login. Two authorities receive the answers in turn."""
     replies: list[Reply] = []
     for number, answer in enumerate(answers):
         with radius.client(number % 2) as client:
@@ -72,7 +72,7 @@ def test_a_right_code_is_accepted_once(fleet: Fleet, radius: Member) -> None:
 
 
 def test_a_repeated_request_gets_the_same_verdict(fleet: Fleet, radius: Member) -> None:
-    """FreeRADIUS asks the other authority with the same id, if the first one does not answer."""
+    """FreeRADIUS asks the other authority with the same id if the first authority does not answer."""
     user = fleet.user()
     question = asked(user, codes(0))
     for authority in (0, 1):
@@ -97,7 +97,7 @@ def test_a_row_over_a_challenge_is_accepted_by_any_authority(fleet: Fleet, radiu
 
 
 def test_a_third_code_is_asked_for_only_after_a_right_pair(fleet: Fleet, radius: Member) -> None:
-    user = fleet.user(failures=20, failures_at=2**31)  # three codes in a row are needed
+    user = fleet.user(failures=20, failures_at=2**31)  # three codes in a row are required
     replies = dialogue(fleet, radius, user, codes(5), codes(6), codes(7))
     assert [reply.verdict for reply in replies] == [CHALLENGE, CHALLENGE, "accepted"]
     wrong = dialogue(fleet, radius, fleet.user(), "000000", "000000")
@@ -116,7 +116,7 @@ def test_no_reply_shows_which_users_are_enrolled(fleet: Fleet, radius: Member, a
 
 
 def test_users_and_services_of_others_look_like_wrong_codes(fleet: Fleet) -> None:
-    """Attackers without a code could otherwise find out for which users this member asks."""
+    """An attacker without a code could otherwise find out which users belong to this member."""
     user, member = fleet.user(), fleet.member("group-without-users")
     replies = dialogue(fleet, member, user, codes(0), codes(1))
     assert [reply.verdict for reply in replies] == [CHALLENGE, "refused"]
@@ -134,7 +134,7 @@ def test_nullok_and_grace_let_no_user_pass(fleet: Fleet) -> None:
 
 
 def test_an_enrolment_ticket_shows_no_key_and_enrols_no_user(fleet: Fleet) -> None:
-    """The member may enrol users, and the service has tickets."""
+    """Other conditions for an enrolment are met: the member may enrol users, and the service accepts tickets."""
     member, (user, ticket) = fleet.member(enrolling(fleet)), invite(fleet)
     with member.client() as client:
         reply = Reply(client, asked(user, ticket, service=TICKETS))
@@ -195,14 +195,14 @@ def test_a_changed_state_does_not_open() -> None:
 def test_a_state_hides_the_answers_and_their_length() -> None:
     states = States(b"key")
     sealed = {states.seal(before, BOUND, 1000) for before in (BEFORE, BEFORE, Before(BEFORE.id, ("",)))}
-    assert len(sealed) == 3, "each has its own nonce"
+    assert len(sealed) == 3, "each State has its own nonce"
     assert {len(state) for state in sealed} == {2 * (16 + 73 + 16)}
     assert all(b"123456".hex() not in state for state in sealed)
     assert len(sealed.pop()) // 2 <= 253, "an attribute of RADIUS has at most 253 bytes"
 
 
 def test_a_foreign_state_counts_as_none(fleet: Fleet, radius: Member) -> None:
-    """The first of two codes in a row is in the State of another user, so the second code is a lone one."""
+    """The second code is refused as a single code, because the first code is in the State of another user."""
     users = [fleet.user(tokens=(fob(row_needed=True),)) for _ in range(2)]
     (challenge,) = dialogue(fleet, radius, users[0], codes(4))
     with radius.client() as client:

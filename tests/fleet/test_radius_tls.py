@@ -26,7 +26,7 @@ LOCAL = "secret-of-a-proxy-on-this-host"
 
 
 class Encrypted:
-    """FreeRADIUS with RadSec. The CA signs for its clients; `other` is a CA of others."""
+    """FreeRADIUS with RadSec. It accepts clients of the CA `ca`, and refuses clients of the CA `other`."""
 
     def __init__(self, radius: FreeRadius, folder: Path) -> None:
         self.radius, self.folder = radius, folder
@@ -63,7 +63,7 @@ def encrypted(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def exchanged(connection: ssl.SSLSocket, packet: bytes) -> bytes:
-    """Return the reply to a packet; b"" if the server closes the connection."""
+    """Return the reply to a packet, or b"" if the server closes the connection."""
     connection.sendall(packet)
     return connection.recv(4096)
 
@@ -88,13 +88,13 @@ def test_without_a_certificate_of_the_ca_there_is_no_login(
             with encrypted.connect(signed) as connection:
                 assert exchanged(connection, nas.request(user, codes(0))) == b""
         except OSError:
-            pass  # the alert of FreeRADIUS
+            pass  # FreeRADIUS has sent a TLS alert
     assert fleet.store.read(user).tokens[0].next_factor == 0
 
 
 @pytest.mark.skipif(shutil.which("radsecproxy") is None, reason="needs the package radsecproxy")
 def test_stock_pam_radius_auth_logs_in_through_radsecproxy(fleet: Fleet, encrypted: Encrypted, tmp_path: Path) -> None:
-    """It needs no Message-Authenticator there: plain RADIUS does not leave the host."""
+    """The packets need no Message-Authenticator: plain RADIUS does not leave the host."""
     port, client = free_udp_port(), encrypted.ca.sign("proxy")
     certificate, key = client.write(tmp_path, "proxy")
     configuration = tmp_path / "radsecproxy.conf"

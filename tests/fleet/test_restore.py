@@ -30,14 +30,14 @@ SALT, RECOVERY = "00" * 16, "0123456789ABCDEF"
 
 
 class Backup:
-    """A backup of the database of a fleet. `restore` begins with a lost server, and ends with a running one."""
+    """A backup of the database of a fleet. `restore` replaces a lost server by a running server with the backup."""
 
     def __init__(self, fleet: Fleet, folder: Path) -> None:
         self.fleet, self.server, self.path = fleet, fleet.server, folder / "backup"
         self.database = fleet.url.split("/")[3].partition("?")[0]
         self.where: list[str | Path] = ["-h", self.server.folder, "-U", OWNER]
 
-    is_seen: bool  # by doctor
+    is_seen: bool  # doctor detects the restore
 
     def make(self) -> None:
         raise NotImplementedError
@@ -99,7 +99,7 @@ class Logs:
         monkeypatch.setattr(audit_log, "fault", lambda: None)
 
     def command(self, *words: str, status: int = 0) -> None:
-        """Run a command on the first authority, in this process, so that the test gets its lines."""
+        """Run a command on the first authority, in this process, so that the test receives the command's log lines."""
         config = [] if "--store" in words else ["--config", str(self._fleet.authorities[0].config)]
         assert main([*words, *config]) == status
 
@@ -185,7 +185,7 @@ def refused(member: Member, user: str, *answers: str) -> bool:
 
 
 def lost_and_restored(backup: Backup, scene: Scene) -> str:
-    """Back up, change, lose the database, and restore the backup. Return the time before the first login with it."""
+    """Back up, change and lose the database, and restore the backup. Return the time of the restore."""
     backup.make()
     scene.after_the_backup()
     scene.fleet.stop()
@@ -219,17 +219,17 @@ def test_after_a_restore_nothing_of_the_log_lives_again(
     fleet.start()
     web1 = scene.web1
     assert refused(web1, scene.alice, codes(0), codes(1), codes(2), codes(1, 2))
-    assert web1.ask(question(scene.alice, codes(3))).accepted, "the logs cover this key fob"
-    assert not web1.ask(scene.asked).accepted, "a verdict of the backup"
+    assert web1.ask(question(scene.alice, codes(3))).accepted, "the logs contain the logins with this key fob"
+    assert not web1.ask(scene.asked).accepted, "the backup has this verdict"
     assert refused(web1, scene.bob, scene.used_code, RECOVERY, scene.temporary)
     assert refused(web1, scene.carol, codes(4), now_code(fleet, scene.carol), scene.ticket)
     assert [token.name for token in fleet.store.read(scene.carol).tokens if token.confirmed] == ["fob"]
     assert fleet.store.read(scene.carol).ticket is None
-    assert refused(web1, scene.key_fob, codes(0)), "the logs have no use of this key fob"
+    assert refused(web1, scene.key_fob, codes(0)), "the logs contain no login with this key fob"
     assert web1.ask(question(scene.key_fob, codes(1, 2))).accepted
     assert (status(scene.web2, "alice", codes(9)), status(scene.web3, "alice", codes(9))) == (401, 401)
     assert status(scene.db1, scene.alice, codes(4)) == 403
-    assert fleet.members.groups().users == {}, "yan's place is listed, not given"
+    assert fleet.members.groups().users == {}, "the table lists yan's group, but restores no permission"
 
 
 def test_without_a_log_every_token_needs_codes_in_a_row(backup: Backup, fleet: Fleet, logs: Logs) -> None:
@@ -277,7 +277,7 @@ def test_an_epoch_alone_keeps_tokens_and_running_authorities(
     assert "of pam_totp to the database: stop all authorities first" in err, "this fleet runs"
     for authority in (0, 1):
         assert scene.web1.ask(question(scene.alice, codes(1 + authority)), authority).accepted
-    assert scene.web1.ask(scene.asked).accepted, "its verdict is still stored"
+    assert scene.web1.ask(scene.asked).accepted, "the database still stores its verdict"
     assert len(fleet.store.read(scene.bob).recovery) == 1
 
 

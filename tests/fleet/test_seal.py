@@ -1,4 +1,4 @@
-"""Tests of a sealed database: the steps of `pam-totp seal` with several authorities, and an authority that answers."""
+"""Tests of a sealed database: the steps of `pam-totp seal` with several authorities, and an authority's answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SITE = Path("/etc/pam_totp.toml")
 
 @pytest.fixture(autouse=True)
 def host(database: str) -> Iterator[None]:
-    """Let the site file of this namespace name the database, and delete the keyring afterwards."""
+    """Write a site file that names the database into this namespace. Delete the file and the keyring after the test."""
     SITE.write_text(f"[store]\nurl = {json.dumps(database)}\n[authority]\naddresses = ['otp1.example.org:8443']\n")
     yield
     SITE.unlink()
@@ -49,7 +49,7 @@ def run(*words: str, status: int = 0) -> str:
 
 
 class Other:
-    """Another authority, which has the keyring of an earlier step, or none."""
+    """Another authority, with the keyring of an earlier step or without a keyring."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -73,7 +73,7 @@ class Other:
 
 @pytest.fixture
 def other(database: str) -> Other:
-    """Return another authority, after alice was enrolled, and a token came into stock."""
+    """Enrol alice, add a token to the stock, and return another authority."""
     store = PostgresStore(database, wait=LOCK_TIMEOUT)
     store.update("alice", lambda _: (UserRecord(user="alice", tokens=(fob(),)), None), create=True)
     stock_of(store).add([entry("T-1")])
@@ -89,7 +89,7 @@ def seal_in_three_steps(other: Other) -> None:
     for state in (State.OPENING, State.SEALING, State.SEALED):
         shown = run("seal", "init", "--yes")
         assert ("then run 'pam-totp seal init' again here" in shown) == (state is not State.SEALED)
-        assert other.log_in() == "code", "with the keyring of the step before"
+        assert other.log_in() == "code", "with the keyring of the previous step"
         other.copy()
         assert other.keyring is not None
         assert other.keyring.state_of("postgresql://") is state
@@ -114,7 +114,7 @@ def test_a_rotation_takes_its_steps_while_authorities_answer(other: Other, postg
     for last in (False, False, True):
         shown = run("seal", "rotate", "--yes")
         assert ("then run 'pam-totp seal rotate' again here" in shown) != last
-        assert other.log_in() == "code", "with the keyring of the step before"
+        assert other.log_in() == "code", "with the keyring of the previous step"
         other.copy()
         assert other.log_in() == "code"
     (new,) = json.loads(run("seal", "status", "--json"))["keys"]
@@ -131,7 +131,7 @@ def test_a_new_fleet_is_sealed_and_a_second_authority_needs_its_key(database: st
     keyring = parse_keyring(Path(seal_key.FILE).read_bytes())
     assert keyring.state_of(database) is State.SEALED
     run("seal", "export", "/etc/pam_totp/copy", "--yes")
-    mine = ("authority/authority.key", "authority/authority.pem")  # the second authority has a copy of the CA only
+    mine = ("authority/authority.key", "authority/authority.pem")  # the second authority has the CA's files only
     for path in (seal_key.FILE, seal_key.NOTE, *(f"{seal_key.FOLDER}/{name}" for name in mine)):
         Path(path).unlink()
     assert "pam-totp seal init --key FILE" in run("authority", "init")

@@ -338,7 +338,7 @@ def test_a_batch_changes_records_of_version_1_too(store: FileStore) -> None:
 
 
 def is_rolled_back(store: FileStore, call: str, number: int) -> bool:
-    """Roll back in a process that is killed before call `number` of `call`. Return True after fewer calls."""
+    """Roll back in a process that is killed before call `number` of `call`. Return True if there were fewer calls."""
     pid = os.fork()
     if pid == 0:
         try:

@@ -31,7 +31,7 @@ PIECES = [
 
 @st.composite
 def spoiled(draw: st.DrawFn, name: str) -> bytes:
-    """Return a valid file with one to four changes: a part is removed, doubled or replaced, or a bit is flipped."""
+    """Return a valid file with one to four changes: a part is removed, duplicated or replaced, or a bit is flipped."""
     data = bytearray(draw(st.sampled_from(SAMPLES[name])))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, len(data)))

@@ -41,7 +41,7 @@ def test_a_picture_with_an_otpauth_code_is_read(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize(("dark", "light"), [("white", "black"), ("#ddd", "#222"), ("black", None)])
 def test_a_picture_from_an_app_with_a_dark_theme_is_read(dark: str, light: str | None) -> None:
-    """Users reported pictures with light on dark to ente/ente 6456. Other pictures have a transparent background."""
+    """Users reported pictures with light modules to ente/ente 6456. Other pictures have a transparent background."""
     (found,) = parsed("qr", FORMATS["qr"].decode(png(URI, dark, light)))
     assert (found.user, found.secret) == ("alice", KEY)
 

@@ -47,7 +47,7 @@ def _one_line(error: Exception) -> None:
 def secret_file(data: bytes) -> None:
     """Check that `parse` refuses a secret file, or that `serialize` returns the same bytes for the parsed record.
 
-    An older document has the same bytes without the keys that later versions added.
+    For an older document, the comparison omits the keys that later versions added.
     """
     try:
         record = parse(data)
@@ -160,7 +160,7 @@ def user_name(data: bytes) -> None:
 
 
 def google_authenticator(data: bytes) -> None:
-    """Check the format, but skip inputs with the sample's key as a setting: error messages name wrong settings."""
+    """Check the format. Skip inputs with the sample's key in a setting, because error messages quote settings."""
     if samples.B32.encode() not in data.partition(b"\n")[2]:
         samples.check("google-authenticator", data)
 

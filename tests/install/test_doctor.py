@@ -354,7 +354,7 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
     machine.shell(f"chmod 700 {STORE}; chown -R root: {STORE}")
     assert (WARNING, Code.STORE_OWNED_BY_ROOT) in codes_found(machine)
     machine.shell(f"chown -R pam_totp: {STORE}; chmod 644 {STORE}/alice.record")
-    assert codes_found(machine) == [(ERROR, Code.STORE_DEFECT)], "one finding, with the remedy that works"
+    assert codes_found(machine) == [(ERROR, Code.STORE_DEFECT)], "only the finding whose remedy is sufficient"
     machine.shell(f"chmod 600 {STORE}/alice.record; echo damaged >{STORE}/alice.record")
     assert (ERROR, Code.RECORD_UNREADABLE) in codes_found(machine)
 
@@ -532,7 +532,7 @@ def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:
     first = machine.enable("sudo", "--keep-within=60")
     machine.shell("mv /var/lib/pam_totp_enabled/sudo.trial /var/lib/pam_totp_enabled/sudo.json")
     first.ends()
-    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # an upgrade of sudo's package may replace the file
+    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # as an upgrade of sudo's package may do
     assert (ERROR, Code.CHANGE_LOST) in codes_found(machine)
     assert machine.installed("disable", "sudo").returncode == 0
 

@@ -56,10 +56,10 @@ def standbys(postgresql: Server) -> Iterator[list[Server]]:
 
 @pytest.fixture
 def url(postgresql: Server, standbys: list[Server]) -> Iterator[str]:
-    """Yield the URL of a store that requires a standby, and has two."""
+    """Yield the URL of a store that requires a standby. Its database has two standbys."""
     url = emptied(postgresql)
     postgresql.set(synchronous_standby_names="'near, far'")
-    until(lambda: postgresql.sql(FOLLOWING) == "2", "one standby is synchronous, and the other follows")
+    until(lambda: postgresql.sql(FOLLOWING) == "2", "one standby is synchronous, the other potential")
     initialise(url, SYNCHRONOUS)
     yield url
     postgresql.sql("ALTER SYSTEM RESET ALL", "ALTER ROLE owner RESET ALL", "SELECT pg_reload_conf()")
@@ -257,7 +257,7 @@ def test_a_damaged_record_in_a_database_is_an_error(
 
 
 def with_su(folder: Path) -> None:
-    """Write a stack whose login asks for a code from the store of the site file."""
+    """Write a stack that asks for a code. The store is that of the site file."""
     (folder / "etc" / "pam.d").mkdir(parents=True)
     (folder / "etc" / "pam.d" / "su").write_text("auth required pam_unix.so\nauth required pam_totp.so\n")
 
@@ -326,7 +326,7 @@ def test_a_missing_library_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def pooler(postgresql: Server, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Yield a function that starts pgbouncer in a mode, and returns the URL through it."""
+    """Yield a function that starts pgbouncer in a pool mode, and returns the store's URL through pgbouncer."""
     if PGBOUNCER is None:
         pytest.skip("needs the package pgbouncer")
     folder = Path(tempfile.mkdtemp(prefix="pam_totp-pooler-"))

@@ -143,7 +143,7 @@ def test_tokens_that_exist_only_in_the_store_are_named(homes: Fresh) -> None:
 
 
 FILE = "/home/alice/.pam_totp.json"
-UNUSABLE = [  # the damage, the reason, and the remedy, which is also run
+UNUSABLE = [  # the damage, the reason and the remedy in the finding; the test runs the remedy, too
     (f"chmod 0400 {FILE}", ".pam_totp.json: its mode must be 0600", f"chmod 0600 {FILE}"),
     (f"chmod 0640 {FILE}", ".pam_totp.json: its mode must be 0600", f"chmod 0600 {FILE}"),
     (f"chown root: {FILE}", ".pam_totp.json: Permission denied", f"chown {ACCOUNTS['alice']} {FILE}"),

@@ -360,7 +360,7 @@ def test_an_edited_module_line_must_be_removed_by_hand(machine: Fresh) -> None:
     done = machine.installed("disable", "sudo")
     assert (done.returncode, "by hand" in done.stderr) == (1, True)
     assert machine.pam_d()["sudo"] == edited
-    assert LINE in machine.pam_d()["sudo-i"], "disable restores no file if another file cannot be restored"
+    assert LINE in machine.pam_d()["sudo-i"], "disable restores all files or none"
 
 
 def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
@@ -391,7 +391,7 @@ def test_a_stack_that_lets_users_in_without_a_code_is_refused(machine: Fresh) ->
 
 
 def test_the_rehearsal_refuses_a_stack_without_a_prompt(machine: Fresh) -> None:
-    """The checks report a condition that exempts users. Only the rehearsal shows that its own user is exempt."""
+    """The checks report a condition that exempts some users. Only the rehearsal shows that its user is exempt."""
     exempt = "auth sufficient pam_exec.so /bin/true\n"
     machine.write("/etc/pam.d/sudo", exempt + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")

@@ -1,4 +1,4 @@
-"""Tests of `make install` and `make uninstall`: files, rights, units, extras, and a login by a simulated token."""
+"""Tests of `make install` and `make uninstall`: files, permissions, units, extras, and a login by a simulated token."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_installing_again_keeps_secrets_and_replaces_the_whole_folder(machine: F
     inode = machine.path(LIB).stat().st_ino
     secret = machine.path(f"{STORE}/alice.record").read_bytes()
     assert machine.make("install").returncode == 0
-    assert machine.path(LIB).stat().st_ino != inode, "the whole folder is replaced"
+    assert machine.path(LIB).stat().st_ino != inode, "a new folder replaces the old folder"
     assert machine.path(f"{STORE}/alice.record").read_bytes() == secret
     assert not [p.name for p in machine.path(LIB).parent.iterdir() if p.name.startswith("pam_totp.")]
 
@@ -215,7 +215,7 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
 
 
 def test_an_upgrade_restarts_the_service_before_it_repairs_the_store(machine: Fresh) -> None:
-    """The service that still runs may be older, and may be writing the files that a repair deletes."""
+    """The running service may be of an older version, and may be writing the files that a repair deletes."""
     programs = "/usr/local/stub"
     machine.shell(f"rm -rf {STORE}/.lock {STORE}/.decoy; mkdir -p /run/systemd/system {programs}")
     log = f'echo "$1 $([ -e {STORE}/.lock ] && echo repaired)" >>/run/systemd/calls'
@@ -252,7 +252,7 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
 
 @pytest.mark.bare
 def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
-    """The unit's filter would make such a call fail. The trace covers the service from start to end, with a login."""
+    """The unit's filter makes a forbidden call fail. The trace covers the service from start to end, with a login."""
     if not machine.path("/usr/bin/systemd-analyze").exists():
         pytest.skip("requires systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
@@ -279,7 +279,7 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
         traced.wait(PATIENCE)
     trace = machine.path("/run/trace").read_text()
     assert "AF_UNIX" in trace and "fsync" in trace, "the service listened and recorded the login"
-    begun = trace[trace.index(f'execve("{COMMAND}"') :]  # without the calls of setpriv
+    begun = trace[trace.index(f'execve("{COMMAND}"') :]  # after the calls of setpriv
     assert set(re.findall(r"^\d+ +(\w+)\(", begun, re.M)) - allowed == set()
 
 

@@ -203,7 +203,7 @@ def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
 
 
 def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -> None:
-    """The socket of systemd does not answer while systemd cannot start the service."""
+    """The socket of systemd has no reader while systemd fails to start the service."""
     machine.shell("mkdir -p /run/pam_totp")
     listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")

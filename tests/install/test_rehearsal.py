@@ -64,7 +64,7 @@ def test_a_correct_stack_accepts_a_code_once_and_no_other_answer(proves: Proves,
         "the user is prompted once"
     )
     assert site.counter() == 1
-    assert site.record().failures == 0, "a rehearsal leaves no failures"
+    assert site.record().failures == 0, "a rehearsal does not change the failures"
 
 
 @pytest.mark.parametrize(("name", "tells"), [("demo", True), ("sudo", False), ("sudo-i", False)])

@@ -86,7 +86,7 @@ def test_included_files_are_read_as_sshd_reads_them(tmp_path: Path) -> None:
     (tmp_path / "srv/a.conf").write_text("c\n")
     texts = sshd_files.texts(str(tmp_path))
     assert texts[1:5] == ["a\n", "b\n", "c\n", "Include more\n"]
-    assert len(texts) < 30, "the inclusion of a file by itself ends"
+    assert len(texts) < 30, "a file that includes itself must not cause a loop"
     assert sshd_files.texts(str(tmp_path / "nowhere")) == []
 
 

@@ -97,7 +97,7 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[End]:
     """Yield the logins for all results of the modules. pam_rootok.so accepts no user of these tests."""
     modules = [module for _, module in stack.lines]
     free = [i for i, module in enumerate(modules) if module not in (*CONSTANT_RESULTS, "pam_totp.so")]
-    # auth_err and authinfo_unavail have the same action under each control that is a word
+    # auth_err and authinfo_unavail have the same action under each keyword control, such as `required`
     every = [RESULTS if stack.lines[i][0].startswith("[") else RESULTS[:3] for i in free]
     possible = (r[1:] if modules[i] == "pam_rootok.so" else r for i, r in zip(free, every, strict=True))
     for chosen in product(*possible):
@@ -119,7 +119,7 @@ def real_ends(folder: Path, stack: Stack) -> Iterator[End]:
 
 def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> None:
     """A way is unconditional if it exists for every result of the condition with which a login can succeed."""
-    chance = random.Random(173)  # the first 100 stacks of this seed have 21 ways without a condition, and 10 with one
+    chance = random.Random(173)  # the first 100 stacks of this seed have 21 unconditional and 10 conditional ways
     needs = []
     for _ in range(STACKS):
         random_stack = any_stack(chance)
@@ -134,7 +134,7 @@ def test_the_real_libpam_has_the_same_ways_without_a_code(tmp_path: Path) -> Non
         needs += [*expected]
     assert needs.count(Need.NOTHING) > STACKS / 8
     assert needs.count(Need.CONDITION) > STACKS / 40
-    assert len(needs) < STACKS * 7 / 8, "some stacks have no way without a code"
+    assert len(needs) < STACKS * 7 / 8, "some stacks always require a code"
 
 
 @pytest.mark.parametrize(("module", "results"), sorted(CONSTANT_RESULTS.items()))

@@ -1,4 +1,4 @@
-"""Tests that a refusal costs the same work at the disk, and the same locks, for every user: counted system calls.
+"""Tests that a refusal makes the same system calls for disk and locks for every user.
 
 tests/torture/test_crowd.py measures times, in `make torture`.
 """
@@ -48,7 +48,7 @@ def work(site: Site, host: Path, user: str, answer: str) -> list[str]:
 
 @as_root
 def test_a_refused_ticket_makes_the_same_system_calls_for_every_user(site: Site, host: Path) -> None:
-    """With `enroll=ticket`, the work shows neither the enrolled nor the invited users."""
+    """The system calls must show neither enrolled nor invited users, with `enroll=ticket`."""
     line = f"auth required {MODULE} store={site.store} socket=none nodelay no_second_prompt enroll=ticket"
     service(site.confdir, "demo", line)
     ends = int(time.time()) + 3600

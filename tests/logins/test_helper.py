@@ -25,7 +25,8 @@ OWNER = 12_345  # uid of a store's owner without an account
 SALT, RECOVERY = "00" * 16, "0123456789ABCDEF"
 ALICE = UserRecord(user="alice", tokens=(fob(),), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
 
-# The modules of the standard library that a login may load. Each takes less than 0.3 ms; most are part of the program.
+# The modules of the standard library that a login may load. Each takes less than 0.3 ms; most are compiled into the
+# interpreter.
 LEAN = {"__future__", "_collections_abc", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"}
 LEAN |= {"_functools", "_json", "_sha1", "_sha2", "_sha256", "_sha512", "_socket", "_struct", "binascii", "errno"}
 LEAN |= {"fcntl", "pwd", "resource", "select", "struct", "syslog"}
@@ -53,7 +54,7 @@ def put(folder: Path, record: UserRecord = ALICE, owner: int | None = None) -> N
 
 
 def log_in(command: list[str], answer: str | None, *arguments: str, user: str = "alice") -> tuple[bytes, str]:
-    """Run a helper that gets `answer` at every prompt. Return the result and the helper's standard output."""
+    """Run a helper, and give it `answer` at every prompt. Return the result and the helper's standard output."""
     relay, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     relay.settimeout(PATIENCE)
     channel_on_3 = ["/bin/bash", "-c", f'exec 3<&{channel.fileno()} && exec "$@"', "helper"]
@@ -112,7 +113,7 @@ def copied(_copied: Path) -> Path:
 
 ANSWERS = {
     "right": (codes(0), b"r0"),
-    "two in a row": (codes(0, 2), b"r0"),
+    "codes in a row": (codes(0, 2), b"r0"),
     "far ahead": (codes(900, 3), b"r0"),
     "recovery code": (RECOVERY, b"r0"),
     "wrong": ("000000", b"r7"),

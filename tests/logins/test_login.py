@@ -82,7 +82,7 @@ def test_after_5_failures_two_codes_are_required_and_after_20_three(site: Site, 
     assert not site.gets_in(codes(0)), "one code is not enough"
     assert not site.gets_in("000000"), "a wrong code is refused"
     assert site.gets_in(codes(0, 2))
-    assert site.record().failures == 5, "a day lowers the count, a login does not"
+    assert site.record().failures == 5, "a login by codes in a row leaves the count unchanged"
     assert not site.gets_in(codes(2)), "two codes are still required"
     site.enrol(failures=20, failures_at=int(time.time()))
     assert not site.gets_in(codes(0)), "one code is not enough"
@@ -117,7 +117,7 @@ def test_each_of_several_tokens_is_checked(site: Site, way: str) -> None:
 
 
 def test_a_token_40_presses_ahead_is_resynchronised_by_two_answers(site: Site, way: str) -> None:
-    """A key fob that types its code and Return gives one code at each prompt."""
+    """A key fob that types its code and Return answers each prompt with one code."""
     site.enrol()
     done = site.login(codes(40), codes(41))
     assert (done.result, done.messages) == (Result.SUCCESS, ())
@@ -154,7 +154,7 @@ def test_a_missing_answer_to_the_second_prompt_is_a_refusal(site: Site, way: str
 
 
 def test_the_same_answer_twice_is_counted_once(site: Site, way: str) -> None:
-    """Clients that give one password at every prompt would otherwise count two failures a login."""
+    """A client that sends one password at every prompt would otherwise cause two failures in a login."""
     site.enrol()
     done = site.login("000000", "000-000")
     assert (done.result, len(done.prompts)) == (Result.AUTH_ERR, 2)

@@ -89,7 +89,7 @@ def test_many_blocked_jobs_do_not_delay_other_jobs(running: Running) -> None:
     until(lambda: free.results == ["done"], "a later job is done")
     assert blocked.results == []
     blocked.released.set()
-    until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all are done")
+    until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all jobs are done")
 
 
 def test_few_threads_remain_after_the_jobs(running: Running) -> None:
@@ -101,7 +101,7 @@ def test_few_threads_remain_after_the_jobs(running: Running) -> None:
         assert blocked.began.acquire(timeout=PATIENCE)
     blocked.released.set()
     until(lambda: len(set(threading.enumerate()) - before) <= MAX_IDLE, "the other threads have ended")
-    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "they do not delay the exit"
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before), "no thread delays the exit"
 
 
 def test_jobs_beyond_the_limit_of_threads_wait_for_a_thread(running: Running) -> None:
@@ -114,7 +114,7 @@ def test_jobs_beyond_the_limit_of_threads_wait_for_a_thread(running: Running) ->
     running.do(lambda: None)
     assert not blocked.began.acquire(blocking=False)
     blocked.released.set()
-    until(lambda: len(blocked.results) == 4, "all are done")
+    until(lambda: len(blocked.results) == 4, "all jobs are done")
 
 
 def test_if_no_thread_can_be_started_a_job_waits(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +176,7 @@ def test_a_descriptor_is_watched_once_or_always(running: Running) -> None:
     os.write(write_again, b"x")
     running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
     running.do(lambda: running.loop.watch(again, lambda: called("always", again), always=True))
-    until(lambda: calls == {"once": 1, "always": 3}, "both are called")
+    until(lambda: calls == {"once": 1, "always": 3}, "both handlers are called")
     running.do(lambda: running.loop.watch(reading, lambda: called("once", reading)))
     until(lambda: calls["once"] == 2, "the descriptor is watched again")
     running.do(lambda: running.loop.unwatch(reading))
@@ -233,7 +233,7 @@ def test_handlers_that_queue_each_other_do_not_delay_descriptors(running: Runnin
 
 
 def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
-    """epoll waits for whole milliseconds. The end of a delay would show the time of the work before it."""
+    """epoll waits for whole milliseconds. A rounded wait would show the time of the work before the delay."""
     waits: list[float | None] = []
     running.do(lambda: waits.append(Loop(lambda _: None)._seconds()))
     loop = Loop(lambda _: None)
@@ -241,5 +241,5 @@ def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
         loop._timers[:] = [(time.monotonic() + milliseconds / 1000, 0, lambda: None)]
         seconds = loop._seconds()
         assert seconds is not None
-        assert -(-seconds * 1000 // 1) <= milliseconds, "rounded up, it still ends before the timer"
+        assert -(-seconds * 1000 // 1) <= milliseconds, "the wait, rounded up, ends before the timer"
     assert waits == [None]

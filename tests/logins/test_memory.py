@@ -1,4 +1,4 @@
-"""Tests that passwords and codes do not stay in memory: a search through the service's memory, and a PAM host's."""
+"""Tests that passwords and codes are wiped: they search the memory of the service and of a PAM host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.memory import copies
 from tests.support.pamconf import Result, login, service
 from tests.support.site import KEY, ME, MODULE, TREE, Site, fob
 
-LENGTHS = (12, 40, 100, 150, 200, 400)  # bytes: the memory of objects up to 512 bytes is reused by size
+LENGTHS = (12, 40, 100, 150, 200, 400)  # bytes: Python reuses the memory of objects up to 512 bytes by size
 FURTHER = 10  # logins before the search
 
 
@@ -48,7 +48,7 @@ def test_the_search_finds_secrets_in_memory(site: Site) -> None:
 
 @as_root
 def test_the_service_keeps_no_password_and_no_code(site: Site) -> None:
-    """This includes refused answers, and a password that a user types at the prompt for a code."""
+    """The test includes refused answers, and a password that a user types at the prompt for a code."""
     serving = site.start()
     site.configure("plain", way="socket")
     line = f"auth required {MODULE} store={site.store} socket={site.socket} nodelay forward_pass"

@@ -1,4 +1,4 @@
-"""Tests of pam_sm_authenticate for hosts that load PAM modules in Python: text in, text out, no service."""
+"""Tests of pam_sm_authenticate for PAM hosts that load modules in Python, without the service."""
 
 from __future__ import annotations
 

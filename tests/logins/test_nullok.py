@@ -14,7 +14,7 @@ from tests.logins.test_module import Handle
 from tests.support.pamconf import Result
 from tests.support.site import ME, Site, codes, fob
 
-# Names, with the name in the entry of their uid: a name service that ignores case, or knows two names of an account.
+# Name -> name in the entry of its uid, for a name service that ignores case, or has two names of an account.
 ENTRIES = {"alice": "alice", "ALICE": "alice", "alice@corp": "alice", "bob": "bob"}
 
 
@@ -44,16 +44,16 @@ def test_an_unknown_account_does_not_pass(site: Site, user: str) -> None:
 
 @pytest.mark.parametrize("user", ["ALICE", "alice@corp"])
 def test_another_name_of_an_enrolled_account_does_not_pass(site: Site, user: str) -> None:
-    assert log_in(site, user)[0] == Result.IGNORE, "no name of the account is enrolled"
+    assert log_in(site, user)[0] == Result.IGNORE, "the account has no enrolled name"
     for token in (fob(), fob(enabled=False)):
         site.enrol(token, user="alice")
         before = site.path("alice").read_bytes()
         result, prompts, lines = log_in(site, user, answers=[codes(0)])
-        assert (result, prompts) == (Result.AUTHINFO_UNAVAIL, 0), "the codes of the other name are refused"
+        assert (result, prompts) == (Result.AUTHINFO_UNAVAIL, 0), "the codes of the enrolled name are refused"
         assert "alice" in lines[-1]
         assert site.path("alice").read_bytes() == before
     site.enrol(fob(confirmed=False), user="alice")
-    assert log_in(site, user)[0] == Result.IGNORE, "a token that is not confirmed is not enrolled"
+    assert log_in(site, user)[0] == Result.IGNORE, "the user's only token is unconfirmed"
 
 
 def test_an_enrolled_name_uses_its_own_codes(site: Site) -> None:

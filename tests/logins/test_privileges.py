@@ -1,4 +1,4 @@
-"""Tests of the change to the account that reads a database."""
+"""Tests of the change of uid and gid to those of the account that reads a database."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Tests of concurrent logins: of fifty with the same code, one succeeds.
+"""Tests of concurrent logins: one of fifty with the same code succeeds.
 
-The store is in memory: on a slow disk, the last of fifty may exceed the time limit of the lock (see tests/torture).
+The store is in memory: on a slow disk, the last login may exceed the time limit of the lock (see tests/torture).
 """
 
 from __future__ import annotations

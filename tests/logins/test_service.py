@@ -299,7 +299,7 @@ def test_a_silent_client_is_disconnected_after_the_hello_limit(site: Site) -> No
     with connected(site) as client:
         assert client.recv(1) == b""
     assert time.monotonic() - begun >= protocol.HELLO_WAIT * 0.9
-    assert (protocol.HELLO_WAIT, protocol.TURN_WAIT, protocol.PERSON_WAIT) == (2.0, 10.0, 300.0), "in seconds"
+    assert (protocol.HELLO_WAIT, protocol.TURN_WAIT, protocol.PERSON_WAIT) == (2.0, 10.0, 300.0), "seconds"
 
 
 def test_a_kill_after_the_prompt_refuses_and_the_next_login_works(site: Site) -> None:
@@ -375,7 +375,7 @@ def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monk
 
 
 def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
-    """While its last logins end, a service no longer listens. Its successor may start then, and reuse the inode."""
+    """A service stops listening before its last logins end. A successor may start meanwhile, and reuse the inode."""
     with ExitStack() as other:
         with listening_at(str(site.socket)) as first:
             first.close()
@@ -387,7 +387,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
-    """Otherwise, the service would start, and refuse every login."""
+    """A started service would refuse every login."""
     site.give_to(UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
@@ -430,14 +430,14 @@ def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: 
 
 
 def first_message(site: Site, hello: bytes) -> tuple[socket.socket, bytes]:
-    """Begin a login. Return its connection, and the first message of the service."""
+    """Begin a login. Return the connection and the first message of the service."""
     client = connected(site)
     client.send(hello)
     return client, client.recv(4097)
 
 
 def test_a_lock_held_for_5_seconds_delays_no_other_user(site: Site) -> None:
-    """More logins wait for the lock than the service has threads at rest."""
+    """The logins that wait for the lock outnumber the idle threads of the service."""
     site.start()
     site.enrol()
     site.enrol(user="other")
@@ -535,7 +535,7 @@ def test_a_long_search_delays_no_other_login(site: Site, monkeypatch: pytest.Mon
         two.send(b"A111111 222222")
         for counter in range(10):
             assert site.gets_in(codes(counter))
-        assert not searching.acquire(blocking=False), "one search at a time for one record"
+        assert not searching.acquire(blocking=False), "searches for one record must not run at the same time"
         assert not select.select([one, two], [], [], 0)[0]
         over.set()
         assert one.recv(4097)[:1] == b"e"
@@ -627,7 +627,7 @@ def test_uids_before_their_lookup_do_not_block_a_local_account(site: Site, monke
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     with serving_here(site):
         held = [connected_as(uid, site) for uid in range(OTHER_UID, OTHER_UID + 5)]
-        until(lambda: len(select.select(held, [], [], 0)[0]) == 2, "the total of such uids is used up")
+        until(lambda: len(select.select(held, [], [], 0)[0]) == 2, "the uids have reached their total quota")
         assert as_nobody(site, hello("nobody"), "000000")[0][:1] == "p"
         answers.set()
         for client in held:
@@ -799,7 +799,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
 
 @as_root
 def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay then starts a helper, so that no user is kept out of sudo."""
+    """The relay then starts a helper, so that all users can still use sudo."""
     monkeypatch.setattr(login_quota, "MAX_CARRIED_LOGINS", 2)
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 1)
     site.enrol()
@@ -809,9 +809,9 @@ def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: py
         assert [said[:1] for _, said in held] == [b"p", b"p"]
         for caller, expected in (("", b"f"), ("\0ruser=carol", b"f"), ("\0ruser=bob", b"r9")):
             client, said = first_message(site, hello(ME) + caller.encode())
-            assert said == expected, "an account above its own limit gets no helper"
+            assert said == expected, "the service refuses an account above its own limit"
             client.close()
-        assert site.gets_in(codes(0)), "by a helper"
+        assert site.gets_in(codes(0)), "a helper accepts the code"
         assert as_nobody(site, hello("nobody"), "000000")[0][0] == "p", "other accounts have a separate total"
         for client, _ in held:
             client.close()
@@ -827,7 +827,7 @@ def test_uids_without_a_passwd_entry_share_one_small_quota(site: Site, monkeypat
         def closed() -> int:
             return len(select.select(held, [], [], 0)[0])
 
-        until(lambda: closed() >= 2, "two are disconnected")
+        until(lambda: closed() >= 2, "two clients are disconnected")
         assert closed() == 2
         for client in held:
             client.close()
@@ -856,13 +856,13 @@ def test_codes_computed_in_advance_are_wiped_and_do_not_decide(site: Site, monke
 
     with serving_here(site):
         assert site.login(the_code_is_used_meanwhile).result is Result.AUTH_ERR
-        assert not made.pop()._tables, "the computed codes are wiped"
+        assert not made.pop()._tables, "the codes that were computed in advance are wiped"
         assert site.login(lambda _: slowly(codes(1))).result is Result.SUCCESS
         assert not made.pop()._tables
         if os.geteuid() == 0:
             assert site.login(lambda _: slowly("000000"), None, user="nobody").result is Result.AUTH_ERR
-            assert not made.pop()._tables, "a user without a record costs the same"
-        assert site.login(codes(2)).result is Result.SUCCESS, "a program does not wait"
+            assert not made.pop()._tables, "codes are computed for a user without a record, too"
+        assert site.login(codes(2)).result is Result.SUCCESS, "a program answers before the codes are computed"
 
 
 def test_an_answer_is_wiped_when_its_login_ends(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -902,7 +902,7 @@ def test_the_service_raises_its_descriptor_limit_to_the_maximum(site: Site) -> N
 
 
 def test_without_free_descriptors_the_service_does_not_spin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If `accept` fails for lack of descriptors, the service pauses before it retries."""
+    """The service pauses before it retries an `accept` that failed for lack of descriptors."""
 
     class Full(socket.socket):
         def accept(self) -> tuple[socket.socket, object]:
@@ -990,7 +990,7 @@ def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Return True if a worker has ended, even if it was not reaped yet."""
+    """Return True if a worker has exited, reaped or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: the worker ended between open and read

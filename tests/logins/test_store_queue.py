@@ -19,7 +19,7 @@ RECORD = ("/store", "alice")
 
 
 class Running:
-    """A queue whose loop runs in a thread. `done` are the names of the uses in the order of their results."""
+    """A queue whose loop runs in a thread. `done` lists the names of completed uses of the store, the oldest first."""
 
     def __init__(self) -> None:
         self.bugs: list[Exception] = []
@@ -50,7 +50,7 @@ class Running:
         self.loop.call_from_thread(lambda: self.queue.use(asker, wait, on_result))
 
     def block(self) -> None:
-        """Begin a use that lasts until `released`."""
+        """Begin a use of the store that lasts until `released`."""
 
         def job() -> None:
             self.began.set()
@@ -72,7 +72,7 @@ def running() -> Iterator[Running]:
 
 
 def test_logins_for_one_record_take_turns(running: Running) -> None:
-    """A user that sends many answers must not delay others' answers for the same record."""
+    """A caller with many answers must not delay the answers of another caller for the same record."""
     running.block()
     for number in range(4):
         running.use("many", f"many {number}")
@@ -93,11 +93,11 @@ def test_a_use_that_cannot_begin_in_time_does_not_run(running: Running, monkeypa
     assert [type(error) for error in running.errors] == [LockBusy, LockBusy]
     assert not ran.is_set()
     running.use("late", "next", ran.set)
-    assert ran.wait(PATIENCE), "the record is free again"
+    assert ran.wait(PATIENCE), "the record is unlocked"
 
 
 def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
-    """A disk that hangs may delay the logins that wait for it, but not the prompts of others."""
+    """A hanging disk may delay the logins that wait for the disk, but not the prompts of other logins."""
     threads = []
 
     def slow() -> None:
@@ -112,7 +112,7 @@ def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
 
 
 def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, the record would stay locked during the searches for other records, and delay its single codes."""
+    """The record would otherwise be locked during searches for other records, which would delay its single codes."""
     turns = running.queue.search_turns
     for _ in range(MAX_SEARCHES):
         assert turns.begin(0.0)
@@ -121,15 +121,15 @@ def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkey
     running.use("asker", "late", ran.set, is_slow=True)
     until(lambda: running.done == ["late"], "the use fails")
     assert [type(error) for error in running.errors] == [LockBusy]
-    assert not ran.is_set(), "its record was never locked"
+    assert not ran.is_set(), "the use waited for a search turn, and acquired no lock"
     turns.end()
     monkeypatch.undo()
     running.use("asker", "next", ran.set, is_slow=True)
-    assert ran.wait(PATIENCE), "a turn is free again"
+    assert ran.wait(PATIENCE), "a search turn is available"
 
 
 def test_uses_of_a_database_do_not_stop_the_loop_and_need_no_search_turn(running: Running) -> None:
-    """More uses wait for the database than searches may run, and a use without a delay is completed meanwhile."""
+    """The waiting uses outnumber the permitted searches. A use without a delay is completed meanwhile."""
     waiting = threading.Semaphore(0)
 
     def job() -> None:

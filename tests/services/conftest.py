@@ -48,7 +48,7 @@ def sshd(machine: Machine, _sshd: Sshd) -> Sshd:
 
 @pytest.fixture(params=["spawn", "socket"])
 def way_there(request: pytest.FixtureRequest, machine: Machine) -> str:
-    """Return the `way` of a stack line: `spawn` for a spawned helper, `socket` for the running service."""
+    """Return the verifier in a stack line: `spawn` for a new helper, `socket` for the running service."""
     if request.param == "socket":
         machine.serve()
     way: str = request.param

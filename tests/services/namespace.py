@@ -144,7 +144,7 @@ class Machine:
         self.log.close()
         for pid in set(self.processes()) - {self._holder.pid}:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)  # for example a helper that its caller has stopped
+                os.kill(pid, signal.SIGKILL)  # SIGTERM would not end a helper that its caller has stopped
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait(PATIENCE)

@@ -18,7 +18,7 @@ class Talk:
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = None  # no delay is needed, because `asks` waits for the prompt
+        self.terminal.delaybeforesend = None  # send at once, because `asks` waits for the prompt
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:
@@ -28,7 +28,7 @@ class Talk:
 
     @property
     def before(self) -> str:
-        """The output between the last prompt and the previous one."""
+        """The output between the last two prompts."""
         shown: bytes = self.terminal.before or b""
         return shown.decode(errors="surrogateescape")
 
@@ -122,7 +122,7 @@ class Syslog:
             self._lines.remove(mark)
 
     def module_lines(self) -> list[str]:
-        """Return the part from `pam_totp(` on of every line that pam_totp logged."""
+        """Return all lines that pam_totp logged, without the text before `pam_totp(`."""
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 
     def wait_for(self, *words: str) -> str:

@@ -30,7 +30,7 @@ def logged(machine: Machine) -> list[tuple[str, dict[str, str]]]:
 
 
 def as_alice(machine: Machine, *words: str, stdin: str = "") -> None:
-    """Run pam-totp like sudo of alice: as root, with SUDO_UID."""
+    """Run pam-totp as sudo does for alice: as root, with SUDO_UID."""
     python = ["env", "PYTHONPATH=/run/tree", f"SUDO_UID={ACCOUNTS['alice']}", "/usr/bin/python3", "-m", "pam_totp.cli"]
     done = machine.run(*python, *words, stdin=stdin)
     assert (done.returncode, "not in the audit log" in done.stderr) == (0, False), done
@@ -85,7 +85,7 @@ def test_every_change_is_logged_with_its_account(machine: Machine, words: tuple[
 
 
 def test_every_change_of_the_stock_is_logged_with_its_account(machine: Machine) -> None:
-    """The keys of T-1 and T-2 are those of the tests, so `codes` gives the codes of T-1."""
+    """T-1 has the key of `codes`, which therefore returns the codes of T-1."""
     machine.enrol("carol", fob(5))
     other = b"another key of 20 by".hex()
     as_alice(machine, "stock", "import", "csv", "-", "--batch", "box", "--yes", stdin=f"T-1,{KEY.hex()}\nT-2,{other}\n")
@@ -155,7 +155,7 @@ def test_an_import_logs_every_token(machine: Machine) -> None:
         ("changed", {"user": "bob", **common, "next": "7"}),
     ]
     as_alice(machine, "import", "users-oath", "/root/users.oath")
-    assert logged(machine) == [], "both tokens were imported before"
+    assert logged(machine) == [], "both tokens are already imported"
 
 
 def test_an_import_that_was_rolled_back_logs_no_change(machine: Machine) -> None:
@@ -265,8 +265,8 @@ def test_the_documented_move_to_another_server_keeps_tokens_and_used_codes(machi
     old, new = moving_steps()
     for step in old:
         shell(step)
-    assert not logs_in(1), "the old server refuses codes from then on"
-    machine.path(STORE).mkdir(mode=0o700)  # the new server has an empty store, and another uid for its account
+    assert not logs_in(1), "the old server must refuse codes after these steps"
+    machine.path(STORE).mkdir(mode=0o700)  # the new server: an empty store, and another uid of pam_totp
     machine.make_decoys()
     machine.run(
         "sh", "-c", f"rm -rf {STORE}.moved; cd /root; mkdir t; tar -xpf tokens.tar -C t; chown -R 59999:59999 t"

@@ -1,4 +1,4 @@
-"""Tests of the helper of a real su: the caller of su cannot stop or slow it, or let the kernel kill it."""
+"""Tests of the helper of a real su: the caller of su cannot stop the helper, slow it, or make the kernel kill it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.services.namespace import ACCOUNTS, Machine
 from tests.support.site import codes, until
 
-# Prepare this process in every way that an ordinary account may, and execute the arguments.
+# Change all attributes of this process that an ordinary account may change, and execute the arguments.
 _PREPARE = """
 import os, resource, sys
 for path, value in (("/proc/self/oom_score_adj", "1000"), ("/proc/self/timerslack_ns", "1000000000")):
@@ -82,7 +82,7 @@ def cgroups(machine: Machine) -> Iterator[Path]:
         machine.run("umount", "/run/cgroup2")
         pytest.skip(f"requires a writable cgroup2: {made.stderr.strip()}")
     root = machine.path("/run/cgroup2") / name
-    for file in ("cgroup.procs", "cgroup.freeze"):  # as systemd delegates a cgroup
+    for file in ("cgroup.procs", "cgroup.freeze"):  # delegate the cgroup, as systemd does
         os.chown(root / "alice" / file, ACCOUNTS["alice"], ACCOUNTS["alice"])
     yield root
     (root / "alice" / "cgroup.kill").write_text("1")

@@ -1,4 +1,4 @@
-"""Tests of `pam-totp desk` through the real sudo: a desk member helps a user, and tries to get more rights."""
+"""Tests of `pam-totp desk` through the real sudo: a desk member helps a user, and tries forbidden actions."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_desk_member_gives_a_temporary_code_that_opens_one_login(desk: Machine
     talk = desk.talk("sudo", "id", "-un", user="alice").asks("One-time code: ").says(found[0])
     assert talk.ends() == (0, "\r\nroot\r\n")
     status, _ = desk.talk("sudo", "-k", "id", user="alice").asks("One-time code: ").fails(found[0]).interrupts()
-    assert status != 0, "the code works once"
+    assert status != 0, "the code must be accepted once"
     lines = [line for line in desk.log.module_lines() if "what=temporary-code" in line]
     assert len(lines) == 1
     assert " user=alice " in lines[0]
@@ -109,7 +109,7 @@ def test_the_desk_learns_that_a_login_takes_no_ticket_of_an_enrolled_user(desk: 
 
 @pytest.mark.parametrize("user", ["root", "toor", "carol", "bob"])
 def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Machine, user: str) -> None:
-    """Root under two names, the member's own factors, and those of a member by the primary group."""
+    """The users are root under two names, the member, and another member by the primary group."""
     passwd = desk.path("/etc/passwd").read_text()
     bob = f"bob:x:{ACCOUNTS['bob']}:"
     desk.write("/etc/passwd", passwd.replace(f"{bob}{ACCOUNTS['bob']}:", f"{bob}7777:") + "toor:x:0:0::/root:/bin/sh\n")
@@ -138,7 +138,7 @@ def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Mac
 
 @pytest.mark.parametrize("order", [("erna", "erna-adm"), ("erna-adm", "erna")])
 def test_a_second_name_in_a_protected_primary_group_protects_the_first(desk: Machine, order: tuple[str, str]) -> None:
-    """The name service finds only one name by the uid, and the group does not list a member by the primary group."""
+    """The name service finds only the first name by the uid. The group's entry lacks members by the primary group."""
     gids = {"erna": 1500, "erna-adm": 27}
     for path, text in (
         ("/etc/passwd", "".join(f"{name}:x:1500:{gids[name]}::/:/bin/sh\n" for name in order)),
@@ -213,7 +213,7 @@ def test_a_wrong_code_of_the_member_counts_and_opens_nothing(desk: Machine) -> N
     assert desk.record("carol").failures == 1
     assert desk.record("bob").changes == ""
     status, shown = sudo(desk, "show", "bob").asks(PROMPT).says(codes(40)).asks(PROMPT).says(codes(41)).ends()
-    assert (status, "fob" in shown) == (0, True), "two codes in a row bring the member's fob back into step"
+    assert (status, "fob" in shown) == (0, True), "two codes in a row resynchronise the member's fob"
 
 
 def test_a_session_ends_its_rights_when_the_member_leaves_the_group(desk: Machine) -> None:

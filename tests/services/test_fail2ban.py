@@ -56,7 +56,7 @@ def failures(tmp_path: Path, log: str, name: str = "pam_totp") -> list[tuple[str
         check=False,
         cwd=tmp_path,
     )
-    assert done.returncode in (0, 255), done.stderr  # 255: no line matches
+    assert done.returncode in (0, 255), done.stderr  # 255: no matching line
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
     return [(ip, user or None) for ip, user in rows]
 
@@ -84,7 +84,7 @@ def test_fail2ban_finds_wrong_codes_in_the_log_of_sshd_and_of_pam_totp(
 
 @needs_fail2ban
 def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Path) -> None:
-    """Otherwise, a ban would show an attacker a right code or an enrolled user."""
+    """A ban, or its absence, would otherwise show an attacker a right code or an enrolled user."""
     counted = {o.value for o in Outcome if not o.accepted} - {Outcome.TICKET.value}
     counted |= {NOT_CONFIRMED, TICKET_ENDED}
     reasons = [*counted, "no-answer", "too-many-at-once", "not-yours-to-ask"]

@@ -1,7 +1,7 @@
-"""Tests of the enrolment at the first login, with a ticket: through the real sshd, sudo, su and login.
+"""Tests of the enrolment at the first login with a ticket, through the real sshd, sudo, su and login.
 
-The texts must arrive in every locale and at every log level of ssh, in plink and in paramiko. After a login that breaks
-off at any point, the next login shows the same key.
+The user must see the texts in every locale, at every log level of ssh, in plink and in paramiko. After a login that
+ends at any point, the next login shows the same key.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_ticket_then_code(machine: Machine, sshd: Sshd, way_there: str, ticket: 
     machine.log.wait_for("accepted user=alice by=ticket token=phone")
     logged = "\n".join(machine.log.lines())
     assert not [secret for secret in (ticket, ticket.replace("-", ""), base32(KEY), SHOWN_KEY) if secret in logged]
-    assert is_in(sshd.ssh().asks(CODE).says(code(1))), "the next login is an ordinary one"
+    assert is_in(sshd.ssh().asks(CODE).says(code(1))), "the next login is an ordinary login"
 
 
 def test_password_then_ticket(machine: Machine, sshd: Sshd, way_there: str, ticket: Ticket) -> None:
@@ -103,7 +103,7 @@ def test_the_ticket_is_right_at_the_second_prompt(machine: Machine, sshd: Sshd, 
 def test_ssh_shows_every_text_in_every_locale_and_at_every_level(
     machine: Machine, sshd: Sshd, ticket: Ticket, locale: str, level: str
 ) -> None:
-    """In the locale C, ssh shows the blocks as octal escapes. The key under the picture is readable."""
+    """ssh shows the blocks as octal escapes in the locale C. The key under the picture is readable."""
     stack(machine)
     talk = sshd.ssh("alice", f"LogLevel={level}", environment=(f"LC_ALL={locale}",)).asks(CODE).says(ticket)
     assert SHOWN_KEY in talk.asks(QUESTION).before
@@ -146,7 +146,7 @@ def test_a_client_in_latin_1_gets_the_key_and_ends_only_at_the_picture(
     assert is_in(talk.says(code()).asks(PRESS_ENTER).says(""))
 
 
-# Every way in which a login can break off
+# Every event that can end a login early
 
 ENDS_OF_LOGINS = ("Ctrl-C", "Ctrl-D", "hang-up")
 AT_PROMPTS: dict[str, Callable[[Talk], Talk]] = {
@@ -202,7 +202,7 @@ def test_a_login_that_breaks_off_at_the_recovery_codes_has_enrolled(
 
 
 def test_without_a_terminal_the_enrolment_ends_by_itself(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """ssh answers each prompt by SSH_ASKPASS. This one gives the ticket, then empty answers."""
+    """ssh reads each answer from the program SSH_ASKPASS. The test's program prints the ticket, then empty answers."""
     stack(machine)
     machine.write("/run/askpass", f"#!/bin/sh\ncase $1 in *'{CODE}'*) echo {ticket};; *) echo;; esac\n", 0o755)
     talk = sshd.ssh(
@@ -223,7 +223,7 @@ def test_three_wrong_codes_end_the_conversation(machine: Machine, sshd: Sshd, wa
         talk.asks(QUESTION).says("000000")
     status, shown = talk.ends()
     assert (status, "Permission denied" in shown) == (255, True)
-    assert NOTHING_CHANGED not in shown, "sshd would drop its own line about the failure"
+    assert NOTHING_CHANGED not in shown, "after this message, sshd would not log the failure"
     machine.log.wait_for("sshd", "error: PAM: Authentication failure for alice from 127.0.0.1")
     assert not is_enrolled(machine)
     assert machine.record("alice").failures == 0
@@ -252,14 +252,14 @@ def test_of_two_sessions_with_one_ticket_one_enrols(
 
 
 def test_a_login_past_its_time_limit_leaves_the_ticket(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """At the end of LoginGraceTime, sshd's monitor gets SIGALRM. The test sends it."""
+    """The test sends the SIGALRM that sshd's monitor receives at the end of LoginGraceTime."""
     stack(machine)
     talk = sshd.ssh().asks(CODE).says(ticket).asks(QUESTION)
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in machine.processes()}
     (monitor,) = (pid for pid, title in titles.items() if b"alice [priv]" in title)
     os.kill(monitor, signal.SIGALRM)
     machine.log.wait_for("refused user=alice reason=no-answer")
-    assert talk.says(code()).ends()[0] == 255, "ssh notices the end only after the answer"
+    assert talk.says(code()).ends()[0] == 255, "ssh detects the end of the login after the answer"
     assert machine.record("alice").ticket is not None
     talk = sshd.ssh().asks(CODE).says(ticket).asks(QUESTION)
     assert SHOWN_KEY in talk.before
@@ -269,7 +269,7 @@ def test_a_login_past_its_time_limit_leaves_the_ticket(machine: Machine, sshd: S
 def test_a_session_shows_nobody_else_who_is_invited(
     machine: Machine, sshd: Sshd, way_there: str, ticket: Ticket
 ) -> None:
-    """Without the ticket, an invited, an unenrolled and an unknown user look alike. An enrolled user needs a code."""
+    """Invited, unenrolled and unknown users see the same texts after a wrong ticket. An enrolled user needs a code."""
     stack(machine, way=way_there)
     machine.enrol("carol", ticket=machine.record("alice").ticket)
     seen = set()
@@ -278,9 +278,9 @@ def test_a_session_shows_nobody_else_who_is_invited(
         seen.add(str(talk.ends()).replace(user, "USER"))
     assert len(seen) == 1, seen
     talk = sshd.ssh("bob", "NumberOfPasswordPrompts=1").asks(CODE).says(ticket).asks(NEXT_PROMPT)
-    assert talk.says(ticket).ends()[0] == 255, "the ticket is alice's"
+    assert talk.says(ticket).ends()[0] == 255, "the ticket belongs to alice"
     talk = sshd.ssh("carol", "NumberOfPasswordPrompts=1").asks(CODE).says(ticket).asks(NEXT_PROMPT)
-    assert talk.says(ticket).ends()[0] == 255, "an enrolled user gets no enrolment"
+    assert talk.says(ticket).ends()[0] == 255, "a ticket must not enrol an enrolled user"
 
 
 @pytest.mark.parametrize("arguments", ["", "enroll=off"])
@@ -336,7 +336,7 @@ def test_paramiko_shows_the_key_and_enrols(machine: Machine, sshd: Sshd, ticket:
 
 
 def test_a_program_that_gives_its_password_at_every_prompt_ends(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """paramiko's `connect` gives the password at every prompt."""
+    """paramiko's `connect` answers every prompt with the password."""
     machine.stack("sshd", "auth requisite pam_unix.so nodelay", machine.module_line("enroll=ticket"))
     status, shown = paramiko(machine, PASSWORD, ticket)
     assert (status, "refused" in shown) == (1, True)
@@ -411,7 +411,7 @@ def test_without_input_su_ends_and_leaves_the_ticket(machine: Machine, way_there
 
 
 def test_a_prompt_of_sudo_that_replaces_ours_enrols_nobody_by_chance(machine: Machine, ticket: Ticket) -> None:
-    """`sudo -p` hides the key. The user gives up, and the ticket still counts."""
+    """`sudo -p` hides the key. The user cancels, and the ticket remains valid."""
     stack(machine, "sudo")
     talk = sudo(machine, "-p", "secret: ").asks("secret: ").says(ticket)
     talk.asks("secret: ")
@@ -423,7 +423,7 @@ def test_a_prompt_of_sudo_that_replaces_ours_enrols_nobody_by_chance(machine: Ma
 
 
 def test_polkit_takes_no_ticket(machine: Machine, way_there: str, ticket: Ticket) -> None:
-    """A test program plays the agent of polkit, under its service name."""
+    """pamtester replaces the agent of polkit, and uses the agent's service name."""
     stack(machine, "polkit-1", way=way_there)
     pamtester = machine.talk("pamtester", "polkit-1", "alice", "authenticate")
     assert pamtester.asks(CODE).says(ticket).asks(NEXT_PROMPT).says(ticket).ends()[0] != 0
@@ -484,7 +484,7 @@ def test_the_command_takes_only_a_ticket_of_the_caller(machine: Machine, ticket:
         status, shown = redeem(machine, user="carol").asks(TICKET).says(answer).ends()
         assert (status, "refused: the ticket is wrong" in shown) == (1, True), shown
     after = machine.record("carol")
-    assert (after.tokens, after.failures, after.ticket) == (before.tokens, 0, before.ticket), "no code was used up"
+    assert (after.tokens, after.failures, after.ticket) == (before.tokens, 0, before.ticket), "the ticket is unused"
     status, shown = redeem(machine, "alice", user="carol").ends()
     assert (status, "only root can redeem a ticket of alice" in shown) == (3, True)
     assert redeem(machine, "alice", user="root").asks(TICKET).presses_ctrl_c().ends()[0] == 130
@@ -500,7 +500,7 @@ def test_the_command_without_a_service_or_with_other_options_says_so(machine: Ma
 
 
 def test_another_service_name_gets_no_more_from_the_service(machine: Machine) -> None:
-    """An account other than root chooses its service name. An enrolled user's ticket counts under one name only."""
+    """Each account can choose the service name. An enrolled user's ticket counts only under `REDEEM_SERVICE`."""
     record, ticket = invited(
         UserRecord(user="alice", tokens=(fob(),)),
         TotpToken(name="phone", secret=b"n" * 20, created=0, confirmed=False),

@@ -123,11 +123,11 @@ def test_an_unenrolled_user_sees_what_a_wrong_code_shows(site: Site, said: str) 
     unenrolled = site.login(said)
     site.enrol()
     assert seen(unenrolled) == seen(site.login(said))
-    assert unenrolled.messages == (), "a text would show that the code was wrong"
+    assert unenrolled.messages == (), "a message would show that the code was wrong"
 
 
 def test_a_right_code_with_a_wrong_password_looks_like_a_wrong_code(site: Site) -> None:
-    """pam_deny takes the place of a module that refuses the password. The count of refusals is not shown either."""
+    """pam_deny replaces a module that refuses the password. The user must not see the count of refusals."""
     line = f"auth required {MODULE} store={site.store} socket=none forward_pass"
     service(site.confdir, "demo", line, "auth required pam_deny.so")
     seen = set()
@@ -141,7 +141,7 @@ def test_a_right_code_with_a_wrong_password_looks_like_a_wrong_code(site: Site) 
 
 
 def test_a_code_before_the_password_gives_no_grace(site: Site) -> None:
-    """After a right code with a wrong password, a missing prompt would show that the code was right."""
+    """A missing prompt would show that a code was right, even if the password with it was wrong."""
     line = f"auth required {MODULE} store={site.store} socket=none nodelay forward_pass grace_period=600"
     service(site.confdir, "demo", line)
     site.enrol()

@@ -1,4 +1,4 @@
-"""Tests of services on a full or read-only disk: codes are accepted at most once, and all refusals look alike."""
+"""Tests of services on a full or read-only disk: a code is accepted at most once, and all refusals are equal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.site import codes
 from tests.torture.images import fill
 
 CODE = "One-time code: "
-RIGHT = {codes(0), codes(0, 2), RECOVERY}  # right codes of some users
+RIGHT = {codes(0), codes(0, 2), RECOVERY}  # answers that are right for some users
 
 
 @pytest.fixture(params=["full", "read-only"])

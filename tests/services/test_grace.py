@@ -28,7 +28,7 @@ def an_hour_of_grace(site: Site, way: str) -> None:
 
 
 def was_prompted(done: Login) -> bool:
-    """Return True if the user was prompted. Such a login must fail, because the test prepares no answer."""
+    """Return True if the user was prompted. A prompted login must fail, because the test prepares no answer."""
     assert done.result is (Result.CONV_ERR if done.prompts else Result.SUCCESS), done
     return bool(done.prompts)
 
@@ -85,7 +85,7 @@ def test_an_address_that_identifies_no_other_host_has_no_grace(site: Site, rhost
     site.enrol()
     get_in(site, codes(0), rhost)
     assert site.record().grace == ()
-    site.enrol(grace=(ago(60, rhost),))  # as an older version wrote it
+    site.enrol(grace=(ago(60, rhost),))  # an entry of an older version
     assert was_prompted(log_in(site, rhost))
 
 
@@ -113,7 +113,7 @@ def test_grace_from_the_future_is_void(site: Site) -> None:
     site.enrol(grace=(ago(-60),))
     assert was_prompted(log_in(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
-    assert was_prompted(log_in(site)), "a token with a last use in the future voids grace too"
+    assert was_prompted(log_in(site)), "a last use in the future voids grace, too"
 
 
 @pytest.mark.parametrize("change", [["rename", "fob", "stick"], ["disable-token", "fob"], ["remove", "two", "--yes"]])
@@ -158,7 +158,7 @@ def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """With user=NAME, several accounts share a record: a code for one account must not give grace to another."""
+    """A code for one account must not give grace to another account, with which user=NAME shares the record."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert was_prompted(log_in(site))

@@ -106,7 +106,7 @@ def test_the_site_file_sets_forward_pass_for_a_screen_locker(machine: Machine) -
 
 
 def test_the_site_file_sets_forward_pass_for_a_listed_client(machine: Machine) -> None:
-    """pam_unix checks another user's password only for root, so this stack shows the forwarding by pam_exec."""
+    """pam_exec shows the forwarding: pam_unix would check another user's password only for root."""
     one_field(machine, '[clients]\ncarol = "locker"\n[service.locker]\nforward_pass = true\n')
     line = machine.module_line(way="socket")
     shows = "auth required pam_exec.so expose_authtok stdout /usr/bin/cat"

@@ -56,7 +56,7 @@ class Centre:
 
 
 def _listener(machine: Machine) -> socket.socket:
-    """Return a socket that listens in the network of the machine. setns(2) changes only the thread that calls it."""
+    """Return a socket that listens in the machine's network. setns(2) changes only the thread that calls setns."""
     made: list[socket.socket] = []
 
     def listen() -> None:
@@ -105,7 +105,7 @@ def test_join_writes_the_files_of_the_account_of_the_service(machine: Machine, c
 
 
 def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_path: Path) -> None:
-    """A file takes the place of such a store. With `nullok`, an empty store would let all users in."""
+    """After the copy, the store's path is a file. With `nullok`, an empty store would let all users in."""
     centre, store, aside = Centre(machine, tmp_path), machine.path(STORE), machine.path(f"{STORE}.aside")
     store.rename(aside)
     machine.write(STORE, f"{NOTICE}postgresql://authority@db1/otp\n")
@@ -116,11 +116,11 @@ def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_p
         assert joined.returncode == 0, joined.stderr
         assert machine.path(f"{FOLDER}/key.pem").stat().st_uid == ACCOUNTS["pam_totp"]
         assert (stat.S_IMODE(store.stat().st_mode), store.stat().st_uid) == (0o700, ACCOUNTS["pam_totp"])
-        assert len(list(machine.path(f"{STORE}/.decoy").iterdir())) == 64, "doctor has no finding about the store"
+        assert len(list(machine.path(f"{STORE}/.decoy").iterdir())) == 64, "the decoys must be complete"
         calls = machine.path("/run/trace").read_text().splitlines()
         settings = next(i for i, line in enumerate(calls) if '"/etc/pam_totp.toml")' in line)
         removed = next(i for i, line in enumerate(calls) if f'unlink("{STORE}")' in line)
-        assert settings < removed, "the logins ask the authorities before there is an empty store"
+        assert settings < removed, "logins must ask the authorities before an empty store exists"
     finally:
         centre.server.close()
         shutil.rmtree(store)
@@ -131,7 +131,7 @@ def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_p
 def test_sshd_asks_the_authority(machine: Machine, sshd: Sshd, centre: Centre, way_there: str) -> None:
     machine.stack("sshd", machine.module_line(way=way_there))
     talk = sshd.ssh(source="192.0.2.7").asks(CODE).says("000000").asks(NEXT_PROMPT)
-    assert REFUSED_TEXT in talk.before, "as on one host"
+    assert REFUSED_TEXT in talk.before, "the same as without a fleet"
     status, shown = talk.says("755224").ends()
     assert (status, "in as alice" in shown) == (0, True), shown
     line = machine.log.wait_for("pam_totp(sshd:auth): accepted user=alice")
@@ -142,7 +142,7 @@ def test_sshd_asks_the_authority(machine: Machine, sshd: Sshd, centre: Centre, w
         ("alice", "sshd", "192.0.2.7", "000000"),
     ]
     owner = {str(ACCOUNTS["pam_totp"])}
-    assert centre.helpers == [owner if way_there == "spawn" else set()] * 2, "a helper has no right of root"
+    assert centre.helpers == [owner if way_there == "spawn" else set()] * 2, "a helper has only the uid of pam_totp"
 
 
 @pytest.mark.bare
@@ -159,9 +159,9 @@ def test_a_helper_reads_the_credentials_after_it_dropped_root(machine: Machine, 
     assert min(touched) > drop
     loaded = [i for i, line in enumerate(calls) if "/pam_totp/member/" in line and ".pyc" in line]
     assert loaded
-    assert max(loaded) < drop, "the new account may not be able to read this package"
+    assert max(loaded) < drop, "load before the drop: the account may lack permission to read the package"
     site = next(i for i, line in enumerate(calls) if "/etc/pam_totp.toml" in line)
-    assert f"setresuid(-1, {owner}, -1)" in "".join(calls[:site]), "the site file is read without root's rights"
+    assert f"setresuid(-1, {owner}, -1)" in "".join(calls[:site]), "the helper reads the site file as the account"
 
 
 def test_without_the_authority_sshd_refuses(machine: Machine, sshd: Sshd, centre: Centre, way_there: str) -> None:
@@ -176,7 +176,7 @@ def test_without_the_authority_sshd_refuses(machine: Machine, sshd: Sshd, centre
 
 
 def test_a_helper_of_another_account_cannot_read_the_key(machine: Machine, centre: Centre) -> None:
-    """A program of the user, such as a screen locker without the service, cannot ask in the name of the host."""
+    """A user's program, such as a screen locker, cannot ask as the member without the service."""
     machine.stack("locker", machine.module_line())
     status, _ = (
         machine.talk("pamtester", "locker", "alice", "authenticate", user="alice").asks(CODE).says("755224").ends()

@@ -1,4 +1,4 @@
-"""Tests of the site's program that gets every change: its input, its account, its limits, and its failures."""
+"""Tests of the site's program that receives every change: its input, its account, its limits, and its failures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ mv {FOLDER}/new.$$ {FOLDER}/$$.json
 
 @pytest.fixture
 def told(machine: Machine) -> Machine:
-    """Return the machine with a site's program, which keeps what it reads."""
+    """Return the machine with a site's program that saves its input."""
     folder = machine.path(FOLDER)
     folder.mkdir(exist_ok=True)
     for file in folder.iterdir():
@@ -36,7 +36,7 @@ def told(machine: Machine) -> Machine:
 
 
 def changes(machine: Machine) -> list[dict[str, Any]]:
-    """Return the objects that the program has read, the oldest first."""
+    """Return the JSON objects that the program has read, the oldest first."""
     found = sorted(machine.path(FOLDER).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     return [json.loads(path.read_text()) for path in found]
 
@@ -46,7 +46,7 @@ def test_the_program_is_told_of_a_change_and_of_nothing_else(told: Machine) -> N
     assert told.pam_totp("list", "bob").returncode == 0
     assert told.pam_totp("verify", "bob", "000000").returncode == 1
     assert told.pam_totp("rename", "bob", "fob", "ring").returncode == 0
-    until(lambda: changes(told), "the program gets the change")
+    until(lambda: changes(told), "the program receives the change")
     (change,) = changes(told)
     assert isinstance(change.pop("at"), int)
     assert isinstance(change.pop("host"), str)
@@ -60,13 +60,13 @@ def test_the_program_is_told_of_a_change_and_of_nothing_else(told: Machine) -> N
     "words",
     [
         ("disable-token", "bob"),
-        ("recovery", "bob", "--yes", "--output", "/root/codes"),  # this command can become root again
+        ("recovery", "bob", "--yes", "--output", "/root/codes"),  # this command can regain root's uid
     ],
 )
 def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words: tuple[str, ...]) -> None:
     told.enrol("bob")
     assert told.pam_totp(*words).returncode == 0
-    until(lambda: changes(told), "the program gets the change")
+    until(lambda: changes(told), "the program receives the change")
     *environment, descriptors = told.path(f"{FOLDER}/circumstances").read_text().splitlines()
     ids = told.path(f"{FOLDER}/ids").read_text()
     uid = ACCOUNTS["pam_totp"]
@@ -74,7 +74,7 @@ def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words:
     for line in (f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n", f"Gid:\t{uid}\t{uid}\t{uid}\t{uid}\n", "Groups:\t \n"):
         assert line in ids
     names = {line.partition("=")[0] for line in environment}
-    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LANG"}, "the shell sets its own"
+    assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LANG"}, "the shell sets the other variables"
     assert int(descriptors) == 4, "input, output, error, and the folder that ls reads"
 
 
@@ -89,7 +89,7 @@ def test_the_program_never_has_the_rights_of_root(told: Machine, place: str) -> 
     try:
         done = told.pam_totp("disable-token", "--store", store, "bob")
         assert done.returncode == 0, done.stderr
-        until(lambda: changes(told), "the program gets the change")
+        until(lambda: changes(told), "the program receives the change")
     finally:
         told.run("mv", f"{STORE}.kept", STORE) if store != STORE else told.run("chown", "-R", "pam_totp:", STORE)
         told.run("rm", "-r", "/root/store")
@@ -114,7 +114,7 @@ def test_many_changes_start_few_programs_and_none_is_forgotten(told: Machine) ->
     lines = "".join(f"HOTP user{i} - {hotp(KEY, i, 8)}{i:032x}\n" for i in range(number))
     told.write("/root/users.oath", lines, 0o600)
     assert told.pam_totp("import", "users-oath", "/root/users.oath").returncode == 0
-    until(lambda: sum(c["changes"] for c in changes(told)) == number, "no change is lost")
+    until(lambda: sum(c["changes"] for c in changes(told)) == number, "the program receives all changes")
     found = changes(told)
     assert len(found) <= 22
     assert found[-1]["what"] == "summary"
@@ -134,7 +134,7 @@ def test_a_program_that_others_could_change_is_not_started(told: Machine, mode: 
         told.path(PROGRAM).chmod(mode)
     assert told.pam_totp("disable-token", "bob").returncode == 0
     assert not told.record("bob").tokens[0].enabled, "the change is made"
-    until(lambda: [line for line in told.log.module_lines() if "on_change:auth): error" in line], "it is logged")
+    until(lambda: [line for line in told.log.module_lines() if "on_change:auth): error" in line], "the error is logged")
     (line,) = [line for line in told.log.module_lines() if "on_change" in line]
     assert PROGRAM in line
     assert problem in line

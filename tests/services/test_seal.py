@@ -73,7 +73,7 @@ def test_a_service_gets_the_key_as_a_credential_of_systemd(machine: Machine) -> 
     machine.stack("su", machine.module_line(way="socket"))
     machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", "/run/credentials")
     machine.run("install", "-o", "pam_totp", "-m", "0400", seal_key.FILE, "/run/credentials/seal")
-    machine.stop_serving()  # of another test
+    machine.stop_serving()  # a service of another test
     python = ["env", f"PYTHONPATH={COPY}", "CREDENTIALS_DIRECTORY=/run/credentials", "/usr/bin/python3"]
     service = machine.start(*python, "-m", "pam_totp.cli", "serve", "--socket", SOCKET, user="pam_totp")
     try:

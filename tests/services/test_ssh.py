@@ -38,7 +38,7 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give `answers`, each at both prompts, on one connection. Check that all are refused. Return the output."""
+    """Give `answers`, each at both prompts, on one connection. Check that each is refused. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:
@@ -110,7 +110,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
 
 
 def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """The output has the same text for a right and a wrong code, without a refusal or a remark."""
+    """The output is the same for a right and a wrong code, and omits refusals and their count."""
     unix = "auth required pam_unix.so use_first_pass nodelay"
     machine.stack("sshd", machine.module_line("forward_pass", way=way_there), unix)
     seen = set()
@@ -124,7 +124,7 @@ def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machi
     machine.enrol("alice", refused=2)
     shown = sshd.ssh().asks("Password and one-time code: ").says(PASSWORD + codes(0)).ends()
     assert shown[0] == 0
-    assert "refused since" not in shown[1], "the log has the remark"
+    assert "refused since" not in shown[1], "only the log has the count of refused answers"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_ctrl_c_at_the_prompt_leaves_no_failure_and_no_lock(machine: Machine, ss
     assert line.startswith(f"<{syslog.LOG_AUTHPRIV | syslog.LOG_INFO}>"), line
     assert not [line for line in machine.log.module_lines() if "error" in line]
     assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
-    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the next login gets the lock"
+    assert is_in(sshd.ssh().asks(CODE).says(codes(0))), "the next login acquires the lock"
 
 
 def test_a_connection_dropped_at_the_prompt_leaves_no_failure_and_no_lock(
@@ -191,7 +191,7 @@ def test_an_unknown_user_sees_what_a_wrong_code_shows(machine: Machine, sshd: Ss
 
 
 def test_root_is_refused_and_nothing_is_counted(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """With `PermitRootLogin no`, sshd replaces root's answer with \\b\\n\\r\\177INCORRECT."""
+    """sshd with `PermitRootLogin no` replaces root's answer with \\b\\n\\r\\177INCORRECT."""
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("root")
     before = machine.path("/var/lib/pam_totp/root.record").read_bytes()
@@ -211,7 +211,7 @@ def test_a_token_is_resynchronised_by_two_codes_in_one_answer(machine: Machine, 
 
 
 def test_a_fob_out_of_step_is_resynchronised_by_two_answers(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """A key fob that types its code and Return gives one code at each prompt."""
+    """A key fob that types its code and Return answers each prompt with one code."""
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks(CODE).says(codes(40)).asks(NEXT_PROMPT).says(codes(41)))
@@ -240,7 +240,7 @@ def test_sshd_logs_its_own_line_about_a_wrong_code(
     if arguments:
         talk.says("000000")
     else:
-        assert REFUSED in talk.fails("000000").before, "the text comes with the second prompt"
+        assert REFUSED in talk.fails("000000").before, "the module shows the refusal with the second prompt"
     status, shown = talk.ends()
     assert (status, REFUSED in shown) == (255, False)
     machine.log.wait_for("sshd", "error: PAM: Authentication failure for alice from 127.0.0.1")

@@ -1,4 +1,4 @@
-"""Tests of the real sudo and su: setuid programs that get the environment and terminal of an ordinary user."""
+"""Tests of the real sudo and su: setuid programs that inherit the environment and terminal of an ordinary user."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_sudo_gives_three_attempts_in_one_process(machine: Machine, way_there: s
     assert "Sorry, try again." in talk.before
     status, shown = talk.fails(codes(40)).asks(CODE).says(codes(40, 2)).ends()
     assert (status, shown.strip()) == (0, "root")
-    assert (counter(machine), machine.record("alice").failures) == (42, 2), "later codes in a row keep these failures"
+    assert (counter(machine), machine.record("alice").failures) == (42, 2), "a later login keeps these failures"
 
 
 def test_under_sudo_the_module_obeys_pam_silent(machine: Machine, way_there: str) -> None:
@@ -91,7 +91,7 @@ def test_ctrl_c_at_the_sudo_prompt_leaves_no_failure_and_no_lock(machine: Machin
     assert status != 0
     machine.log.wait_for("pam_totp(sudo:auth): refused user=alice reason=no-answer")
     assert machine.path("/var/lib/pam_totp/alice.record").read_bytes() == before
-    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the next login gets the lock"
+    assert sudo(machine).asks(CODE).says(codes(0)).ends()[0] == 0, "the next login acquires the lock"
 
 
 def test_a_closed_terminal_leaves_no_failure_and_no_lock(machine: Machine, way_there: str) -> None:
@@ -112,7 +112,7 @@ def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Mac
 
 
 def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_there: str) -> None:
-    """sudo -p replaces both prompts: a program that knows only one answer is refused, and does not wait."""
+    """sudo -p replaces both prompts. A program that gives only one answer is refused at once."""
     ask = ("sudo", "-k", "-S", "-p", "[become] ", *ID)
     machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.module_line(way=way_there))
     done = machine.run(*ask, user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n")
@@ -126,7 +126,7 @@ def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_ther
 
 
 def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, way_there: str) -> None:
-    """For NOPASSWD, sudo calls pam_setcred without pam_authenticate. This call resets the count of pam_faillock."""
+    """sudo calls pam_setcred without pam_authenticate for NOPASSWD. This call resets the count of pam_faillock."""
     machine.stack("sudo", machine.module_line(way=way_there))
     sudo(machine).asks(CODE).says("000000").asks("code: ").says("111111").asks(CODE).interrupts()
     sudoers = machine.path("/etc/sudoers").read_text()
@@ -139,7 +139,7 @@ def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, 
 
 
 def test_a_code_before_the_password_is_not_used_as_the_password(machine: Machine, way_there: str) -> None:
-    """A later module with try_first_pass finds no password of this module, and asks."""
+    """A later module with try_first_pass gets no password from this module, and therefore prompts."""
     machine.stack("sudo", machine.module_line(way=way_there), "auth required pam_unix.so try_first_pass nodelay")
     status, shown = sudo(machine).asks(CODE).says(codes(0)).asks("for alice: ").says(PASSWORD).ends()
     assert (status, shown.strip()) == (0, "root")

@@ -182,7 +182,7 @@ def test_newer_releases_do_not_change_the_packages_that_make_installs(tmp_path: 
     here = linux(".".join(map(str, sys.version_info[:2])))
     assert packages == {pin.name: pin.version for pin in pinned() if pin.applies(here)}
 
-    # Without the lock, pip installs the newer versions.
+    # pip installs the newer versions without the lock.
     some = sorted(packages)[::10]
     pip("download", "--quiet", "--no-deps", "--dest", tmp_path / "taken", *some)
     assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(some)

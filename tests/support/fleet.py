@@ -3,7 +3,7 @@
 Rules:
 - The authorities are processes of `pam-totp authority serve`. Tests may kill them, and start them again.
 - A fleet has its own database in the server of the session. Other tests may empty the store of that server.
-- Each test uses its own users and members, because the fleet is shared by a session.
+- Each test uses its own users and members, because all tests of a session share the fleet.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """A connection to an authority, with the certificate of a member, or without one. Requests share the connection."""
+    """A connection to an authority, optionally with the certificate of a member. Requests share the connection."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.http = http.client.HTTPSConnection(HOST, port, context=context, timeout=PATIENCE)
@@ -111,7 +111,7 @@ class Member:
 
 
 class AuthorityProcess:
-    """A process of `pam-totp authority serve`. `before` are the words before that command, such as nsenter's."""
+    """A process of `pam-totp authority serve`. `before` has the words before that command, such as nsenter's."""
 
     def __init__(self, folder: Path, port: int, before: Sequence[str] = ()) -> None:
         self.folder, self.port, self._before = folder, port, before

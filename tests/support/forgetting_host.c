@@ -1,9 +1,9 @@
-/* A PAM application that makes one login, and keeps no copy of the answer. A test searches its memory afterwards.
+/* A PAM application that makes one login, and keeps no copy of the answer. A test then searches its memory.
  *
  * host CONFDIR SERVICE USER
  *
- * It reads the answer from standard input. It gives the answer at each prompt. At a message of pam_echo, it sets
- * PAM_AUTHTOK to the answer, like an earlier module. It prints the result, and waits for the end of standard input.
+ * The application reads the answer from standard input, and gives it at each prompt. It sets PAM_AUTHTOK to the answer
+ * at a message of pam_echo, like an earlier module. It prints the result, and waits for the end of standard input.
  */
 #define _GNU_SOURCE
 #include <security/pam_appl.h>

@@ -7,8 +7,8 @@ Rules:
 - Each worker of xdist has its own namespace and its own /etc, so two tests can write the same file at the same time.
 - Helpers of the suite find no cgroups. Tests of cgroups mount them in their own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
-- As root, temporary files are in memory, so tests do not wait for a disk. They disappear at the end. `TMPDIR=/tmp make
-  test` keeps them, for the analysis of a failed test.
+- As root, temporary files are in memory, so tests do not wait for a disk. The kernel deletes them at the end.
+  `TMPDIR=/tmp make test` keeps them, for the analysis of a failed test.
 - Before the first test, the suite prints the tests that it skips, each with the reason.
 """
 
@@ -35,7 +35,7 @@ OWN_SYSTEMS = {
     "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
     "PAM_TOTP_PACKAGES": "Debian packages in bare roots (make deb-test)",
 }
-# Programs of Chromium. The first has no windows, and takes less than half of the processor time.
+# Programs of Chromium. The first opens no windows, and needs less than half of the processor time of the second.
 BROWSERS = ("chromium-headless-shell", "chromium")
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
 
@@ -50,7 +50,7 @@ _CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 18, 21
 
 
 class IsolationError(Exception):
-    """A condition of the host that prevents a run of the suite. The message gives the reason and the remedy."""
+    """The error if the suite cannot run on this host. The message gives the reason and the remedy."""
 
 
 def _may_mount() -> bool:
@@ -67,7 +67,7 @@ MAY_MOUNT = _may_mount()  # False for ordinary users, and in containers that for
 def isolate(home: Path, *, has_workers: bool = False) -> None:
     """Isolate this process and its child processes. `home` is an empty folder. Raise IsolationError on failure.
 
-    Call this function once. A process with workers starts no test. Each of its workers calls `isolate_worker`.
+    Call this function once. A process with workers runs no test. Each of its workers calls `isolate_worker`.
     """
     if sys.flags.optimize:
         raise IsolationError("python -O removes the assertions (unset PYTHONOPTIMIZE)")
@@ -111,7 +111,7 @@ def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
     if os.environ.get("PYTHONPATH") == str(_TREE):  # set by make cover-all, which tests a copy of the tree
         kept["PYTHONPATH"] = str(_TREE)
-    if _is_open_to_all(os.environ.get("TMPDIR")):  # kept only if other accounts can enter the folder
+    if _is_open_to_all(os.environ.get("TMPDIR")):  # keep the folder if other accounts can enter it
         kept["TMPDIR"] = os.environ["TMPDIR"]
     os.environ.clear()
     os.environ.update(_ENVIRONMENT | kept | {"HOME": str(home)})
@@ -164,7 +164,7 @@ def _hide_host() -> None:
     for sockets in ("/run/pam_totp", "/run/nscd"):  # nscd would answer with the host's accounts
         if os.path.isdir(sockets):
             _mount("tmpfs", sockets, "mode=0755")
-    if os.path.isdir("/sys/fs/cgroup"):  # helpers would make their cgroup there
+    if os.path.isdir("/sys/fs/cgroup"):  # a helper would make a cgroup there
         _mount("tmpfs", "/sys/fs/cgroup", "mode=0755")
 
 

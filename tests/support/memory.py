@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-PIECE = 8  # bytes: a secret that was overwritten in part is found by the rest
+PIECE = 8  # bytes: a partly overwritten secret is found by its other pieces
 
 
 def pieces(secret: bytes) -> list[bytes]:
-    """Return the pieces of a secret of at least PIECE bytes."""
+    """Return the consecutive pieces of a secret, of PIECE bytes each."""
     return [secret[at : at + PIECE] for at in range(0, len(secret) - PIECE + 1, PIECE)]
 
 

@@ -158,10 +158,10 @@ def login(
     items: Mapping[str, str] | None = None,
     flags: int = 0,
 ) -> Login:
-    """Log `user` in at `service` once, and return the result. If `user` is None, libpam asks for the name.
+    """Log `user` in at `service` once, and return the result. libpam asks for the name if `user` is None.
 
     Each prompt uses the next answer. The conversation fails at a prompt after the last answer. `answers` may also
-    be a function, which `login` calls at every prompt. If a function raises an exception, the conversation fails, and
+    be a function, which `login` calls at every prompt. The conversation fails if a function raises an exception, and
     `login` raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
     """
     with Session(service, user, answers, confdir, items=items) as session:

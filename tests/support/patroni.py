@@ -100,7 +100,7 @@ class Node:
         if self._process is not None:
             for first in _children(self._process.pid):  # the kernel kills all other processes of its namespace
                 os.kill(first, signal.SIGKILL)
-            self._process.wait()  # until the first process is gone
+            self._process.wait()  # until unshare has reaped the first process
             self._process = None
 
     def _patroni(self) -> list[int]:
@@ -280,7 +280,7 @@ class Cluster:
         return f"postgresql://postgres@/{DATABASE}?host={','.join(folders)}"
 
     def print_logs(self) -> None:
-        """Print the ends of the servers' logs, for the report of a failed test."""
+        """Print the last part of each server's log, for the report of a failed test."""
         for node in self.nodes.values():
             if node.log.exists():
                 print(f"---- {node.name}\n{node.log.read_text(errors='replace')[-_LOG_END:]}")
@@ -317,13 +317,13 @@ def cluster(*, strict: bool = True) -> Iterator[Cluster]:
 
 
 def _documented(kind: str) -> str:
-    """Return the only block of this kind in the document."""
+    """Return the only code block with the label `kind` in the document."""
     (block,) = re.findall(rf"^ *```{kind}\n(.*?)^ *```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     return str(block)
 
 
 def _with_addresses(settings: str, own: str) -> str:
-    """Return the settings of the first etcd as those of `own`, with addresses for the names of servers."""
+    """Return the settings of `own`: those of etcd1, with addresses in place of the servers' names."""
     settings = re.sub(r"(URLS=http://)etcd1", rf"\1{own}", settings)
     return re.sub(r"//(etcd\d)", lambda name: f"//{ADDRESSES[name[1]]}", settings)
 
@@ -369,7 +369,7 @@ def _prepare(node: Node, *, strict: bool) -> None:
 
 
 def _certificates(folder: Path) -> None:
-    """Make the authority for certificates, and the certificates of the servers and of both roles."""
+    """Make the certificate authority, and the certificates of the servers and of both roles."""
     keys = folder / "keys"
     keys.mkdir(mode=0o700)
     run = partial(subprocess.run, cwd=keys, check=True, capture_output=True)

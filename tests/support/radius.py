@@ -3,7 +3,7 @@
 Rules:
 - Its configuration is that of `pam-totp member radius install`. Only `listen.conf` differs.
 - The packages are those of Debian: freeradius, freeradius-rest, freeradius-utils and libpam-radius-auth. Their service
-  must not run, and is not used.
+  must be stopped: the tests start their own process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LISTEN = "listen {{\n\ttype = auth\n\tipaddr = {host}\n\tport = {port}\n\tclien
 
 
 class Packet(NamedTuple):
-    """A reply: its kind, its State, and its messages. `content` are all bytes."""
+    """A reply: its kind, its State, and its messages. `content` has all bytes of the packet."""
 
     kind: str
     state: bytes | None
@@ -148,7 +148,7 @@ class Nas:
         return hidden
 
     def send(self, packet: bytes, seconds: float = PATIENCE) -> Packet | None:
-        """Send a packet, and return the reply, or None if there is none in time."""
+        """Send a packet, and return the reply, or None at the timeout."""
         self.socket.settimeout(seconds)
         self.socket.send(packet)
         try:
@@ -168,7 +168,7 @@ class Nas:
         raise AssertionError("no reply")
 
     def _read(self, reply: bytes, vector: bytes) -> Packet:
-        """Return a reply, after its signatures are verified."""
+        """Verify the signatures of a reply, and return the reply."""
         expected = hashlib.md5(reply[:4] + vector + reply[20:] + self._secret, usedforsecurity=False).digest()
         assert reply[4:20] == expected, "the Response Authenticator is wrong"
         found, at, signed = list[tuple[int, bytes]](), 20, b""
@@ -210,7 +210,7 @@ def free_udp_port() -> int:
 
 @contextmanager
 def running(fleet: Fleet, name: str, *groups: str) -> Iterator[FreeRadius]:
-    """Yield FreeRADIUS, which runs, in a folder that its account may enter."""
+    """Yield a running FreeRADIUS, in a folder that its account may enter."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-radius-") as folder:
         Path(folder).chmod(0o755)
         made = None

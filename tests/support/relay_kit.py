@@ -133,7 +133,7 @@ class Service:
             try:
                 self.script(channel, heard)
             except (BrokenPipeError, ConnectionResetError):
-                pass  # the relay has disconnected, as most of these scripts expect
+                pass  # most of these scripts expect that the relay disconnects
             except BaseException as error:
                 self.failures.append(error)
 

@@ -1,7 +1,7 @@
 """A FUSE file system that never answers, without a FUSE library.
 
 Rules:
-- The kernel's first request is answered, so the folder is mounted. Every later request is read, and stays unanswered.
+- The file system answers the kernel's first request, so the folder is mounted. It never answers later requests.
 - A process that waits for such an answer cannot be killed. It continues when the file system ends.
 - The mount is visible in the current mount namespace only (tests/support/isolation.py).
 """

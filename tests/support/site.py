@@ -88,7 +88,7 @@ class Site:
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
         """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`.
 
-        The line asks for the second prompt, because an ordinary user has none without that argument.
+        The line asks for the second prompt, because an ordinary user gets it only with that argument.
         """
         socket = self.socket if way == "socket" else "none"
         second = "" if "second_prompt" in arguments else "second_prompt"
@@ -106,7 +106,7 @@ class Site:
         command = [sys.executable, *program, "serve", *paths, "--log", "stderr", *options]
         with open(self.folder / "log", "ab") as log:
             self._service = subprocess.Popen(command, cwd=TREE, stderr=log)
-        until(lambda: self.socket.exists() or self._ended(), "the service makes its socket")
+        until(lambda: self.socket.exists() or self._ended(), "the service creates its socket")
         return self._service
 
     def _ended(self) -> bool:
@@ -131,7 +131,7 @@ class Site:
         return self.store / f"{user}.record"
 
     def enrol(self, *tokens: Token, user: str = ME, **fields: Any) -> None:
-        """Write the record of `user`. Without `tokens`, the record has a HOTP token with RFC 4226's key."""
+        """Write the record of `user`. The record has a HOTP token with RFC 4226's key if `tokens` is empty."""
         record = UserRecord(user=user, tokens=tokens or (fob(),), **fields)
         self.path(user).write_bytes(new_file(serialize(record), slot_size(record)))
         self.path(user).chmod(0o600)

@@ -62,7 +62,7 @@ def drawn(screen: str) -> list[list[int]]:
 
 
 def drawn_in_ascii(screen: str) -> list[list[int]]:
-    """Return the modules of a QR code in ASCII, with two characters for each: blanks in two colours, or signs."""
+    """Return the modules of a QR code in ASCII, with two characters for each: blanks in two colours, or # and blank."""
     plain = screen.replace("\x1b[48;5;231m  ", "##").replace("\x1b[48;5;16m  ", "  ").replace("\x1b[0m", "")
     lines = [line for line in plain.splitlines() if line.startswith("####")]
     return [[int(pair == "  ") for pair in re.findall(r"##|  ", line)] for line in lines]

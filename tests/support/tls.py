@@ -42,7 +42,7 @@ class Signed(NamedTuple):
 
 
 class Authority:
-    """A certificate authority. `days` has the start and end of its certificate, in days from now."""
+    """A certificate authority. `days` is the validity of a signed certificate: its start and end, in days from now."""
 
     def __init__(self, name: str = "test CA") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -263,7 +263,7 @@ def write_credentials(folder: Path, authority: Authority, member: Signed) -> Pat
 
 
 class Fleet:
-    """Scripted authorities, and clients of one member. All are closed at the end."""
+    """Scripted authorities, and clients of one member. `close` closes all of them."""
 
     def __init__(self, folder: Path, authority: Authority, good: Signed) -> None:
         self.folder, self.authority, self.good = folder, authority, good

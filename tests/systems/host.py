@@ -1,6 +1,6 @@
 """The settings that a bare root copies from this machine: the mirror, the network, and certificates.
 
-The rules:
+Rules:
 - The mirror is an archive that apt uses here, another archive on the same server, or debootstrap's default. The
   mirror's Release file must name the distribution as its origin.
 - SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR take
@@ -142,7 +142,7 @@ def pip_settings() -> dict[str, str]:
 
 
 def copy_settings(root: Path, *, indexes: bool) -> None:
-    """Copy this machine's network settings into a root. Without `indexes`, the root can reach only its archives."""
+    """Copy this machine's network settings into a root. The root can reach only its archives if `indexes` is False."""
     _write(root, "etc/resolv.conf", Path("/etc/resolv.conf").read_text() if indexes else "")
     if not indexes:
         switch = root / "etc/nsswitch.conf"

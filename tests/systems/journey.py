@@ -1,6 +1,6 @@
 """The steps that run in a bare root: the README's commands for a fresh clone, as root and as an ordinary user.
 
-The rules:
+Rules:
 - A journey starts in a new root with a clone of the committed HEAD. A failed step is not retried. The step `again` runs
   only if `demo` succeeded.
 - For an ordinary user, make prints one apt-get line and installs no package. Root then runs exactly that line, but
@@ -93,7 +93,7 @@ class Journey:
         self._row("no package index", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 
     def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
-        """Run make as the user. If make prints an apt-get line, run that line as root, then make again."""
+        """Run make as the user. If make prints an apt-get line, run that line as root, then run make again."""
         self._out.say(f"  {self._label}make {words[0]} ...")
         done = self._run(("make", *words), env=env)
         line = apt_line(done.output) if self._user != "root" else None

@@ -1,6 +1,6 @@
 """A bare root in which tests build two versions of the Debian packages, and the actions of users and tests there.
 
-The rules:
+Rules:
 - The tests build both versions in the root, from the current commit. A process that loads parts of both versions fails.
 - Dialogues run on a terminal of the root. Logins use the real sudo, or pamtester with the real libpam.
 """
@@ -28,7 +28,7 @@ PASSWORD = "correct horse"
 STORE = "/var/lib/pam_totp"
 NEXT = "0.1.1"
 RENAMED = "UserRecord"  # a class used in core/, which dpkg replaces first, and in store/, which it replaces later
-MOST_LOGINS = 5000  # the limit for one user during one upgrade
+MOST_LOGINS = 5000  # the maximum number of logins of one user during one upgrade
 PACKAGES = ("libpam-totp", "pam-totp-portal", "token-sim")
 QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 TOOLS = ("lintian", "faketime", "pamtester", "sudo", "debconf-utils", "strace")
@@ -168,7 +168,7 @@ class Packaged:
     def build_both(self) -> None:
         """Build both versions, in /srv/one and /srv/two.
 
-        In the second version, a class that several packages import has a new name. A process that loads parts of both
+        A class that several packages import has a new name in the second version. A process that loads parts of both
         versions therefore fails.
         """
         tree = self.clone()
@@ -211,7 +211,7 @@ class Packaged:
         self.seed = bytes.fromhex(seeds[-1].split(",")[1])
         file = self.shell("echo /root/box/*.token").strip()
         self.root.start("token-sim", "run", file, "--link", "/run/token")
-        until(self.root.path("/run/token").is_symlink, "the simulator makes its port")
+        until(self.root.path("/run/token").is_symlink, "the simulator creates its port")
 
     def press(self) -> str:
         return self.does("token-sim", "press", "--port", "/run/token", "--wait", "10").strip()
@@ -231,7 +231,7 @@ class Packaged:
         """Start the service by its command, since the root lacks systemd."""
         self.shell("install -d -o pam_totp /run/pam_totp")
         self.root.start("pam-totp", "serve", "--socket", "/run/pam_totp/socket", user="pam_totp", cwd="/")
-        until(self.root.path("/run/pam_totp/socket").exists, "the service makes its socket")
+        until(self.root.path("/run/pam_totp/socket").exists, "the service creates its socket")
 
     def sign_in(self, *answers: str) -> str:
         """Sign in to the portal with a user name, a password and, if given, a code. Return the next page's heading."""

@@ -2,7 +2,7 @@
 
 Bare roots require the account root, debootstrap, and access to the archives.
 
-The rules:
+Rules:
 - A base root is made once, under a lock, in a temporary folder. The complete folder is `build/systems/NAME`.
   The root contains the smallest system (minbase) with git, make and python3, upgraded, and without package lists.
 - A complete base root does not change: a `Root` is an overlay on top of it, in a scratch folder. `Root` removes that
@@ -198,7 +198,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
     try:
         said, _ = process.communicate()
     except BaseException:
-        # The child is process 1 of the namespace. When unshare has reaped that child, the namespace has no processes.
+        # The child is process 1 of the namespace. The namespace has no processes after unshare has reaped that child.
         for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
             os.kill(int(child), signal.SIGKILL)
         process.wait()

@@ -24,7 +24,7 @@ FONTS = re.compile(
 
 
 class StillRunner(Runner):
-    """A runner without real time: only `elapse` lets time pass."""
+    """A runner without real time: only `elapse` advances the time."""
 
     def _catch_up(self) -> None: ...
 

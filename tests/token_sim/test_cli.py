@@ -148,7 +148,7 @@ def test_the_interface_ends_when_its_terminal_disappears(tmp_path: Path) -> None
     process = pexpect.spawn(sys.executable, words, dimensions=(24, 80), timeout=30, env=env, ignore_sighup=True)
     process.expect_exact("--------")
     process.expect("asleep; on")
-    os.close(process.child_fd)  # the terminal has disappeared, and nohup's setting hides the signal
+    os.close(process.child_fd)  # close the terminal; SIGHUP is ignored, as under nohup
     assert os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1]) == 128 + signal.SIGHUP
     process.closed = True
     assert names(tmp_path) == ["fob"]
@@ -203,7 +203,7 @@ def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
 
 
 def on_stopped(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run `fault` for a token that does not run, in this process. Return its output."""
+    """Run the command `fault` in this process, for a stopped token. Return its output."""
     main(["fault", str(path), *words])
     return capsys.readouterr().out
 

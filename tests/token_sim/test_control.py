@@ -154,7 +154,7 @@ def test_the_owners_socket_survives_a_lack_of_descriptors(
             client.connect(str(tmp_path / "owner"))
             client.sendall(b'{"do": "oracle"}\n')
             owner.serve(simulation.command)
-            assert owner.descriptors() == [], "the loop does not wait for the listener, which would return at once"
+            assert owner.descriptors() == [], "the loop must omit the listener from `poll`"
         owner.serve(simulation.command)
         assert len(owner.descriptors()) == 2
         client.settimeout(20)

@@ -153,7 +153,7 @@ def test_clear_without_a_name_undoes_all_faults(token_sim: LiveToken) -> None:
 
 
 def break_thread(token: LiveToken) -> None:
-    """Let the next step of the loop fail, and wait for the end of the thread."""
+    """Make the next step of the loop fail, and wait for the end of the thread."""
 
     def step() -> None:
         raise OSError("no descriptors left")
@@ -166,7 +166,7 @@ def test_a_dead_thread_is_one_clear_error_at_once(token_sim: LiveToken) -> None:
     with serial.Serial(token_sim.port, timeout=PATIENCE) as port:
         break_thread(token_sim)
         with pytest.raises(serial.SerialException):
-            port.read(1)  # the client does not wait
+            port.read(1)  # fails at once
     with pytest.raises(Stopped, match="its thread has died: OSError: no descriptors left"):
         token_sim.press()
     with pytest.raises(Stopped, match="its thread does not run"):
@@ -249,7 +249,7 @@ def test_a_token_follows_the_hosts_clock_that_a_test_moves(monkeypatch: pytest.M
     host = 0
     monkeypatch.setattr(live_token, "now_ms", lambda: host)
     with LiveToken(profile="c200", key=SEED) as token:
-        ahead = token.oracle()["time_ms"]  # the time that calls let pass
+        ahead = token.oracle()["time_ms"]  # the time by which calls have advanced the token
         for date in (2_000_000_000, 1_000_000_020, 1_000_003_660):
             host = date * 1000
             assert token.oracle()["time_ms"] == pytest.approx(host + ahead, abs=1000)

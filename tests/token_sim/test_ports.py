@@ -171,7 +171,7 @@ def stepping(port: int) -> Iterator[tuple[socket.socket, Callable[[Callable[[], 
 
 
 def received_by(client: socket.socket) -> Callable[[], bytes]:
-    """Return a function that reads from the client, and returns all input so far. It ends with `EOF` after the end."""
+    """Return a function that returns all input of the client so far, with `EOF` after the end of the connection."""
     data = bytearray()
 
     def read() -> bytes:
@@ -213,7 +213,7 @@ def test_a_tcp_port_survives_a_lack_of_descriptors() -> None:
             second.connect(client.getpeername())
             runner.step()
             listener = runner.ports[0][0].descriptors()
-            assert len(listener) == 1, "the loop does not wait for the listener, which would return at once"
+            assert len(listener) == 1, "the loop must omit the listener from `poll`"
         refused = received_by(second)
         step_until(lambda: b"IN-USE" in refused(), "the second client is accepted, and refused")
 
@@ -277,7 +277,7 @@ def test_a_clients_exclusive_access_ends_with_the_client(account: int) -> None:
         pipe = subprocess.PIPE
         with subprocess.Popen(words, user=65534, group=65534, stdin=pipe, stdout=pipe, text=True) as client:
             os.setegid(account)
-            os.seteuid(account)  # of all threads: exclusive access excludes ordinary users, but not root
+            os.seteuid(account)  # change all threads, because exclusive access has no effect on root
             try:
                 with LiveToken(f"{folder}/port") as token:
                     os.chmod(token.port, 0o666)  # noqa: S103
@@ -291,7 +291,7 @@ def test_a_clients_exclusive_access_ends_with_the_client(account: int) -> None:
 
 @contextmanager
 def forked(child: Callable[[], object]) -> Iterator[int]:
-    """Yield the process that runs `child` and ends, such as a worker of multiprocessing. Kill it at the end."""
+    """Yield the pid of a process that runs `child` and exits. Kill the process at the end."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns: this process has threads
         process = os.fork()
@@ -316,7 +316,7 @@ def test_unplug_disconnects_clients_while_a_forked_process_runs(fob: LiveToken) 
 
 
 def test_a_forked_process_does_not_remove_the_port(fob: LiveToken) -> None:
-    with forked(fob.close) as child:  # such as a test that forks and does not exit: pytest's issue 12028
+    with forked(fob.close) as child:  # as in a test that forks without an exit: pytest's issue 12028
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         assert Client(fob.port).press() == "755224"
 
@@ -445,7 +445,7 @@ def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None
         wait_until(lambda: port.in_waiting > 50, "the answer has arrived")
 
     for _ in range(2):
-        fob.oracle()  # returns after a step of the loop: `step` detects that the client disconnected
+        fob.oracle()  # wait for a step of the loop, which detects that the client has disconnected
     descriptor = os.open(
         fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
     )  # a raw descriptor, because pyserial would flush the input

@@ -1,6 +1,6 @@
 """Tests of the terminal interface, without a terminal.
 
-Textual's pilot presses the keys, and `elapse` lets time pass.
+Textual's pilot presses the keys, and `elapse` advances the time.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def codes(device: Device) -> list[str]:
 
 
 def press(device: Device, ms: int | None = None, then: int = 2000) -> list[str]:
-    """Press the button, let `then` ms pass after the release, and return the shown codes."""
+    """Press the button, advance the time by `then` ms after the release, and return the shown codes."""
     device.press(ms)
     device.elapse((device.profile.press_ms if ms is None else ms) + then)
     return codes(device)
@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """Let every call that needs a new file descriptor fail."""
+    """Make every call fail that needs a new file descriptor."""
     free = os.dup(0)
     os.close(free)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

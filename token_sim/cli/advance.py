@@ -1,4 +1,4 @@
-"""advance: let the token's time pass at once."""
+"""advance: advance the token's time at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "advance",
         run,
-        "let the token's time pass at once",
+        "advance the token's time at once",
         "advance fob.token 24h",
         "advance fob.token 90d --temp 35",
         "advance fob.token 2w --only-token",

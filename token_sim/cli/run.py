@@ -164,7 +164,8 @@ def _run_child(command: list[str], runner: Runner, signals: Signals, url: str, c
         while (status := child.poll()) is None:
             runner.step()
             if signals.end is not None:
-                # At Ctrl-C, the terminal also sends SIGINT to the command, which is in the same process group.
+                # The terminal also sends SIGINT to the command at Ctrl-C, because the command is in the same process
+                # group.
                 if signals.end != signal.SIGINT or not sys.stdin.isatty():
                     child.send_signal(signals.end)
                 signals.end = None

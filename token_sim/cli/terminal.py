@@ -1,9 +1,9 @@
-"""Output to terminals of any encoding, and to a terminal that may disappear.
+"""Output to terminals of any encoding, and to a terminal that may be closed.
 
 Rules:
 - A character that the terminal's encoding lacks becomes one ASCII character, so that drawings keep their shape.
 - A path that is not valid in the terminal's encoding is written as its own bytes.
-- After the terminal has disappeared, `Terminal` drops the output, and the interface ends.
+- After the terminal is closed, `Terminal` drops the output, and the interface ends.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ ASCII = str.maketrans(
 
 
 def use_plain_characters() -> None:
-    """Let standard output and standard error replace characters that their encodings lack."""
+    """Configure standard output and standard error to replace characters that their encodings lack."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a test can replace the streams
             plain_characters(stream)
 
 
 def plain_characters(stream: io.TextIOWrapper) -> None:
-    """Let a stream replace characters that its encoding lacks."""
+    """Configure a stream to replace characters that its encoding lacks."""
     codecs.register_error(_HANDLER, _replace)
     stream.reconfigure(errors=_HANDLER)
 
@@ -68,7 +68,7 @@ class Terminal:
         self._try(self._stream.flush)
 
     def _try(self, action: Any) -> None:
-        """Drop the output if the terminal has disappeared, because an error would end textual's thread and block the
+        """Drop the output if the terminal is closed, because an error would end textual's thread and block the
         app."""
         try:
             action()

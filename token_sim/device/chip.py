@@ -47,7 +47,7 @@ class Chip:
         self.state = State.BOOT
         self.last_code = ""
         self.codes_shown = 0  # since the creation of the chip; `LiveToken.press` waits for an increase
-        self.ready_at = 0  # the age from which the next press counts
+        self.ready_at = 0  # the age from which the next press has an effect
         self._pressed_at = 0
         self._slot = 0
         self._step = 0
@@ -78,7 +78,7 @@ class Chip:
         return True
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
+        """Return the remaining seconds and the period if a time-based code is shown, else None."""
         slot = self.slot
         if slot is None or slot.kind != "totp" or self.text != self._code:
             return None
@@ -99,7 +99,7 @@ class Chip:
         return self._contents is not None and self._contents.is_blank
 
     def is_ready(self) -> bool:
-        """Return True if a press counts now."""
+        """Return True if a press has an effect now."""
         return self.hardware.age >= self.ready_at
 
     def is_lit(self) -> bool:
@@ -117,7 +117,7 @@ class Chip:
         return self.profile.lit_press == "same" and bool(self.text) and self.text == self._code
 
     def has_no_slot(self) -> bool:
-        """Return True unless the touch selects a slot with a seed.
+        """Return True if the touch selects no slot with a seed.
 
         A touch between the first slot's maximum and the second slot's minimum selects no slot.
         """

@@ -58,7 +58,7 @@ class Hardware:
         return self.charge * 100 <= self.capacity * LOW_SHARE
 
     def elapse(self, ms: int, current: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass at a current of `current` nA. `now` changes only if `world` is true."""
+        """Advance the time by `ms` milliseconds at `current` nA. `now` changes only if `world` is true."""
         self.age += ms
         self.drift += ms * (self.crystal - CURVATURE * (self.temperature - TURNOVER) ** 2)
         self.charge = max(0, self.charge - ms * current)
@@ -66,7 +66,7 @@ class Hardware:
             self.now += ms
 
     def discharge(self, nah: int) -> None:
-        """Take `nah` nanoampere-hours from the battery."""
+        """Discharge the battery by `nah` nanoampere-hours."""
         self.charge = max(0, self.charge - nah * 3_600_000)
 
     def ms_until(self, charge: int, current: int) -> int | None:

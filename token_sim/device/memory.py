@@ -34,11 +34,11 @@ _KINDS = ("none", "hotp", "totp")
 
 
 class Corrupt(Exception):
-    """The self-test failed. The message names the page with a wrong checksum."""
+    """The error if the self-test fails. The message names the page with a wrong checksum."""
 
 
 class Nvram(Protocol):
-    """The storage of a device's memory. `write` is durable when it returns. If `write` fails, it raises OSError."""
+    """The storage of a device's memory. `write` is durable when it returns. `write` raises OSError if it fails."""
 
     def read(self) -> bytes: ...
 

@@ -26,7 +26,7 @@ _BUSY = frozenset((State.BOOT, State.DEBOUNCE, State.HELD, State.COMMIT, State.C
 
 
 class Device:
-    """A token. `elapse` lets time pass; `press` (or `close` and `open`) uses the button."""
+    """A token. `elapse` advances the time; `press` (or `close` and `open`) uses the button."""
 
     def __init__(self, nvram: memory.Nvram, profile: Profile, hardware: Hardware, seed: int = 0) -> None:
         self.memory, self.profile, self.hardware = nvram, profile, hardware
@@ -66,7 +66,7 @@ class Device:
     # --- time. The device schedules events by age, because the true time may jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. The true time changes only if `world` is true.
+        """Advance the token by `ms` milliseconds. The true time changes only if `world` is true.
 
         Raise ValueError if `ms` < 0.
         """
@@ -88,7 +88,7 @@ class Device:
         return min(dues, default=None)
 
     def next_change(self) -> int | None:
-        """Return the earlier of two ages (ms): `next_due`, and the age from which a press counts again."""
+        """Return the earlier of two ages (ms): `next_due`, and the age from which a press has an effect again."""
         due = self.next_due()
         if self.chip.is_ready():
             return due
@@ -123,7 +123,7 @@ class Device:
     # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Let a permanent fault happen now, or arm another fault for `times` times.
+        """Apply a permanent fault at once, or arm another fault for `times` times.
 
         Raise ValueError for an invalid number.
         """
@@ -207,7 +207,7 @@ class Device:
         return seven_segment.light(self.chip.text, self.faults.segments)
 
     def seconds_left(self) -> tuple[int, int] | None:
-        """Return the remaining seconds and the period of the shown code, or None unless it is a time-based code."""
+        """Return the remaining seconds and the period if a time-based code is shown, else None."""
         return self.chip.seconds_left() if self.chip.text else None
 
     # --- the button

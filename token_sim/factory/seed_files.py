@@ -20,7 +20,7 @@ KEY_NAME = "transport-key"
 
 
 class MissingPskc(Exception):
-    """python-pskc is not installed."""
+    """The error if python-pskc is not installed."""
 
 
 def transport_key() -> bytes:
@@ -30,7 +30,7 @@ def transport_key() -> bytes:
 def pskc_seeds(tokens: list[NewToken], key: bytes | None = None) -> bytes:
     """Return the PSKC document. Raise MissingPskc if python-pskc is not installed.
 
-    If `key` is given, encrypt the seeds, and authenticate them with HMAC-SHA1 (RFC 6030 §6.1.1).
+    Encrypt the seeds, and authenticate them with HMAC-SHA1, if `key` is given (RFC 6030 §6.1.1).
     """
     try:
         from pskc import PSKC  # python-pskc is optional, and slow to load

@@ -24,7 +24,7 @@ Request = dict[str, Any]
 
 
 class NotRunning(Exception):
-    """No process answers on the socket."""
+    """The error if no process answers on the socket."""
 
 
 def socket_path(token: str) -> str:

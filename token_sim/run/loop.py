@@ -28,7 +28,7 @@ LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; a longer b
 
 
 class Stopped(RuntimeError):
-    """The loop has ended. The message gives the reason."""
+    """The error if the loop has ended. The message gives the reason."""
 
 
 def loop_clock() -> float:

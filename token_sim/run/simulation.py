@@ -33,7 +33,7 @@ Request = dict[str, Any]
 
 
 class BadRequest(ValueError):
-    """The command is invalid. The message states the requirement."""
+    """The error if a command is invalid. The message states the requirement."""
 
 
 class Simulation:
@@ -72,7 +72,7 @@ class Simulation:
         self._deliver_events()
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
-        """Let `ms` milliseconds pass. The true time changes only if `world` is true."""
+        """Advance the simulation by `ms` milliseconds. The true time changes only if `world` is true."""
         self.device.elapse(ms, world=world)
         self._deliver_events()
 
@@ -142,7 +142,7 @@ class Simulation:
         return {"faults": self.faults()}
 
     def _clear(self, request: Request) -> Request:
-        """Undo a fault, or all faults that can be undone if the request names none."""
+        """Undo the fault that the request names, otherwise all faults that can be undone."""
         if request.get("name") is not None:
             faults = [_fault_in(request)]
         else:

@@ -26,7 +26,7 @@ class PublishedToken:
         self.inbox = bytearray()  # output for the client's next reads
 
     def advance(self, ms: int) -> None:
-        """Let time pass until the token has output, at most `ms` milliseconds."""
+        """Advance the token's time until the token has output, by at most `ms` milliseconds."""
         device = self.simulation.device
         end = device.hardware.age + ms
         self.inbox += self.simulation.take_output(self.line)

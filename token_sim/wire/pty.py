@@ -103,7 +103,7 @@ class Pty:
             self._master = None
 
     def descriptors(self) -> list[int]:
-        """Return the master if it has a client. Without a client, `select` would return at once."""
+        """Return the master if it has a client. `select` would return at once without a client."""
         self._update_client()
         return [self._master] if self._master is not None and self._has_client else []
 
@@ -170,14 +170,14 @@ class Pty:
             termios.tcsetattr(self._master, termios.TCSANOW, self._raw_settings)
 
     def _drop_unread(self) -> None:
-        """Drop output that the last client did not read. Only the slave end can drop it."""
+        """Drop output that the last client did not read. Only the slave end can drop such output."""
         with contextlib.suppress(OSError, termios.error), self._slave() as slave:
             termios.tcflush(slave, termios.TCIFLUSH)
 
     def _end_exclusive_access(self) -> None:
-        """End the exclusive access of the last client. Only the slave end can end it.
+        """End the exclusive access of the last client. Only the slave end can end the access.
 
-        Make a new pseudo-terminal if the access also excludes this process. It never excludes root.
+        Make a new pseudo-terminal if the access also excludes this process. The access never excludes root.
         """
         try:
             with self._slave() as slave:
@@ -195,12 +195,11 @@ class Pty:
             os.close(slave)
 
     def _renew(self) -> None:
-        """Replace the pseudo-terminal. Without a link, the kernel usually gives the new pseudo-terminal the same
-        path."""
+        """Replace the pseudo-terminal. The kernel usually gives it the same path."""
         assert self._master is not None
         os.close(self._master)
         self._master = None
-        with contextlib.suppress(OSError):  # no free descriptor, or another file at the link: it stays unplugged
+        with contextlib.suppress(OSError):  # no free descriptor, or another file at the link: the port stays unplugged
             self.plug()
 
 

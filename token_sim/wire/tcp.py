@@ -173,11 +173,11 @@ def need_rfc2217() -> None:
 
 
 class NotTelnet(Exception):
-    """The input violates the telnet protocol (RFC 2217)."""
+    """The error if input violates the telnet protocol (RFC 2217)."""
 
 
 class Telnet:
-    """The server's half of RFC 2217: pyserial's PortManager, which negotiates settings and modem lines."""
+    """The server side of RFC 2217: pyserial's PortManager, which negotiates settings and modem lines."""
 
     LONGEST = 64 * 1024  # bytes of output for a client that does not read
 

@@ -41,7 +41,7 @@ ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
 
 def enter_namespace(target: str, module: str) -> bool:
-    """Run `module` with the same arguments in a private mount namespace. Return True there, and False without root."""
+    """Run `module` with the same arguments in a private mount namespace. Return True in it, and False without root."""
     if os.geteuid() != 0:
         print(f"make {target}: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
         return False
@@ -143,7 +143,7 @@ def search(report: Report) -> None:
 
 
 def the_seal(report: Report) -> None:
-    """Measure what a sealed key costs a login: it is opened once and sealed once. A helper also loads cryptography."""
+    """Measure the cost of a sealed key for a login: one opening and one sealing. A helper also loads cryptography."""
     sealer, document = Sealer(Keyring(current=bytes(32))), serialize(UserRecord(user="alice", tokens=(fob(),)))
     sealed = sealer.seal(document, "alice")
     rounds = [timed(lambda: sealer.seal(sealer.open(sealed, "alice", ""), "alice")) for _ in range(2000)]
@@ -187,7 +187,7 @@ def on(
 ) -> None:
     """Run the measurements that depend on the file system of the store. `folder` is on that file system.
 
-    If `crowd` is False, skip the measurements of a store with many users.
+    Skip the measurements of a store with many users if `crowd` is False.
     """
     with (
         private_etc(folder),
@@ -231,7 +231,7 @@ def on(
 def private_etc(folder: Path) -> Iterator[None]:
     """Set up a private /etc/pam.d and a private /etc/passwd with the accounts of the benchmark.
 
-    Without these accounts, each login would search all other name services too, unlike a login of a real user.
+    Each login would otherwise also search all other name services, unlike a login of a real user.
     """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -268,7 +268,7 @@ def private_dev(folder: Path) -> Iterator[None]:
 def read_log() -> Iterator[None]:
     """Run a log daemon that reads /dev/log and discards all lines.
 
-    Without a log daemon, the other modules would write to the console, which takes a millisecond.
+    The other modules would otherwise write to the console, which takes a millisecond.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")

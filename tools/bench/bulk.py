@@ -132,7 +132,7 @@ def _commands(store: Path, users: int, folder: Path) -> Iterator[tuple[str, Sequ
     numbered.mkdir(mode=0o700)
     yield "import with serial numbers", ["import", "csv", table, "--yes", "--store", numbered]
     yield "list --serial", ["list", "--serial", f"sn-{users // 2}", "--store", numbered]
-    yield "list --serial of no user", ["list", "--serial", "XX", "--store", numbered]
+    yield "list --serial, unknown number", ["list", "--serial", "XX", "--store", numbered]
     Path(f"/etc/pam.d/{SERVICE}").write_text(f"auth required {MODULE} store={numbered} socket=none\n")
     yield "doctor with serial numbers", ["doctor", SERVICE]
 

@@ -56,7 +56,7 @@ KEPT, NEW = "authority, kept connection", "authority, new connection"
 HELPER = "authority, by a helper started for the login"
 FAR, FAR_NEW = "authority 200 ms away, kept connection", "authority 200 ms away, new connection"
 THREADS = (1, 2, 4, 8, 16, 32)
-NEW_AT_ONCE = 4  # of THREADS: connections that are new for each login
+NEW_AT_ONCE = 4  # connections at once in the measurement of new connections; an element of THREADS
 IDLE = 1000  # connections
 HALF = AWAY / 2
 
@@ -77,7 +77,7 @@ class Costs(NamedTuple):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make bench-fleet", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50, help="logins in each way (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=50, help="logins of each kind (%(default)s)")
     parser.add_argument("--logins", type=int, default=4000, help="logins of each measurement of load (%(default)s)")
     args = parser.parse_args()
     if not enter_namespace("bench-fleet", "tools.bench.fleet"):
@@ -181,7 +181,7 @@ def cases(stack: ExitStack, fleet: Fleet, folder: Path, far: str) -> Iterator[Ca
 
 
 def site_in(stack: ExitStack, folder: Path, text: str) -> tuple[Site, int]:
-    """Start a service with its own site file. Return it with its pid."""
+    """Start a service with its own site file. Return the installation and the pid of the service."""
     folder.mkdir()
     site = Site(folder)
     site.config.write_text(text)
@@ -210,7 +210,7 @@ def enrolled(fleet: Fleet, user: str) -> Callable[[], str]:
 
 
 def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[], str]:
-    """Return a function that also makes the next login connect anew: a member does so when its files are newer."""
+    """Return a function that touches the certificate before `answer`. The member's next login then connects again."""
 
     def following() -> str:
         os.utime(member.certificate)
@@ -223,10 +223,10 @@ def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[
 
 
 def proxy(port: int, target: int) -> None:
-    """Forward the data of connections to `port`, half of AWAY later, until this process is killed.
+    """Forward the data of connections to `port`, with a delay of half of AWAY, until this process is killed.
 
-    The kernel accepts a connection at once. So the first data of the client waits for the round trip that a handshake
-    of TCP would take.
+    The kernel accepts a connection at once. The client's first data therefore waits for one more round trip, that of a
+    TCP handshake.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -241,7 +241,7 @@ def proxy(port: int, target: int) -> None:
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: float) -> None:
-    """Copy from `reader` to `writer`, half of AWAY later. No data is copied within `first` seconds before that."""
+    """Copy from `reader` to `writer`, with a delay of half of AWAY. Data in the first `first` seconds is held back."""
     loop = asyncio.get_running_loop()
     ready = loop.time() + first
     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -306,7 +306,7 @@ class Measured:
 
 
 class Asker:
-    """A connection of a member, with a user of its own: an authority answers the questions for one user in turn."""
+    """A connection of a member, with a user of its own: an authority answers questions for one user one by one."""
 
     def __init__(self, measured: Measured, number: int) -> None:
         self._measured, self._user, self._counter = measured, f"asker{number}", 0
@@ -316,7 +316,7 @@ class Asker:
         self.seconds: list[float] = []
 
     def ask(self, *, is_new: bool = False) -> None:
-        """Log in once, and note the time."""
+        """Log in once, and append the time to `seconds`."""
         question = wire.Question(
             id=secrets.token_hex(16),
             user=self._user,
@@ -403,7 +403,7 @@ def connections(report: Report, measured: Measured) -> None:
 
 @contextmanager
 def kept(measured: Measured, count: int) -> Iterator[None]:
-    """Keep connections open, each after one question, of as many members as the limit of each requires."""
+    """Hold `count` connections open, each after one request. A member has at most OF_ONE_MEMBER connections."""
     contexts = [measured.fleet.member().context() for _ in range(0, count, OF_ONE_MEMBER)]
     clients = []
     try:

@@ -146,7 +146,7 @@ def durable(folder: Path, name: str) -> None:
 
 
 def durable_at_once(folder: Path, processes: int, times: int) -> float:
-    """Let `processes` processes make `times` durable writes in total. Return the writes per second."""
+    """Make `times` durable writes in total, by `processes` processes at once. Return the writes per second."""
     begun = time.perf_counter()
     children = []
     for number in range(processes):
