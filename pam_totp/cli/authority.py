@@ -38,7 +38,7 @@ from pam_totp.system import seal_files, service_network
 from pam_totp.system.extras import how_to_get
 
 INIT, SERVE = "init", "serve"
-OPTIONS = {  # of each subcommand, besides those of all
+OPTIONS = {  # the options of each subcommand, in addition to the common options
     INIT: ("json", "no_seal"),
     SERVE: ("log", "figures"),
     RESTORE: ("json", "log", "restored_at", "complete", "dry_run", "yes"),
@@ -48,8 +48,8 @@ LOGS = ("syslog", "stderr")
 KEY_MODE = 0o640  # the service runs in the group of its account
 CA_NAME = "pam_totp"  # the name in the CA's certificate
 NO_KEY = (
-    "the secrets are not sealed here: if those of the fleet are, run 'pam-totp seal export FILE' on another authority, "
-    "and 'pam-totp seal init --key FILE' here"
+    "the secrets are not sealed on this host (run 'pam-totp seal export FILE' on another authority, and "
+    "'pam-totp seal init --key FILE' here, if the fleet has a seal)"
 )
 MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
 
@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "authority",
         run,
-        "make the certificates of an authority, which decides for the members of a fleet, or run it; "
+        "make the certificates of an authority, which decides for the members of a fleet; run the authority; "
         "make a restored database of the fleet safe",
         "pam-totp authority init",
         "pam-totp authority serve --log stderr",
@@ -71,7 +71,7 @@ def add_to(commands: Commands) -> None:
         "what",
         choices=OPTIONS,
         help="init: make missing keys and certificates; serve: run; restore: roll a restored database forward from the "
-        "logs; fence: without logs, demand codes in a row for all tokens",
+        "logs; fence: demand codes in a row for all tokens, without logs",
     )
     parser.add_argument("--no-seal", action="store_true", help="init: do not seal the secrets of a new fleet")
     add_config(parser)
@@ -80,8 +80,8 @@ def add_to(commands: Commands) -> None:
         nargs="+",
         action="extend",
         metavar="LOG",
-        help="serve: destination of the audit log, syslog or stderr (syslog); restore: logs of all authorities that "
-        "begin before the backup and reach to the end, also gzip; - for standard input",
+        help="serve: destination of the audit log, syslog or stderr (syslog); restore: logs of all "
+        "authorities from before the backup until now, plain or gzip, or - for standard input",
     )
     add_figures(parser)
     authority_restore.add_arguments(parser)
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     if site.authority is None:
         raise CommandError(MISSING.format(file))
     if not site.authority.addresses:
-        raise CommandError(f"authority.addresses is missing in {file}: the addresses that members connect to")
+        raise CommandError(f"authority.addresses is missing in {file} (list the addresses that members connect to)")
     try:
         if args.what == INIT:
             return _init(args, site, site.authority)
@@ -171,7 +171,7 @@ def _init(args: argparse.Namespace, site: Site, settings: AuthoritySettings) -> 
 
 
 def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
-    """Return what is left to do after files were made."""
+    """Return the administrator's next steps, after `made` was created."""
     if settings.ca in made:
         return [
             "next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on",
@@ -185,7 +185,7 @@ def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
 
 
 def _permit_network(site: Site) -> bool:
-    """As root, let the service of this host reach its database. Return True if a drop-in was written."""
+    """As root, let the service of this host reach the database. Return True if a drop-in was written."""
     if os.geteuid() != 0 or site.database is None or not service_network.permit():
         return False
     service_network.restart()
@@ -193,9 +193,9 @@ def _permit_network(site: Site) -> bool:
 
 
 def _seal(args: argparse.Namespace, site: Site, settings: AuthoritySettings, made: list[str]) -> str | None:
-    """Seal the database of a new fleet, unless --no-seal is set. Return what was done, as a line, or None."""
+    """Seal the database of a new fleet, unless --no-seal is set. Return a line about the result, or None."""
     if args.no_seal or args.config is not None or os.geteuid() != 0 or site.database is None:
-        return None  # the seal serves the store of the whole host
+        return None  # the seal protects the store in the host's own site file
     if settings.ca not in made:
         return NO_KEY if settings.key in made and not seal_files.has_keyring() else None
     from pam_totp.cli.seal import init_for_authority  # imported here: few commands need this module
@@ -253,7 +253,7 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
         raise CommandError(f"--log must be {' or '.join(LOGS)}", WRONG_USAGE)
     url = location(args, site)
     if not is_database(url):
-        raise CommandError(f'an authority needs a database: set url = "{DATABASE}..." in [store] of {file}')
+        raise CommandError(f'an authority requires a database (set url = "{DATABASE}..." in [store] of {file})')
     load_postgres()
     try:
         from pam_totp.authority.server import Server  # needs aiohttp
@@ -293,7 +293,7 @@ def _log(sink: audit_log.Sink, problem: str) -> None:
 
 def _report_ready(addresses: list[str]) -> None:
     print(f"pam-totp: the authority listens on {', '.join(addresses)}", file=sys.stderr, flush=True)
-    notified = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, which waits for this datagram: sd_notify(3)
+    notified = os.environ.pop("NOTIFY_SOCKET", "")  # the socket of systemd, which waits for a datagram: sd_notify(3)
     if notified:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.sendto(b"READY=1", "\0" + notified[1:] if notified.startswith("@") else notified)

@@ -1,10 +1,10 @@
 """authority restore, authority fence: make a restored database of a fleet safe, with the logs or without them.
 
 Rules:
-- The logs are read as root. Then the process becomes the account of the service.
+- The command reads the logs as root. Then it drops its privileges to the account of the service.
 - Records and stock are rolled forward as by `pam-totp restored`. One transaction for members and groups, and for the
   new epoch, is the last change. If a record was not rolled forward, no new epoch begins, and the command fails.
-- The epoch of the site file is not required here, because a backup has a lower one.
+- The epoch of the site file is not required here, because a backup has a lower epoch.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: unknown, so every key fob needs codes in a row)",
     )
     parser.add_argument(
-        "--complete", action="store_true", help="restore: the logs are complete, although an authority has no line"
+        "--complete", action="store_true", help="restore: the logs are complete, even if an authority has no line"
     )
     parser.add_argument(
-        "--epoch-only", action="store_true", help="fence: change no token: for a database that has lost no login"
+        "--epoch-only", action="store_true", help="fence: keep all tokens valid, for a database that has lost no login"
     )
     parser.add_argument("--dry-run", action="store_true", help="restore, fence: show the result, and change nothing")
     parser.add_argument("--yes", action="store_true", help="restore, fence: do not ask for a confirmation")
@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def restore(args: argparse.Namespace, site: Site, file: str) -> int:
     """Roll the database forward from the logs, and begin a new epoch."""
     if not args.log:
-        raise CommandError("authority restore needs --log FILE... (without a log: authority fence)", WRONG_USAGE)
+        raise CommandError(
+            "authority restore requires --log FILE... (without a log, run 'pam-totp authority fence')", WRONG_USAGE
+        )
     log = FleetLog(restored_at=args.restored_at, now=now())
     spans = [(path, log.read(lines_of(path))) for path in args.log]
     store = _open(args, site, file)
@@ -80,7 +82,7 @@ def restore(args: argparse.Namespace, site: Site, file: str) -> int:
     else:
         _say("give the logs of all hosts that use the database: the command cannot know their number")
     if not log.is_complete:
-        _say(f"warning: {file} has {needed} authorities, so every token needs codes in a row ({COMPLETE})")
+        _say(f"warning: every token needs codes in a row: {file} has {needed} authorities ({COMPLETE})")
     _warn_of_others(store)
     if not args.dry_run:
         confirm("roll all records forward and void all recovery codes? do this once, directly after a restore", args)
@@ -96,8 +98,8 @@ def fence(args: argparse.Namespace, site: Site, file: str) -> int:
         return _begin_epoch(args, site, store)
     log = FleetLog(restored_at=None, now=now())
     log.is_complete = False
-    _say("without a log, every token needs codes in a row; tokens that were removed since the backup, and members and")
-    _say("groups that were revoked or withdrawn, are valid again: see 'pam-totp list' and 'pam-totp member list'")
+    _say("every token needs codes in a row, because no log shows the used codes; tokens, members and permissions that")
+    _say("were removed since the backup are valid again (see 'pam-totp list' and 'pam-totp member list')")
     if not args.dry_run:
         confirm("demand codes in a row for all tokens and void all recovery codes?", args)
     return _apply(args, site, log, store, {})
@@ -106,7 +108,7 @@ def fence(args: argparse.Namespace, site: Site, file: str) -> int:
 def _open(args: argparse.Namespace, site: Site, file: str) -> PostgresStore:
     url = location(args, site)
     if not is_database(url):
-        raise CommandError(f'the store is no database: set url = "{DATABASE}..." in [store] of {file}')
+        raise CommandError(f'the store must be a database (set url = "{DATABASE}..." in [store] of {file})')
     load_postgres()
     args.audit.look_up()
     args.audit.store = url
@@ -131,7 +133,7 @@ def _warn_of_others(store: PostgresStore) -> None:
 
     if number := others(store):
         what = f"{count(number, 'other connection')} of pam_totp to the database"
-        _say(f"warning: {what}: stop all authorities first, so that no login uses an old code meanwhile")
+        _say(f"warning: {what}: stop all authorities first, so that no login uses a used code meanwhile")
 
 
 # ---- the change
@@ -260,5 +262,5 @@ def _print_fleet(members: Iterable[MemberResult], missing: Iterable[str], pairs:
 def _print_epoch(epoch: int | None) -> None:
     if epoch is not None:
         print(f"new epoch: {epoch}")
-        print(f"next: set 'epoch = {epoch}' in [store] of {SITE_FILE} on every authority, so that no authority")
-        print("uses an older copy of the database; then start the authorities")
+        print(f"next: set 'epoch = {epoch}' in [store] of {SITE_FILE} on every authority, which then refuses older")
+        print("copies of the database; start the authorities")

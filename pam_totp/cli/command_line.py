@@ -59,7 +59,7 @@ def add_command(
 
 
 def refuse_other_options(args: argparse.Namespace, options: Mapping[str, Sequence[str]]) -> None:
-    """Raise CommandError for an option of another subcommand than `args.what`. `options` has those of each."""
+    """Raise CommandError for an option of another subcommand than `args.what`. `options` is by subcommand."""
     for option in dict.fromkeys(option for each in options.values() for option in each):
         if option not in options[args.what] and getattr(args, option) not in (None, False):
             name = option.replace("_", "-")

@@ -3,7 +3,7 @@
 Rules:
 - A desk member runs this command through sudo, by a rule for `pam-totp desk` alone. sudo names the member. The command
   takes no path and no store from the member.
-- The member signs in with a code. The code opens one command, or a session of limited length.
+- The member signs in with a code. The code authorises one command, or a session of limited length.
 - `operations.desk` has the rules for each change, and checks them again at each change.
 """
 
@@ -70,11 +70,11 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "assign": ("SERIAL USER", ()),
     "replace": ("OLD NEW", ("lost",)),
 }
-FIRST_TICKET = "It is typed where a login asks for a code, or in the portal."
+FIRST_TICKET = "The user enters it where a login asks for a code, or in the portal."
 REPLACING_TICKET = """\
-A login does not take it, because the user has a token. It is typed in the portal, under "I have lost my phone",
-or at 'pam-totp enroll --ticket' after a login. Then it replaces all tokens of the user."""
-LOOKS = ("find", "show", "stock")  # actions without a change, which a signal may end
+A login does not accept it, because the user has a token. The user enters it in the portal, under "I have lost my
+phone", or at 'pam-totp enroll --ticket' after a login. Then it replaces all tokens of the user."""
+LOOKS = ("find", "show", "stock")  # actions that only read: a signal may end them
 HELP = """\
 find TEXT                    users by name, part of a name or serial number
 show USER                    tokens, wrong answers, recent logins
@@ -114,9 +114,11 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--token", metavar="NAME", help="ticket: an assigned token; disable, enable: the token")
     parser.add_argument(
-        "--all", action="store_true", help="disable, enable: all tokens; disable: every other code, too"
+        "--all",
+        action="store_true",
+        help="disable, enable: all tokens; disable: also all other codes",
     )
-    parser.add_argument("--lost", action="store_true", help="replace: the old token is lost, and does not return")
+    parser.add_argument("--lost", action="store_true", help="replace: remove the old token, which is lost")
     parser.add_argument(
         "--output", choices=("-",), help="temporary-code, ticket: print also if standard output is not a terminal"
     )
@@ -130,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     if of_desk is None:
         raise CommandError(f"this host has no desk (root writes the table [desk] into {SITE_FILE})", OUT_OF_REACH)
     args.store = DEFAULT_STORE
-    with suppress(ImportError):  # without segno, a login shows no QR code
+    with suppress(ImportError):  # only the QR code at a login requires segno
         qr.load()
     store = open_store(args)
     desk = _desk(store, of_desk, args, site)
@@ -224,7 +226,7 @@ def _act(desk: Desk, by: str, args: argparse.Namespace) -> int:
 
 
 class _Result:
-    """The result of an action: facts for --json, and a function that prints it."""
+    """The result of an action: data for --json, and a function that prints the result as text."""
 
     def __init__(self, facts: object, show: Callable[[], None], status: int = DONE) -> None:
         self.facts, self.show, self.status = facts, show, status
@@ -254,7 +256,7 @@ def _unlock(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace)
 
 def _temporary_code(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
     handed = desk.temporary_code(by, names[0], DEFAULT_TEMPORARY if args.valid is None else args.valid)
-    return _handed(handed, "temporary code", "It opens one login in place of a code.")
+    return _handed(handed, "temporary code", "The user enters it at one login, in place of a code.")
 
 
 def _ticket(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
@@ -344,7 +346,7 @@ def _session(desk: Desk, store: Store, by: str, args: argparse.Namespace) -> int
 
 
 def _active_tokens(store: Store, by: str) -> set[tuple[str, str, int]]:
-    """Return the tokens that answer for the member now: name, type and time of creation."""
+    """Return the tokens with valid codes of the member: name, type and time of creation."""
     try:
         tokens = store.read(by).tokens
     except NotThere:
@@ -354,7 +356,7 @@ def _active_tokens(store: Store, by: str) -> set[tuple[str, str, int]]:
 
 def _act_on(desk: Desk, by: str, line: str) -> None:
     """Carry out one line of a session. Print an error, and continue."""
-    from pam_totp.cli import parse  # imported here, because that module loads this one
+    from pam_totp.cli import parse  # imported here: `pam_totp.cli` imports this module
 
     try:
         action = parse([NAME, *shlex.split(line)])
@@ -374,7 +376,7 @@ def _line(end: float) -> str | None:
     last = min(end, time.monotonic() + IDLE)
     is_over = sys.stdin.isatty() and not select.select([sys.stdin], [], [], max(last - time.monotonic(), 0))[0]
     line = "" if is_over else read_line()
-    if is_over or time.monotonic() > last:  # a line of a pipe may be late
+    if is_over or time.monotonic() > last:  # a pipe may deliver a line after the end
         print()
         print("pam-totp: the session has ended (sign in again)", file=sys.stderr)
         return None

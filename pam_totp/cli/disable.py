@@ -49,7 +49,7 @@ def _disable(service: str, dry_run: bool) -> int:
         if service in Machine().services_with_module():
             raise CommandError(f"{service} was not set up by 'pam-totp enable' (remove the pam_totp line by hand)")
         raise CommandError(f"{service} is not enabled (see 'pam-totp doctor')")
-    # If a change cannot be rolled back, the dry run raises an exception before any file is written.
+    # The dry run raises an exception for a change that cannot be rolled back, before any file is written.
     lines = trial.dry_roll_back(service, states[0])
     if not dry_run:
         lines = trial.roll_back(service, states[0])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pam_totp.system.pamd.edit import FirstFactor
     from pam_totp.system.pamd.findings import Finding
 
-# Seconds: enough for three codes of a token with steps of 60 s (rehearsal, login, and sudo there), with passwords.
+# Seconds: enough for three codes of a token with steps of 60 s (rehearsal, login, and sudo there), and for passwords.
 KEEP_WITHIN = 300
 MAX_KEEP_WITHIN = 3600  # seconds
 CONFIRM = {"sudo": "sudo pam-totp enable {} --keep", "su": "su -c 'pam-totp enable {} --keep'"}
@@ -149,7 +149,7 @@ def _outcome(service: str) -> str:
 
 
 def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tuple[Change, ...]:
-    """Return the changes. If another module asks for a code, offer to replace its lines."""
+    """Return the changes. Offer to replace the lines of another module that asks for a code."""
     from pam_totp.system.enable import plan
     from pam_totp.system.pamd.stack import parse
 
@@ -166,7 +166,7 @@ def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tup
         changes = plan.plan(machine, args.service, first, arguments, replace=True)
     had_nullok = any("nullok" in rule.arguments for c in changes for rule in parse(c.replaced))
     if had_nullok and not any(argument.startswith("nullok") for argument in arguments):
-        print("only the replaced line has nullok (to let users without a token in, add --with nullok)")
+        print("only the replaced line has nullok (add --with nullok to let users without a token in)")
     return changes
 
 

@@ -45,7 +45,7 @@ from pam_totp.store import NotThere
 
 MAX_TRIES = 3  # attempts to enter the first code
 DEFAULTS = {"type": "totp", "digits": 6, "algorithm": "SHA1", "period": DEFAULT_PERIOD}
-OLD_TOKENS = "that of the old token"  # the default of an option of `replace`, in help texts
+OLD_TOKENS = "as the old token"  # the default of an option of `replace`, in help texts
 
 Group = Any  # argparse's type of a group of mutually exclusive options is private
 
@@ -66,7 +66,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--ticket",
         action="store_true",
-        help="redeem your own enrolment ticket, through the service: no root is needed, and old tokens are replaced",
+        help="redeem your own enrolment ticket through the service, without root; this replaces your old tokens",
     )
     first = add_token_options(parser, defaults=DEFAULTS)
     first.add_argument(
@@ -77,7 +77,7 @@ def add_to(commands: Commands) -> None:
 
 
 def add_token_options(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> Group:
-    """Add the options of a new token. `defaults` has their default values; None stands for the old token's value.
+    """Add the options of a new token. `defaults` has their default values; None means the old token's value.
 
     Return the group of options that replace the prompt for a first code.
     """

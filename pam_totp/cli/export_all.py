@@ -35,7 +35,7 @@ HINTS = {
     "users-oath": "auth required pam_oath.so usersfile={path} window=10 digits=6",
     "google-authenticator": "auth required pam_google_authenticator.so secret={path}/${{USER}} user=root",
 }
-_NO_FILE = "the user name cannot be the name of a file, which the other program requires"
+_NO_FILE = "the other program requires a file with the user's name, and this name cannot be a file name"
 
 
 @dataclass(slots=True)

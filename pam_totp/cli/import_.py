@@ -189,7 +189,7 @@ def _nothing_found(args: argparse.Namespace, files: Sequence[NamedFile]) -> str:
         return f"{args.homes}: no home folder has a file {name}; nothing was imported (--home-file gives another name)"
     what = "no tokens"
     if args.serial:
-        what = f"no token with the serial number {args.serial}"
+        what = f"no token has the serial number {args.serial}"
     elif args.user:
         what += f" of {args.user}"
     return f"{', '.join(path for path, _ in files)}: {what}; nothing was imported"

@@ -1,7 +1,7 @@
 """The format of an import: named by the first word, or recognised by the content of the files.
 
 Rules:
-- A first word that names a format is the format, even if a file has this name (write ./csv for the file).
+- The first word is the format if it names a format, even if a file has this name (write ./csv for the file).
 - Files of one import have one format. A file that fits no format, or several formats, requires the name of its format.
 - Before the import, the command shows the recognised format and the meaning of each column.
 - The caller must confirm the users that labels name: the author of a QR code may write `root` into its label.

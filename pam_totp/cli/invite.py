@@ -4,7 +4,7 @@ Rules:
 - A ticket is shown once: on the terminal, or in a new file of mode 0600. The file is complete before the first change.
 - A new ticket replaces the earlier ticket of the user.
 - The ticket of an enrolled user replaces the old tokens when it is redeemed. Until then, the old tokens are valid.
-  A login does not take such a ticket, so the command and the sheet name the places that do.
+  A login does not accept such a ticket, so the command and the sheet name the portal and `enroll --ticket`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ Valid until {ends}, for one enrolment.
 Anybody with this ticket can enrol in your place: do not forward it.
 """
 PHONE = ("Install an authenticator app on your phone.", "Enter the shown key in the app, or scan the QR code.", "app")
-AT_LOGIN = "Log in as usual. Where a one-time code is asked, enter the ticket."
+AT_LOGIN = "Log in as usual. Enter the ticket at the prompt for a one-time code."
 IN_SESSION = """\
 Log in with a code or a recovery code. Then run: pam-totp enroll --ticket
-   (You have a token, so the login itself does not take the ticket.)"""
+   (The login itself does not accept the ticket, because you have a token.)"""
 FOB = ("Have your key fob ready.", "Press the button of the key fob.", "key fob")
 
 
@@ -156,7 +156,7 @@ def _users(args: argparse.Namespace) -> list[str]:
             raise CommandError(f"{args.source}: has no user names")
     for name in named:
         if (requirement := UserRecord.RULES["user"](name)) is not None:
-            raise CommandError(f"'{shown(name[:MAX_SHOWN])}' is no user name: it {requirement}; nothing was changed")
+            raise CommandError(f"user name '{shown(name[:MAX_SHOWN])}' {requirement}; nothing was changed")
     return list(dict.fromkeys(passwd_name(name) for name in named))
 
 
@@ -174,10 +174,10 @@ def _confirm(records: Sequence[UserRecord], args: argparse.Namespace) -> None:
 
 
 def _warn_enrolled(records: Sequence[UserRecord]) -> None:
-    """Say where enrolled users enter their tickets."""
+    """Print how enrolled users redeem their tickets."""
     if names := _enrolled(records):
         where = "the ticket is entered in the portal, or by 'pam-totp enroll --ticket' after a login"
-        print(f"{names}: a login takes no ticket of a user with a token; {where}", file=sys.stderr)
+        print(f"{names}: a login accepts no ticket of a user with a token; {where}", file=sys.stderr)
 
 
 def _enrolled(records: Sequence[UserRecord]) -> str:

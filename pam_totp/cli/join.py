@@ -102,10 +102,10 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
 
 
 class JoinedHost(NamedTuple):
-    """What a host that has joined knows. `ends` is the end of its certificate, in Unix seconds.
+    """The result of a join. `ends` is the end of the host's certificate, in Unix seconds.
 
-    `is_whole_host` is False for another site file than that of the host. `permitted` is True if the unit of the service
-    got a network.
+    `is_whole_host` is True if root joined with the host's own site file. `permitted` is True if the service's unit was
+    changed to allow network access.
     """
 
     member: str
@@ -120,21 +120,21 @@ class JoinedHost(NamedTuple):
 def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHost:
     """Ask for a join line, and write the credentials, the drop-in and the site file, in this order.
 
-    A store whose records were copied to a database is replaced. The site file is then written first.
+    Replace a store that was copied to a database, and write the site file before such a store is unlinked.
     """
     from pam_totp.member.joining import JoinRefused, join, verify
     from pam_totp.member.wire import JoinLine, WireError
 
     paths = _paths(args, site)
     text = _read(file)
-    _new_text(text, ["localhost:1"], paths, file)  # raise its errors before the token is used up
+    _new_text(text, ["localhost:1"], paths, file)  # raise its errors before the join line is used up
     _require_rights(file)
     _require_space(os.path.dirname(paths["key"]))
     _require_space(os.path.dirname(os.path.abspath(file)))
     try:
         line = JoinLine.from_text(ask(PROMPT))
     except WireError as e:
-        raise CommandError(f"not a join line: {e} (copy the whole line)", REFUSED) from None
+        raise CommandError(f"the input must be a join line: {e} (copy the whole line)", REFUSED) from None
     args.audit.look_up()
     try:
         membership = join(line)
@@ -142,12 +142,12 @@ def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHos
     except JoinRefused as e:
         raise CommandError(str(e), REFUSED) from None
     authorities = list(membership.joined.authorities)
-    random.shuffle(authorities)  # a member asks them in this order, so each one gets its part of the members
+    random.shuffle(authorities)  # a member asks in this order: random orders spread the members over the authorities
     new = _new_text(text, authorities, paths, file)
-    is_whole_host = os.geteuid() == 0 and args.config is None  # not a test of another site file
+    is_whole_host = os.geteuid() == 0 and args.config is None  # --config may name a site file for a test
     with signals_held():
         if _has_copied_store(paths):
-            # The authorities must be in force before there is a new store: with `nullok`, it would let all users in.
+            # Write the authorities before a new store exists: an empty store lets all users in at a line with `nullok`.
             _write(file, new)
             os.unlink(DEFAULT_STORE)
         ends = _install(membership.key, membership.joined.certificate, membership.ca, paths)
@@ -159,7 +159,7 @@ def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHos
 
 
 def _paths(args: argparse.Namespace, site: Site) -> dict[str, str]:
-    """Return the paths of the credentials, by setting. The files of a member that joins again keep their place."""
+    """Return the paths of the credentials, by setting. The files of a member that joins again keep their paths."""
     if args.credentials is None and site.member is not None:
         return {name: str(getattr(site.member, name)) for name in FILES}
     folder = CREDENTIALS if args.credentials is None else os.path.abspath(str(args.credentials))
@@ -167,19 +167,19 @@ def _paths(args: argparse.Namespace, site: Site) -> dict[str, str]:
 
 
 def _has_copied_store(paths: Mapping[str, str]) -> bool:
-    """Return True if the credentials belong into the default store, and `pam-totp store copy` has replaced it."""
+    """Return True if the credentials belong in the default store, and `pam-totp store copy` has replaced that store."""
     return os.path.dirname(paths["key"]) == CREDENTIALS and notice(DEFAULT_STORE) is not None
 
 
 def _require_rights(file: str) -> None:
-    """Raise CommandError if the site file cannot be written: the token would be used up."""
+    """Raise CommandError if the site file cannot be written: the join line would be used up."""
     place = os.path.dirname(os.path.abspath(file))
     if not os.access(place, os.W_OK):
         raise CommandError(f"{place}: permission denied (run the command as root)", OUT_OF_REACH)
 
 
 def _require_space(folder: str) -> None:
-    """Raise CommandError if the disk of a folder, which may be missing, is full: the token would be used up."""
+    """Raise CommandError if the disk of a folder, which may be missing, is full: the join line would be used up."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = os.statvfs(folder)
@@ -225,7 +225,7 @@ def _act_as_owner_of(folder: str) -> None:
 
 
 def _read(file: str) -> str:
-    """Return the text of the site file, or "" if there is none."""
+    """Return the text of the site file, or "" if the file does not exist."""
     try:
         with open(file, encoding="utf-8") as opened:
             return str(opened.read(MAX_SITE_FILE))
@@ -234,7 +234,7 @@ def _read(file: str) -> str:
 
 
 def _write(file: str, text: str) -> None:
-    """Replace the site file durably. A link to it stays a link, and the mode and the owner stay."""
+    """Replace the site file durably. Keep its mode, its owner, and a symbolic link to it."""
     path = os.path.realpath(file)
     old = os.stat(path) if os.path.exists(path) else None
     temporary = f"{path}.new"

@@ -44,7 +44,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--unused", type=duration, metavar="TIME", help="only tokens that were not used during this time, such as 90d"
     )
-    parser.add_argument("--without-recovery", action="store_true", help="only users without unused recovery codes")
+    parser.add_argument("--without-recovery", action="store_true", help="only users with no valid recovery code")
     parser.add_argument("--state", choices=STATES, help="only tokens in this state")
     parser.add_argument(
         "--sort", choices=("user", *SORT_KEYS), default="user", help="order of the tokens (%(default)s)"
@@ -91,7 +91,7 @@ def _no_token(args: argparse.Namespace) -> str:
 
 
 def _selected(records: Iterator[UserRecord], args: argparse.Namespace) -> Iterator[Shown]:
-    """Yield the records with the tokens that the filters select. If no filter is set, also yield empty records."""
+    """Yield the records with the tokens that the filters select. Also yield empty records if no filter is set."""
     serial = None if args.serial is None else serial_key(args.serial)
     latest = None if args.unused is None else now() - args.unused
     for record in records:
@@ -141,7 +141,7 @@ def _records(store: Store, args: argparse.Namespace, statuses: set[int]) -> Iter
     if owner is not None:
         users = [owner]
     elif args.serial is not None and isinstance(store, SharedStore):
-        users = []  # a database knows the owner of every serial number
+        users = []  # a database has an index of all serial numbers
     else:
         users = sorted(store.users())
     for _, record in read_each(store, users):

@@ -1,4 +1,4 @@
-"""The lines of log files, also of compressed ones and of standard input."""
+"""The lines of log files, gzip files and standard input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO
 from pam_totp.cli.command_line import CommandError
 
 _GZIP = b"\x1f\x8b"  # RFC 1952
-_MAX_LINE = 65536  # bytes; a longer line is no line of pam_totp
+_MAX_LINE = 65536  # bytes; the lines of pam_totp are shorter
 
 
 def lines_of(path: str) -> Iterator[str]:

@@ -63,10 +63,10 @@ def _parsed(entry: bytes) -> tuple[int, str] | None:
 
 
 def _writers(store: str) -> set[int]:
-    """Return the uids whose lines count."""
+    """Return the uids of the trusted writers."""
     uids = {0}
     with suppress(KeyError):
         uids.add(pwd.getpwnam(ACCOUNT).pw_uid)
-    with suppress(OSError):  # a database, or a missing store
+    with suppress(OSError):  # the store is a database, or does not exist
         uids.add(os.stat(store).st_uid)
     return uids

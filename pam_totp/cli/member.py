@@ -1,5 +1,4 @@
-"""member: on an authority, manage the hosts of the fleet, and for which users they ask; on a member, break-glass and
-FreeRADIUS."""
+"""member: on an authority, manage the hosts of the fleet and their groups; on a member, break-glass and FreeRADIUS."""
 
 from __future__ import annotations
 
@@ -46,7 +45,7 @@ OPTIONS = {  # of each subcommand
     RADIUS: ("yes", "service", "folder", "no_challenge"),
 }
 GROUP = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-NO_DATABASE = 'the members of a fleet are in a database: set [store] url = "{0}..." in {1}'
+NO_DATABASE = 'a fleet requires a database (set url = "{0}..." in [store] of {1})'
 
 
 def add_to(commands: Commands) -> None:
@@ -54,8 +53,8 @@ def add_to(commands: Commands) -> None:
         commands,
         "member",
         run,
-        "on an authority: add hosts to the fleet, list or revoke them, and set for which users they may ask; "
-        "on a member: make recovery codes for break-glass, or set FreeRADIUS up",
+        "on an authority: add, list or revoke the hosts of the fleet, and set their groups of users; "
+        "on a member: make recovery codes for break-glass, or set up FreeRADIUS",
         "pam-totp member add web1.example.org --group web",
         "pam-totp member groups web --allow all",
         "pam-totp member groups staff --put alice",
@@ -81,7 +80,7 @@ def add_to(commands: Commands) -> None:
         "--service",
         metavar="SERVICE",
         action="append",
-        help="add: PAM service that it may ask for (all); may be repeated. radius client: name of the service (radius)",
+        help="add: PAM service of the member (all); may be repeated. radius client: name of the service (radius)",
     )
     parser.add_argument(
         "--allow", metavar="GROUP", action="append", help="groups: user group that members may ask for; all: every user"
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     if args.what == RADIUS:
         return member_radius.radius(args, args.name)
     if len(args.name) > 1:
-        raise CommandError(f"pam-totp member {args.what} takes one name", WRONG_USAGE)
+        raise CommandError(f"pam-totp member {args.what} takes at most one name", WRONG_USAGE)
     args.name = args.name[0] if args.name else None
     if (args.name is None) != (args.what == LIST) and not (args.what == GROUPS and not _changes(args)):
         needs = "takes no name" if args.what == LIST else "needs a name"
@@ -171,7 +170,7 @@ def _authorities(site: Site, file: str) -> tuple[tuple[str, ...], str]:
     from pam_totp.authority import certificates
 
     if site.authority is None or not site.authority.addresses:
-        raise CommandError(f"authority.addresses is missing in {file}: the addresses that members connect to")
+        raise CommandError(f"authority.addresses is missing in {file} (list the addresses that members connect to)")
     try:
         pin = certificates.fingerprint(certificates.read(site.authority.ca)).hex()
     except certificates.CertificateError as e:
@@ -204,7 +203,7 @@ def _cells(member: Member) -> tuple[str, ...]:
 def _revoke(args: argparse.Namespace, site: Site, file: str) -> int:
     confirm(f"revoke {args.name}, so that no user can log in there with a code?", args)
     if not _open(args, site, file).revoke(args.name):
-        raise CommandError(f"{args.name}: no such member (see 'pam-totp member list')", REFUSED)
+        raise CommandError(f"{args.name}: member not found (see 'pam-totp member list')", REFUSED)
     args.audit.changed("member-revoke", member=args.name)
     if args.json:
         print_json({"member": args.name, "revoked": True})
@@ -259,5 +258,5 @@ def _joined(texts: Sequence[str] | None) -> str | None:
 
 
 def note(text: str) -> None:
-    """Print a remark on standard error, so that standard output has the line alone."""
+    """Print a remark on standard error, so that standard output has only the join line."""
     print(f"pam-totp: {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""member break-glass: recovery codes of this host, which count only while no authority can be reached."""
+"""member break-glass: recovery codes of this host, which are accepted only while no authority can be reached."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def break_glass(args: argparse.Namespace, users: Sequence[str]) -> int:
         raise CommandError("missing USER argument (see 'pam-totp member --help')", WRONG_USAGE)
     site = read_site(args.config or SITE_FILE)
     if site.member is None:
-        raise CommandError(
-            "this host is no member, so its authorities cannot be out of reach (see 'pam-totp recovery')"
-        )
+        file = args.config or SITE_FILE
+        raise CommandError(f"break-glass requires a member: [member] is missing in {file} (see 'pam-totp recovery')")
     if uses_own_file(args):
         raise CommandError("permission denied (run the command as root)", OUT_OF_REACH)
     names = list(dict.fromkeys(passwd_name(user) for user in users))
@@ -63,14 +62,14 @@ def break_glass(args: argparse.Namespace, users: Sequence[str]) -> int:
             print(f"each code works once, while no authority can be reached; {where}", file=sys.stderr)
         if not site.member.allows_break_glass:
             remedy = f'set centre_down = "break-glass" in [member] of {args.config or SITE_FILE}'
-            print(f"pam-totp: warning: these codes do not count yet ({remedy})", file=sys.stderr)
+            print(f"pam-totp: warning: these codes are not accepted yet ({remedy})", file=sys.stderr)
         if not writes_file(args):
             write(text)
     return DONE
 
 
 def _confirm(store: Store, names: Sequence[str], args: argparse.Namespace) -> None:
-    """Ask before codes are replaced. Raise CommandError for a user whose record has tokens."""
+    """Ask for a confirmation before codes are replaced. Raise CommandError for a user whose record has tokens."""
     unused = 0
     for name in names:
         record = read_or_unknown(store, name)

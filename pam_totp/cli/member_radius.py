@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `member radius`."""
     parser.add_argument("--folder", metavar="FOLDER", help=f"radius: folder of the configuration ({pack.FOLDER})")
     parser.add_argument(
-        "--no-challenge", action="store_true", help="radius client: it cannot show a second prompt, so it gets none"
+        "--no-challenge", action="store_true", help="radius client: send no second prompt to this client"
     )
 
 
@@ -85,7 +85,7 @@ def _require_root() -> None:
 
 
 def _make_folders(folder: str) -> None:
-    """Make the folder, which root owns, and in it the one of the credentials, which FreeRADIUS owns."""
+    """Make the configuration's folder, owned by root, and below it the credentials' folder, owned by FreeRADIUS."""
     account = pwd.getpwnam(pack.ACCOUNT)
     if not os.path.isdir(folder):
         os.mkdir(folder)
@@ -110,7 +110,7 @@ def _write_all(folder: str, configuration: str) -> None:
 
 
 def _write(path: str, text: str, *, is_public: bool = False) -> None:
-    """Replace a file durably. FreeRADIUS can read it, and others only if `is_public`."""
+    """Replace a file durably. FreeRADIUS can read the file, and every account can if `is_public` is True."""
     temporary = f"{path}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
@@ -172,7 +172,7 @@ def _client(args: argparse.Namespace, folder: str, name: str, address: str) -> i
         print_json(dict(shown))
     else:
         print(secret)
-        what = f"this is the secret of {name}; enter it there, and demand a Message-Authenticator"
+        what = f"this is the secret of {name}; enter it on the client, and demand a Message-Authenticator"
         print(f"pam-totp: {what}; then run 'systemctl restart freeradius' here", file=sys.stderr)
     return DONE
 
@@ -181,5 +181,5 @@ def _service_of(args: argparse.Namespace) -> str:
     """Return the name of the service of a new client."""
     given = args.service or ["radius"]
     if len(given) > 1:
-        raise CommandError("a client has one --service", WRONG_USAGE)
+        raise CommandError("--service must be given at most once", WRONG_USAGE)
     return str(given[0])

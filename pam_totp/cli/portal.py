@@ -34,7 +34,11 @@ DEFAULT_LISTEN = "127.0.0.1:8443"
 DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
 LOOPBACK_NAMES = ("127.0.0.1", "::1", "localhost")
 GET_WEB = "install the package pam-totp-portal, or run 'make install EXTRAS=web' in the sources"
-OFF, TICKET, PASSWORD = "off", "ticket", "password"  # of --first-token; web.portal.FirstToken needs optional packages
+OFF, TICKET, PASSWORD = (
+    "off",
+    "ticket",
+    "password",
+)  # of --first-token; the import of web.portal.FirstToken needs packages
 SHADOW = "shadow"  # the group that can read the hashes of the system's passwords
 
 

@@ -77,12 +77,12 @@ def test_an_enrolled_user_learns_that_a_login_takes_no_ticket(site: Site) -> Non
     site.enrol(phone())
     done = site.command("invite", ME, "annika", "--sheet", "--yes", "--output", "-")
     assert done.returncode == 0, done.stderr
-    assert f"{ME}: a login takes no ticket of a user with a token; " in done.stderr
+    assert f"{ME}: a login accepts no ticket of a user with a token; " in done.stderr
     enrolled, new = done.stdout.split("\f")
-    assert "pam-totp enroll --ticket" in enrolled and "Where a one-time code is asked" not in enrolled
-    assert "pam-totp enroll --ticket" not in new and "Where a one-time code is asked, enter the ticket." in new
+    assert "pam-totp enroll --ticket" in enrolled and "Enter the ticket at the prompt" not in enrolled
+    assert "pam-totp enroll --ticket" not in new and "Enter the ticket at the prompt for a one-time code." in new
     assert max(map(len, enrolled.splitlines())) <= 80
-    assert "takes no ticket" not in site.command("invite", "annika", "--output", "-").stderr
+    assert "accepts no ticket" not in site.command("invite", "annika", "--output", "-").stderr
 
 
 def test_the_ticket_of_an_assigned_token_shows_no_key(site: Site) -> None:
@@ -166,5 +166,5 @@ def test_an_invalid_name_in_a_list_is_named(site: Site, tmp_path: Path, name: st
     (tmp_path / "staff").write_text(f"annika\n{name}\n")
     done = site.command("invite", "--from", str(tmp_path / "staff"), "--output", "-")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"pam-totp: '{shown}' is no user name")
+    assert done.stderr.startswith(f"pam-totp: user name '{shown}' must ")
     assert not site.path("annika").exists()

@@ -151,7 +151,7 @@ def test_init_permits_the_network_to_logins_of_the_authority(
         ("", ["authority", "init"], 1, "[authority] is missing in"),
         ("[authority]\n", ["authority", "init"], 1, "authority.addresses is missing in"),
         ("[authority]\nadresses = 1\n", ["authority", "serve"], 1, "authority: unknown setting 'adresses'"),
-        (AUTHORITY, ["authority", "serve"], 1, "an authority needs a database: set url"),
+        (AUTHORITY, ["authority", "serve"], 1, "an authority requires a database (set url"),
         (AUTHORITY, ["authority", "serve", "--json"], 2, "--json is an option of 'pam-totp authority init'"),
         (AUTHORITY, ["authority", "serve", "--log", "file"], 2, "--log must be syslog or stderr"),
         (AUTHORITY, ["authority", "fence", "--complete"], 2, "--complete is an option of 'pam-totp authority restore'"),
@@ -159,14 +159,14 @@ def test_init_permits_the_network_to_logins_of_the_authority(
             AUTHORITY,
             ["authority", "restore"],
             2,
-            "authority restore needs --log FILE... (without a log: authority fence)",
+            "authority restore requires --log FILE... (without a log, run 'pam-totp authority fence')",
         ),
-        (AUTHORITY, ["authority", "fence"], 1, 'the store is no database: set url = "postgresql://..." in [store] of'),
-        (AUTHORITY, ["member", "list"], 1, "the members of a fleet are in a database: set [store] url"),
+        (AUTHORITY, ["authority", "fence"], 1, 'the store must be a database (set url = "postgresql://..." in [store]'),
+        (AUTHORITY, ["member", "list"], 1, "a fleet requires a database (set url"),
         ("[member]\nauthorities = 'a:1'\n", ["member", "list"], 1, "this host is a member (run the command on an"),
         (AUTHORITY, ["member", "add"], 2, "pam-totp member add needs a name"),
         (AUTHORITY, ["member", "list", "web1"], 2, "pam-totp member list takes no name"),
-        (AUTHORITY, ["member", "revoke", "web1", "web2"], 2, "pam-totp member revoke takes one name"),
+        (AUTHORITY, ["member", "revoke", "web1", "web2"], 2, "pam-totp member revoke takes at most one name"),
         (
             AUTHORITY,
             ["member", "revoke", "web1", "--allow", "all"],
@@ -262,7 +262,7 @@ def test_members_are_listed_with_their_state(fleet: Fleet) -> None:
     assert listed[revoked.name]["fingerprint"] == revoked.fingerprint.hex()
     assert listed[added]["joined"] is None
     done = fleet.command("member", "revoke", "unknown", "--yes", status=1)
-    assert done.stderr == "pam-totp: unknown: no such member (see 'pam-totp member list')\n"
+    assert done.stderr == "pam-totp: unknown: member not found (see 'pam-totp member list')\n"
 
 
 def test_groups_are_changed_and_shown(fleet: Fleet) -> None:

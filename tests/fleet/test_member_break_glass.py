@@ -93,7 +93,7 @@ def test_codes_are_printed_on_a_terminal_or_to_a_named_place(host: Host, capsys:
 def test_a_warning_says_that_the_site_does_not_allow_them(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.config.write_text('[member]\nauthorities = ["otp1:8443"]\n')
     host.run(ME)
-    assert 'these codes do not count yet (set centre_down = "break-glass"' in capsys.readouterr().err
+    assert 'these codes are not accepted yet (set centre_down = "break-glass"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_record_with_tokens_is_not_touched(host: Host) -> None:
 
 def test_only_a_member_has_such_codes(host: Host) -> None:
     host.config.write_text("")
-    with pytest.raises(CommandError, match="this host is no member"):
+    with pytest.raises(CommandError, match="break-glass requires a member"):
         host.run(ME)
 
 
@@ -164,4 +164,4 @@ def test_the_command_member_break_glass_makes_the_codes(host: Host, capsys: pyte
     assert main(["member", "revoke", "web1", "--count", "1"]) == 2
     assert "--count is no option of 'pam-totp member revoke'" in capsys.readouterr().err
     assert main(["member", "revoke", "web1", "web2"]) == 2
-    assert "takes one name" in capsys.readouterr().err
+    assert "takes at most one name" in capsys.readouterr().err

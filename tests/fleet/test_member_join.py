@@ -153,10 +153,10 @@ def test_a_server_with_the_right_ca_and_another_certificate_gets_no_token(joinin
 
 
 LINES: dict[str, tuple[str, str]] = {
-    "empty": ("", "not a join line"),
-    "other text": ("hello", "not a join line"),
+    "empty": ("", "must be a join line"),
+    "other text": ("hello", "must be a join line"),
     "a later version": ("pam_totp-join:2:a:1", "the version of the join line must be 1"),
-    "cut off": ("pam_totp-join:1:a:8443:" + "ab" * 32, "not a join line"),
+    "cut off": ("pam_totp-join:1:a:8443:" + "ab" * 32, "must be a join line"),
 }
 
 

@@ -445,5 +445,5 @@ def test_a_wrong_line_installs_nothing(fleet: Fleet, tmp_path: Path) -> None:
     made = FreeRadius.__new__(FreeRadius)
     made.folder = folder
     done = made.command("install", stdin="pam_totp-join:1:nonsense\n", status=1)
-    assert "not a join line" in done.stderr
+    assert "must be a join line" in done.stderr
     assert not (folder / pack.CONFIGURATION).exists()
