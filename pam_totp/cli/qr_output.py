@@ -2,7 +2,7 @@
 
 Rules:
 - The key is shown with the QR code, because some phones cannot scan. Both fit a terminal of 80 × 24.
-- If the terminal is too narrow for the QR code, the key is shown with a message that names the required width.
+- A message with the required width replaces the QR code if the terminal is too narrow. The key is still shown.
 - A picture file is complete and durable before the command asks for a code.
 """
 
@@ -51,7 +51,7 @@ def add_qr_options(parser: argparse.ArgumentParser) -> None:
 
 
 def writes_new_file(args: argparse.Namespace) -> bool:
-    """Return True if the command creates a file, because this requires the caller's privileges."""
+    """Return True if the command creates a file, which requires the caller's privileges."""
     return writes_file(args) or (args.qr or "").startswith(PICTURES)
 
 
@@ -82,7 +82,7 @@ class KeyDisplay:
         self._as_json = args.json
 
     def show(self, token: Token, uri: str) -> None:
-        """Write the picture, or the text unless --json is given."""
+        """Write the picture file or, without --json, the text."""
         if self.picture is not None:
             self.picture.write(qr.picture(uri, self.how))
             print(f"the QR code is in {self.path}", file=sys.stderr)
@@ -143,8 +143,8 @@ def _text(token: Token, uri: str, how: str, *, on_terminal: bool) -> str:
     if size is None:
         return _joined([*text, *code.lines])
     if code.columns > size.columns:
-        what = f"(no QR code: it needs {code.columns} columns, and this terminal has {size.columns}:"
-        return _joined([*text, what, " make it wider, or give --qr png=FILE)"])
+        what = f"(no QR code: the terminal has {size.columns} columns, and the QR code needs {code.columns}:"
+        return _joined([*text, what, " make the terminal wider, or give --qr png=FILE)"])
     if len(text) + len(code.lines) + DIALOGUE <= size.lines:
         return _joined([*text, *code.lines])
     if code.columns + GAP + LEAST_TEXT <= size.columns:
@@ -176,7 +176,7 @@ def _beside(code: _Drawn, text: list[str]) -> list[str]:
 
 
 def _wrapped(text: str, columns: int) -> list[str]:
-    """Return the lines of the text. If a line is too short for the whole key, it has at most four groups of the key."""
+    """Return the lines of the text: at most four groups of the key a line if the whole key is too long for one line."""
     if len(text) <= columns:
         return [text]
     width = LEAST_TEXT if text.startswith("key: ") else columns

@@ -1,9 +1,9 @@
 """The dialogue of `enroll --ticket`: a user redeems a ticket through the service, without access to the store.
 
 Rules:
-- The service decides, and shows the key and the recovery codes. This module only carries its prompts and the answers.
+- The service decides, and shows the key and the recovery codes. This module only relays prompts and answers.
 - The service accepts only a ticket here. A code that the user enters by mistake is not used up.
-- A user redeems only a ticket of their own account. Root can redeem that of every user.
+- A user redeems only a ticket of their own account. Root can redeem the ticket of every user.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def redeem(args: argparse.Namespace) -> int:
     ignored = set(vars(args)) - {"user", "ticket", "json", "run", "parser", "command", "audit", "issuer"}
     given = sorted(name for name in ignored if getattr(args, name) != args.parser.get_default(name))
     if given:
-        raise CommandError("--ticket takes no option of a new token: the ticket has one already", WRONG_USAGE)
+        raise CommandError("--ticket excludes the options of a new token: the ticket already has a token", WRONG_USAGE)
     user = passwd_name(_user(args))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.settimeout(TURN_WAIT)
@@ -57,7 +57,7 @@ def redeem(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"user": user, "enrolled": True})
     else:
-        print(f"{user} is enrolled; the token of the ticket replaces all earlier ones")
+        print(f"{user} is enrolled; the token of the ticket replaces all earlier tokens")
     return DONE
 
 
@@ -68,7 +68,7 @@ def _user(args: argparse.Namespace) -> str:
 
 
 def _converse(channel: socket.socket, user: str) -> tuple[int | None, int]:
-    """Carry one login. Return its PAM result, or None if there was none, and the number of prompts."""
+    """Carry out one login. Return its PAM result, or None if the service sent no result, and the number of prompts."""
     arguments = (f"prompt={PROMPT}", "no_second_prompt")
     channel.send(Hello(version=PROTOCOL_VERSION, service=REDEEM_SERVICE, user=user, arguments=arguments).packet())
     prompts = 0
@@ -89,7 +89,7 @@ def _converse(channel: socket.socket, user: str) -> tuple[int | None, int]:
 
 
 def _sendable(answer: bytes) -> bytes:
-    """Return an answer that a packet can hold, or an empty one."""
+    """Return the answer, or an empty answer if no packet can hold it."""
     return answer if len(answer) <= MAX_ANSWER and b"\0" not in answer else b""
 
 

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _machine_with(path: str, service: str) -> Machine:
-    """Return this machine with the service files at `path` in place of its own."""
+    """Return this machine with the service files at `path` in place of the files in /etc/pam.d."""
     from pam_totp.system.enable.changes import read
     from pam_totp.system.machine import Machine
 

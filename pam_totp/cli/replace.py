@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--stock",
         action="store_true",
-        help="the arguments are the serial number of a user's token, and that of the new token, from the stock",
+        help="the arguments are two serial numbers: of a user's token, and of the new token in the stock",
     )
     parser.add_argument("--lost", action="store_true", help="--stock: do not take the old token into the stock")
 

@@ -46,7 +46,7 @@ def add_to(commands: Commands) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="logs that begin before the backup and reach to the end, also gzip; - for standard input "
+        help="logs from before the backup until now, plain or gzip, or - for standard input "
         "(default: none, so every key fob needs codes in a row)",
     )
     parser.add_argument(
@@ -60,7 +60,7 @@ def add_to(commands: Commands) -> None:
         "--replaces",
         metavar="DIR",
         help="the store that the restored store will replace: the command also repeats its logged changes "
-        f"(default: that of --store, and {DEFAULT_STORE})",
+        f"(default: the store of --store, and {DEFAULT_STORE})",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
     parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
@@ -117,7 +117,7 @@ def print_evidence(spans: list[tuple[str, Span]], log: Log, restored_at: int | N
     else:
         say(f"only lines before {format_time(restored_at)} show that the log covers a key fob (see --restored-at)")
     if log.last_restored is not None:
-        again = "if it was for this restore, a second run also voids the recovery codes created since then"
+        again = "a second run for the same restore also voids the recovery codes created since then"
         say(f"warning: 'pam-totp restored' ran at {format_time(log.last_restored)}: {again}")
 
 
@@ -210,7 +210,7 @@ def print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
 
 
 def _claim_serials(store: FileStore, user: str) -> None:
-    """Claim the serial numbers of the record, which another program has put into the store."""
+    """Claim the serial numbers of a record that another program has put into the store."""
     try:
         bring_in(store, user)
     except SerialTaken as e:

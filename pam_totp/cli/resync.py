@@ -68,7 +68,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("code", nargs="*", default=[], help="two or three codes in a row (default: prompt for them)")
     parser.add_argument("--token", metavar="NAME", help="resynchronise only this token of the user")
     parser.add_argument(
-        "--port", metavar="DEVICE", help="read the codes from a serial device while you press its button"
+        "--port", metavar="DEVICE", help="read the codes from a serial device while you press the token's button"
     )
     parser.add_argument(
         "--search", type=int, default=DEFAULT_SEARCH, metavar="N", help="counters or steps to search (%(default)s)"

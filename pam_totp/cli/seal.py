@@ -2,7 +2,7 @@
 
 Rules:
 1. A step changes the keyring durably, then restarts the services, then changes records. So every process that may read
-   a record has its key.
+   a record has the key of this record.
 2. With a folder, one run takes all steps. A database has several authorities: a run takes one step, and says to copy
    the keyring to the other authorities.
 3. A killed run loses nothing: the next run takes the step that is due.
@@ -51,7 +51,7 @@ _ELSEWHERE = (
     "give the keys to every other authority: 'pam-totp seal export FILE' here, 'pam-totp seal init --key FILE' there"
 )
 _LOST = (
-    f"{seal_key.FILE}: not found, but stores are sealed with its key (put the exported copy back with "
+    f"{seal_key.FILE}: not found, but stores are sealed with the key in this file (put the exported copy back with "
     "'pam-totp seal init --key FILE')"
 )
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
@@ -78,7 +78,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("path", nargs="?", metavar="FILE", help="export: the file to create")
     parser.add_argument("--with", dest="place", choices=PLACES, help="init: how the key is stored (file)")
     parser.add_argument(
-        "--key", metavar="FILE", help="init: use the keys of an exported copy: of a lost key, or of another authority"
+        "--key",
+        metavar="FILE",
+        help="init: use the keys of an exported file, after a loss or on another authority",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask for a confirmation")
 
@@ -133,7 +135,7 @@ def _init(args: argparse.Namespace) -> int:
     keyring = keyring or Keyring(current=os.urandom(KEY_SIZE))
     state = keyring.state_of(where)
     if state is None:
-        confirm(f"seal all secrets of {where}? Without the key, no login works and no backup helps.", args)
+        confirm(f"seal all secrets of {where}? Every login and every restore of a backup then requires the key.", args)
     has_others = is_database(where) and _number(where) > 0
     if state is None:
         state = State.OPENING if has_others else State.SEALING
@@ -174,9 +176,9 @@ def _use_copy(args: argparse.Namespace) -> int:
 
 
 def init_for_authority(args: argparse.Namespace, url: str) -> str:
-    """Seal the empty database of a new fleet. Return what was done, as a line.
+    """Seal the empty database of a new fleet. Return a line about the result.
 
-    Change nothing if the database has records already: that needs the steps of `pam-totp seal init`.
+    Change nothing if the database has records: these records need the steps of `pam-totp seal init`.
     """
     later = "run 'pam-totp seal init'"
     if (problem := seal_files.missing_library()) is not None:
@@ -225,16 +227,16 @@ def _rotate(args: argparse.Namespace) -> int:
     changed = 0
     for step in steps[:1] if is_shared else steps:
         keyring = step(keyring)
-    if keyring.previous is None:  # a database: the others must have the next key before it seals
+    if keyring.previous is None:  # a database: all authorities need the next key before its first use
         return _report(args, DATABASES, keyring, 0, [again])
     changed = sum(_seal(args, where) for where in stores.values())
-    if steps and is_shared:  # the others must seal with the new key before the old key goes
+    if steps and is_shared:  # all authorities must seal with the new key before the old key is deleted
         return _report(args, DATABASES, keyring, changed, [again])
     old = key_id(keyring.previous)
     for where in stores.values():
         if (left := count_keys(where)).problem is not None or old in left.by_key:
             raise CommandError(
-                f"{where}: secrets are still sealed with the old key; it was kept ({left.problem or old})"
+                f"{where}: secrets are still sealed with the old key, which was kept ({left.problem or old})"
             )
     keyring = _write(args, keyring.without_previous())
     hints = [_EXPORT_FIRST] + ([f"then {_ELSEWHERE}"] if is_shared else [])
@@ -242,10 +244,11 @@ def _rotate(args: argparse.Namespace) -> int:
 
 
 def _without_missing(args: argparse.Namespace, keyring: Keyring) -> Keyring:
-    """Return the keyring without the folders that no longer exist, such as one that was copied to a database."""
+    """Return the keyring with the existing stores only. A folder is missing after its copy to a database."""
     for name, _ in keyring.stores:
         if name != DATABASES and not os.path.isdir(name):
-            confirm(f"{name}: not found. Forget this store? Its records do not open after the change of the key", args)
+            what = f"{name}: not found. Remove this store from the keyring?"
+            confirm(f"{what} After the change of the key, its records cannot be decrypted", args)
             keyring = keyring.without_store(name)
     return keyring
 
@@ -267,7 +270,8 @@ def _place_of(name: str, args: argparse.Namespace) -> str:
 def _export(args: argparse.Namespace) -> int:
     keyring = _required()
     content, ids = serialize_keyring(keyring), [key_id(key) for key in keyring.keys]
-    confirm(f"write the keys {', '.join(ids)} to {args.path}? They open every stolen backup; keep the file away", args)
+    what = f"write the keys {', '.join(ids)} to {args.path}?"
+    confirm(f"{what} The keys decrypt every stolen backup: keep the file on another host", args)
     args.audit.revealed("seal-export", None, keys=",".join(ids))
     with new_file(args.path) as file:
         file.write(content)
@@ -317,7 +321,7 @@ def _write(args: argparse.Namespace, keyring: Keyring, place: str | None = None)
 
 
 def _seal(args: argparse.Namespace, where: str) -> int:
-    """Seal all secrets of a store. Return the number of changes. Raise CommandError if a record was left."""
+    """Seal all secrets of a store. Return the number of changes. Raise CommandError if a record cannot be sealed."""
     done = seal_all(where)
     args.audit.store = where
     args.audit.changed("seal", records=done.changed)

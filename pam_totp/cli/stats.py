@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "stats",
         run,
-        "show figures: logins, tokens, key fobs that run ahead, clocks that are off",
+        "show figures: logins, tokens, skipped codes of key fobs, drift of clocks",
         "pam-totp stats",
         "pam-totp stats --since 30d --json",
         "pam-totp stats --log /var/log/auth.log*",
@@ -101,7 +101,7 @@ def _is_member(args: argparse.Namespace) -> bool:
 
 
 def _lines(files: list[str] | None, since: int | None, store: str) -> Iterator[tuple[int | None, str]]:
-    """Yield the lines of pam_totp since a time, each with its time if that is known."""
+    """Yield the lines of pam_totp since a time, each with its time, or None if the line has no time."""
     if files is None:
         assert since is not None
         yield from journal_lines(since, store)
@@ -127,7 +127,7 @@ def _write_textfile(args: argparse.Namespace) -> int:
     """Write the metrics of the store and of the running services. Without the store, write the metrics of the services
     and the fact that the store is out of reach."""
     if args.json or args.since is not None or args.log is not None or args.batch is not None:
-        raise CommandError("--textfile takes no other option than --store", WRONG_USAGE)
+        raise CommandError("--textfile excludes all options except --store", WRONG_USAGE)
     with textfile.replaced(args.textfile) as write:
         services = textfile.of_services()  # as root, before the process drops its privileges
         store, problem = None, None

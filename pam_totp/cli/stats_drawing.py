@@ -3,7 +3,7 @@
 Rules:
 - A line fits 80 columns, or the width of the terminal.
 - A terminal without block characters gets ASCII.
-- Names of users are shown to those who may read the log and the store. They are escaped, as in all tables.
+- The names of users are escaped, as in all tables. Only root can run the command.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pam_totp.figures.of_store import STATES, StoreFigures
 
 WIDTH = 80  # columns of a file or pipe
 MAX_ROWS = 10  # of a table
-NOTABLE_DRIFT = 0.5  # steps: a slow user causes less
+NOTABLE_DRIFT = 0.5  # steps: users who type slowly cause less drift
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _FULL = "█"
 _WORDS = {"accepted": "accepted by", "refused": "refused:", "ignored": "ignored:", "presented": "presented:"}
@@ -28,7 +28,7 @@ Row = tuple[str, str, int]  # group, label, number
 
 
 def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: int | None, source: str) -> None:
-    """Print all figures. `store` is None on a member, which has none."""
+    """Print all figures. `store` is None on a member, which has no store."""
     begin = log.first if since is None else since
     span = "" if begin is None else f" since {format_time(begin)}"
     _heading(f"ANSWERS{span} ({count(log.lines, 'line')} of {source})")
@@ -56,7 +56,7 @@ def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: 
     clocks = [clock for clock in log.clocks(known) if abs(clock.drift.mean) >= NOTABLE_DRIFT]
     if clocks:
         print()
-        _heading("CLOCKS that are off at accepted codes")
+        _heading("DRIFT of clocks at accepted codes")
         rows = [
             (
                 clock.user,
@@ -137,9 +137,9 @@ def _bars(rows: Sequence[Row]) -> None:
         print(f"  {name:{groups}}  {shown(label):{labels}}  {number:{numbers}}  {bar}".rstrip()[:columns])
 
 
-def _bar(part: float, room: int, *, has_blocks: bool) -> str:
-    """Return a bar for a part of `room` columns. A part above 0 is visible."""
+def _bar(part: float, columns: int, *, has_blocks: bool) -> str:
+    """Return a bar of `part`, from 0 to 1, of the columns. A part above 0 is visible."""
     if not has_blocks:
-        return "#" * max(round(part * room), 1 if part and room else 0)
-    eighths = max(round(part * room * 8), 1 if part and room else 0)
+        return "#" * max(round(part * columns), 1 if part and columns else 0)
+    eighths = max(round(part * columns * 8), 1 if part and columns else 0)
     return _FULL * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

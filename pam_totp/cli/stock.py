@@ -53,7 +53,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "stock",
         run,
-        "keep tokens in stock until a user gets them: import them, list them, or remove one",
+        "manage the stock of hardware tokens: import, list and remove tokens",
         "pam-totp stock import pskc box.xml --password-file password --batch box-7",
         "pam-totp stock list --free --batch box-7",
         "pam-totp stock remove T-1001",
@@ -197,7 +197,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _items(args: argparse.Namespace, statuses: set[int]) -> Iterator[Item]:
-    """Yield the items. Print an error for each that cannot be read, and add the exit status to `statuses`."""
+    """Yield the items. Print an error for each item that cannot be read, and add the exit status to `statuses`."""
     for item in stock.items(open_store(args), batch=args.batch, free=args.free):
         if isinstance(item, StoreError):
             print(f"pam-totp: {item}", file=sys.stderr)

@@ -17,9 +17,9 @@ from pam_totp.store.postgres_schema import REPLICATION
 from pam_totp.system import seal_files, service_network
 
 INIT, COPY = "init", "copy"
-NEXT = {  # after a copy, by whether the records are in a database now
-    True: "set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service; or, if authorities use "
-    "this database, run 'pam-totp join'",
+NEXT = {  # the next step after a copy; True: the records are in a database now
+    True: "set [store] in /etc/pam_totp.toml (see pam_totp.toml(5)), then restart the service; or run 'pam-totp join' "
+    "if authorities use this database",
     False: "delete [store] from /etc/pam_totp.toml, then restart the service",
 }
 USAGE = {INIT: "store init URL", COPY: "store copy FROM TO"}
@@ -109,12 +109,12 @@ def _copy(args: argparse.Namespace, source: str, target: str) -> int:
 
 
 def _codec(source: str, target: str) -> Codec | None:
-    """Return the codec of `source`. If it is sealed, the keyring gets `target` too."""
+    """Return the codec of `source`. Add `target` to the keyring if `source` is sealed."""
     codec = seal_key.codec_of(source)
     if codec is not None and seal_key.codec_of(target) is None:
         keyring = seal_key.keyring()
         if keyring is None or (state := keyring.state_of(source)) is None:
-            raise CommandError(f"{source} is sealed (run the command as root, with its key)", OUT_OF_REACH)
+            raise CommandError(f"{source} is sealed (run the command as root, on a host with the key)", OUT_OF_REACH)
         seal_files.write(keyring.with_store(target, state))
         seal_files.restart()
         seal_key.hold()

@@ -140,7 +140,7 @@ def require_files(url: str) -> None:
             try:
                 os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             except OSError as e:
-                remedy = f"give absolute paths in the URL; the account {ACCOUNT} reads them"
+                remedy = f"give absolute paths in the URL, of files that the account {ACCOUNT} can read"
                 raise CommandError(f"{path}: {(e.strerror or str(e)).lower()} ({remedy})", OUT_OF_REACH) from None
 
 

@@ -3,11 +3,11 @@
 Rules:
 - Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
 - A terminal gets only characters of its character set. The locale's variables name this set, even if the locale is
-  missing on the host: Python would then assume UTF-8 (PEP 538, PEP 540). If no variable is set, UTF-8 is assumed.
-- A terminal gets colour if it has colours by terminfo, or is unknown to terminfo. NO_COLOR (no-color.org), TERM=dumb
+  missing on the host: Python would then assume UTF-8 (PEP 538, PEP 540). UTF-8 is assumed if no variable is set.
+- A terminal gets colour if terminfo lists colours for it, or does not know it. NO_COLOR (no-color.org), TERM=dumb
   and an unset TERM disable colour.
-- A dumb terminal gets ASCII in place of half blocks. So does the Linux console, because its fonts on Debian lack half
-  blocks.
+- A dumb terminal gets ASCII in place of half blocks. The Linux console gets ASCII, too, because its fonts on Debian
+  lack half blocks.
 - The output to a file or pipe has no colour. Its line breaks are independent of any width.
 """
 
@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import NamedTuple, TextIO
 
 _COERCED = "C.UTF-8"  # LC_CTYPE after Python has replaced the locale C (PEP 538)
-_COLOURS = 8  # the number that the escape sequences need
+_COLOURS = 8  # the number of colours that the escape sequences need
 _STYLES = {"heading": "1", "good": "32", "error": "1;31", "warning": "33", "note": "36"}
 
 
@@ -78,12 +78,12 @@ def has_colour(stream: TextIO) -> bool:
 
 @functools.cache
 def _knows_colour(term: str) -> bool:
-    """Return False if terminfo says that terminals of this type have no colours."""
+    """Return True if terminfo lists colours for this type of terminal, or if terminfo or its entry is missing."""
     try:
         import curses  # imported here: most output is not to a terminal
 
         curses.setupterm(term)
-    except (ImportError, ValueError, OSError):  # without terminfo, or without a standard output
+    except (ImportError, ValueError, OSError):  # terminfo or standard output is missing
         return True
     except curses.error:  # an unknown type of terminal
         return True

@@ -2,8 +2,8 @@
 
 Rules:
 1. The file is replaced by one rename, so that node_exporter never reads half of it. It has mode 0644.
-2. Every account may read the file. So it has no fact that distinguishes refusals (`figures.counters`, rule 5).
-3. The file has only metrics of pam_totp, whatever a service sends.
+2. The file has no metric that distinguishes refusals (`figures.counters`, rule 5), because every account may read it.
+3. The file has only metrics of pam_totp, even if a service sends other metrics.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODE = 0o644
 
 
 def of_services(sockets: Mapping[str, str] = SOCKETS) -> dict[str, str | None]:
-    """Return the metrics of each service whose socket exists, or None in place of an answer. The key is the role."""
+    """Return the metrics by role, for each service whose socket exists: None if the service did not answer."""
     found: dict[str, str | None] = {}
     for role, path in sockets.items():
         try:

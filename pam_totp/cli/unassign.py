@@ -51,7 +51,7 @@ def take_back(args: argparse.Namespace, store: Store, what: str, take: Callable[
 
 
 def confirm_last(args: argparse.Namespace, store: Store, consequence: str) -> None:
-    """Ask for a confirmation if the token is the user's last one."""
+    """Ask for a confirmation if the token is the user's last token."""
     user = store.owner_of_serial(args.serial)
     if user is None:
         return

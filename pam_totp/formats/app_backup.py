@@ -27,7 +27,7 @@ _Value = str | int | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One entry of a backup, with the values of the file. None stands for a missing value.
+    """One entry of a backup, with the values of the file. None means a missing value.
 
     `secret` is base32, or the key itself. `counter_used` is True if `counter` belongs to the last code.
     """

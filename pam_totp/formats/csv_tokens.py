@@ -3,8 +3,8 @@
 Without a heading, the columns are those of privacyIDEA and LinOTP: serial, key, type, digits, counter or period,
 algorithm. Only the first two are required. privacyIDEA's token janitor writes the user in an additional first column.
 
-With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. If the heading lacks
-a type, the tokens are totp if the heading has a period and lacks a counter. Otherwise, the tokens are hotp.
+With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. Under a heading that
+lacks a type, the tokens are totp if the heading has a period and lacks a counter, else hotp.
 
 The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). A row
 with an empty value in this column has no token.
@@ -96,7 +96,7 @@ def parse_map(data: bytes) -> dict[str, str]:
         if heading is not None:
             columns = [heading.value(columns, "serial"), heading.value(columns, "user")]  # noqa: PLW2901
             if not columns[1]:
-                continue  # a token without a user
+                continue  # the token has no user
         if len(columns) != 2 or not all(columns):
             raise FormatError(line, "must have two columns: serial and user")
         serial, user = _serial(columns[0], line), columns[1]

@@ -81,7 +81,7 @@ class Format(Protocol):
 
     # For import.
     names_users: bool = True
-    """True if a file may name the user of a token. If it is False, --user or --homes is required."""
+    """True if a file may name the user of a token. Otherwise --user or --homes is required."""
     labels_name_users: bool = False
     """True if labels name the users. Other people, such as the author of a QR code, may have written these labels."""
     user_selects_tokens: bool = False

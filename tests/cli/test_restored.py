@@ -283,7 +283,7 @@ def test_a_second_run_causes_a_warning(site: Site, tmp_path: Path) -> None:
     line = audit_log.line("pam-totp", "changed", user=ME, what="restored", at=1_795_897_000, store="/new", by="root")
     log = write_log(tmp_path / "log", line)
     done = site.command("restored", "--log", log, *RESTORED, stdin="n\n")
-    again = "if it was for this restore, a second run also voids the recovery codes created since then"
+    again = "a second run for the same restore also voids the recovery codes created since then"
     assert f"pam-totp: warning: 'pam-totp restored' ran at 2026-11-28 20:16 UTC: {again}\n" in done.stderr
     assert (done.returncode, site.record().tokens) == (1, (fob(12),))
 

@@ -97,7 +97,7 @@ def test_a_missing_file_of_the_url_is_named(tmp_path: Path, words: tuple[str, ..
     (tmp_path / "folder").mkdir(0o700)
     given = [str(tmp_path / word) if word == "folder" else word for word in words]
     done = run(*given, "postgresql://owner@db1/otp?sslkey=none.key", *(["--yes"] if "copy" in words else []))
-    remedy = "give absolute paths in the URL; the account pam_totp reads them"
+    remedy = "give absolute paths in the URL, of files that the account pam_totp can read"
     assert (done.returncode, done.stderr) == (3, f"pam-totp: none.key: no such file or directory ({remedy})\n")
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
 

@@ -69,8 +69,8 @@ def test_a_terminal_too_narrow_for_the_code_gets_a_message(site: Site) -> None:
     said = " ".join(child.before.split())
     assert "█" not in said, "a phone cannot scan a QR code that the terminal wraps"
     assert re.search(
-        r"\(no QR code: it needs \d\d columns, and this terminal has 30: "
-        r"make it wider, or give --qr png=FILE\)",
+        r"\(no QR code: the terminal has 30 columns, and the QR code needs \d\d: "
+        r"make the terminal wider, or give --qr png=FILE\)",
         said,
     )
     assert len(groups_of_key(child.before)) == 8

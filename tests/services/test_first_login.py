@@ -496,7 +496,7 @@ def test_the_command_without_a_service_or_with_other_options_says_so(machine: Ma
     status, shown = redeem(machine).ends()
     assert (status, "systemctl start pam_totp.socket" in shown) == (3, True)
     status, shown = redeem(machine, "--name", "phone").ends()
-    assert (status, "--ticket takes no option of a new token" in shown) == (2, True)
+    assert (status, "--ticket excludes the options of a new token" in shown) == (2, True)
 
 
 def test_another_service_name_gets_no_more_from_the_service(machine: Machine) -> None:
