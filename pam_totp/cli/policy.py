@@ -13,8 +13,8 @@ from pam_totp.pam.login_session import read_site
 
 DEFAULT, NOT_ROOT = "default", "not root"
 AUTHORITIES = """\
-The authorities decide on every answer, by [policy] and [service] of their site files. nullok and grace_period only
-let this host ask them before the prompt."""
+The authorities decide on every answer, by [policy] and [service] of their site files. With nullok or grace_period,
+this host also asks the authorities before the prompt."""
 
 
 def add_to(commands: Commands) -> None:

@@ -137,7 +137,7 @@ def imported(uri: str, line: int) -> ImportedToken:
         return _token(uri, line)
     except ValueError as e:
         kind, label, query = _parts(uri)
-        # If the question mark is missing, the label contains the key.
+        # The label contains the key if the question mark is missing.
         user = _account_of(label)[0] if "secret=" in query.lower() else None
         user = user[:MAX_TEXT] if user else None
         return ImportedToken(line=line, type=kind if kind == "hotp" else "totp", user=user, unsupported=str(e))

@@ -32,7 +32,7 @@ _SYMBOL = re.compile(r"\AQR-Code:", re.IGNORECASE)
 
 
 def is_picture(data: bytes) -> bool:
-    """Return True for a PNG, JPEG or WebP picture."""
+    """Return True if `data` is a PNG, JPEG or WebP picture."""
     return _kind(data) is not None
 
 

@@ -70,12 +70,12 @@ def inline_svg(uri: str) -> str:
 def packed(token: Token, user: str, issuer: str) -> str | None:
     """Return the QR code of a token for a login, which draws it without segno (`operations.qr_text`).
 
-    The text is base32 of the modules, row by row, with the border left out. Dark modules are 1. Return None for a QR
-    code above PACKED_VERSION, or without segno.
+    The text is base32 of the modules, row by row, without the border. Dark modules are 1. Return None if the version of
+    the QR code is above PACKED_VERSION, or if segno is missing.
     """
     label, _, secret = to_uri(token, user, issuer, brief=True).partition("secret=")
     key, _, rest = secret.partition("&")
-    parts = [f"&{part}" for part in rest.split("&") if part and not part.startswith("issuer=")]  # the label has it
+    parts = [f"&{part}" for part in rest.split("&") if part and not part.startswith("issuer=")]  # is in the label
     try:
         import segno  # an optional package
     except ImportError:

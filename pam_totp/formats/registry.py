@@ -1,4 +1,4 @@
-"""All file formats. A new format is a module with a subclass of `Format`, and a line here."""
+"""All file formats. A new format requires a module with a subclass of `Format`, and an entry in FORMATS."""
 
 from __future__ import annotations
 

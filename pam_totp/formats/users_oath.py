@@ -28,7 +28,7 @@ _MOD_AUTHN_OTP_COLUMNS = 9
 _TYPE = re.compile(r"HOTP(?:/(?:E|T(30|60))(?:/([678]))?)?", re.IGNORECASE | re.ASCII)
 _TIMESTAMP = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)L", re.ASCII)
 _SEARCH = sorted(range(-20, 21), key=abs)  # steps from the timestamp to search for the last code, nearest first
-_LATE_STEPS = 1  # steps: the delay of a code that the user of a token without drift may type
+_LATE_STEPS = 1  # steps: the age of a code when a slow user has typed it
 
 
 class UsersOath(Format):

@@ -21,7 +21,7 @@ _NAMESPACE_ENDS = "}"
 
 @dataclass(slots=True)
 class Element:
-    """An element: the local names of its parents and its own (`path`), its line, attributes and text."""
+    """An XML element. `path` has the local names of its parents, then the element's own local name."""
 
     path: tuple[str, ...]
     line: int

@@ -7,7 +7,7 @@ Rules:
    uid, so `login` names the account that ran su or forged SUDO_UID.
 3. A command logs an export of keys before it shows the keys, and a change when the change is durable. It does not log a
    change that was rolled back.
-4. If the log fails, the command keeps the change, and prints a warning with the reason.
+4. The command keeps the change if the log fails, and prints a warning with the reason.
 5. Each line contains its time, because a log daemon may write a time without the year.
 """
 
@@ -77,7 +77,7 @@ class Audit:
 
     @property
     def by_uid(self) -> int:
-        """The uid of the account that runs the command: of the caller of sudo, if root runs it."""
+        """The uid of the account that runs the command, or of the caller of sudo if root runs the command."""
         return self._by
 
     def origin(self) -> Fields:
