@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 State = Mapping[str, Any]  # the fields of `store.postgres_state.State`
-_STATE = "state"  # the kind of the report with the state
+_STATE = "state"  # the kind of a report that has the state as JSON
 
 
 def copied(folder: str) -> str | None:
@@ -43,14 +43,14 @@ def missing_library() -> str | None:
 
 
 def has_password(url: str) -> bool:
-    """Return True if the URL contains a password. The library must be there."""
+    """Return True if the URL contains a password. Requires psycopg (`missing_library`)."""
     from pam_totp.store.postgres_connection import has_password as has
 
     return has(url)
 
 
 def state_of(url: str, how: DatabaseSettings | None) -> tuple[State | None, str]:
-    """Return the state of the database at `url`; or None, with the reason. The library must be there."""
+    """Return the state of the database at `url`, or None and the reason. Requires psycopg (`missing_library`)."""
     from pam_totp.store.postgres_state import state_of as state
 
     wait = (how or DatabaseSettings(url=url)).wait

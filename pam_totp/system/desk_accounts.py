@@ -1,4 +1,4 @@
-"""The accounts and groups of this host, for the rules of the desk. Nothing is remembered between two calls."""
+"""The accounts and groups of this host, for the rules of the desk. Each call asks the name service again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PASSWD = "/etc/passwd"
 
 
 class HostAccounts:
-    """`operations.desk.Accounts` by the name service of this host."""
+    """The accounts (`operations.desk.Accounts`) that the name service of this host finds."""
 
     def account(self, name: str) -> tuple[str, int] | None:
         """Return the name and the uid in the passwd entry of `name`, or None."""
@@ -28,7 +28,7 @@ class HostAccounts:
     def names_of(self, uid: int) -> set[str]:
         """Return the name that the name service finds by the uid, and all names of the uid in /etc/passwd.
 
-        A directory can have thousands of accounts, so its further names of a uid are not searched.
+        Further names of the uid in a directory are not searched, because a directory can have thousands of accounts.
         """
         names = _local_names(uid)
         with suppress(KeyError):
@@ -52,7 +52,7 @@ class HostAccounts:
 
 
 def _local_names(uid: int) -> set[str]:
-    """Return the names of a uid in /etc/passwd. Another failure than a missing file is an OSError."""
+    """Return the names of a uid in /etc/passwd. Raise OSError, except for a missing file."""
     try:
         text = Path(_PASSWD).read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def _local_names(uid: int) -> set[str]:
 
 
 def defect(site: Site) -> str | None:
-    """Return the reason why the site's desk can change nothing, or None. A site without a desk has no defect."""
+    """Return the reason why the site's desk cannot help users. Return None if the desk works, or is not set up."""
     try:
         found = desk_settings(site)
     except SettingsError as e:
@@ -70,4 +70,4 @@ def defect(site: Site) -> str | None:
     if found is None:
         return None
     required = (found.group, *(group for group in found.protect if group not in PROTECTED))
-    return next((f"there is no group {group}" for group in required if HostAccounts().group(group) is None), None)
+    return next((f"group {group} not found" for group in required if HostAccounts().group(group) is None), None)

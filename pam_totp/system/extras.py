@@ -22,7 +22,7 @@ _SOURCES = {
 
 
 def how_to_get(package: str, extra: str | None = None) -> str:
-    """Return the command that installs `package`. `extra` is its extra in setup.cfg, if several have the package."""
+    """Return the command that installs `package`. `extra` selects one of several extras with the package."""
     if sys.prefix != sys.base_prefix:  # a virtual environment
         return f"pip install {package}"
     debian, first = _SOURCES[package]

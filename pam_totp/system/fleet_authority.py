@@ -1,7 +1,7 @@
 """The state of this host as an authority of a fleet, read by the account of the service, for `pam-totp doctor`.
 
 Rules:
-1. Root opens no connection and reads no key. A child process does, which has become the account of the service.
+1. A child process with the account of the service opens the connections and reads the keys; root does neither.
 2. The certificate is checked as members check it: by a handshake in memory for each address.
 3. Every address is asked at once, without a certificate of a member: only `/v1/ca` answers then.
 """
@@ -28,16 +28,16 @@ from pam_totp.store import Store, StoreError
 from pam_totp.system.store_owner import BROKEN, Report, as_account, as_owner
 
 WAIT = 3.0  # seconds for the answers of all addresses together
-# An address on which a server listens, and one that reaches it.
+# The address on which a server listens, and the address to which a client on this host connects.
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _STATE, _MEMBERS = "state", "members"  # kinds of reports
 
 
 class Answer(NamedTuple):
-    """What an address answered. `problem` is None if it is an authority of this fleet.
+    """The answer of an address. `problem` is None if an authority of this fleet has answered.
 
     `certificate` is the SHA-256 of its certificate in hexadecimal. `date` is its clock in Unix seconds, rounded down;
-    `now` is that of this host after the answer, which took `seconds`.
+    `now` is the clock of this host after the answer, which took `seconds`.
     """
 
     address: str
@@ -53,8 +53,8 @@ class State(NamedTuple):
 
     - `unreadable`: the paths that the account of the service cannot read.
     - `ends`, `ca_ends`: the ends of the certificates in Unix seconds; None if unknown.
-    - `problem`: the reason if certificate and key cannot be used; `ca_problem`: the same for the CA, if it has a key.
-    - `misfits`: an address that members connect to, and why they would reject the certificate.
+    - `problem`: the reason if certificate and key cannot be used; `ca_problem`: the same for a CA with a key.
+    - `misfits`: an address that members connect to, and the reason of members to reject the certificate.
     - `certificate`: the SHA-256 of the certificate in hexadecimal.
     - `listening`, `others`: the answers of the addresses on which this host listens, and of all authorities.
     """
@@ -80,7 +80,7 @@ class Members(NamedTuple):
 
 
 def state_of(settings: AuthoritySettings, account: str) -> State:
-    """Return the state of the authority with these settings, as `account` sees it."""
+    """Return the state of the authority with these settings, as `account` reads it."""
     found = State()
     for kind, report in as_account(account, lambda: iter([(_STATE, json.dumps(_read(settings)._asdict()))])):
         if kind == BROKEN:
@@ -135,7 +135,7 @@ def _ca_problem(settings: AuthoritySettings) -> str | None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ca, settings.ca_key)
     except OSError:  # also an SSLError
-        return f"{settings.ca_key}: not the key of {settings.ca}"
+        return f"{settings.ca_key}: must be the key of {settings.ca}"
     return None
 
 
@@ -157,7 +157,7 @@ def _fingerprint(path: str) -> str | None:
 
 
 def _rejection(server: ssl.SSLContext, client: ssl.SSLContext, address: str) -> str | None:
-    """Return why a member that connects to `address` rejects the certificate of `server`, or None."""
+    """Return the reason of a member that connects to `address` to reject the certificate of `server`, or None."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(down, up, server_hostname=split_address(address)[0])
     answering = server.wrap_bio(up, down, server_side=True)
@@ -179,7 +179,7 @@ def _reachable(address: str) -> str:
 
 
 def _ask_all(settings: AuthoritySettings, named: ssl.SSLContext) -> dict[str, Answer]:
-    """Return the answer of each address. On the own addresses, the server's certificate may have any name."""
+    """Return the answer of each address. On this host's addresses, the certificate may have any name."""
     own = client_context()
     own.check_hostname = False
     own.load_verify_locations(settings.ca)
@@ -198,7 +198,7 @@ def _ask_all(settings: AuthoritySettings, named: ssl.SSLContext) -> dict[str, An
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()  # each wait in it ends at the deadline
+        thread.join()  # each thread ends at the deadline
     return found
 
 
@@ -233,7 +233,7 @@ def members_of(url: str) -> Members:
         groups = table.groups()
         yield _MEMBERS, json.dumps((table.all(), groups.may, groups.users))
 
-    found = Members(problem="the process that reads them failed")
+    found = Members(problem="the process that reads the members failed")
     for kind, text in as_owner(url, read):
         if kind == BROKEN:
             return Members(problem=text)

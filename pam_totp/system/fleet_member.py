@@ -1,8 +1,8 @@
 """The state of this host as a member of a fleet, read by the owner of its credentials, for `pam-totp doctor`.
 
 Rules:
-1. Root opens no connection and reads no key. A child process does, which has become the owner of the files.
-2. Nothing is changed, except that a renewal that was interrupted is completed.
+1. A child process of the owner of the files opens the connections and reads the key; root does neither.
+2. The only change is the completion of an interrupted renewal.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _SEEN, _ENDS, _TOKENS, _CODES = "seen", "ends", "tokens", "codes"  # kinds of re
 class State(NamedTuple):
     """The answers of the authorities, and the end of the certificate in Unix seconds.
 
-    `problem` is the reason if the credentials cannot be used. Then, and after the end of the certificate, there are no
-    answers. `ends` is None if unknown.
+    `problem` is the reason if the credentials cannot be used. `seen` is then empty, also after the end of the
+    certificate. `ends` is None if unknown.
     """
 
     seen: tuple[Seen, ...] = ()
@@ -51,7 +51,7 @@ class Codes(NamedTuple):
 
 
 class Local(NamedTuple):
-    """What the store of a member holds: codes for break-glass, and the users with tokens.
+    """The content of a member's store: codes for break-glass, and the users with tokens.
 
     `problem` is the reason if the store cannot be read.
     """
@@ -66,7 +66,7 @@ def state_of(settings: MemberSettings) -> State:
 
     def read() -> Iterator[Report]:
         ends = None
-        with suppress(StoreError, ValueError):  # without openssl, or with a file that is no certificate
+        with suppress(StoreError, ValueError):  # openssl is missing, or the file is invalid
             ends = joining.validity(settings.certificate).end
             yield _ENDS, str(ends)
         try:
@@ -93,7 +93,7 @@ def state_of(settings: MemberSettings) -> State:
 
 
 def local_of(folder: str) -> Local:
-    """Return what the store in `folder` holds."""
+    """Return the content of the store in `folder`."""
 
     def read(store: Store) -> Iterator[Report]:
         for user in store.users():
@@ -103,7 +103,7 @@ def local_of(folder: str) -> Local:
                 continue
             if record.tokens:
                 yield _TOKENS, user
-            elif record.salt is not None:  # without tokens, codes for break-glass were made
+            elif record.salt is not None:  # a record with a salt only has codes for break-glass
                 changed = os.stat(os.path.join(folder, f"{file_name(user)}.record")).st_mtime
                 yield _CODES, json.dumps((user, len(record.recovery), int(changed)))
 

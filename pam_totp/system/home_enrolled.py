@@ -94,7 +94,7 @@ def _examine(template: str, user: str) -> bool | Problem:
     path = _path(store)
     for name in (path, path if os.path.exists(f"{path}.lock") else os.path.dirname(path)):
         if not os.access(name, os.R_OK | os.W_OK):
-            return Problem(f"{name}: the user cannot write to it", "give the user permission, or remount it read-write")
+            return Problem(f"{name}: the user lacks write access", "give the user permission, or remount it read-write")
     return enrolled
 
 

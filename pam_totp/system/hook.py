@@ -1,13 +1,13 @@
-"""The runner: it passes the changes of one process to the program of the site (`operations.on_change`).
+"""The runner, which passes the changes of one process to the program of the site (`operations.on_change`).
 
 Rules:
-1. The program is the absolute path `on_change` in `[hooks]` of the site file. Only root can write it and its folders.
+1. The program is the absolute path `on_change` in `[hooks]` of the site file. Only root can write this path.
 2. The program gets one JSON object on standard input, a clean environment, and at most TIME_LIMIT seconds.
-3. One program runs at a time. The first BURST changes, and then PER_MINUTE changes a minute, start it once each. All
-   further changes are in one summary, after QUIET seconds without a change, or after MAX_WAIT seconds.
-4. If the program fails, the log has a line. The runner does not start the program again for the same change.
-5. The runner never has the rights of root: as root, it becomes the owner of the default store. Without a default store,
-   or if it belongs to root, the runner gets the kernel's overflow ids.
+3. One program runs at a time. The first BURST changes, and then PER_MINUTE changes a minute, start the program once
+   each. All further changes are in one summary, after QUIET seconds without a change, or after MAX_WAIT seconds.
+4. The log has a line if the program fails. The runner does not start the program again for the same change.
+5. The runner drops the rights of root: it becomes the owner of the default store. The runner gets the kernel's overflow
+   ids if the default store is missing or belongs to root.
 6. The runner ends when the process has ended and the program has received all its changes.
 """
 
@@ -48,7 +48,7 @@ class HookError(Exception):
 
 
 def program(site: Site) -> str | None:
-    """Return the path of the site's program, or None without one. Raise SettingsError if `[hooks]` is invalid."""
+    """Return the path of the site's program, or None if it is not set. Raise SettingsError if `[hooks]` is invalid."""
     if site.hooks is None:
         return None
     path = table_of(site.hooks, "hooks", [KEY]).get(KEY)
@@ -92,13 +92,13 @@ class Changes:
         self._authors.add(change["by"])
 
     def add_uncounted(self, number: int, now: float) -> None:
-        """Add changes of which only the number is known, after at least one other change."""
+        """Add `number` changes without details. Requires an earlier change."""
         if number:
             self._first_at = self._first_at if self._others else now
             self._others["other"] += number
 
     def wait(self, now: float) -> float | None:
-        """Return the seconds until the next change is due: 0 if one is due, None if there is none."""
+        """Return the seconds until the next change is due: 0 if a change is due, None if all changes were passed on."""
         if self._single:
             return 0.0
         if not self._others:
@@ -117,7 +117,7 @@ class Changes:
 
 
 def change_of(message: bytes) -> Change:
-    """Return the change in a message of `operations.on_change`, as the program gets it."""
+    """Return the change in a message of `operations.on_change`, in the form for the program."""
     given = json.loads(message)
     fields: dict[str, Any] = given["fields"]
     shown = {name: fields.pop(name, None) for name in _SHOWN}
@@ -174,7 +174,7 @@ class Runner:
             self._turn()
 
     def _wait(self) -> float | None:
-        """Return the seconds until the next change is due, or None. At the end, all are due."""
+        """Return the seconds until the next change is due, or None. All changes are due after the process has ended."""
         now = time.monotonic()
         if not self._is_open:
             self._count_others(now)
@@ -240,7 +240,7 @@ def _drop_rights() -> None:
     if os.getuid() == 0:
         os.seteuid(0)
         os.setegid(0)
-    with suppress(FileNotFoundError):  # the store has another place
+    with suppress(FileNotFoundError):  # the site has no default store
         become_owner_of(DEFAULT_STORE)
     become_nobody()
 

@@ -143,11 +143,11 @@ class Login:
         self._handle = c_void_p()
 
     def authenticate(self) -> str:
-        """Call pam_authenticate. Return the name of its result, such as "success"."""
+        """Call pam_authenticate. Return the name of the result, such as "success"."""
         return self._call(self._lib.authenticate)
 
     def account(self) -> str:
-        """Call pam_acct_mgmt. Return the name of its result: "success" if the account may be used now."""
+        """Call pam_acct_mgmt. Return the name of the result: "success" if the account may be used now."""
         return self._call(self._lib.acct_mgmt)
 
     def _call(self, function: Any) -> str:

@@ -27,7 +27,7 @@ PAM_FOLDER = "/etc/pam.d"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXAMPLE = os.path.join(_PACKAGE, "web", "pam_totp-portal")
 SLOTS = 4  # checks at once; one check takes as long as the slowest module of the PAM service
-SLOT_WAIT = 10.0  # seconds: the longest wait of a request for a slot
+SLOT_WAIT = 10.0  # seconds: the longest wait of a request until its check starts
 REFUSAL_DELAY = 1.0  # seconds: more than a hash takes, and more than pam_unix takes for an unknown user
 MAX_BYTES = 511  # of a user name or a password: PAM_MAX_RESP_SIZE without the final NUL
 # A hash in the default format of Debian, yescrypt (crypt(5)).
@@ -39,7 +39,7 @@ _CRYPT_DATA = 32_768  # bytes: the size of struct crypt_data in crypt_r(3)
 
 
 class TooManyChecks(Exception):
-    """No slot became free within `SLOT_WAIT` seconds. The user may try again later."""
+    """The check did not start within `SLOT_WAIT` seconds. The user may try again later."""
 
 
 class PasswordsUnavailable(Exception):
@@ -56,7 +56,7 @@ class SystemPasswords:
     def __init__(
         self, service: str, sink: audit_log.Sink, *, slots: int = SLOTS, refusal_delay: float = REFUSAL_DELAY
     ) -> None:
-        # If the file is missing, libpam uses the service `other`, which may accept a user without a password.
+        # Without this file, libpam uses the service `other`, which may accept a blank password.
         file = os.path.join(PAM_FOLDER, service)
         if not os.path.exists(file):
             raise PasswordsUnavailable(f"PAM service not found: {file} (create it; an example is {EXAMPLE})")

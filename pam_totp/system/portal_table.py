@@ -91,7 +91,7 @@ class Appearance:
 
 
 def appearance(site: Site, locate: Callable[[str], str] = str) -> Appearance:
-    """Return the table [portal] of a site file. Read the logo, whose path `locate` changes. Raise SettingsError."""
+    """Return the table [portal] of a site file. `locate` returns the path of the logo to read. Raise SettingsError."""
     if site.portal is None:
         return Appearance()
     table = table_of(site.portal, "portal", _RULES)
@@ -172,10 +172,10 @@ def _full(colour: str) -> str:
 
 
 def _read_logo(path: str) -> Logo:
-    """Read an image. Raise SettingsError if it is missing, too large, or of an unknown type."""
+    """Read an image. Raise SettingsError if the file is missing, too large, or of an unknown type."""
     place = f"{_PLACE}.logo: {path}"
     try:
-        # Not blocked by a named pipe.
+        # O_NONBLOCK: the open of a named pipe would wait for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise SettingsError(f"{place}: must be a file")

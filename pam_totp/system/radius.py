@@ -1,12 +1,12 @@
-"""FreeRADIUS as a member of a fleet: its own configuration, which serves nothing else.
+"""FreeRADIUS as a member of a fleet, with a configuration that serves pam_totp alone.
 
 Rules:
-1. All files are in FOLDER, which root owns. FreeRADIUS reads them, and can change only its credentials in TLS. So a
-   FreeRADIUS that was taken over cannot lead root or `pam-totp` to other files.
-2. `radiusd.conf` follows from the authorities alone, and is replaced. The administrator owns the other files: they are
-   written once, or text is added at their end.
+1. All files are in FOLDER, which root owns. FreeRADIUS reads the files, and can change only its credentials in TLS.
+   So a compromised FreeRADIUS cannot redirect root or `pam-totp` to other files.
+2. `install` generates `radiusd.conf` from the authorities alone, and replaces it. The administrator owns the other
+   files: the commands write them once, or add text at the end.
 3. The stock configuration of FreeRADIUS is unchanged. A drop-in of systemd names FOLDER instead.
-4. A client has a secret of 128 random bits, and must send a Message-Authenticator. With TLS, it needs neither.
+4. A client has a secret of 128 random bits, and must send a Message-Authenticator. TLS replaces both.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ listen {
 }
 """
 _CLIENTS = """\
-# The clients of FreeRADIUS, with their secrets. 'pam-totp member radius client NAME ADDRESS' adds one at the end.
+# The clients of FreeRADIUS, with their secrets. 'pam-totp member radius client NAME ADDRESS' adds a client at the end.
 # pam_totp_service is the name of the service at the authorities, and in the log. With pam_totp_challenge = no, a
 # client gets no second prompt.
 """
@@ -110,8 +110,8 @@ client {name} {{
 """
 _RADSEC = """\
 # RadSec: RADIUS over TLS, for clients and proxies that support it. Remove the first '#' of each line below, name the
-# certificates, and put each client into the list. Its secret is always radsec (RFC 6614 2.3): the certificate counts.
-# ca_file must be a CA that signs for these clients only.
+# certificates, and put each client into the list. Its secret is always radsec (RFC 6614 2.3), because the certificate
+# authenticates the client. ca_file must be a CA that signs for these clients only.
 #clients pam_totp_radsec {
 #	client branch {
 #		ipaddr = 192.0.2.0/24
@@ -220,7 +220,7 @@ def configuration(authorities: Sequence[str], folder: str = FOLDER) -> str:
 
 
 def new_client(name: str, address: str, service: str, *, has_challenge: bool = True) -> tuple[str, str]:
-    """Return the text for a new client, and its secret. Raise ValueError if a value is not possible."""
+    """Return the text for a new client, and its secret. Raise ValueError if a value is invalid."""
     for value in (name, service):
         if CLIENT_NAME.fullmatch(value) is None:
             raise ValueError(f"{value!r}: must be 1 to 64 of a-z, 0-9, '.', '_', '-'")
@@ -231,7 +231,7 @@ def new_client(name: str, address: str, service: str, *, has_challenge: bool = T
 
 
 def clients(text: str) -> list[Client]:
-    """Return the clients in the text of a configuration, in order. A line has one item, as FreeRADIUS demands."""
+    """Return the clients in the text of a configuration, in order. A line has one item, as FreeRADIUS requires."""
     found: list[tuple[str, dict[str, str]]] = []
     depth, inside = 0, 0  # of blocks; `inside` is the depth of the settings of the last client
     for line in text.splitlines():
@@ -251,7 +251,7 @@ def clients(text: str) -> list[Client]:
 def is_safe(client: Client) -> bool:
     """Return True if no attacker on the network can forge a request of this client, or a reply to it.
 
-    TLS protects both. The secret is public then.
+    TLS protects both, so the secret of a client with TLS may be public.
     """
     if client.settings.get("proto") == "tls":
         return True
@@ -275,9 +275,9 @@ def units(command: str, folder: str = FOLDER) -> dict[str, str]:
 
 
 def problem(folder: str) -> str | None:
-    """Return why FreeRADIUS cannot use the configuration in `folder`: the last line that it prints; None if it can.
+    """Return the last line of FreeRADIUS's output if it cannot use the configuration in `folder`, or None.
 
-    It runs with its own account, whose rights it needs later, too.
+    FreeRADIUS runs with its own account, as under systemd.
     """
     command = [PROGRAM, "-C", "-d", folder, "-l", "stdout"]
     try:
@@ -285,7 +285,7 @@ def problem(folder: str) -> str | None:
             command,
             capture_output=True,
             text=True,
-            errors="replace",  # it repeats lines of the files
+            errors="replace",  # the output repeats lines of the files
             timeout=CHECK_TIME,
             check=False,
             cwd="/",

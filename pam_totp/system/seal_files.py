@@ -1,9 +1,9 @@
-"""The files of the seal on this host: the keyring, the note that everybody can read, and the drop-ins of the units.
+"""The files of the seal on this host: the keyring, the note, which every account can read, and the units' drop-ins.
 
 Rules:
 1. The keyring replaces its file durably, before a secret is sealed with a new key.
 2. The note contains no key. It has the sealed stores, and the date and the digest of the last exported copy.
-3. systemd gives the keyring to the services as a credential. They run without root's rights, and cannot read the file.
+3. systemd gives the keyring to the services as a credential. The services lack root's rights, and cannot read the file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TIMEOUT = 60.0  # seconds: a TPM2 may be slow
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What everybody may know: the sealed stores, the place of the keyring, and the last exported copy."""
+    """The public facts: the sealed stores, the form of the stored keyring, and the last exported copy."""
 
     stores: tuple[str, ...] = ()
     place: str = FILE
@@ -89,7 +89,7 @@ def has_keyring() -> bool:
 
 
 def keyring() -> tuple[Keyring | None, str]:
-    """Return the keyring; or None, with the reason."""
+    """Return the keyring, or None and the reason."""
     try:
         found = seal_key.keyring()
     except StoreError as e:
@@ -107,9 +107,9 @@ def missing_library() -> str | None:
 
 
 def write(keyring: Keyring, place: str | None = None) -> None:
-    """Replace the keyring durably, and its note. `place` is one of PLACES; None keeps it. Raise StoreError or OSError.
+    """Replace the keyring durably, then its note. `place` is one of PLACES; None keeps it. Raise StoreError or OSError.
 
-    The key comes first: a note without the key would refuse all records.
+    This order is required, because a note without the key would refuse all records.
     """
     old = note()
     place = place or old.place

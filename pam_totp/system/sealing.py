@@ -2,8 +2,8 @@
 
 Rules:
 1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
-2. `seal_all` changes each record by itself. After a kill or an error, a second run completes the work.
-3. A key that is still in use must stay in the keyring.
+2. `seal_all` changes one record at a time. After a kill or an error, a second run completes the work.
+3. A key that is still in use must remain in the keyring.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The number of documents with secrets by the identifiers of their keys, or OPEN; or why it is unknown."""
+    """The number of documents with secrets by the identifiers of their keys, or OPEN, or the reason of an error."""
 
     by_key: dict[str, int]
     problem: str | None = None

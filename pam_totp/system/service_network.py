@@ -1,9 +1,9 @@
-"""The network of the service: its unit has none, and a drop-in permits it on hosts whose service needs it.
+"""The network access of the service: the unit denies it, and a drop-in permits it for authorities and databases.
 
 Rules:
 1. The drop-in is a file of this package. It sorts before override.conf, so that 'systemctl edit' can change its lines.
-2. A service that runs is started again, so that the drop-in is in force. A stopped service stays stopped.
-3. systemd says what is in force: an administrator may permit the network in a drop-in of another name.
+2. A running service is restarted, so that the drop-in is in force. A stopped service is not started.
+3. systemd reports the settings in force: an administrator may permit the network in a drop-in of another name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _EVERY_ADDRESS = {"0.0.0.0/0", "::/0", "any"}
 
 
 def permit() -> bool:
-    """Write the drop-in. Return False if it is there already. Raise OSError."""
+    """Write the drop-in. Return False if it already exists. Raise OSError."""
     try:
         with open(DROP_IN, encoding="utf-8") as file:
             if file.read() == CONTENT:
@@ -70,7 +70,7 @@ def restart() -> bool:
 
 
 def obstacle() -> str | None:
-    """Return why the unit of the service has no network. Return None if it has, or if systemd does not run it."""
+    """Return the setting that blocks the network of the unit, or None, also if systemd does not run the unit."""
     if not os.path.isdir(SYSTEMD):
         return None
     command = ["/usr/bin/systemctl", "show", UNIT, *(f"--property={name}" for name in _ASKED)]

@@ -1,8 +1,8 @@
 """The change of one table in the text of a site file.
 
 Rules:
-1. Comments and other tables stay as they are, byte for byte.
-2. The new text is parsed. If it differs from the old text in more than the wanted keys, there is no new text.
+1. Comments and other tables are unchanged, byte for byte.
+2. The new text is parsed. The edit fails if the new text differs from the old text in other keys.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def with_member(text: str, values: Mapping[str, Value]) -> str:
     wanted = before | {"member": {**before.get("member", {}), **values}}
     if after != wanted:
         lines = "; ".join(_line(name, value) for name, value in values.items())
-        raise SettingsError(f"[member] of the site file cannot be edited: write these lines into it: {lines}")
+        raise SettingsError(f"[member] of the site file cannot be edited (write these lines into the table: {lines})")
     parse_site(new)
     return new
 
@@ -67,4 +67,4 @@ def _parse(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as e:
-        raise SettingsError(f"the site file is not valid TOML: {e}") from None
+        raise SettingsError(f"the site file must be valid TOML: {e}") from None

@@ -35,15 +35,15 @@ def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterat
 
 
 def as_owner_of(folder: str, work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
-    """Run `work` in a child process as the owner of `folder`. Import its modules before: the owner may lack access.
+    """Run `work` in a child process as the owner of `folder`, and yield its reports, and BROKEN for an error.
 
-    Yield its reports, and a report BROKEN for an error.
+    The caller imports the modules of `work` before, because the owner may lack access to the files.
     """
     return _from_child(lambda: _reports_of(partial(become_owner_of, folder), work))
 
 
 def as_account(account: str, work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
-    """Do the same as an account of the system, or as this account if there is none of that name."""
+    """Do the same as the account `account`, or as the present account if `account` does not exist."""
     return _from_child(lambda: _reports_of(partial(become_account, account), work))
 
 

@@ -23,7 +23,7 @@ class Rules:
 
     may_use: bool  # sudo would ask this user for a password
     asks_other: str | None = None
-    other: str = "root"  # the user of that password, unless the command line names a target
+    other: str = "root"  # that other user, unless the command line names a target
 
 
 @lru_cache(maxsize=1024)  # several checks need the rules of the same users

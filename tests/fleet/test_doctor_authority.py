@@ -181,7 +181,7 @@ def test_a_key_of_another_ca_is_an_error(host: Host) -> None:
     host.ca_key.write_text(make_key())
     [finding] = host.examine()
     assert (finding.severity, finding.code) == (ERROR, Code.AUTHORITY_CA)
-    assert finding.what == f"{host.ca_key}: not the key of {host.ca}, so no member can join here"
+    assert finding.what == f"{host.ca_key}: must be the key of {host.ca}, so no member can join here"
 
 
 def test_an_address_that_is_not_in_the_certificate_is_an_error(host: Host) -> None:
@@ -243,7 +243,7 @@ def test_another_authority_out_of_reach_is_a_warning(host: Host) -> None:
     host.addresses[1] = f"127.0.0.1:{free_port()}"
     [finding] = host.examine()
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_UNREACHABLE)
-    assert finding.what == f"{host.addresses[1]}, as members reach it: connection refused"
+    assert finding.what == f"{host.addresses[1]} in authority.addresses: connection refused"
 
 
 def test_a_server_on_every_address_is_asked_on_loopback(host: Host) -> None:
@@ -306,11 +306,11 @@ def test_members_that_did_not_join_in_time_are_named(fleet: Fleet, host: Host) -
     members = [Member(name, ("web",), None, added, None, None, None, None) for name, added in rows.items()]
     [finding] = checks_authority._members(host.context(), Members(members, {"web": ("all",)}, {}))
     assert (finding.severity, finding.code) == (NOTE, Code.MEMBERS_NOT_JOINED)
-    assert finding.what == "these members have not joined, and their line has expired: late"
+    assert finding.what == "these members have not joined, and their join lines have expired: late"
 
 
 def test_a_database_out_of_reach_leaves_the_members_unknown(host: Host, tmp_path: Path) -> None:
     host.store = f'[store]\nurl = "postgresql:///x?host={tmp_path}"\nwait = 0.5\n'
     [finding] = host.examine()
     assert (finding.severity, finding.code) == (WARNING, Code.MEMBERS_NOT_KNOWN)
-    assert finding.what.startswith("the members are not known: the database is out of reach")
+    assert finding.what.startswith("the members cannot be read from the database: the database is out of reach")

@@ -111,7 +111,7 @@ def test_an_authority_out_of_reach_is_a_warning(fleet: Fleet, tmp_path: Path) ->
     host, closed = joined(fleet), f"127.0.0.1:{free_port()}"
     [finding] = examine(tmp_path, host.site.replace(fleet.addresses[1], closed))
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_UNREACHABLE)
-    assert finding.what == f"{closed}: connection refused; logins use the others"
+    assert finding.what == f"{closed}: connection refused; logins use the other authorities"
 
 
 @with_postgresql
@@ -181,7 +181,7 @@ def test_an_unsafe_database_is_reported(members: Scripted, tmp_path: Path) -> No
     addresses = health(members, store="fsync is off"), health(members)
     [finding] = examine(tmp_path, scripted(members, *addresses))
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_UNREACHABLE)
-    assert "does not keep changes safely: fsync is off; logins use the others" in finding.what
+    assert "does not keep changes safely: fsync is off; logins use the other authorities" in finding.what
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_slow_authority_is_a_warning(members: Scripted, tmp_path: Path) -> Non
     assert settings is not None
     [finding] = checks_member._authority(seen, settings, WARNING, "")
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_SLOW)
-    assert finding.what == "otp1:8443 answers in 0.06 s; after 0.1 s, the next one is asked"
+    assert finding.what == "otp1:8443 answers in 0.06 s; logins ask another after 0.1 s"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_break_glass_is_there_and_fresh(members: Scripted, store: FileStore, tmp
     os.utime(tmp_path / "store" / "root.record", (year, year))
     few, old = examine(tmp_path, site)
     assert (few.severity, few.code) == (WARNING, Code.BREAK_GLASS_FEW)
-    assert few.what == "break-glass: these users have at most one recovery code left: alice, bob"
+    assert few.what == "break-glass: these users have at most one valid recovery code: alice, bob"
     assert (few.remedy, old.code) == ("run 'pam-totp member break-glass alice'", Code.BREAK_GLASS_OLD)
     assert old.what == "break-glass: the codes of these users are more than a year old: root"
     emergency(store, "root", 0)
@@ -302,7 +302,7 @@ def test_a_member_does_not_report_its_users_as_not_enrolled(
     note, note_too, open_ = checks_people.users(context)
     for finding, service in ((note, "demo"), (note_too, "door")):
         assert (finding.severity, finding.code) == (NOTE, Code.ENROLMENT_UNKNOWN)
-        assert finding.what.startswith(f"{service}: the authorities know which users have a token")
+        assert finding.what.startswith(f"{service}: only the authorities know the users with a token")
     assert (open_.severity, open_.code) == (WARNING, Code.USERS_WITHOUT_CODE)
     assert open_.what.endswith("if the authorities permit it")
     assert server.connections == 0, "no authority was asked"

@@ -111,8 +111,8 @@ def test_an_invalid_line_is_an_error(machine: Fresh, line: str, check: str, code
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ('group = "no-such-group"', "there is no group no-such-group"),
-        ('group = "root"\nprotect = ["wheel", "admins"]', "there is no group admins"),
+        ('group = "no-such-group"', "group no-such-group not found"),
+        ('group = "root"\nprotect = ["wheel", "admins"]', "group admins not found"),
         ('groups = "root"', "desk: unknown setting 'groups'"),
     ],
 )

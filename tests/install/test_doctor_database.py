@@ -110,15 +110,15 @@ def test_a_single_standby_is_a_warning(url: str, postgresql: Server, standbys: l
     finally:
         standbys[0].start()
     assert (finding.severity, finding.check, finding.code) == (WARNING, "store", Code.DATABASE_ONE_STANDBY)
-    assert finding.what == "the database has one standby; every code is refused while it is away"
-    assert finding.remedy == "add a second standby, in another room or zone"
+    assert finding.what == "the database has one standby; every code is refused while this standby is not connected"
+    assert finding.remedy == "add a second standby, at another site or zone"
 
 
 def test_a_standby_that_is_not_synchronous_is_an_error(url: str, postgresql: Server, tmp_path: Path) -> None:
     postgresql.set(synchronous_standby_names="'third'")
     [finding] = examine(url, tmp_path)
     assert (finding.severity, finding.code) == (ERROR, Code.DATABASE_NO_STANDBY)
-    assert finding.what == "no synchronous standby is connected; every code is refused until one is back"
+    assert finding.what == "no synchronous standby is connected; every code is refused until a standby connects"
 
 
 SETTINGS = {
@@ -155,13 +155,13 @@ SETTINGS = {
     "statement_timeout = '90s'": (
         WARNING,
         Code.DATABASE_TIMEOUT,
-        "statement_timeout is 90s: it cancels an answer that waits for the standby",
+        "statement_timeout is 90s: this setting cancels an answer that waits for the standby",
         "run 'ALTER ROLE owner SET statement_timeout = 0' in the database",
     ),
     "idle_in_transaction_session_timeout = '1min'": (
         WARNING,
         Code.DATABASE_TIMEOUT,
-        "idle_in_transaction_session_timeout is 1min: it ends an import or a copy of the store",
+        "idle_in_transaction_session_timeout is 1min: this setting ends an import or a copy of the store",
         "run 'ALTER ROLE owner SET idle_in_transaction_session_timeout = 0' in the database",
     ),
 }
@@ -208,7 +208,7 @@ def test_a_clock_that_is_a_second_off_is_a_warning(url: str, tmp_path: Path, mon
         monkeypatch.setattr(time, "time", lambda off=seconds: real() + off)
         [finding] = examine(url, tmp_path)
         assert (finding.severity, finding.code) == (WARNING, Code.DATABASE_CLOCK)
-        assert finding.what == f"the clock of the database is {where} this host's; it decides about TOTP codes"
+        assert finding.what == f"the clock of the database, which decides about TOTP codes, is {where} this host's"
 
 
 def test_a_slow_round_trip_is_a_warning(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,7 +288,7 @@ def test_a_unit_without_a_network_is_an_error_for_logins(
     [finding] = store(Context(Machine(str(tmp_path)), ["su"]))
     assert (finding.severity, finding.code) == (ERROR, Code.SERVICE_WITHOUT_NETWORK)
     assert finding.what == (
-        "the unit pam_totp.service has no network (PrivateNetwork=yes), so every login of this host is refused"
+        "the unit pam_totp.service blocks the network (PrivateNetwork=yes), so every login here is refused"
     )
 
 
@@ -408,7 +408,7 @@ def test_a_patroni_that_is_not_strict_is_an_error(
     patroni: dict[str, Any], tmp_path: Path, name: str, value: object
 ) -> None:
     patroni[name] = value
-    what = f"{name} of Patroni is not true: when the last standby is lost, every code is refused"
+    what = f"{name} of Patroni must be true: every code is refused when the last standby is lost"
     remedy = f"run 'patronictl -c /etc/patroni/config.yml edit-config --set {name}=true'"
     assert of_patroni(tmp_path) == [Finding(ERROR, "store", Code.PATRONI_NOT_STRICT, what, remedy)]
     assert of_patroni(tmp_path, is_patroni=False) == []

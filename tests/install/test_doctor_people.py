@@ -187,7 +187,7 @@ def test_a_home_that_its_user_cannot_write_is_named(homes: Fresh) -> None:
         finding = only(homes, Code.HOME_FILE_UNUSABLE)
         assert (finding.severity, finding.what.partition(": alice (")[2]) == (
             ERROR,
-            f"{FILE}: the user cannot write to it)",
+            f"{FILE}: the user lacks write access)",
         )
         assert homes.run("sudo", "-kS", "true", user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n").returncode == 1
     finally:
@@ -417,7 +417,7 @@ def test_with_enroll_a_user_with_a_ticket_is_not_locked_out(machine: Fresh) -> N
     with_line(machine, "su", f"{LINE} enroll=ticket")
     finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
     assert finding.what.endswith("locked out: bob, carol, root")
-    assert finding.remedy == "run 'pam-totp invite bob', and do the same for each of the others"
+    assert finding.remedy == "run 'pam-totp invite bob', and do the same for each other user"
     assert machine.installed("invite", "bob", "--output", "-").returncode == 0
     finding = only(machine, Code.USERS_WITHOUT_TOKEN, "su")
     assert finding.what.endswith("locked out: carol, root")

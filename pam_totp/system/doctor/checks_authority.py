@@ -2,8 +2,8 @@
 
 Rules:
 - The account of the service reads the files and asks the other authorities (`system.fleet_authority`).
-- Other authorities show their CA and their clock. A member finds out whether they use the same database: one that uses
-  another does not accept it.
+- Other authorities show their CA and their clock. Only a member detects an authority with another database, because
+  this authority refuses the member.
 - The checks of the database itself are those of the store.
 """
 
@@ -41,11 +41,11 @@ def authority(context: Context) -> Iterator[Finding]:
     if settings is None:
         return
     if not settings.addresses:
-        what = f"authority.addresses is missing in {SITE_FILE}: the authority does not start"
-        remedy = "list the HOST:PORT of every authority there, as members reach them"
+        what = f"the authority does not start: authority.addresses is missing in {SITE_FILE}"
+        remedy = "list the HOST:PORT of every authority there, as members connect to them"
         yield _finding(ERROR, Code.AUTHORITY_WITHOUT_ADDRESSES, what, remedy)
     if importlib.util.find_spec("aiohttp") is None:
-        what = "an authority needs aiohttp: it does not start"
+        what = "the authority does not start: aiohttp is missing"
         yield _finding(ERROR, Code.AUTHORITY_LIBRARY, what, how_to_get("aiohttp"))
     if os.geteuid() != 0:
         what = "the checks of the authority's files, and of the members, require root"
@@ -56,7 +56,7 @@ def authority(context: Context) -> Iterator[Finding]:
         if not any(finding.severity == ERROR for finding in files):
             yield from _state(context, settings)
     if site.database is None:
-        what = f"[authority] without url in [store] of {SITE_FILE}: an authority needs a database, and does not start"
+        what = f"the authority does not start: url is missing in [store] of {SITE_FILE}"
         remedy = f'set url = "postgresql://..." in [store] of {SITE_FILE} (see pam_totp.toml(5))'
         yield _finding(ERROR, Code.AUTHORITY_WITHOUT_DATABASE, what, remedy)
     elif os.geteuid() == 0:
@@ -81,8 +81,8 @@ def _files(settings: AuthoritySettings) -> Iterator[Finding]:
             status = os.stat(path)
         except FileNotFoundError:
             if path == settings.ca_key:
-                what = f"{path}: not found, so this authority signs no certificates: members join at another one"
-                remedy = "if no other authority has it, copy it from a backup"
+                what = f"{path}: not found, so members must join at another authority"
+                remedy = "copy this file from a backup, unless another authority has it"
                 yield _finding(NOTE, Code.AUTHORITY_WITHOUT_CA_KEY, what, remedy)
             elif not is_folder:
                 yield _finding(ERROR, Code.AUTHORITY_FILE, f"{path}: not found; the authority does not start", init)
@@ -165,7 +165,7 @@ def _certificates(context: Context, settings: AuthoritySettings, state: State, a
         remedy = "copy both files from the same authority"
         yield _finding(ERROR, Code.AUTHORITY_CA, f"{state.ca_problem}, so no member can join here", remedy)
     if state.ends is not None and state.ends <= now:
-        return  # members reject it for that reason
+        return  # reported above
     for address, reason in state.misfits:
         what = f"{settings.certificate}: members that connect to {address} reject it: {reason}"
         yield _finding(ERROR, Code.AUTHORITY_CERTIFICATE, what, anew)
@@ -187,20 +187,20 @@ def _others(state: State) -> Iterator[Finding]:
     """Check that each address of the fleet answers, and that the clocks agree."""
     for answer in state.others:
         if answer.problem is not None:
-            what = f"{answer.address}, as members reach it: {answer.problem}"
-            remedy = "check that host, its service, and the network between; members ask the other authorities"
+            what = f"{answer.address} in authority.addresses: {answer.problem}"
+            remedy = "check that host, its service, and the network to it; members ask the other authorities"
             yield _finding(WARNING, Code.AUTHORITY_UNREACHABLE, what, remedy)
         elif (apart := _apart(answer)) != 0.0:
             what = f"the clock of {answer.address} is at least {abs(apart):.0f} s "
             what += f"{'behind' if apart > 0 else 'ahead of'} that of this host"
-            remedy = "install chrony on both, or run 'systemctl enable --now systemd-timesyncd'"
+            remedy = "install chrony on both hosts, or run 'systemctl enable --now systemd-timesyncd'"
             yield _finding(WARNING, Code.AUTHORITY_CLOCK, what, remedy)
 
 
 def _apart(answer: Answer) -> float:
-    """Return by how much this host is certainly ahead of another one; 0 if that is less than MOST_APART.
+    """Return the least number of seconds by which this host is ahead of another host; 0 if less than MOST_APART.
 
-    The other one sent its time in whole seconds, rounded down, at some moment while it was asked.
+    The other host sent its time in whole seconds, rounded down, at a moment between the request and the answer.
     """
     if answer.date is None:
         return 0.0
@@ -214,7 +214,7 @@ def _apart(answer: Answer) -> float:
 
 def _members(context: Context, found: Members) -> Iterator[Finding]:
     if found.problem is not None:
-        what = f"the members are not known: {found.problem}"
+        what = f"the members cannot be read from the database: {found.problem}"
         yield _finding(WARNING, Code.MEMBERS_NOT_KNOWN, what, "check the database, then run the command again")
         return
     active = [member for member in found.members if member.revoked is None]
@@ -224,13 +224,13 @@ def _members(context: Context, found: Members) -> Iterator[Finding]:
     context.facts.append(Fact("members", counts, f"members: {text}"))
     late = [m.name for m in active if m.joined is None and m.added < time.time() - _JOIN_SECONDS]
     if late:
-        what = f"these members have not joined, and their line has expired: {names(late)}"
+        what = f"these members have not joined, and their join lines have expired: {names(late)}"
         remedy = f"run 'pam-totp member add {late[0]}' again, or 'pam-totp member revoke {late[0]}'"
         yield _finding(NOTE, Code.MEMBERS_NOT_JOINED, what, remedy)
     mute = [m.name for m in joined if not any(found.may.get(group) for group in m.groups)]
     if mute:
         group = next(m.groups[0] for m in joined if m.name == mute[0])
-        what = f"these members may ask for no user, so every login there is refused: {names(mute)}"
+        what = f"every login at these members is refused, because they may ask for no user: {names(mute)}"
         yield _finding(WARNING, Code.MEMBERS_WITHOUT_USERS, what, f"run 'pam-totp member groups {group} --allow all'")
     yield from _groups(found, {group for member in active for group in member.groups})
 
@@ -250,5 +250,5 @@ def _groups(found: Members, of_members: set[str]) -> Iterator[Finding]:
 
 def _unused(what: str, groups: Sequence[str]) -> Iterator[Finding]:
     if groups:
-        remedy = f"check their spelling with 'pam-totp member groups', and take back what is not needed ({groups[0]})"
+        remedy = f"check their spelling with 'pam-totp member groups', and withdraw unused permissions ({groups[0]})"
         yield _finding(NOTE, Code.GROUP_UNUSED, f"{what}: {names(groups)}", remedy)

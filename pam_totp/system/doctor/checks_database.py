@@ -1,9 +1,9 @@
-"""Checks of the database of a store: whether it keeps every change, and what could stop the logins.
+"""Checks of the database of a store: the durability of its changes, and causes of refused logins.
 
 Rules:
-- The account of the service reads the state (`system.database`). This module reports it, and changes nothing.
+- The account of the service reads the state (`system.database`). This module reports the state, and changes nothing.
 - A change must be on a standby before an answer is accepted. Otherwise a used code is accepted again after the loss of
-  the primary. The store refuses every answer while this is not sure; these checks say why, and what could cause it.
+  the primary. The store refuses every answer while the standby is uncertain. These checks report the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pam_totp.system.doctor.context import Context
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, errors
 
 _MOST_APART = 1.0  # seconds between the clocks of this host and of the database
-_LONGEST_TRIP = 0.05  # seconds: a login takes three round trips, and one of the primary to its standby
+_LONGEST_TRIP = 0.05  # seconds: a login takes three round trips, and a round trip from the primary to its standby
 _PATRONI = "/etc/patroni"  # the folder of Patroni's configuration
 _CONFIGURATION = f"{_PATRONI}/config.yml"
 _PATRONI_ANSWERS = 2.0  # seconds
@@ -51,13 +51,13 @@ def database(context: Context, url: str) -> Iterator[Finding]:
         return
     if has_password(url):
         what = "[store] url: contains a password, so every code is refused"
-        remedy = "remove it from the URL, change it in the database, and use a password file or a certificate"
+        remedy = "remove the password from the URL, change it in the database, and use a password file or a certificate"
         yield _finding(ERROR, Code.DATABASE_PASSWORD, what, remedy)
         return
     yield from _network(context, url)
     state, problem = state_of(url, context.site().database)
     if state is None:
-        what = f"{problem}; no user can log in with a code until it is back"
+        what = f"{problem}; every code is refused until the database can be reached"
         yield _finding(ERROR, Code.STORE_UNREACHABLE, what, "check [store] of the site file, and the database")
         return
     tables = list(_tables(state))
@@ -67,7 +67,7 @@ def database(context: Context, url: str) -> Iterator[Finding]:
         yield from check(state)
     yield from _patroni(context, state)
     if errors(tables):
-        return  # no record can be read
+        return  # the records cannot be read
     for problem in context.enrolled(url).broken:
         remedy = "restore that record from a backup, or delete it and enrol the user again"
         yield _finding(ERROR, Code.RECORD_UNREADABLE, problem, remedy)
@@ -76,7 +76,7 @@ def database(context: Context, url: str) -> Iterator[Finding]:
 def _network(context: Context, url: str) -> Iterator[Finding]:
     """Check that the service of this host reaches the database, if a login asks it. Helpers use no database."""
     if any(line.store == url for _, line in context.settings()) and (obstacle := service_network.obstacle()):
-        what = f"the unit {service_network.UNIT} has no network ({obstacle}), so every login of this host is refused"
+        what = f"the unit {service_network.UNIT} blocks the network ({obstacle}), so every login here is refused"
         yield _finding(ERROR, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
 
 
@@ -104,7 +104,7 @@ def _tables(state: State) -> Iterator[Finding]:
 
 
 def _copies(context: Context, state: State) -> Iterator[Finding]:
-    """Report an outdated copy of the database, and a restored one that was not fenced, as far as it can be seen."""
+    """Report an outdated copy of the database, and a restored database that was not fenced, by epoch and origin."""
     settings = context.site().database
     least, epoch = 0 if settings is None else settings.epoch, state["epoch"]
     if state["version"] is None:
@@ -113,8 +113,8 @@ def _copies(context: Context, state: State) -> Iterator[Finding]:
         what = (
             f"the database is an outdated copy: its epoch is {epoch}, but [store] of the site file requires {least}; "
         )
-        remedy = f"stop that server, or, if it was restored from a backup, {_RESTORE}"
-        yield _finding(ERROR, Code.DATABASE_OUTDATED, f"{what}it is not used", remedy)
+        remedy = f"stop that server; after a restore from a backup, {_RESTORE}"
+        yield _finding(ERROR, Code.DATABASE_OUTDATED, f"{what}every code is refused", remedy)
     elif state["is_moved"]:
         what = "the database was restored from a dump, or moved, and was not fenced: used codes are accepted again"
         remedy = f"{_RESTORE}; after an upgrade without logins, run 'pam-totp authority fence --epoch-only'"
@@ -147,28 +147,28 @@ def _remedy(state: State) -> str:
 
 
 def _standbys(state: State) -> Iterator[Finding]:
-    """Check the standbys. With one of two, logins continue; a single one is a single point of failure."""
+    """Check the standbys. Logins continue with one of two standbys; a single standby is a single point of failure."""
     standbys = state["standbys"]
     if state["replication"] != SYNCHRONOUS or state["reason"] is not None:
         return
     if None in standbys:
-        what = f"the role {state['role']} may not see the state of the standbys, so it was not checked"
+        what = f"the role {state['role']} may not see the standbys, so their state was not checked"
         remedy = f"run 'GRANT pg_read_all_stats TO {state['role']}' as a superuser of the database"
         yield _finding(NOTE, Code.DATABASE_STANDBYS_HIDDEN, what, remedy)
     elif not {"sync", "quorum"} & set(standbys):
-        what = "no synchronous standby is connected; every code is refused until one is back"
+        what = "no synchronous standby is connected; every code is refused until a standby connects"
         remedy = "start a standby that synchronous_standby_names lists (see pg_stat_replication on the primary)"
         yield _finding(ERROR, Code.DATABASE_NO_STANDBY, what, remedy)
     elif len(standbys) == 1:
-        what = "the database has one standby; every code is refused while it is away"
-        yield _finding(WARNING, Code.DATABASE_ONE_STANDBY, what, "add a second standby, in another room or zone")
+        what = "the database has one standby; every code is refused while this standby is not connected"
+        yield _finding(WARNING, Code.DATABASE_ONE_STANDBY, what, "add a second standby, at another site or zone")
 
 
 def _timeouts(state: State) -> Iterator[Finding]:
     for name, effect in _CANCELS.items():
         value = state["settings"][name]
         if value not in (None, "0"):
-            what = f"{name} is {value}: it {effect}"
+            what = f"{name} is {value}: this setting {effect}"
             remedy = f"run 'ALTER ROLE {state['role']} SET {name} = 0' in the database"
             yield _finding(WARNING, Code.DATABASE_TIMEOUT, what, remedy)
 
@@ -185,12 +185,12 @@ def _times(state: State) -> Iterator[Finding]:
     ahead, trip = state["ahead"], state["round_trip"]
     if abs(ahead) > _MOST_APART:
         where = "ahead of" if ahead > 0 else "behind"
-        what = f"the clock of the database is {abs(ahead):.1f} s {where} this host's; it decides about TOTP codes"
+        what = f"the clock of the database, which decides about TOTP codes, is {abs(ahead):.1f} s {where} this host's"
         yield _finding(
             WARNING, Code.DATABASE_CLOCK, what, "synchronise the clocks of all hosts and servers, with chrony"
         )
     if trip > _LONGEST_TRIP:
-        what = f"a round trip to the database takes {1000 * trip:.0f} ms; a login takes three"
+        what = f"a round trip to the database takes {1000 * trip:.0f} ms; a login takes three round trips"
         yield _finding(WARNING, Code.DATABASE_SLOW, what, "use a host that is near the primary of the database")
 
 
@@ -201,14 +201,12 @@ def _patroni(context: Context, state: State) -> Iterator[Finding]:
     settings = _patroni_settings(Path(context.machine.path(_PATRONI)))
     if settings is None:
         what = "Patroni manages the database, and its settings were not checked"
-        remedy = (
-            f"run 'patronictl -c {_CONFIGURATION} show-config' on a server of it: both synchronous_mode... must be true"
-        )
+        remedy = f"run 'patronictl -c {_CONFIGURATION} show-config' there: both synchronous_mode... must be true"
         yield _finding(NOTE, Code.PATRONI_NOT_CHECKED, what, remedy)
         return
     for name in ("synchronous_mode", "synchronous_mode_strict"):
         if settings.get(name) is not True:
-            what = f"{name} of Patroni is not true: when the last standby is lost, every code is refused"
+            what = f"{name} of Patroni must be true: every code is refused when the last standby is lost"
             yield _finding(
                 ERROR,
                 Code.PATRONI_NOT_STRICT,

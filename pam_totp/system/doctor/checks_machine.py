@@ -133,7 +133,7 @@ def store(context: Context) -> Iterator[Finding]:
         if defects.put_back:
             number = f"{defects.put_back} record{'s' if defects.put_back > 1 else ''}"
             what = f"{folder}: another program put {number} there, so used codes may be accepted again"
-            remedy = "after a restored backup, run 'pam-totp restored'; the next login of each user ends this finding"
+            remedy = "run 'pam-totp restored' after a restored backup; the next login of each user ends this finding"
             yield Finding(WARNING, "store", Code.STORE_RESTORED, what, remedy)
 
 
@@ -158,8 +158,8 @@ def site(context: Context) -> Iterator[Finding]:
     except SettingsError as e:
         reason = str(e)
     if reason is not None:
-        what = f"no program gets the changes: {reason}"
-        yield Finding(WARNING, "settings", Code.HOOK_INVALID, what, f"correct [hooks] of {path}, or that file")
+        what = f"the program of [hooks] receives no changes: {reason}"
+        yield Finding(WARNING, "settings", Code.HOOK_INVALID, what, f"correct [hooks] of {path}, or the program's file")
     if (reason := desk_accounts.defect(defaults)) is not None:
         what = f"no desk member can help users: {reason}"
         yield Finding(WARNING, "settings", Code.DESK_INVALID, what, f"correct [desk] of {path}")

@@ -3,7 +3,7 @@
 Rules:
 - All authorities are asked at once, for at most `fleet_member.WAIT` seconds.
 - One authority that answers is enough for logins, so a problem of some of them is a warning.
-- The authorities know the enrolled users. This host does not, and no check asks for them.
+- Only the authorities know the enrolled users, and no check asks for these users.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:
 def _service(context: Context) -> Iterator[Finding]:
     obstacle = service_network.obstacle()
     if obstacle is not None:
-        what = f"the unit {service_network.UNIT} has no network ({obstacle}), so the service reaches no authority"
+        what = f"the unit {service_network.UNIT} blocks the network ({obstacle}), so the service reaches no authority"
         is_used = any(os.path.exists(path) and probe.service(path) is None for path in context.sockets())
         yield _finding(ERROR if is_used else WARNING, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
 
@@ -120,7 +120,7 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
         return
     decides = [seen for seen in state.seen if seen.problem is None and seen.store == "ok"]
     worst = WARNING if decides else ERROR
-    effect = "logins use the others" if decides else "every login is refused"
+    effect = "logins use the other authorities" if decides else "every login is refused"
     if settings.allows_break_glass and not decides:
         effect = "every login is refused, except by break-glass"
     for seen in state.seen:
@@ -137,20 +137,20 @@ def _fact(seen: Seen) -> Fact:
 
 
 def _authority(seen: Seen, settings: MemberSettings, worst: Severity, effect: str) -> Iterator[Finding]:
-    """Report what one authority answered. `effect` says what it means for logins."""
+    """Report the problem of one authority. `effect` is the consequence for logins."""
     if seen.is_unknown:
         what = f"{seen.authority} does not accept this host: {seen.problem}; {effect}"
-        remedy = f"{_JOIN}; if another authority accepts it, check that all use one database"
+        remedy = f"{_JOIN}; check that all authorities use one database if another authority accepts this host"
         yield _finding(worst, Code.MEMBER_REFUSED, what, remedy)
     elif seen.problem is not None:
         what = f"{seen.authority}: {seen.problem}; {effect}"
-        remedy = "check that host, its pam_totp-authority.service, and the network between"
+        remedy = "check that host, its pam_totp-authority.service, and the network to it"
         yield _finding(worst, Code.AUTHORITY_UNREACHABLE, what, remedy)
     elif seen.store != "ok":
         what = f"{seen.authority}: its database does not keep changes safely: {seen.store}; {effect}"
         yield _finding(worst, Code.AUTHORITY_UNREACHABLE, what, "run 'pam-totp doctor' on that authority")
     elif seen.seconds > settings.patience / 2:
-        what = f"{seen.authority} answers in {seen.seconds:.2f} s; after {settings.patience:g} s, the next one is asked"
+        what = f"{seen.authority} answers in {seen.seconds:.2f} s; logins ask another after {settings.patience:g} s"
         remedy = f"prefer a nearer authority (the first in [member] of {SITE_FILE}), or raise patience there"
         yield _finding(WARNING, Code.AUTHORITY_SLOW, what, remedy)
 
@@ -180,7 +180,7 @@ def certificate(context: Context, path: str, ends: int | None) -> Iterator[Findi
         yield _finding(ERROR, Code.MEMBER_CERTIFICATE, what, _JOIN)
     elif -(-left // DAY) < LEAST_DAYS:
         what = f"{path}: ends in {left // DAY} days, and the service has not renewed it"
-        remedy = "run 'pam-totp join --renew' (the service renews it, and logs why it could not)"
+        remedy = "run 'pam-totp join --renew' (the log of the service has the reason of the failed renewal)"
         yield _finding(WARNING, Code.MEMBER_CERTIFICATE, what, remedy)
 
 
@@ -206,7 +206,7 @@ def _break_glass(settings: MemberSettings, codes: Sequence[Codes]) -> Iterator[F
     users = [found.user for found in codes]
     if not settings.allows_break_glass:
         if codes:
-            what = f"the recovery codes for break-glass do not count: {names(users)}"
+            what = f"the recovery codes for break-glass are not accepted: {names(users)}"
             remedy = f'set centre_down = "break-glass" in [member] of {SITE_FILE}'
             yield _finding(NOTE, Code.BREAK_GLASS_OFF, what, remedy)
         return
@@ -215,10 +215,10 @@ def _break_glass(settings: MemberSettings, codes: Sequence[Codes]) -> Iterator[F
         yield _finding(WARNING, Code.BREAK_GLASS_MISSING, what, _BREAK_GLASS)
         return
     if few := [found.user for found in codes if found.left <= 1]:
-        what = f"break-glass: these users have at most one recovery code left: {names(few)}"
+        what = f"break-glass: these users have at most one valid recovery code: {names(few)}"
         yield _finding(WARNING, Code.BREAK_GLASS_FEW, what, _BREAK_GLASS.replace("USER", few[0]))
     begin = time.time() - OLD_CODES * DAY
     if old := [found.user for found in codes if found.changed < begin]:
         what = f"break-glass: the codes of these users are more than a year old: {names(old)}"
-        remedy = f"check that they still have them, or {_BREAK_GLASS.replace('USER', old[0])}"
+        remedy = f"check that the users still have these codes, or {_BREAK_GLASS.replace('USER', old[0])}"
         yield _finding(NOTE, Code.BREAK_GLASS_OLD, what, remedy)

@@ -3,7 +3,7 @@
 Rules:
 - A check considers only accounts that can log in to the service now.
 - A finding about the user of a rehearsal is an error: that login would fail.
-- On a member of a fleet, the authorities know the enrolled users. They are not asked: a member may not list users.
+- On a member of a fleet, no check asks for the enrolled users, because only the authorities may list them.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
     locked_out = [name for name in without if not passes(name)]
     command = "invite" if line.takes_tickets(service) else "enroll"
     remedy = f"run 'pam-totp {command} {owners[locked_out[0]] if locked_out else 'USER'}'"
-    remedy += ", and do the same for each of the others" if len(locked_out) > 1 else ""
+    remedy += ", and do the same for each other user" if len(locked_out) > 1 else ""
     meanwhile = "" if line.enroll != "off" else ", or add nullok until all users are enrolled"
     if context.user is not None and context.user in [*locked_out, *(owners[name] for name in locked_out)]:
         what = f"{service}: {context.user} has no token, and would be locked out"
@@ -150,19 +150,17 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
 
 
 def _at_authorities(context: Context, service: str, line: Settings) -> Iterator[Finding]:
-    """Say what this host cannot know: the users of a member are enrolled at its authorities."""
-    what = (
-        f"{service}: the authorities know which users have a token, so this host cannot find users that are locked out"
-    )
+    """Report that users were not checked, because the users of a member are enrolled at its authorities."""
+    what = f"{service}: only the authorities know the users with a token, so this host cannot find locked-out users"
     yield Finding(NOTE, CHECK, Code.ENROLMENT_UNKNOWN, what, "run 'pam-totp list' on an authority")
     if not _is_open(line):
         return
     is_alone = service != "sshd" or any(not _needs_other_method(context, name) for name in context.people)
     if is_alone and analysis.accepts_without_token(context.machine.stack(service), any_first_factor=False):
-        what = f"{service}: nullok lets users without a token in without any factor, if the authorities permit it"
+        what = f"{service}: nullok requires no factor of users that lack a token, if the authorities permit it"
         yield Finding(ERROR, CHECK, Code.USERS_WITHOUT_CODE, what, "remove nullok from the line")
         return
-    what = f"{service}: nullok lets users without a token in without a code, if the authorities permit it"
+    what = f"{service}: nullok requires no code of users that lack a token, if the authorities permit it"
     remedy = f"see [service.{service}] of the authorities' site files, and remove nullok when all users are enrolled"
     yield Finding(WARNING, CHECK, Code.USERS_WITHOUT_CODE, what, remedy)
 
@@ -260,7 +258,7 @@ def _homes(context: Context, service: str, template: str, people: Sequence[str])
     mounting = _modules(context, service) & _MOUNTS
     what = f"{service}: nullok with secret={template} lets a user in without a code while the home is unmounted"
     if mounting:
-        what += f"; {' and '.join(sorted(mounting))} mounts it only during the login"
+        what += f"; {' and '.join(sorted(mounting))} mounts the home only during the login"
     if missing:
         what += f" (no home now: {names(missing)})"
     remedy = "remove nullok, or keep the tokens in the store of the host (remove secret=)"

@@ -1,8 +1,8 @@
 """Checks of FreeRADIUS as a member of a fleet: its configuration, its clients, and its authorities.
 
 Rules:
-- A host whose FreeRADIUS was not set up by `pam-totp member radius install` has no findings.
-- FreeRADIUS itself reads the configuration, without a start. Nothing is changed.
+- Only a host with a FreeRADIUS that `pam-totp member radius install` has set up has findings.
+- FreeRADIUS itself checks the configuration (`-C`), and then exits. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def radius(context: Context) -> Iterator[Finding]:
         what = f"{missing[0]}: not found, so FreeRADIUS does not start"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"run 'apt-get install {pack.PACKAGES}'")
     elif settings is None:
-        what = f"{FOLDER}/{pack.MEMBER}: has no [member], so FreeRADIUS is in no fleet"
+        what = f"{FOLDER}/{pack.MEMBER}: [member] is missing, so FreeRADIUS has no authority"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, _INSTALL)
     else:
         yield from _configuration(context, settings)
@@ -56,7 +56,7 @@ def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:
 
 
 def _read(name: str) -> str:
-    """Return the text of a file in FOLDER; "" if it cannot be read, which FreeRADIUS reports."""
+    """Return the text of a file in FOLDER, or "" if the file cannot be read: FreeRADIUS reports this error."""
     try:
         with open(os.path.join(FOLDER, name), encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -115,7 +115,7 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
             value = {"milliseconds": round(1000 * seen.seconds, 1), "member": seen.member}
             context.facts.append(Fact(f"radius {seen.authority}", value, text))
             continue
-        effect = "logins use the others" if decides else "FreeRADIUS gives no reply"
+        effect = "logins use the other authorities" if decides else "FreeRADIUS gives no reply"
         what = f"{seen.authority} does not answer FreeRADIUS: {seen.problem}; {effect}"
         remedy = "check that host, and 'pam-totp member list' there"
         yield _finding(WARNING if decides else ERROR, Code.RADIUS_AUTHORITY, what, remedy)

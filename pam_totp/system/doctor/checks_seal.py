@@ -1,6 +1,6 @@
-"""Checks of the seal: the key is there, it reaches the services, and a copy of it was exported.
+"""Checks of the seal: the key exists, the services receive the key, and a copy of the key was exported.
 
-`pam-totp seal status` counts the records by their keys. The check "stores" reports records that cannot be opened.
+`pam-totp seal status` counts the records by their keys. The check "stores" reports records that cannot be decrypted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pam_totp.system.sshd import SYSTEMD
 
 
 def seal(context: Context) -> Iterator[Finding]:
-    """Check the seal of this host. A host without sealed stores has no finding."""
+    """Check the seal of this host. Only a host with sealed stores or a key has findings."""
     note = seal_files.note()
     if not note.stores and not seal_files.has_keyring():
         return
@@ -31,21 +31,19 @@ def seal(context: Context) -> Iterator[Finding]:
         yield _finding(ERROR, Code.SEAL_KEY_MISSING, what, remedy)
         return
     if lost := set(note.keys) - {seal_files.key_id(key) for key in keyring.keys}:
-        what = (
-            f"the key {' and '.join(sorted(lost))} is missing in {seal_files.KEYRING}; users sealed with it are refused"
-        )
+        what = f"the key {' and '.join(sorted(lost))} is missing in {seal_files.KEYRING}; its users are refused"
         yield _finding(
             ERROR, Code.SEAL_KEY_MISSING, what, "put the exported copy back with 'pam-totp seal init --key FILE'"
         )
     if (library := seal_files.missing_library()) is not None:
         yield _finding(ERROR, Code.SEAL_LIBRARY, f"{library}; every user of {stores} is refused", seal_files.HOW_TO_GET)
     if not note.is_exported:
-        what = f"no copy of the key was exported: if this host is lost, the records of {stores} are lost too"
+        what = f"a loss of this host would lose all records of {stores}: no copy of the key was exported"
         remedy = "run 'pam-totp seal export FILE', and keep that file away from this host and its backups"
         yield _finding(WARNING, Code.SEAL_NOT_EXPORTED, what, remedy)
     else:
         text = f"key of the seal: exported on {note.exported_on}, SHA-256 of the copy {note.digest} "
-        text += "(check that you still have it)"
+        text += "(check that you still have the copy)"
         context.facts.append(Fact("seal_exported", note.exported_at, text))
     if keyring.following is not None or keyring.previous is not None:
         what = "the change to a new key of the seal is not complete"
@@ -55,7 +53,7 @@ def seal(context: Context) -> Iterator[Finding]:
             what = f"{name}: secrets that are not sealed are still accepted"
             yield _finding(WARNING, Code.SEAL_UNFINISHED, what, "run 'pam-totp seal init' again")
     if os.path.isdir(SYSTEMD) and (units := seal_files.missing_drop_ins()):
-        what = f"systemd does not give the key of the seal to {' and '.join(units)}; their logins fail"
+        what = f"systemd does not give the key of the seal to {' and '.join(units)}, so logins fail"
         yield _finding(ERROR, Code.SEAL_NOT_GIVEN, what, "run 'pam-totp seal init' again")
 
 

@@ -26,7 +26,7 @@ _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 
 class Fact(NamedTuple):
-    """A measurement that is no finding: its name and value for programs, and a line for users."""
+    """The result of a measurement: its name and value for programs, and a line for users."""
 
     name: str
     value: Any
@@ -58,7 +58,7 @@ class Context:
         return self._people
 
     def accounts(self, service: str) -> Iterator[Account]:
-        """Yield the accounts of people who can log in to a service. If the caller is not root, yield all accounts."""
+        """Yield the accounts of people who can log in to a service. Yield all accounts if the caller is not root."""
         can_log_in = login_check(service) if os.geteuid() == 0 else lambda name: True
         local = local_names()
         for name in self.people:
@@ -101,7 +101,7 @@ class Context:
                 continue
 
     def stores(self) -> list[str]:
-        """Return the folders or URLs of the stores that the lines use, or that of this host if there is no line."""
+        """Return the folders or URLs of the stores of all lines, or the store of this host if there is no line."""
         used = [None if s.secret is not None else s.store for _, s in self.settings()]
         if used:
             return sorted({store for store in used if store is not None})

@@ -38,7 +38,7 @@ class Use:
 
 
 def examine(folder: str, status: os.stat_result, *, has_service: bool) -> Use:
-    """Examine a store. `has_service` is True if a service answers the logins that use it."""
+    """Examine a store. `has_service` is True if a service answers the logins that use the store."""
     use = Use()
     _owner(use, folder, status, has_service=has_service)
     if not use.is_usable or os.geteuid() not in (0, status.st_uid):

@@ -27,7 +27,7 @@ class ChangeError(Exception):
 
 
 # The restored module has no record of the codes that pam_totp accepted after `enable`.
-_PEER = "its code module may accept used codes again: replace its tokens by those of 'pam-totp export --all'"
+_PEER = "the restored module may accept used codes again: replace its tokens by those of 'pam-totp export --all'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 Rules:
 - Before a file is changed, a durable copy of the old texts exists, and a watchdog process waits to restore them.
-- One rename keeps a change. A roll-back starts with a rename of the same file, so only one of them succeeds.
+- One rename keeps a change. A roll-back starts with a rename of the same file, so only one of the two succeeds.
 - FOLDER has a trial file for each service: NAME.trial (on trial), NAME.json (kept), or NAME.back (roll-back in
   progress). The watchdog locks NAME.watch.
 - The next command or pam_totp-takeback.service rolls back a trial that has lost its watchdog in a crash or a reboot.
@@ -131,9 +131,9 @@ def roll_back(service: str, state: str = TRIAL, only: int | None = None) -> list
 def roll_back_all(machine: Machine) -> list[str]:
     """Restore the old files of all services, or change no file. Return a report.
 
-    Hold the lock, so that no trial can end meanwhile. If a file cannot be restored, raise TrialError with all
-    obstacles before the first change. After a later error, restore the other files, then raise TrialError with the
-    failed and the restored files.
+    Hold the lock, so that no trial can end meanwhile. Raise TrialError with all obstacles, before the first change, if
+    a file cannot be restored. After a later error, restore the other files, then raise TrialError with the failed and
+    the restored files.
     """
     if not records():
         _without_obstacles(machine)
@@ -278,9 +278,9 @@ def _start_watchdog(service: str) -> None:
     """Start the watchdog so that it survives the end of the terminal and the session. Wait until it is ready."""
     command = [INTERPRETER, "-I", "-S", WATCHDOG, service]
     unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}"]
-    unit += ["--property=KillMode=process", "--", *command]  # the site's program outlives the watchdog
+    unit += ["--property=KillMode=process", "--", *command]  # a program of [hooks] may outlive the watchdog
     started = False
-    if os.path.isdir(sshd.SYSTEMD):  # outside the session's control group, which logind may kill
+    if os.path.isdir(sshd.SYSTEMD):  # run outside the session's control group, which logind may kill
         with suppress(OSError, subprocess.TimeoutExpired):
             done = subprocess.run(unit, stdin=_NULL, capture_output=True, timeout=READY_WITHIN, cwd="/", check=False)
             started = done.returncode == 0

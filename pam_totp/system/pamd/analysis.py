@@ -1,7 +1,7 @@
 """The analysis of a stack's order: logins without a code, and refusals that let users in. Pure.
 
 Rules:
-- A stack is in order if every login runs pam_totp.so, and only its results success and ignore let a user in.
+- A stack is safe if every login runs pam_totp.so, and only its results success and ignore let a user in.
 - The stack must ask for a code only after the first factor was right.
 - Every path through the stack is examined. A finding is an error if an attacker with the password can choose the path.
 - The finding is a note if the path depends on a condition, such as a group: the site has exempted these logins.
@@ -180,7 +180,7 @@ def _exemption(
         if exempt
         else f": such logins succeed without {omitted}"
     )
-    remedy = "if this is not intended, change that line"
+    remedy = "change that line, unless this is intended"
     return _finding(WARNING if bypass.also_password else NOTE, Code.CODE_EXEMPTION, what, remedy)
 
 
@@ -263,7 +263,7 @@ def _login_without_password(service: str, stack: Sequence[Handler], totp: Sequen
         yield _finding(ERROR, Code.LOGIN_WITHOUT_PASSWORD, what, remedy)
     elif any(open_worlds):
         what = f"{service}: a condition of the stack lets users in with a code and no password"
-        yield _finding(NOTE, Code.PASSWORD_EXEMPTION, what, "if this is not intended, change that condition")
+        yield _finding(NOTE, Code.PASSWORD_EXEMPTION, what, "change that condition, unless this is intended")
 
 
 def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Sequence[int]) -> Iterator[Finding]:
@@ -284,7 +284,7 @@ def _forward_pass(service: str, stack: Sequence[Handler], forwarding: Sequence[i
         later = [i for i in password_modules(stack) if i > index]
         if not later:
             what = f"{service}: {_location(stack, index)} forwards a password that no later module checks"
-            remedy = "after the pam_totp.so line, put a password module with use_first_pass"
+            remedy = "put a password module with use_first_pass after the pam_totp.so line"
             yield _finding(ERROR, Code.FORWARDED_PASSWORD_UNCHECKED, what, remedy)
         elif not {"try_first_pass", "use_first_pass"} & set(stack[later[0]].rule.arguments):
             what = f"{service}: {_location(stack, later[0])} asks again for the password from forward_pass"

@@ -4,7 +4,7 @@ Rules:
 - An insertion adds a block of lines: a comment and its rules. All other lines are unchanged.
 - With `key-or-password`, two blocks are added: a login after a key runs only the first block, other logins only the
   second block.
-- The line is inserted only at a position at which the stack is in order.
+- The line is inserted only at a position at which the stack is safe (`analysis`).
 - The removal keeps every other edit that was made after the insertion.
 """
 
@@ -60,7 +60,7 @@ def insert(text: str, name: str, added_lines: str, read: ReadService, first: Fir
     if first != "key-or-password":
         return _insert(text, name, added_lines, read, first)
     for_key, for_password = blocks(added_lines)
-    _insert(text, name, for_key.replace(_IF_KEY, ""), read, "key")  # only for its errors
+    _insert(text, name, for_key.replace(_IF_KEY, ""), read, "key")  # raises StackError; the text is not used
     with_password = _insert(text, name, for_password, read, "password")
     earliest = min(line for line in _factor_lines(text, name, read))
     lines = with_password.split("\n")  # the line of the password is above the added lines
@@ -89,7 +89,7 @@ def _insert(text: str, name: str, added_lines: str, read: ReadService, first: Fi
     origins = sorted({h.origin for h in before if h.origin >= earliest})
     physical = text.split("\n")
     rules = parse(text, name)
-    reasons: dict[bool, list[str]] = {True: [], False: []}  # True: the reasons that are errors
+    reasons: dict[bool, list[str]] = {True: [], False: []}  # True: reasons of severity ERROR
     acceptable: str | None = None
     for origin in origins[:1] if first == "key" else origins:
         line = rules[origin].first if first == "key" else rules[origin].last + 1
@@ -172,7 +172,7 @@ def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[F
 
 
 def _join(head: list[str], added_lines: str, tail: list[str]) -> str:
-    """Return the text of `head`, `added_lines` and `tail`. If the last line of `head` has no newline, add it."""
+    """Return the text of `head`, `added_lines` and `tail`. Add a newline to the last line of `head` if it lacks one."""
     return "\n".join([*head, added_lines.removesuffix("\n"), *(tail or [""])])
 
 

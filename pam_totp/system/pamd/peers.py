@@ -2,7 +2,7 @@
 
 Rules:
 - A replaced line remains in the file as a comment, at the same position.
-- If a jump may skip the replaced line, the new line has the same position, so that every jump keeps its target.
+- The new line has the same position if a jump may skip the replaced line, so that every jump keeps its target.
 - A line in a file that other services include is never replaced.
 """
 
