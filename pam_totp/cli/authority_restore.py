@@ -3,7 +3,7 @@
 Rules:
 - The command reads the logs as root. Then it drops its privileges to the account of the service.
 - Records and stock are rolled forward as by `pam-totp restored`. One transaction for members and groups, and for the
-  new epoch, is the last change. If a record was not rolled forward, no new epoch begins, and the command fails.
+  new epoch, is the last change. The command fails, and the epoch is unchanged, if a record was not rolled forward.
 - The epoch of the site file is not required here, because a backup has a lower epoch.
 """
 
@@ -178,7 +178,7 @@ def _apply(args: argparse.Namespace, site: Site, log: FleetLog, store: PostgresS
         _print_fleet(members, missing, pairs)
         _print_epoch(epoch)
     if status != DONE:
-        what = "some records were not changed, so no new epoch has begun"
+        what = "some records were not rolled forward, so the epoch is unchanged"
         raise CommandError(f"{what} (repair or remove them, and run the command again)", status)
     return DONE
 
@@ -188,7 +188,7 @@ def _begin_epoch(args: argparse.Namespace, site: Site, store: PostgresStore) -> 
 
     epoch = None
     if not args.dry_run:
-        confirm("begin a new epoch? all tokens stay valid, so do this only if the database has lost no login", args)
+        confirm("begin a new epoch? all tokens remain valid, so do this only if the database has lost no login", args)
         epoch = postgres_fence.fence(store, above=_least_epoch(site), forget=False).epoch
         args.audit.changed("fence", epoch=epoch)
     if args.json:

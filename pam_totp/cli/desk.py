@@ -1,8 +1,8 @@
 """desk: help users with their tokens, as a member of the site's desk group.
 
 Rules:
-- A desk member runs this command through sudo, by a rule for `pam-totp desk` alone. sudo names the member. The command
-  takes no path and no store from the member.
+- A desk member runs this command through sudo, by a rule for `pam-totp desk` alone. sudo names the member. The
+  member cannot choose a path or a store.
 - The member signs in with a code. The code authorises one command, or a session of limited length.
 - `operations.desk` has the rules for each change, and checks them again at each change.
 """
@@ -202,7 +202,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     if wrong is not None:
         raise CommandError(f"--{wrong} is no option of 'pam-totp desk {args.what}'", WRONG_USAGE)
     if "all" in options and (args.token is None) != args.all:
-        raise CommandError(f"desk {args.what} takes --token NAME or --all", WRONG_USAGE)
+        raise CommandError(f"desk {args.what} requires --token NAME or --all", WRONG_USAGE)
     if "output" in options and args.output is None and not sys.stdout.isatty():
         raise CommandError("codes are printed only on a terminal (omit the pipe, or add '--output -')", WRONG_USAGE)
 
@@ -241,7 +241,7 @@ def _find(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -
     if found.item is not None and found.item.user is None:
         lines.append(f"token {shown(found.item.serial)}: in stock ({found.item.state})")
     status = DONE if lines else REFUSED
-    return _Result(facts, partial(_print_lines, lines or ["no user and no token found"]), status)
+    return _Result(facts, partial(_print_lines, lines or ["no user or token found"]), status)
 
 
 def _show(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:

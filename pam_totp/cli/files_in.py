@@ -5,7 +5,7 @@ Rules:
 - A child process with the user ids of the folder's owner reads the file in a home folder, because root may lack
   permission (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
 - Access to a folder or a file may block, and the child process may survive SIGKILL. The command waits a limited time.
-- Every home folder that cannot be searched has a result with the reason. A home folder without the file has no result.
+- Only two kinds of home folders have a result: a folder with the file, and a folder that cannot be searched.
 - Accounts are looked up by name and by uid, because a name service may not list them.
 """
 

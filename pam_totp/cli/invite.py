@@ -81,7 +81,7 @@ def add_to(commands: Commands) -> None:
         data=True,
     )
     parser.add_argument("user", nargs="*", metavar="USER", help="a user who gets a ticket")
-    parser.add_argument("--from", dest="source", metavar="FILE", help="read user names from this file, one a line")
+    parser.add_argument("--from", dest="source", metavar="FILE", help="read user names from this file, one name a line")
     default = f"{TICKET_DAYS}d"
     parser.add_argument(
         "--valid",

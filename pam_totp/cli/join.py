@@ -219,7 +219,7 @@ def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> i
 
 
 def _act_as_owner_of(folder: str) -> None:
-    """As root, act as the account that may replace `folder`, because a link of that account must not lead root."""
+    """As root, act as the account that may replace `folder`, because root must not follow a link of that account."""
     parent = os.path.dirname(folder)
     act_as_owner_of(folder if os.path.isdir(folder) and os.stat(parent).st_uid == 0 else parent)
 

@@ -158,7 +158,7 @@ def _add(args: argparse.Namespace, site: Site, file: str) -> int:
         print_json({"member": args.name, "line": line, "seconds": JOIN_SECONDS, "joined_before": was_joined})
     else:
         print(line)
-        again = "; until then its present certificate stays valid" if was_joined else ""
+        again = "; until then its present certificate remains valid" if was_joined else ""
         note(f"on {args.name}, run 'pam-totp join' within an hour, and enter this line{again}")
     for group in mute:
         note(f"members of {group} may ask for no user yet (run 'pam-totp member groups {group} --allow all')")

@@ -3,8 +3,8 @@
 Rules:
 1. A step changes the keyring durably, then restarts the services, then changes records. So every process that may read
    a record has the key of this record.
-2. With a folder, one run takes all steps. A database has several authorities: a run takes one step, and says to copy
-   the keyring to the other authorities.
+2. With a folder, one run takes all steps. A database has several authorities: a run takes one step, and prints the
+   instruction to copy the keyring to the other authorities.
 3. A killed run loses nothing: the next run takes the step that is due.
 """
 
@@ -248,7 +248,7 @@ def _without_missing(args: argparse.Namespace, keyring: Keyring) -> Keyring:
     for name, _ in keyring.stores:
         if name != DATABASES and not os.path.isdir(name):
             what = f"{name}: not found. Remove this store from the keyring?"
-            confirm(f"{what} After the change of the key, its records cannot be decrypted", args)
+            confirm(f"{what} Its records cannot be decrypted after the change of the key", args)
             keyring = keyring.without_store(name)
     return keyring
 

@@ -68,7 +68,7 @@ def add_to(commands: Commands) -> None:
         "remove: the serial number",
     )
     parser.add_argument("--batch", metavar="B", help="import: name of the batch; list: only this batch")
-    parser.add_argument("--free", action="store_true", help="list: only tokens in stock, not those of users")
+    parser.add_argument("--free", action="store_true", help="list: only tokens in stock, not tokens of users")
     secret = parser.add_mutually_exclusive_group()
     secret.add_argument("--key-file", metavar="FILE", help="import, pskc: file with the key, in hexadecimal")
     secret.add_argument("--password-file", metavar="FILE", help=f"import, {encrypted(FORMATS)}: file with the password")

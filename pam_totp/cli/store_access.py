@@ -302,7 +302,7 @@ def update(
 
 @contextmanager
 def logged_changes(store: Store) -> Iterator[Store]:
-    """Yield the store for one update and its line. Block signals from the update to the end of the `with` block."""
+    """Yield the store for one update and its log line. Block signals from the update to the end of the `with` block."""
     with ExitStack() as stack:
         yield _HoldingStore(store, lambda: stack.enter_context(signals_held()))
 

@@ -26,7 +26,7 @@ LIMITS = {
     resource.RLIMIT_AS: PICTURE_MEMORY,
     resource.RLIMIT_CORE: 0,  # a core dump would show the key
 }
-# With test-inverted, zbarimg also reads light codes on a dark ground, as apps with a dark theme show them.
+# With test-inverted, zbarimg also reads light codes on a dark background, as apps with a dark theme show them.
 _ZBARIMG = ["zbarimg", "--quiet", "--raw", "-Sdisable", "-Sqrcode.enable", "-Stest-inverted"]
 _SYMBOL = re.compile(r"\AQR-Code:", re.IGNORECASE)
 

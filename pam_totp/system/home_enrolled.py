@@ -3,7 +3,7 @@
 Rules:
 - Root reads no file in a home folder: a child process becomes the user first.
 - The check waits at most `_WAIT` seconds for the file system of a home folder.
-- A secret file that a login would refuse yields a `Problem`. Its user counts as enrolled.
+- A secret file that a login would refuse yields a `Problem`. The user of such a file counts as enrolled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pam_totp.pam.privileges import become_user
 from pam_totp.store import NotThere, StoreError
 from pam_totp.store.home import HomeStore, home_store
 
-_WAIT = 3.0  # seconds for one home
+_WAIT = 3.0  # seconds to wait for one home folder
 _MAX_ANSWER = 4096  # bytes: PIPE_BUF, the limit of an atomic write
 
 

@@ -144,7 +144,7 @@ class Program:
         self.path = path
 
     def result(self) -> str | None:
-        """Wait for the program, or kill it if its time is over. Return the reason of a failure, or None."""
+        """Wait for the program, or kill it if its time is over. Return the reason if the program failed, or None."""
         is_late = not select.select([self.pidfd], [], [], 0)[0]
         if is_late:
             with suppress(ProcessLookupError):
@@ -159,7 +159,7 @@ class Program:
 
 
 class Runner:
-    """The loop over the changes from `channel`. `memory` is the descriptor of the file with the uncounted changes."""
+    """The loop over the changes from `channel`. `memory` is the descriptor of `main`'s memory file."""
 
     def __init__(self, channel: socket.socket, memory: int, site_file: str = SITE_FILE) -> None:
         self._channel, self._memory, self._site_file = channel, memory, site_file
@@ -246,7 +246,7 @@ def _drop_rights() -> None:
 
 
 def main() -> None:
-    """Serve the process that started this one, with the channel on descriptor 0, and the memfd on 1."""
+    """Serve the parent process. Descriptor 0 is the channel, and 1 the memfd that counts further changes."""
     os.umask(0o077)
     os.chdir("/")
     os.closerange(3, 1 << 16)

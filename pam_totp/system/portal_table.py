@@ -3,7 +3,7 @@
 Rules:
 1. A login ignores the table, so a mistake in it locks no user out. The portal does not start with a mistake, and
    `doctor` reports it.
-2. The logo is a file of this host. It is read once, and its type comes from its content.
+2. The logo is a file of this host. The portal reads it once, and determines the type from the content.
 3. The contrast of the accent colour to each background is at least that of WCAG 2.2, 1.4.3, in both themes.
 4. Without `accent_dark`, the accent colour of the dark theme is the lightened `accent`.
 """

@@ -28,7 +28,7 @@ class Rules:
 
 @lru_cache(maxsize=1024)  # several checks need the rules of the same users
 def rules(user: str) -> Rules:
-    """Return the rules of sudo for a user. On a host without sudo, `may_use` is False."""
+    """Return the rules of sudo for a user. `may_use` is False on a host without sudo."""
     try:
         done = subprocess.run(
             [PROGRAM, "-l", "-U", user],

@@ -178,7 +178,7 @@ def test_the_sudo_rule_opens_the_desk_alone(desk: Machine, words: tuple[str, ...
         (("ticket", "bob", "--output", "/etc/cron.d/x"), "invalid choice"),
         (("show",), "takes USER"),
         (("show", "bob", "alice"), "takes USER"),
-        (("disable", "bob"), "takes --token NAME or --all"),
+        (("disable", "bob"), "requires --token NAME or --all"),
         (("unlock", "bob", "--all"), "--all is no option"),
         (("temporary-code", "bob", "--valid", "1y"), "codes are printed only on a terminal"),
     ],
@@ -257,7 +257,7 @@ def test_a_session_survives_mistakes_and_fits_80_columns(desk: Machine) -> None:
         ("show bob", "phone"),
         ("stock", "no token is in stock"),
         ("find bo", "bob"),
-        ("find zzz", "no user and no token found"),
+        ("find zzz", "no user or token found"),
     ):
         talk.says(line).asks("desk> ")
         assert said in talk.before, line

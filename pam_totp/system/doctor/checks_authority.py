@@ -176,7 +176,7 @@ def _running(settings: AuthoritySettings, state: State) -> Iterator[Finding]:
     for address, answer in zip(settings.listen, state.listening, strict=True):
         if answer.problem is not None:
             what = f"no authority answers on {address} of this host: {answer.problem}"
-            remedy = f"run 'systemctl enable --now {_UNIT}', or see why it ended with 'systemctl status {_UNIT}'"
+            remedy = f"run 'systemctl enable --now {_UNIT}', or see the reason with 'systemctl status {_UNIT}'"
             yield _finding(ERROR, Code.AUTHORITY_NOT_RUNNING, what, remedy)
         elif answer.certificate != state.certificate:
             what = f"the authority on {address} uses another certificate than {settings.certificate}"

@@ -163,7 +163,7 @@ def _clock(decides: Sequence[Seen]) -> Iterator[Finding]:
     if abs(off) <= CLOCK_OFF:
         return
     amount = f"{abs(off) / DAY:.1f} days" if abs(off) > CLOCK_WRONG else f"{abs(off) / 60:.0f} minutes"
-    what = f"the clock of this host is {amount} {'ahead of' if off > 0 else 'behind'} that of the database; "
+    what = f"the clock of this host is {amount} {'ahead of' if off > 0 else 'behind'} the clock of the database; "
     what += "certificates are not valid at a wrong time"
     remedy = "install chrony, or run 'systemctl enable --now systemd-timesyncd'"
     yield _finding(ERROR if abs(off) > CLOCK_WRONG else WARNING, Code.MEMBER_CLOCK, what, remedy)

@@ -73,8 +73,8 @@ def _configuration(context: Context, settings: MemberSettings) -> Iterator[Findi
             what = f"pam_totp was not tested with FreeRADIUS {text}"
             yield _finding(WARNING, Code.RADIUS_VERSION, what, "upgrade to Debian 12 or a later version")
     if _read(pack.CONFIGURATION) != pack.configuration(settings.authorities, FOLDER):
-        what = f"{FOLDER}/{pack.CONFIGURATION}: differs from what this version writes for these authorities, so it may "
-        what += "refuse right codes, or accept forged packets"
+        what = f"{FOLDER}/{pack.CONFIGURATION}: differs from the configuration of this version for these authorities, "
+        what += "so it may refuse right codes, or accept forged packets"
         yield _finding(WARNING, Code.RADIUS_CONFIGURATION, what, f"{_INSTALL}, then 'systemctl restart freeradius'")
     if (problem := pack.problem(FOLDER)) is not None:
         what = f"FreeRADIUS does not accept its configuration: {problem}"
@@ -86,7 +86,7 @@ def _clients() -> Iterator[Finding]:
     path = os.path.join(FOLDER, pack.CLIENTS)
     clients = [client for name in (pack.CLIENTS, pack.RADSEC) for client in pack.clients(_read(name))]
     if not clients:
-        what = f"{path}: has no client, so FreeRADIUS answers no request"
+        what = f"{path}: lacks clients, so FreeRADIUS answers no request"
         yield _finding(NOTE, Code.RADIUS_WITHOUT_CLIENTS, what, "run 'pam-totp member radius client NAME ADDRESS'")
     if unsafe := [client.name for client in clients if not pack.is_safe(client)]:
         what = f"{path}: replies to these clients can be forged (CVE-2024-3596), or their secrets guessed: "

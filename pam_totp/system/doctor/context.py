@@ -66,7 +66,7 @@ class Context:
                 yield account
 
     def sshd(self, user: str, place: Place = LOCAL) -> sshd.Settings:
-        """Return sshd's settings for a login of a user at a place. Ask sshd only once. Raise SshdError."""
+        """Return sshd's settings for a user and a connection (`place`). Ask sshd once for each. Raise SshdError."""
         if (user, place) not in self._sshd:
             self._sshd[user, place] = sshd.settings(user, place)
         return self._sshd[user, place]

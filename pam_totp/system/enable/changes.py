@@ -26,7 +26,7 @@ class ChangeError(Exception):
     """A file cannot be changed or rolled back. The message names the file and the reason."""
 
 
-# The restored module has no record of the codes that pam_totp accepted after `enable`.
+# The restored module does not know the codes that pam_totp accepted after `enable`.
 _PEER = "the restored module may accept used codes again: replace its tokens by those of 'pam-totp export --all'"
 
 

@@ -90,8 +90,8 @@ def check_order(
 def accepts_without_token(stack: Sequence[Handler], *, any_first_factor: bool = True) -> bool:
     """Return True if a login can succeed when pam_totp.so returns ignore (nullok).
 
-    libpam then needs the success of another module. If `any_first_factor` is False, only modules without a prompt
-    may succeed.
+    libpam then needs the success of another module. Only modules without a prompt may succeed if `any_first_factor`
+    is False.
     """
 
     def results(index: int) -> Sequence[str]:

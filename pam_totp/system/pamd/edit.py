@@ -135,7 +135,7 @@ def remove(text: str, added_lines: str) -> str:
 def hint(finding: Finding, service: str, read: ReadService) -> str | None:
     """Return another remedy for a login without a code, if a substack in place of an include helps.
 
-    In an included file, a control such as `sufficient` ends the whole stack. In a substack, it ends the substack only.
+    A control such as `sufficient` ends the whole stack in an included file, but ends only the substack in a substack.
     """
     text = read(service)
     if finding.code is not Code.LOGIN_WITHOUT_CODE or finding.severity != ERROR or text is None:
