@@ -4,7 +4,7 @@ Rules:
 - Each command has a module, with the functions `add_to` and `run`. COMMANDS lists the modules.
 - A command imports its own module only, because the imports take most of the time of a short command.
 - Only `main` converts exceptions to messages and exit statuses.
-- A message is one line: the error, the reason and the remedy. It never shows a secret.
+- A message is one line: the error, the reason and the remedy. A message never shows a secret.
 """
 
 from __future__ import annotations

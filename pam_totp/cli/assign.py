@@ -2,8 +2,8 @@
 
 Rules:
 - The token is unconfirmed. Its owner confirms it in the portal by two codes in a row, or at the desk (`--confirm`).
-- `--confirm` reads the codes, and confirms the token in the same change. It also confirms a token that was assigned
-  before.
+- `--confirm` reads the codes, and confirms the token in the same change. The option also confirms a token that was
+  assigned before.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(token_facts(user, given.token))
         return DONE
-    state = "it is confirmed" if given.token.confirmed else "it is unconfirmed until codes confirm it"
-    hint = "" if given.token.confirmed else f" (in the portal, or by 'pam-totp assign {args.serial} {user} --confirm')"
+    state = "the token is confirmed" if given.token.confirmed else "the token is unconfirmed"
+    confirm = f" (confirm it in the portal, or by 'pam-totp assign {args.serial} {user} --confirm')"
+    hint = "" if given.token.confirmed else confirm
     print(f"{user} now has the token {given.token.serial} under the name {given.token.name}; {state}{hint}")
     return DONE
 

@@ -120,7 +120,7 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> PostgresStore:
     how = site.database or DatabaseSettings(url=url)
     store = PostgresStore(url, pool=1, wait=how.wait, codec=seal_key.codec_of(url))
     if not args.dry_run:
-        store.use(store.require_safe, reads_only=True)  # otherwise each record would fail
+        store.use(store.require_safe, reads_only=True)  # otherwise this error would occur for each record
     return store
 
 
@@ -133,7 +133,7 @@ def _warn_of_others(store: PostgresStore) -> None:
 
     if number := others(store):
         what = f"{count(number, 'other connection')} of pam_totp to the database"
-        _say(f"warning: {what}: stop all authorities first, so that no login uses a used code meanwhile")
+        _say(f"warning: {what}: stop all authorities first, so that no used code is accepted meanwhile")
 
 
 # ---- the change
@@ -221,7 +221,7 @@ def _withdrawn(rows: Iterable[MemberRow], members: Iterable[MemberResult], pairs
 
 
 def _log_withdrawn(args: argparse.Namespace, withdrawn: Any, pairs: Mapping[str, PairsResult]) -> None:
-    """Log each change in the words of the command that makes such a change, so that a later restore repeats it."""
+    """Log each change as the command for such a change does, so that a later restore repeats the change."""
     for name in withdrawn.revoke:
         args.audit.changed("member-revoke", member=name)
     for name, groups, services in withdrawn.limit:

@@ -272,7 +272,7 @@ def _handed(handed: Handed, what: str, how: str) -> _Result:
 
 def _disable(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
     tokens = desk.disable(by, names[0], args.token)
-    also = "; recovery codes, ticket and temporary code ended" if args.all else ""
+    also = "; recovery codes, ticket and temporary code voided" if args.all else ""
     return _done(f"{names[0]}: disabled: {', '.join(tokens)}{also}", user=names[0], tokens=tokens)
 
 

@@ -2,8 +2,8 @@
 
 Rules:
 - The command changes a service only after the doctor's checks of the new stack and a rehearsed login have succeeded.
-- A watchdog process rolls back a change that is not confirmed from a second login. If the watchdog was killed, a
-  systemd unit or the next command rolls back the change.
+- A watchdog process rolls back a change that is not confirmed from a second login. A systemd
+  unit or the next command rolls back the change if the watchdog was killed.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def _confirm(records: Sequence[UserRecord], args: argparse.Namespace) -> None:
 def _warn_enrolled(records: Sequence[UserRecord]) -> None:
     """Print how enrolled users redeem their tickets."""
     if names := _enrolled(records):
-        where = "the ticket is entered in the portal, or by 'pam-totp enroll --ticket' after a login"
+        where = "the user enters it in the portal, or at 'pam-totp enroll --ticket' after a login"
         print(f"{names}: a login accepts no ticket of a user with a token; {where}", file=sys.stderr)
 
 

@@ -57,7 +57,7 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    file = args.config or SITE_FILE  # a new file is allowed
+    file = args.config or SITE_FILE  # the file may be missing
     site = read_site(file)
     return _renew(args, site, file) if args.renew else _join(args, site, file)
 
@@ -127,7 +127,7 @@ def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHos
 
     paths = _paths(args, site)
     text = _read(file)
-    _new_text(text, ["localhost:1"], paths, file)  # raise its errors before the join line is used up
+    _new_text(text, ["localhost:1"], paths, file)  # report errors before the join line is used up
     _require_rights(file)
     _require_space(os.path.dirname(paths["key"]))
     _require_space(os.path.dirname(os.path.abspath(file)))

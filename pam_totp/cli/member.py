@@ -135,7 +135,7 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> Members:
 
 
 def _add(args: argparse.Namespace, site: Site, file: str) -> int:
-    """Add a member, and print the line with which it joins."""
+    """Add a member, and print its join line."""
     if (rule := wire.host_name(args.name)) is not None:
         raise CommandError(f"the name {rule}", WRONG_USAGE)
     if not args.group:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     except SettingsError as e:
         raise CommandError(f"{e} (see pam_totp(8))") from None
     rows = [(name, value, origin.replace(SITE_FILE, file)) for name, value, origin in in_force(chosen)]
-    of_root = {name: value for name, value, _ in rows}  # by name; with store=, a member has other names
+    of_root = {name: value for name, value, _ in rows}  # by name; on a member, store= changes the names
     others = [(n, v, o.replace(SITE_FILE, file)) for n, v, o in in_force(of_others)]
     others = [
         (name, value, origin if name not in _FORCED or origin != "argument" else NOT_ROOT)

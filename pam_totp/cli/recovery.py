@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         new_record, codes = new_recovery_codes(record, args.count)
         text = json_text({"user": user, "recovery": codes}) if args.json else "".join(f"{code}\n" for code in codes)
         if writes_file(args):
-            write(text)  # before the change, so that after an error the old codes are valid
+            write(text)  # before the change, so that the old codes are valid after an error
 
         def renew(record: UserRecord) -> tuple[UserRecord, None]:
             if not record.enrolled:

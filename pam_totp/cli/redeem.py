@@ -68,7 +68,7 @@ def _user(args: argparse.Namespace) -> str:
 
 
 def _converse(channel: socket.socket, user: str) -> tuple[int | None, int]:
-    """Carry out one login. Return its PAM result, or None if the service sent no result, and the number of prompts."""
+    """Carry out one login. Return the PAM result, or None if the service sent no result, and the number of prompts."""
     arguments = (f"prompt={PROMPT}", "no_second_prompt")
     channel.send(Hello(version=PROTOCOL_VERSION, service=REDEEM_SERVICE, user=user, arguments=arguments).packet())
     prompts = 0

@@ -1,7 +1,7 @@
 """The remedies for errors of the operating system, for the last part of a message.
 
 Rules:
-- A remedy is a step that the caller can take. For root, the remedy is never to run the command as root.
+- A remedy is a step that the caller can take. A message for root never says to run the command as root.
 - A command that root starts acts as the owner of the store, with the permissions of that account.
 """
 

@@ -68,7 +68,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     is_own = uses_own_file(args)
-    folder = OWN_FILE if is_own else location(args, read_site())  # as in the lines of changes
+    folder = OWN_FILE if is_own else location(args, read_site())  # the form in the log
     if is_database(folder):
         raise CommandError("the store is a database (run 'pam-totp authority restore' with the same options)")
     restored_at = _folder_created_at(folder) if args.restored_at is None and not is_own else args.restored_at

@@ -169,7 +169,7 @@ def _use_copy(args: argparse.Namespace) -> int:
         raise CommandError(f"{args.key}: {e}") from None
     own, _ = seal_files.keyring()
     if own is not None and (lost := {key_id(key) for key in own.keys} - {key_id(key) for key in copy.keys}):
-        confirm(f"delete the key {' and '.join(sorted(lost))} of this host, which the copy lacks?", args)
+        confirm(f"the copy lacks the key {' and '.join(sorted(lost))} of this host. Delete this key?", args)
     _write(args, copy, place=args.place)
     hint = "see 'pam-totp seal status'; delete copies that are not kept in a safe place"
     return _report(args, ", ".join(name for name, _ in copy.stores), copy, 0, [hint])
@@ -259,7 +259,7 @@ def _place_of(name: str, args: argparse.Namespace) -> str:
         return name
     where = location(args, read_site())
     if not is_database(where):
-        raise CommandError("a database is sealed with this key: name it with --store", WRONG_USAGE)
+        raise CommandError("a database is sealed with this key (name the database with --store)", WRONG_USAGE)
     load_postgres()
     return where
 

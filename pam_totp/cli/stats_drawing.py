@@ -138,7 +138,7 @@ def _bars(rows: Sequence[Row]) -> None:
 
 
 def _bar(part: float, columns: int, *, has_blocks: bool) -> str:
-    """Return a bar of `part`, from 0 to 1, of the columns. A part above 0 is visible."""
+    """Return a bar that fills `part`, from 0 to 1, of the columns. A part above 0 is visible."""
     if not has_blocks:
         return "#" * max(round(part * columns), 1 if part and columns else 0)
     eighths = max(round(part * columns * 8), 1 if part and columns else 0)

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def take_back(args: argparse.Namespace, store: Store, what: str, take: Callable[[int], Taken]) -> None:
-    """Call `take` with the time, log the change as `what`, and print it. Raise CommandError."""
+    """Call `take` with the time, log the change as `what`, and print the result. Raise CommandError."""
     try:
         with signals_held():
             taken = take(clock_of(store, now)())

@@ -1,7 +1,7 @@
 """A check of an XML file before a library builds a tree of it.
 
 Rules:
-- A document type is refused. This excludes entities and external references.
+- A document type is refused. This rule excludes entities and external references.
 - Size, depth and number of elements are bounded.
 - A file that the expat parser rejects is refused.
 - The requested elements are returned with their line numbers, because XML libraries drop line numbers.

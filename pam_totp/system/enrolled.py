@@ -100,7 +100,7 @@ def find_enrolled(location: str, among: Collection[str]) -> Enrolled:
 
 
 def _has_account(user: str) -> bool:
-    """Return True if this is the name in an account's entry. A login under another spelling uses that name."""
+    """Return True if `user` is the name in a passwd entry. A login under another spelling uses this name."""
     try:
         return pwd.getpwnam(user).pw_name == user
     except (KeyError, ValueError):

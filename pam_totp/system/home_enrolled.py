@@ -41,7 +41,7 @@ class HomeEnrolled:
     problems: Mapping[str, Problem]
 
 
-_NO_ANSWER = Problem("the home folder does not answer", "check the file system of the home folder")
+_NO_ANSWER = Problem("the file system of the home folder does not answer", "check the file system of the home folder")
 
 
 def find_home_enrolled(template: str, users: Iterable[str]) -> HomeEnrolled:
@@ -94,7 +94,7 @@ def _examine(template: str, user: str) -> bool | Problem:
     path = _path(store)
     for name in (path, path if os.path.exists(f"{path}.lock") else os.path.dirname(path)):
         if not os.access(name, os.R_OK | os.W_OK):
-            return Problem(f"{name}: the user lacks write access", "give the user permission, or remount it read-write")
+            return Problem(f"{name}: the user lacks write access", "grant this access, or remount the disk read-write")
     return enrolled
 
 

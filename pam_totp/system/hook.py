@@ -1,7 +1,7 @@
 """The runner, which passes the changes of one process to the program of the site (`operations.on_change`).
 
 Rules:
-1. The program is the absolute path `on_change` in `[hooks]` of the site file. Only root can write this path.
+1. The program is the absolute path `on_change` in `[hooks]` of the site file. Only root can write to this path.
 2. The program gets one JSON object on standard input, a clean environment, and at most TIME_LIMIT seconds.
 3. One program runs at a time. The first BURST changes, and then PER_MINUTE changes a minute, start the program once
    each. All further changes are in one summary, after QUIET seconds without a change, or after MAX_WAIT seconds.
@@ -159,7 +159,7 @@ class Program:
 
 
 class Runner:
-    """The loop over the changes from `channel`. `memory` is the descriptor of `main`'s memory file."""
+    """The loop over the changes from `channel`. `memory` is the descriptor of the file that counts further changes."""
 
     def __init__(self, channel: socket.socket, memory: int, site_file: str = SITE_FILE) -> None:
         self._channel, self._memory, self._site_file = channel, memory, site_file

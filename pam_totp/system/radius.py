@@ -5,7 +5,7 @@ Rules:
    So a compromised FreeRADIUS cannot redirect root or `pam-totp` to other files.
 2. `install` generates `radiusd.conf` from the authorities alone, and replaces it. The administrator owns the other
    files: the commands write them once, or add text at the end.
-3. The stock configuration of FreeRADIUS is unchanged. A drop-in of systemd names FOLDER instead.
+3. The stock configuration of FreeRADIUS is unchanged. A drop-in of systemd selects FOLDER.
 4. A client has a secret of 128 random bits, and must send a Message-Authenticator. TLS replaces both.
 """
 

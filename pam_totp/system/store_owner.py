@@ -1,4 +1,4 @@
-"""A child process that works on files as their owner, such as those of a store.
+"""A child process that works on files as their owner, such as the files of a store.
 
 Rules:
 - Root reads no key of a user, and only opens the keyring of a sealed store (`seal_key`). The child drops its privileges

@@ -15,7 +15,7 @@ _MAX_REPORTS = 100  # a larger number has a common cause
 
 @dataclass(frozen=True, slots=True)
 class Defects:
-    """The defects of a store. `pam-totp doctor --repair` repairs those in `repairable`.
+    """The defects of a store. `pam-totp doctor --repair` repairs the defects in `repairable`.
 
     `put_back` is the number of records that another program put into the store.
     """

@@ -118,10 +118,10 @@ def test_a_host_that_is_no_authority_has_no_findings(tmp_path: Path) -> None:
     ("name", "change", "words"),
     [
         ("ca.key", "chmod 0644 {}", "every account of this host can read this key (mode 0644)"),
-        ("authority.key", "chmod 0660 {}", "accounts other than root can write it (mode 0660)"),
-        ("ca.pem", "chmod 0666 {}", "accounts other than root can write it (mode 0666)"),
+        ("authority.key", "chmod 0660 {}", "accounts other than root have write access (mode 0660)"),
+        ("ca.pem", "chmod 0666 {}", "accounts other than root have write access (mode 0666)"),
         ("authority.pem", "chown 65534 {}", "must belong to root"),
-        ("", "chmod 0777 {}", "accounts other than root can write it (mode 0777)"),
+        ("", "chmod 0777 {}", "accounts other than root have write access (mode 0777)"),
     ],
 )
 def test_the_rights_of_a_file_have_an_exact_remedy(host: Host, name: str, change: str, words: str) -> None:

@@ -213,7 +213,7 @@ def test_a_slow_authority_is_a_warning(members: Scripted, tmp_path: Path) -> Non
     assert settings is not None
     [finding] = checks_member._authority(seen, settings, WARNING, "")
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_SLOW)
-    assert finding.what == "otp1:8443 answers in 0.06 s; logins ask another after 0.1 s"
+    assert finding.what == "otp1:8443 answers in 0.06 s; a login asks another authority after 0.1 s"
 
 
 @pytest.mark.parametrize(

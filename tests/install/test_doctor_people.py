@@ -201,7 +201,7 @@ def test_nullok_with_files_in_homes_that_may_be_missing_is_found(homes: Fresh) -
     assert (finding.severity, finding.what) == (
         WARNING,
         "sudo: nullok with secret=~/.pam_totp.json lets a user in without a code while the home is unmounted "
-        "(no home now: bob)",
+        "(homes missing now: bob)",
     )
     homes.write("/etc/pam.d/common-session", "session optional pam_mount.so\n")
     assert only(homes, Code.NULLOK_WITHOUT_HOME).severity == ERROR

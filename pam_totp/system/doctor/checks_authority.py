@@ -102,7 +102,7 @@ def _rights(path: str, status: os.stat_result, *, is_folder: bool, is_secret: bo
         what = f"{path}: every account of this host can read this key (mode {mode:04o})"
         yield _finding(ERROR, Code.AUTHORITY_FILE, what, f"{remedy}, then replace the key")
     elif mode & 0o022:
-        what = f"{path}: accounts other than root can write it (mode {mode:04o})"
+        what = f"{path}: accounts other than root have write access (mode {mode:04o})"
         yield _finding(ERROR, Code.AUTHORITY_FILE, what, remedy)
     elif status.st_uid not in (0, _uid()):
         what = f"{path}: must belong to root"

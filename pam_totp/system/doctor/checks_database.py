@@ -74,7 +74,7 @@ def database(context: Context, url: str) -> Iterator[Finding]:
 
 
 def _network(context: Context, url: str) -> Iterator[Finding]:
-    """Check that the service of this host reaches the database, if a login asks it. Helpers use no database."""
+    """Check that the service of this host reaches the database, if a login uses it. Helpers use no database."""
     if any(line.store == url for _, line in context.settings()) and (obstacle := service_network.obstacle()):
         what = f"the unit {service_network.UNIT} blocks the network ({obstacle}), so every login here is refused"
         yield _finding(ERROR, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
@@ -98,7 +98,7 @@ def _tables(state: State) -> Iterator[Finding]:
         remedy = "use that store (see [store] of the site file), or make a new database for a new fleet"
         yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
     elif replication == NONE:
-        what = "the store requires no standby: after the loss of the server, used codes may be accepted again"
+        what = "used codes may be accepted again after a loss of the server: the store requires no standby"
         remedy = "add a synchronous standby, and run 'pam-totp store init URL --replication synchronous'"
         yield _finding(NOTE, Code.DATABASE_NOT_REPLICATED, what, remedy)
 

@@ -2,7 +2,7 @@
 
 Rules:
 - All authorities are asked at once, for at most `fleet_member.WAIT` seconds.
-- One authority that answers is enough for logins, so a problem of some of them is a warning.
+- One authority that answers is enough for logins, so a problem of some authorities is a warning.
 - Only the authorities know the enrolled users, and no check asks for these users.
 """
 
@@ -22,7 +22,7 @@ from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, S
 
 CHECK = "member"
 DAY = 86_400  # seconds
-LEAST_DAYS = 30  # the service renews a certificate with 30 days left
+LEAST_DAYS = 30  # the service renews a certificate 30 days before its end
 CLOCK_OFF, CLOCK_WRONG = 300, DAY  # seconds: certificates are valid from a day before they were made
 OLD_CODES = 365  # days
 _JOIN = "run 'pam-totp member add' for this host on an authority, then 'pam-totp join' here"
@@ -150,13 +150,14 @@ def _authority(seen: Seen, settings: MemberSettings, worst: Severity, effect: st
         what = f"{seen.authority}: its database does not keep changes safely: {seen.store}; {effect}"
         yield _finding(worst, Code.AUTHORITY_UNREACHABLE, what, "run 'pam-totp doctor' on that authority")
     elif seen.seconds > settings.patience / 2:
-        what = f"{seen.authority} answers in {seen.seconds:.2f} s; logins ask another after {settings.patience:g} s"
+        what = f"{seen.authority} answers in {seen.seconds:.2f} s; "
+        what += f"a login asks another authority after {settings.patience:g} s"
         remedy = f"prefer a nearer authority (the first in [member] of {SITE_FILE}), or raise patience there"
         yield _finding(WARNING, Code.AUTHORITY_SLOW, what, remedy)
 
 
 def _clock(decides: Sequence[Seen]) -> Iterator[Finding]:
-    """Compare the clock with that of the database. Codes do not depend on it, but certificates do."""
+    """Compare the clock with the clock of the database. Codes do not depend on it, but certificates do."""
     if not decides:
         return
     off = min((seen.ahead for seen in decides), key=abs)

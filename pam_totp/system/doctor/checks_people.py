@@ -219,7 +219,7 @@ def _tokens_elsewhere(context: Context, service: str, line: Settings, without: S
     if line.secret is None:
         found = find_home_enrolled(OWN_FILE, filter(_has_own_file, without))
         there, place = found.users | found.problems.keys(), f"their file {OWN_FILE}"
-        remedy = "enrol them as root, or move their tokens ('pam-totp export json' and 'import json')"
+        remedy = "enrol them as root, or move their tokens ('pam-totp export --format json' and 'import json')"
     else:
         in_store = context.enrolled(DEFAULT_STORE).users if os.path.isdir(DEFAULT_STORE) else frozenset()
         there, place = in_store & frozenset(without), DEFAULT_STORE
@@ -260,7 +260,7 @@ def _homes(context: Context, service: str, template: str, people: Sequence[str])
     if mounting:
         what += f"; {' and '.join(sorted(mounting))} mounts the home only during the login"
     if missing:
-        what += f" (no home now: {names(missing)})"
+        what += f" (homes missing now: {names(missing)})"
     remedy = "remove nullok, or keep the tokens in the store of the host (remove secret=)"
     return Finding(ERROR if mounting else WARNING, CHECK, Code.NULLOK_WITHOUT_HOME, what, remedy)
 

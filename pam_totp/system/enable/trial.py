@@ -85,7 +85,7 @@ def records() -> list[tuple[str, str]]:
 
 
 def begin(record: Record) -> None:
-    """Write the trial file, start a watchdog, apply the changes. Restore every file if a step raises an exception."""
+    """Write the trial file, start a watchdog, and apply the changes. Restore every file after an exception."""
     record = Record(record.service, record.changes, record.keep_within, now_ticks(), terminal())
     try:
         os.makedirs(FOLDER, 0o700, exist_ok=True)

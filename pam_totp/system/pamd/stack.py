@@ -121,7 +121,7 @@ def parse_control(control: str) -> dict[str, Action]:
             raise StackError(f"{pair}: must be RESULT=ACTION, as in pam.d(5)")
         if is_jump and len(action) > _MAX_DIGITS:
             raise StackError(f"{pair}: a number must have at most {_MAX_DIGITS} digits")
-        if result != "default" or result not in table:  # of several defaults, the first counts
+        if result != "default" or result not in table:  # the first of several defaults applies
             table[result] = int(action) if is_jump else action
     return table
 

@@ -158,7 +158,7 @@ def _excluded(handler: Handler, *, other_factors: bool = False) -> tuple[str, ..
 
 
 def _need(stack: Sequence[Handler], index: int, world: Known) -> Need:
-    """Return the need of a way that exists in some worlds only."""
+    """Return the requirement of a way that exists in some worlds only."""
     kinds = {kind(stack[i].rule) for i in world}
     is_program = kind(stack[index].rule) is Kind.PROGRAM or kinds == {Kind.PROGRAM}
     return Need.PROGRAM if is_program else Need.CONDITION
