@@ -137,8 +137,8 @@ def _read_as_owner(home: int, name: str, limit: int) -> tuple[bytes, bytes]:
 def _end(child: int) -> None:
     """End a child process that has sent its answer, or did not answer in time.
 
-    A process in an uninterruptible wait, such as the open of a file on a silent FUSE server, survives SIGKILL. Wait for
-    its end for at most KILL_TIMEOUT: init reaps it later.
+    A process in an uninterruptible wait, such as the open of a file on a silent FUSE server, survives SIGKILL. Wait at
+    most KILL_TIMEOUT for the end of the process: init reaps it later.
     """
     process = os.pidfd_open(child)  # readable when the process has ended
     try:

@@ -24,7 +24,7 @@ _pam_totp_choices() { # OPTION COMMAND…: print the choices {A,B} of an option
     _pam_totp_help "$@" | sed -nE "s/^  $option \{([^}]*)\}.*$/\1/p" | tr , '\n'
 }
 
-_pam_totp_formats() { # COMMAND…: print the formats that its help lists, of which google-authenticator is one
+_pam_totp_formats() { # COMMAND…: print the formats that its help lists, such as google-authenticator
     _pam_totp_help "$@" | sed -nE '/^  .*  .*google-authenticator,/{s/^.*(  |one of )//;s/, /\n/gp;}'
 }
 
@@ -35,7 +35,7 @@ _pam_totp_devices() { # FOLDER: print the serial devices in it
     done
 }
 
-_pam_totp_enrolled() { # STORE: print the users that have a record there, or the caller if it cannot be read
+_pam_totp_enrolled() { # STORE: print the users that have a record in STORE, or the caller if it cannot be read
     local file name
     if [[ ! -r $1 ]]; then
         id -un
@@ -83,7 +83,7 @@ _pam_totp_place() { # PROGRAM COMMAND PLACE STORE FIRST: print the words for arg
     list:1 | recovery:1 | unlock:1 | export:1 | verify:1 | resync:1) _pam_totp_enrolled "$store" ;;
     qr:1 | replace:1 | rename:1 | enable-token:1 | disable-token:1 | remove:1)
         _pam_totp_enrolled "$store"
-        [[ -r $store ]] || _pam_totp_tokens "$program" "$store" "$(id -un)" # USER may be left out
+        [[ -r $store ]] || _pam_totp_tokens "$program" "$store" "$(id -un)" # USER may be omitted
         ;;
     qr:2 | replace:2 | rename:2 | enable-token:2 | disable-token:2 | remove:2)
         _pam_totp_tokens "$program" "$store" "$first"
