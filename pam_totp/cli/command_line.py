@@ -59,11 +59,11 @@ def add_command(
 
 
 def refuse_other_options(args: argparse.Namespace, options: Mapping[str, Sequence[str]]) -> None:
-    """Raise CommandError for an option of another subcommand than `args.what`. `options` is by subcommand."""
+    """Raise CommandError for an option of another subcommand. `options` has the options by subcommand."""
     for option in dict.fromkeys(option for each in options.values() for option in each):
         if option not in options[args.what] and getattr(args, option) not in (None, False):
             name = option.replace("_", "-")
-            raise CommandError(f"--{name} is no option of '{args.parser.prog} {args.what}'", WRONG_USAGE)
+            raise CommandError(f"unexpected option of '{args.parser.prog} {args.what}': --{name}", WRONG_USAGE)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

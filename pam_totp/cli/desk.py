@@ -57,7 +57,7 @@ PROMPT = "desk> "
 QUIT = ("quit", "exit", "q")
 HEADS = ("TOKEN", "KIND", "SERIAL", "STATE", "LAST USED")
 STOCK_HEADS = ("SERIAL", "BATCH", "STATE")
-# action -> its names, and its options
+# action -> its arguments, as in the help, and its options
 ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "find": ("TEXT", ()),
     "show": ("USER", ()),
@@ -200,7 +200,7 @@ def _check_usage(args: argparse.Namespace) -> None:
     given = ("valid", "token", "all", "lost", "output")
     wrong = next((o for o in given if o not in options and getattr(args, o) not in (None, False)), None)
     if wrong is not None:
-        raise CommandError(f"--{wrong} is no option of 'pam-totp desk {args.what}'", WRONG_USAGE)
+        raise CommandError(f"unexpected option of 'pam-totp desk {args.what}': --{wrong}", WRONG_USAGE)
     if "all" in options and (args.token is None) != args.all:
         raise CommandError(f"desk {args.what} requires --token NAME or --all", WRONG_USAGE)
     if "output" in options and args.output is None and not sys.stdout.isatty():

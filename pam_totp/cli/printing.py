@@ -82,7 +82,7 @@ def fitted(widths: Sequence[int], words: Sequence[int], columns: int) -> list[in
     """Return the widths of a table's columns so that a line has at most `columns` characters.
 
     `words` has the length of the longest word in each column. The widest column becomes narrower first. Words are split
-    only if the table is too wide with whole words. Each column gets at least LEAST_WIDTH, so a table with many columns
+    only if the table would otherwise be too wide. Each column gets at least LEAST_WIDTH, so a table with many columns
     may be too wide.
     """
     fitting = list(widths)

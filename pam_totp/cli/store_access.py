@@ -290,7 +290,7 @@ def read(store: Store, user: str) -> UserRecord:
 def update(
     store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], log: Callable[[R], None]
 ) -> R:
-    """Change the record of `user`, and call `log` with the result. Signals are blocked until the line is written."""
+    """Change the record of `user`, and call `log` with the result. Block signals until the log line is written."""
     with logged_changes(store) as held:
         try:
             result = held.update(user, change)

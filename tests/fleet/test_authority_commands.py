@@ -171,7 +171,7 @@ def test_init_permits_the_network_to_logins_of_the_authority(
             AUTHORITY,
             ["member", "revoke", "web1", "--allow", "all"],
             2,
-            "--allow is no option of 'pam-totp member revoke'",
+            "unexpected option of 'pam-totp member revoke': --allow",
         ),
         (AUTHORITY, ["member", "add", "Web1", "--group", "web"], 2, "the name must be a host name in lower case"),
         (AUTHORITY, ["member", "add", "web1"], 2, "pam-totp member add needs --group GROUP"),

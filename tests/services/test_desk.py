@@ -179,7 +179,7 @@ def test_the_sudo_rule_opens_the_desk_alone(desk: Machine, words: tuple[str, ...
         (("show",), "takes USER"),
         (("show", "bob", "alice"), "takes USER"),
         (("disable", "bob"), "requires --token NAME or --all"),
-        (("unlock", "bob", "--all"), "--all is no option"),
+        (("unlock", "bob", "--all"), "unexpected option of 'pam-totp desk unlock': --all"),
         (("temporary-code", "bob", "--valid", "1y"), "codes are printed only on a terminal"),
     ],
 )

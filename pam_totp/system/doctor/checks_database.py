@@ -104,7 +104,7 @@ def _tables(state: State) -> Iterator[Finding]:
 
 
 def _copies(context: Context, state: State) -> Iterator[Finding]:
-    """Report an outdated copy of the database, and a restored database that was not fenced, by epoch and origin."""
+    """Report an outdated copy of the database, by its epoch, and a restored database that was not fenced."""
     settings = context.site().database
     least, epoch = 0 if settings is None else settings.epoch, state["epoch"]
     if state["version"] is None:
@@ -200,7 +200,7 @@ def _patroni(context: Context, state: State) -> Iterator[Finding]:
         return
     settings = _patroni_settings(Path(context.machine.path(_PATRONI)))
     if settings is None:
-        what = "Patroni manages the database, and its settings were not checked"
+        what = "the settings of Patroni, which manages the database, were not checked"
         remedy = f"run 'patronictl -c {_CONFIGURATION} show-config' there: both synchronous_mode... must be true"
         yield _finding(NOTE, Code.PATRONI_NOT_CHECKED, what, remedy)
         return

@@ -166,7 +166,7 @@ def site(context: Context) -> Iterator[Finding]:
 
 
 def clock(context: Context) -> Iterator[Finding]:
-    """Check that the clock is synchronised: TOTP codes depend on it, or the certificates of a member."""
+    """Check that the clock is synchronised: TOTP codes, or the certificates of a member, depend on the clock."""
     if _clock_state() == _TIME_ERROR:
         what = "the clock is not synchronised; TOTP codes are refused if its error is more than a step"
         if context.site().member is not None:

@@ -154,7 +154,7 @@ def hint(finding: Finding, service: str, read: ReadService) -> str | None:
 
 
 def _with(text: str, name: str, read: ReadService) -> ReadService:
-    """Return `read` with `text` as the text of the service `name`."""
+    """Return a function like `read` that returns `text` for the service `name`."""
     return lambda other: text if other == name else read(other)
 
 
