@@ -155,7 +155,7 @@ def test_wrong_usage_has_exit_status_2(site: Site, words: tuple[str, ...]) -> No
 def test_a_token_is_assigned_confirmed_and_returned(box: Site, way: str) -> None:
     done = box.command("assign", "t-1", ME)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{ME} now has the token T-1 under the name token; it is unconfirmed")
+    assert done.stdout.startswith(f"{ME} now has the token T-1 under the name token; the token is unconfirmed")
     assert not box.gets_in(code("T-1", 0)), "codes of an unconfirmed token are refused"
     assert box.command_json("list", "--serial", "T-1")[0]["user"] == ME
     wrong = box.command("assign", "T-1", ME, "--confirm", stdin="000000\n" * 3)
