@@ -54,6 +54,7 @@ _LOST = (
     f"{seal_key.FILE}: not found, but stores are sealed with the key in this file (put the exported copy back with "
     "'pam-totp seal init --key FILE')"
 )
+_LATER = "run 'pam-totp seal init'"
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
 
 
@@ -95,7 +96,12 @@ def run(args: argparse.Namespace) -> int:
     if (problem := seal_files.missing_library()) is not None:
         raise CommandError(f"{problem} ({seal_files.HOW_TO_GET})", OUT_OF_REACH)
     args.audit.look_up()
-    return {INIT: _init, ROTATE: _rotate, EXPORT: _export, STATUS: _status}[args.what](args)
+    if args.what == STATUS:
+        return _status(args)
+    if args.what != INIT:
+        _required()
+    with seal_files.changing():
+        return {INIT: _init, ROTATE: _rotate, EXPORT: _export}[args.what](args)
 
 
 def _store(args: argparse.Namespace) -> str:
@@ -180,22 +186,25 @@ def init_for_authority(args: argparse.Namespace, url: str) -> str:
 
     Change nothing if the database has records: these records need the steps of `pam-totp seal init`.
     """
-    later = "run 'pam-totp seal init'"
     if (problem := seal_files.missing_library()) is not None:
-        return f"the secrets are not sealed: {problem} ({seal_files.HOW_TO_GET}; then {later})"
+        return f"the secrets are not sealed: {problem} ({seal_files.HOW_TO_GET}; then {_LATER})"
     try:
-        keyring = _keyring()
+        with seal_files.changing():
+            return _init_for_authority(args, url, _keyring())
     except (StoreError, CommandError) as e:
         return f"the secrets are not sealed: {e}"
+
+
+def _init_for_authority(args: argparse.Namespace, url: str, keyring: Keyring | None) -> str:
     if keyring is not None and keyring.state_of(url) is not None:
         return f"kept: {seal_key.FILE}"
     from pam_totp.system.database import state_of
 
     state, problem = state_of(url, None)
     if state is None:
-        return f"the secrets are not sealed, because the database cannot be read: {problem} ({later})"
+        return f"the secrets are not sealed, because the database cannot be read: {problem} ({_LATER})"
     if state["version"] is not None and _number(url) > 0:
-        return f"the secrets are not sealed, because the database has records ({later})"
+        return f"the secrets are not sealed, because the database has records ({_LATER})"
     _write(args, (keyring or Keyring(current=os.urandom(KEY_SIZE))).with_store(url, State.SEALED))
     return f"made: {seal_key.FILE}, which seals all secrets ({_EXPORT_FIRST})"
 

@@ -231,10 +231,10 @@ def _is_noted(location: str) -> bool:
     """Return True if the note names the store, or if the note cannot be read."""
     import json  # imported here because only a host that has lost its key needs it
 
-    from pam_totp.store.keyring import name_of
+    from pam_totp.store.keyring import is_same
 
     try:
         with open(NOTE, encoding="utf-8", errors="surrogateescape") as file:
-            return name_of(location) in json.load(file)["stores"]
+            return any(is_same(name, location) for name in json.load(file)["stores"])
     except (OSError, ValueError, TypeError, KeyError):
         return True

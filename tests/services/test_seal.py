@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import base32
+from pam_totp.core.secretfile import base32, serialize
 from pam_totp.store import seal_key
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
 from tests.support.site import KEY, codes, fob, until
@@ -249,3 +249,90 @@ def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
     assert gets_in(machine, codes(0))
     assert OPEN in machine.path("/srv/otp/alice.record").read_text()
     machine.run("rm", "-rf", "/srv/otp")
+
+
+def open_files(machine: Machine) -> list[str]:
+    """Return the files of the store that show the key of alice's token."""
+    store = machine.path(STORE)
+    files = (path for path in store.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(store)) for path in files if OPEN.encode() in path.read_bytes())
+
+
+COMMAND = ("env", f"PYTHONPATH={COPY}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", "-m", "pam_totp.cli")
+
+
+def test_two_changes_of_the_keys_at_once_lose_no_key(machine: Machine) -> None:
+    first = machine.talk(*COMMAND, "seal", "rotate").asks("[y/N]")
+    for words in (("rotate", "--yes"), ("init", "--yes"), ("export", "/root/copy", "--yes")):
+        done = machine.pam_totp("seal", *words)
+        assert done.returncode == 3
+        assert "another command changes the keys of the seal" in done.stderr
+    assert machine.pam_totp("seal", "status").returncode == 0
+    assert first.says("y").ends()[0] == 0
+    assert machine.pam_totp("seal", "status").returncode == 0
+    assert gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("path", [f"/{STORE}", "/srv/link", "/srv/bound", f"/proc/self/root{STORE}"])
+def test_a_sealed_store_is_sealed_by_every_path_to_it(machine: Machine, path: str) -> None:
+    machine.run("ln", "-sfn", STORE, "/srv/link")
+    machine.run("sh", "-c", f"mkdir -p /srv/bound && mount --bind {STORE} /srv/bound")
+    try:
+        words = ("enroll", "bob", "--type", "hotp", "--secret-stdin", "--store", path)
+        done = machine.pam_totp(*words, stdin=f"{OPEN}\n{codes(0, 2)}\n")
+        assert done.returncode == 0, done.stderr
+        assert open_files(machine) == []
+        machine.stack("su", machine.module_line(f"store={path}"))
+        assert gets_in(machine, codes(0))
+        assert machine.pam_totp("seal", "init", "--store", path, "--yes").returncode == 0
+        stores = status(machine)["stores"]
+        assert isinstance(stores, list)
+        assert [store["store"] for store in stores] == [STORE]
+        machine.path(seal_key.FILE).unlink()
+        done = machine.pam_totp("enroll", "carol", *words[2:], stdin=f"{OPEN}\n{codes(0, 2)}\n")
+        assert done.returncode == 3
+        assert open_files(machine) == []
+    finally:
+        machine.run("umount", "/srv/bound")
+        machine.run("rm", "-rf", "/srv/link", "/srv/bound")
+
+
+def test_no_file_of_a_killed_process_keeps_an_open_secret(machine: Machine) -> None:
+    machine.run("rm", "-rf", seal_key.FOLDER)
+    for name in ("alice.record", ".alice.record", ".bob.record"):
+        machine.put(f"{STORE}/{name}", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
+    machine.write(f"{STORE}/.carol.json.tmp", serialize(UserRecord(user="carol", tokens=(fob(),))), 0o600)
+    machine.own(f"{STORE}/.carol.json.tmp", "pam_totp")
+    done = machine.pam_totp("seal", "init", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert open_files(machine) == []
+    assert gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("what", ["init", "rotate"])
+def test_an_interrupted_import_is_rolled_back_before_its_key_goes(machine: Machine, what: str) -> None:
+    if what == "init":
+        machine.run("rm", "-rf", seal_key.FOLDER)
+        machine.enrol("alice")
+    record = UserRecord(user="alice", tokens=(fob(),))
+    machine.path(f"{STORE}/.import").mkdir(mode=0o700)
+    line = json.dumps(["alice.record", serialize(record).decode(), serialize(record).decode()])
+    machine.write(f"{STORE}/.import/manifest", f"{line}\n", 0o600)
+    for path in (".import", ".import/manifest"):
+        machine.own(f"{STORE}/{path}", "pam_totp")
+    done = machine.pam_totp("seal", what, "--yes")
+    assert done.returncode == 3
+    assert ".import: left by an interrupted import, so run 'pam-totp doctor --repair' first" in done.stderr
+    machine.pam_totp("doctor", "--repair")
+    assert machine.pam_totp("seal", what, "--yes").returncode == 0
+    assert open_files(machine) == []
+    assert len(keys(machine)) == 1
+
+
+def test_everybody_can_read_the_note_under_any_umask(machine: Machine) -> None:
+    machine.run("rm", "-rf", seal_key.FOLDER)
+    machine.enrol("alice")
+    words = " ".join((*COMMAND, "seal", "init", "--yes"))
+    assert machine.run("sh", "-c", f"umask 077; {words}").returncode == 0
+    assert machine.run("cat", seal_key.NOTE, user="bob").returncode == 0
+    assert machine.run("cat", f"{seal_key.FOLDER}/seal.lock", user="bob").returncode != 0
