@@ -183,6 +183,26 @@ def test_a_recorded_packet_changes_nothing_after_a_restart(fleet: Fleet, radius:
     assert (counter(fleet, user), fleet.store.read(other).failures) == (1, 1)
 
 
+def test_a_recorded_packet_from_another_port_changes_nothing(fleet: Fleet, radius: FreeRadius) -> None:
+    """An attacker on the network can choose the port. FreeRADIUS then does not know the packet."""
+    user, other = fleet.user(), fleet.user()
+    with radius.nas() as nas:
+        packets = nas.request(user, codes(0)), nas.request(other, "000000")
+        before = [nas.insist(packet).kind for packet in packets]
+    for _ in range(3):
+        with radius.nas() as nas:
+            assert [nas.insist(packet).kind for packet in packets] == before == ["accept", "challenge"]
+    assert (counter(fleet, user), fleet.store.read(other).failures) == (1, 1)
+
+
+def test_a_packet_of_one_client_gets_no_verdict_of_another(fleet: Fleet, radius: FreeRadius) -> None:
+    user = fleet.user()
+    with radius.nas() as vpn, radius.nas("switch") as switch:
+        packet = vpn.request(user, codes(0))
+        assert vpn.insist(packet).kind == "accept"
+        assert switch.insist(switch.request(user, codes(0), vector=packet[4:20])).kind == "reject"
+
+
 def test_a_recorded_packet_opens_nothing_later(fleet: Fleet, radius: FreeRadius) -> None:
     user = fleet.user()
     with radius.nas() as nas:
