@@ -8,7 +8,8 @@ Rules:
    again.
 5. A member keeps only those groups and services that its last line in the log has, too.
 6. A line about another database counts, because authorities may have different URLs of the same database.
-7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority may be missing.
+7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority may be missing. A host
+   counts once under its short and its full name. A host of commands, such as that of the portal, is no authority.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class FleetLog(Log):
     def __init__(self, *, restored_at: int | None, now: int) -> None:
         super().__init__(restored_at=restored_at, now=now)
         self.authorities: set[str] = set()  # the hosts with lines of an authority before the restore
+        self._hosts: set[str] = set()  # the other hosts with lines about the database before the restore
         self.is_complete = True
         self._members: dict[str, _Member] = {}
         self._given: dict[str, dict[Pair, int]] = {kind: {} for kind in KINDS}
@@ -93,7 +95,7 @@ class FleetLog(Log):
             return
         is_answer = verb in ("accepted", "refused") and "member" in fields
         if is_answer or "store" in fields:
-            self._add_authority(line)
+            self._add_host(line, self.authorities if is_answer else self._hosts)
         if verb != "changed":
             return
         what, at = fields.get("what", ""), self._time(fields)
@@ -104,12 +106,21 @@ class FleetLog(Log):
         elif _NAME.fullmatch(fields.get("member", "")):
             self._add_member(what, at, fields)
 
-    def _add_authority(self, line: str) -> None:
+    def count_authorities(self, addresses: Iterable[str]) -> int:
+        """Count the authorities with lines. A host that only has lines of commands counts if it is in `addresses`."""
+        names = {text.rpartition(":")[0].strip("[]") for text in addresses}
+        self.authorities |= {host for host in self._hosts if any(_is_same_host(host, name) for name in names)}
+        return sum(
+            not any(_is_same_host(host, other) and len(other) > len(host) for other in self.authorities)
+            for host in self.authorities
+        )
+
+    def _add_host(self, line: str, hosts: set[str]) -> None:
         if line.startswith(NAME):  # without a header
             return
-        host = line.partition(f" {NAME}")[0].rpartition(" ")[2]
-        if host not in self.authorities and (self._restored_at is None or self._is_before_restore(line)):
-            self.authorities.add(host)
+        host = line.partition(f" {NAME}")[0].rpartition(" ")[2].lower()
+        if host not in hosts and (self._restored_at is None or self._is_before_restore(line)):
+            hosts.add(host)
 
     def _time(self, fields: Mapping[str, str]) -> int:
         """Return the time of a change. A change without a valid time is the latest."""
@@ -196,6 +207,12 @@ class FleetLog(Log):
             token = token.rolled_forward(self._now // token.period + max(token.drift, 0) + 1)
         needs = "codes in a row needed"
         return token.with_row_needed(), notes if needs in notes else [*notes, needs]
+
+
+def _is_same_host(one: str, other: str) -> bool:
+    """Return True if the names are equal, or if one is the short name of the other."""
+    short, full = sorted((one.lower(), other.lower()), key=len)
+    return full == short or full.startswith(f"{short}.")
 
 
 def _is_outdated(row: MemberRow, known: _Member) -> bool:
