@@ -8,7 +8,8 @@ Rules:
 3. A process loads cryptography and `keyring` only if this host has a keyring. Otherwise, no store is sealed.
 4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
    writes no secret either. The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
-5. A process reads the keyring once. The commands of `pam-totp seal` restart the services.
+5. A process reads the keyring once. The commands of `pam-totp seal` restart the services. A process that has an older
+   keyring than the note says writes no record (`require_current`): no other process could open it.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class _Process:
     is_read = False
     keyring: Keyring | None = None
     problem: str | None = None  # the reason if the keyring cannot be read
+    noted_at: tuple[int, int] | None = None  # the inode and the time of the note when the keyring was read
     codecs: dict[State, Codec]
 
 
@@ -128,6 +130,12 @@ def codec_of_copy(folder: str) -> Codec | None:
     return None
 
 
+def require_current(location: str) -> None:
+    """Raise StoreError if the keys have changed so that no other process could open what this process writes."""
+    if _process.is_read and _noted_at() != _process.noted_at and not _is_current(location):
+        raise StoreError("the keys of the seal have changed (run the command again, or restart the service)")
+
+
 def forget() -> None:
     """Read the keyring again at the next use, because this process has changed it."""
     if _process.descriptor is not None:
@@ -164,14 +172,15 @@ def sealer() -> ModuleType:
 
 def _read() -> None:
     """Read the keyring. Other threads may do so at the same time."""
-    found, problem = None, None
+    found, problem, noted_at = None, None, _noted_at()
     try:
         found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)
         if found is None and os.path.exists(NOTE):
             problem = "is sealed, and this process has no key (see 'pam-totp seal status')"
     except StoreError as e:
         problem = _UNREADABLE.format(e)
-    _process.keyring, _process.problem, _process.is_read = found, problem, True
+    _process.keyring, _process.problem, _process.noted_at = found, problem, noted_at
+    _process.is_read = True
 
 
 def _parsed(descriptor: int) -> Keyring:
@@ -227,14 +236,40 @@ def _decrypted() -> int:
     return content
 
 
+def _noted_at() -> tuple[int, int] | None:
+    """Return the inode and the time of the note, or None without a note."""
+    try:
+        status = os.stat(NOTE)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_current(location: str) -> bool:
+    """Return True if the note names the store and its key as this process knows them."""
+    from pam_totp.store.keyring import key_id
+
+    keyring = _process.keyring
+    if keyring is None or keyring.state_of(location) is None:
+        return not os.path.exists(NOTE) or not _is_noted(location)
+    keys = _noted("keys")
+    return keys is None or key_id(keyring.current) in keys
+
+
 def _is_noted(location: str) -> bool:
     """Return True if the note names the store, or if the note cannot be read."""
-    import json  # imported here because only a host that has lost its key needs it
-
     from pam_totp.store.keyring import is_same
+
+    stores = _noted("stores")
+    return stores is None or any(is_same(name, location) for name in stores)
+
+
+def _noted(field: str) -> list[str] | None:
+    """Return a list of the note, or None if it cannot be read."""
+    import json  # imported here because logins do not need it
 
     try:
         with open(NOTE, encoding="utf-8", errors="surrogateescape") as file:
-            return any(is_same(name, location) for name in json.load(file)["stores"])
+            return [str(item) for item in json.load(file)[field]]
     except (OSError, ValueError, TypeError, KeyError):
-        return True
+        return None

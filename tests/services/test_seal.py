@@ -13,6 +13,7 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import base32, serialize
 from pam_totp.store import seal_key
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
+from tests.services.terminal import Talk
 from tests.support.site import KEY, codes, fob, until
 
 OPEN = base32(KEY)
@@ -336,3 +337,34 @@ def test_everybody_can_read_the_note_under_any_umask(machine: Machine) -> None:
     assert machine.run("sh", "-c", f"umask 077; {words}").returncode == 0
     assert machine.run("cat", seal_key.NOTE, user="bob").returncode == 0
     assert machine.run("cat", f"{seal_key.FOLDER}/seal.lock", user="bob").returncode != 0
+
+
+def enrolling(machine: Machine, user: str) -> Talk:
+    """Return the dialogue of a command that enrols a user, and has read the keyring."""
+    talk = machine.talk(*COMMAND, "enroll", user, "--type", "hotp", "--secret-stdin")
+    talk.asks("key").says(OPEN).asks("code")
+    return talk
+
+
+@pytest.mark.parametrize("what", ["init", "rotate"])
+def test_a_command_that_began_before_a_new_key_writes_nothing(machine: Machine, what: str) -> None:
+    if what == "init":
+        machine.run("rm", "-rf", seal_key.FOLDER)
+        machine.enrol("alice")
+    talk = enrolling(machine, "bob")
+    assert machine.pam_totp("seal", what, "--yes").returncode == 0
+    status, shown = talk.says(codes(0, 2)).ends()
+    assert status == 3, shown
+    assert "the keys of the seal have changed (run the command again" in shown
+    assert open_files(machine) == []
+    assert not machine.path(f"{STORE}/bob.record").exists()
+    assert enrolling(machine, "bob").says(codes(0, 2)).ends()[0] == 0
+    assert machine.pam_totp("list").returncode == 0
+
+
+def test_an_exported_copy_ends_no_command_that_has_begun(machine: Machine) -> None:
+    talk = enrolling(machine, "bob")
+    assert machine.pam_totp("seal", "export", "/root/copy", "--yes").returncode == 0
+    machine.path("/root/copy").unlink()
+    status, shown = talk.says(codes(0, 2)).ends()
+    assert status == 0, shown
