@@ -54,6 +54,7 @@ _LOST = (
     f"{seal_key.FILE}: not found, but stores are sealed with the key in this file (put the exported copy back with "
     "'pam-totp seal init --key FILE')"
 )
+_STEPS = (State.OPENING, State.SEALING, State.SEALED)
 _LATER = "run 'pam-totp seal init'"
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
 
@@ -176,9 +177,29 @@ def _use_copy(args: argparse.Namespace) -> int:
     own, _ = seal_files.keyring()
     if own is not None and (lost := {key_id(key) for key in own.keys} - {key_id(key) for key in copy.keys}):
         confirm(f"the copy lacks the key {' and '.join(sorted(lost))} of this host. Delete this key?", args)
+    copy, open_stores = _for_this_host(copy, own)
     _write(args, copy, place=args.place)
-    hint = "see 'pam-totp seal status'; delete copies that are not kept in a safe place"
-    return _report(args, ", ".join(name for name, _ in copy.stores), copy, 0, [hint])
+    hints = [f"{name}: not sealed on this host, so it stays open (see 'pam-totp seal --help')" for name in open_stores]
+    hints.append("see 'pam-totp seal status'; delete copies that are not kept in a safe place")
+    return _report(args, ", ".join(name for name, _ in copy.stores), copy, 0, hints)
+
+
+def _for_this_host(copy: Keyring, own: Keyring | None) -> tuple[Keyring, list[str]]:
+    """Return the keyring of a copy with the stores of this host, and the folders of the copy that are open here.
+
+    A store that is sealed here stays sealed, because the copy may be older. The copy of another host names its folders,
+    too: all secrets of such a folder would be refused here.
+    """
+    known = {name: State.SEALED for name in seal_files.note().stores} | dict(() if own is None else own.stores)
+    others = [name for name, _ in copy.stores if name not in known and name != DATABASES]
+    open_stores = [name for name in others if count_keys(name).by_key.keys() == {OPEN}]
+    for name in open_stores:
+        copy = copy.without_store(name)
+    for name, state in known.items():
+        given = copy.state_of(name)
+        if given is None or _STEPS.index(given) < _STEPS.index(state):
+            copy = copy.with_store(name, state)
+    return copy, open_stores
 
 
 def init_for_authority(args: argparse.Namespace, url: str) -> str:

@@ -368,3 +368,32 @@ def test_an_exported_copy_ends_no_command_that_has_begun(machine: Machine) -> No
     machine.path("/root/copy").unlink()
     status, shown = talk.says(codes(0, 2)).ends()
     assert status == 0, shown
+
+
+def test_an_older_copy_of_the_key_leaves_no_store_open(machine: Machine) -> None:
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", "/srv/otp")
+    machine.put("/srv/otp/alice.record", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
+    assert machine.pam_totp("seal", "init", "--store", "/srv/otp", "--yes").returncode == 0
+    machine.path(seal_key.FILE).unlink()
+    try:
+        done = machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes")
+        assert done.returncode == 0, done.stderr
+        machine.stack("su", machine.module_line("store=/srv/otp"))
+        assert gets_in(machine, codes(0))
+        words = ("enroll", "bob", "--type", "hotp", "--secret-stdin", "--store", "/srv/otp")
+        assert machine.pam_totp(*words, stdin=f"{OPEN}\n{codes(0, 2)}\n").returncode == 0
+        assert OPEN not in machine.path("/srv/otp/bob.record").read_text()
+    finally:
+        machine.run("rm", "-rf", "/srv/otp", "/root/copy")
+
+
+def test_the_key_of_another_host_does_not_lock_an_open_folder(machine: Machine) -> None:
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.run("rm", "-rf", seal_key.FOLDER)  # another host, with the same folder
+    machine.enrol("alice")
+    done = machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes")
+    machine.path("/root/copy").unlink()
+    assert done.returncode == 0, done.stderr
+    assert f"{STORE}: not sealed on this host, so it stays open" in done.stdout
+    assert gets_in(machine, codes(0))
