@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pam_totp.cli.command_line import (
     DONE,
@@ -142,6 +142,7 @@ def _init(args: argparse.Namespace) -> int:
     keyring = keyring or Keyring(current=os.urandom(KEY_SIZE))
     state = keyring.state_of(where)
     if state is None:
+        _require_keys(where, () if is_new else keyring.keys)
         confirm(f"seal all secrets of {where}? Every login and every restore of a backup then requires the key.", args)
     has_others = is_database(where) and _number(where) > 0
     if state is None:
@@ -190,7 +191,7 @@ def _for_this_host(copy: Keyring, own: Keyring | None) -> tuple[Keyring, list[st
     A store that is sealed here stays sealed, because the copy may be older. The copy of another host names its folders,
     too: all secrets of such a folder would be refused here.
     """
-    known = {name: State.SEALED for name in seal_files.note().stores} | dict(() if own is None else own.stores)
+    known = dict.fromkeys(seal_files.note().stores, State.SEALED) | dict(() if own is None else own.stores)
     others = [name for name, _ in copy.stores if name not in known and name != DATABASES]
     open_stores = [name for name in others if count_keys(name).by_key.keys() == {OPEN}]
     for name in open_stores:
@@ -236,6 +237,15 @@ def _number(where: str) -> int:
     if found.problem is not None:
         raise CommandError(found.problem, OUT_OF_REACH)
     return sum(found.by_key.values())
+
+
+def _require_keys(where: str, keys: Iterable[bytes]) -> None:
+    """Raise CommandError if a secret of the store is sealed with another key: a new key would not open it."""
+    lost = count_keys(where).by_key.keys() - {OPEN, *map(key_id, keys)}
+    if lost:
+        remedy = "put the exported copy back with 'pam-totp seal init --key FILE'"
+        which = " and ".join(sorted(lost))
+        raise CommandError(f"{where} is sealed with the key {which}, which is missing ({remedy})", OUT_OF_REACH)
 
 
 # ---- rotate

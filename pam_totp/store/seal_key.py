@@ -34,6 +34,7 @@ FOLDER = "/etc/pam_totp"
 FILE, CREDENTIAL, NOTE = f"{FOLDER}/seal", f"{FOLDER}/seal.cred", f"{FOLDER}/seal.json"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exec(5)
 DECRYPT = "/usr/bin/systemd-creds"
+NO_KEY = "is sealed, and this process has no key (see 'pam-totp seal status')"
 _UNREADABLE = "is sealed, and the key cannot be read: {0}"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -113,21 +114,27 @@ def codec_of_copy(folder: str) -> Codec | None:
     Return None if the first record with a secret is not sealed. The process must be able to read the folder. Raise
     StoreError or OSError.
     """
-    if not _process.is_read:
-        _read()
-    if _process.keyring is None:
-        return None
-    from pam_totp.store.keyring import State
-
     with os.scandir(folder) as entries:
         names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
         for name in names:
             with open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
                 content = file.read(2 * MAX_SLOT)
             if b'"secret": "' in content:
-                is_sealed = b'"secret": "' + SEALED.encode("ascii") in content
-                return sealer().Sealer(_process.keyring, State.SEALING) if is_sealed else None
+                return codec_of_document(content)
     return None
+
+
+def codec_of_document(content: bytes) -> Codec | None:
+    """Return the codec of a store that the keyring does not name, with this content of a record. Raise StoreError."""
+    if b'"secret": "' + SEALED.encode("ascii") not in content:
+        return None
+    if not _process.is_read:
+        _read()
+    if _process.keyring is None:
+        return MissingKey(NO_KEY)
+    from pam_totp.store.keyring import State
+
+    return sealer().Sealer(_process.keyring, State.SEALING)
 
 
 def require_current(location: str) -> None:
@@ -176,7 +183,7 @@ def _read() -> None:
     try:
         found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)
         if found is None and os.path.exists(NOTE):
-            problem = "is sealed, and this process has no key (see 'pam-totp seal status')"
+            problem = NO_KEY
     except StoreError as e:
         problem = _UNREADABLE.format(e)
     _process.keyring, _process.problem, _process.noted_at = found, problem, noted_at

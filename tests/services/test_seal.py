@@ -397,3 +397,17 @@ def test_the_key_of_another_host_does_not_lock_an_open_folder(machine: Machine) 
     assert done.returncode == 0, done.stderr
     assert f"{STORE}: not sealed on this host, so it stays open" in done.stdout
     assert gets_in(machine, codes(0))
+
+
+def test_a_sealed_store_without_any_key_on_its_host_gets_no_open_secret(machine: Machine) -> None:
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.run("rm", "-rf", seal_key.FOLDER)  # the records have moved to another host, and the key has not
+    for words in (("seal", "init", "--yes"), ("enroll", "bob", "--type", "hotp", "--secret-stdin")):
+        done = machine.pam_totp(*words, stdin=f"{OPEN}\n{codes(0, 2)}\n")
+        assert done.returncode == 3, done.stdout
+        assert "sealed" in done.stderr
+    assert not machine.path(seal_key.FILE).exists()
+    assert open_files(machine) == []
+    assert machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes").returncode == 0
+    machine.path("/root/copy").unlink()
+    assert gets_in(machine, codes(0))
