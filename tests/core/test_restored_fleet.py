@@ -102,6 +102,19 @@ def test_a_member_keeps_only_groups_and_services_that_its_last_line_has() -> Non
     assert result(first, groups=("a",), services=("sshd",)).services == ("sshd",)
 
 
+def test_no_later_line_undoes_a_withdrawal_of_a_group_or_service() -> None:
+    taken = line("member-add", NOW - 90, member="web1", groups="a", services="sshd")
+    again = line("member-add", NOW - 50, member="web1", groups="a,b", services="sshd, sudo")
+    every = line("member-add", NOW - 40, member="web1", groups="a,b")
+    found = result(taken, again, every, groups=("a", "b"), services=("sshd", "sudo"))
+    assert (found.groups, found.services) == (("a",), ("sshd",))
+    assert found.notes[:2] == ("groups given since the backup: b", "all services were permitted since the backup")
+    earlier = line("member-add", NOW - 10_001, member="web1", groups="a", services="sshd")
+    assert result(earlier, again, groups=("a", "b")).groups == ("a", "b"), "a line before it joined"
+    none = [line("member-add", NOW - 9, member="web1", groups="a", services=word) for word in ("x", "y", "z")]
+    assert result(*none, groups=("a",)).services == ()
+
+
 def test_members_that_the_backup_lacks_are_listed() -> None:
     log = log_of(
         line("member-add", NOW - 60, member="web2", groups="web"),
