@@ -63,7 +63,8 @@ class MissingKey:
         return SEALED.encode("ascii") not in document
 
     def exercise(self) -> None:
-        """Do nothing: every login of an enrolled user fails before it does this work."""
+        """Raise StoreError: an unknown user is refused like an enrolled user."""
+        raise StoreError(self._problem)
 
 
 class _Process:

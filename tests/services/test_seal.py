@@ -108,6 +108,20 @@ def test_without_the_right_key_every_login_is_denied_and_logged(machine: Machine
         assert not machine.path(f"{STORE}/bob.record").exists()
 
 
+@pytest.mark.parametrize("way", ["spawn", "socket"])
+def test_a_lost_key_does_not_show_which_users_are_enrolled(machine: Machine, way: str) -> None:
+    machine.path(seal_key.FILE).unlink()
+    machine.stop_serving()
+    machine.stack("su", machine.module_line(way=way))
+    if way == "socket":
+        machine.serve()
+    words = ("-c", "true")
+    shown = {user: machine.run("su", user, *words, user="bob", stdin="000000\n").stderr for user in ("alice", "carol")}
+    machine.stop_serving()
+    assert shown["alice"] == shown["carol"]
+    assert "cannot retrieve authentication info" in shown["alice"]
+
+
 def test_the_exported_copy_brings_a_lost_key_back(machine: Machine) -> None:
     done = machine.pam_totp("seal", "export", "/root/copy", "--yes")
     assert done.returncode == 0, done.stderr
