@@ -135,7 +135,8 @@ def codec_of_document(content: bytes) -> Codec | None:
         return MissingKey(NO_KEY)
     from pam_totp.store.keyring import State
 
-    return sealer().Sealer(_process.keyring, State.SEALING)
+    found: Codec = sealer().Sealer(_process.keyring, State.SEALING)
+    return found
 
 
 def require_current(location: str) -> None:
