@@ -2,8 +2,8 @@
 
 Rules:
 1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
-2. `seal_all` first deletes what killed processes have left. An interrupted import must be rolled back before, because
-   its journal has secrets too.
+2. `seal_all` first deletes what killed processes have left. An interrupted import must be rolled back before, and a
+   running one must end, because its journal has secrets too.
 3. `seal_all` changes one record at a time. After a kill or an error, a second run completes the work.
 4. A key that is still in use must remain in the keyring.
 """
@@ -18,6 +18,7 @@ from itertools import chain
 
 from pam_totp.store import NotThere, SharedStore, Store, StoreError, journal, seal_key, upkeep
 from pam_totp.store.file import JOURNAL, FileStore
+from pam_totp.store.secret_file import exists
 from pam_totp.store.stock import stock_of
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
@@ -69,11 +70,13 @@ def seal_all(location: str) -> Sealed:
 
 
 def _clean_up(store: FileStore) -> None:
-    """Delete the secrets that killed processes have left. Raise StoreError if an import was interrupted."""
+    """Delete the secrets that killed processes have left. Raise StoreError if an import was interrupted, or runs."""
     upkeep.delete_leftovers(store)
     with store.opened() as folder:
         if journal.is_left(folder):
             raise StoreError(f"{JOURNAL}: left by an interrupted import, so run 'pam-totp doctor --repair' first")
+        if exists(folder, JOURNAL):
+            raise StoreError("an import is running, so try again when it has finished")
 
 
 def count_keys(location: str) -> Keys:

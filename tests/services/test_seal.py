@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -341,6 +342,23 @@ def test_an_interrupted_import_is_rolled_back_before_its_key_goes(machine: Machi
     machine.pam_totp("doctor", "--repair")
     assert machine.pam_totp("seal", what, "--yes").returncode == 0
     assert open_files(machine) == []
+    assert len(keys(machine)) == 1
+
+
+def test_a_new_key_waits_for_an_import_that_is_running(machine: Machine) -> None:
+    machine.path(f"{STORE}/.import").mkdir(mode=0o700)
+    machine.own(f"{STORE}/.import", "pam_totp")
+    journal = os.open(machine.path(f"{STORE}/.import"), os.O_RDONLY)
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        done = machine.pam_totp("seal", "rotate", "--yes")
+        assert done.returncode == 3
+        assert "an import is running, so try again when it has finished" in done.stderr
+        assert len(keys(machine)) == 2
+    finally:
+        os.close(journal)
+    machine.path(f"{STORE}/.import").rmdir()
+    assert machine.pam_totp("seal", "rotate").returncode == 0
     assert len(keys(machine)) == 1
 
 
