@@ -56,6 +56,7 @@ _LOST = (
 )
 _STEPS = (State.OPENING, State.SEALING, State.SEALED)
 _LATER = "run 'pam-totp seal init'"
+_RESTART = "restart the services of pam_totp that run, because systemd did not: they have no new key"
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
 
 
@@ -356,7 +357,7 @@ def _write(args: argparse.Namespace, keyring: Keyring, place: str | None = None)
     """Write the keyring, and restart the services, so that they have it before records change."""
     seal_files.write(keyring, place)
     args.audit.changed("seal-keys", keys=",".join(key_id(key) for key in keyring.keys))
-    seal_files.restart()
+    args.services_have_keys = seal_files.restart()
     return keyring
 
 
@@ -372,6 +373,8 @@ def _seal(args: argparse.Namespace, where: str) -> int:
 
 
 def _report(args: argparse.Namespace, where: str, keyring: Keyring, changed: int, hints: list[str]) -> int:
+    if not args.services_have_keys:
+        hints = [*hints, _RESTART]
     if args.json:
         print_json({"store": where, "key": key_id(keyring.current), "sealed": changed, "next": hints})
         return DONE
