@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from pam_totp.store import StoreError, seal_key
-from pam_totp.store.keyring import Keyring, State, key_id, serialize_keyring
+from pam_totp.store.keyring import Keyring, KeyringError, State, key_id, parse_keyring, serialize_keyring
 from pam_totp.system.extras import how_to_get
 from pam_totp.system.sshd import SYSTEMD
 
@@ -132,6 +132,7 @@ def write(keyring: Keyring, place: str | None = None) -> None:
 
     This order is required, because a note without the key would refuse all records.
     """
+    _require_readable(keyring)
     old = note()
     place = place or old.place
     ids = tuple(key_id(key) for key in keyring.keys)
@@ -172,6 +173,16 @@ def restart() -> bool:
         except (OSError, subprocess.SubprocessError):
             return False
     return True
+
+
+def _require_readable(keyring: Keyring) -> None:
+    """Raise StoreError if no process could read this keyring: all users would be refused."""
+    try:
+        problem = None if parse_keyring(serialize_keyring(keyring)) == keyring else "a line end in its name"
+    except KeyringError as e:
+        problem = str(e)
+    if problem is not None:
+        raise StoreError(f"{keyring.stores[-1][0]!r} cannot be in the keyring: {problem}")
 
 
 def _make_folder() -> None:

@@ -444,3 +444,21 @@ def test_a_sealed_store_without_any_key_on_its_host_gets_no_open_secret(machine:
     assert machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes").returncode == 0
     machine.path("/root/copy").unlink()
     assert gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("names", [["new\nline"], [f"{n}{'x' * 240}" for n in range(20)]])
+def test_no_store_makes_the_keyring_unreadable(machine: Machine, names: list[str]) -> None:
+    machine.run("mkdir", "/srv/otp")
+    try:
+        for name in names:
+            path = f"/srv/otp/{name}"
+            machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", path)
+            done = machine.pam_totp("seal", "init", "--store", path, "--yes")
+            if done.returncode != 0:
+                break
+        assert done.returncode == 3
+        assert "cannot be in the keyring" in done.stderr
+        assert machine.pam_totp("seal", "status").returncode == 0
+        assert gets_in(machine, codes(0))
+    finally:
+        machine.run("rm", "-rf", "/srv/otp")
