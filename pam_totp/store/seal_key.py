@@ -34,6 +34,7 @@ FOLDER = "/etc/pam_totp"
 FILE, CREDENTIAL, NOTE = f"{FOLDER}/seal", f"{FOLDER}/seal.cred", f"{FOLDER}/seal.json"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exec(5)
 DECRYPT = "/usr/bin/systemd-creds"
+_SOME = 20  # records of a copy
 NO_KEY = "is sealed, and this process has no key (see 'pam-totp seal status')"
 _UNREADABLE = "is sealed, and the key cannot be read: {0}"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -110,23 +111,29 @@ def codec_of(location: str) -> Codec | None:
 
 
 def codec_of_copy(folder: str) -> Codec | None:
-    """Return the codec of a folder with sealed records that the keyring does not name: a restored backup.
+    """Return the codec of a folder with sealed records that the keyring does not name, such as a restored backup.
 
-    Return None if the first record with a secret is not sealed. The process must be able to read the folder. Raise
-    StoreError or OSError.
+    Return None if none of its first records is sealed. A file that cannot be read is skipped, because its use reports
+    the error. Raise StoreError.
     """
-    with os.scandir(folder) as entries:
+    from itertools import islice
+
+    with suppress(OSError), os.scandir(folder) as entries:
         names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
-        for name in names:
-            with open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
+        for name in islice(names, _SOME):
+            content = b""
+            with suppress(OSError), open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
                 content = file.read(2 * MAX_SLOT)
-            if b'"secret": "' in content:
-                return codec_of_document(content)
+            if (codec := codec_of_document(content)) is not None:
+                return codec
     return None
 
 
 def codec_of_document(content: bytes) -> Codec | None:
-    """Return the codec of a store that the keyring does not name, with this content of a record. Raise StoreError."""
+    """Return the codec of a store that the keyring does not name, with this content of a record. Raise StoreError.
+
+    It accepts sealed secrets only: otherwise a key that was put into a backup would be sealed by the next change.
+    """
     if b'"secret": "' + SEALED.encode("ascii") not in content:
         return None
     if not _process.is_read:
@@ -135,7 +142,7 @@ def codec_of_document(content: bytes) -> Codec | None:
         return MissingKey(NO_KEY)
     from pam_totp.store.keyring import State
 
-    found: Codec = sealer().Sealer(_process.keyring, State.SEALING)
+    found: Codec = sealer().Sealer(_process.keyring, State.SEALED)
     return found
 
 

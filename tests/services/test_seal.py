@@ -259,6 +259,18 @@ def test_a_restored_backup_of_a_sealed_store_is_rolled_forward(machine: Machine)
     assert gets_in(machine, codes(4, 2))
 
 
+def test_an_open_secret_in_a_sealed_backup_is_not_sealed(machine: Machine) -> None:
+    machine.run("cp", "-a", STORE, f"{STORE}.new")
+    machine.put(f"{STORE}.new/bob.record", "pam_totp", UserRecord(user="bob", tokens=(fob(),)))
+    planted = machine.path(f"{STORE}.new/bob.record").read_bytes()
+    done = machine.pam_totp("restored", "--store", f"{STORE}.new", "--yes")
+    left = machine.path(f"{STORE}.new/bob.record").read_bytes()
+    machine.run("rm", "-rf", f"{STORE}.new")
+    assert done.returncode != 0
+    assert "must be sealed" in done.stdout + done.stderr
+    assert left == planted
+
+
 def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
     machine.run("cp", "-a", STORE, "/srv/otp")
     machine.put("/srv/otp/alice.record", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
