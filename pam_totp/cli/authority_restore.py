@@ -75,8 +75,9 @@ def restore(args: argparse.Namespace, site: Site, file: str) -> int:
     print_evidence(spans, log, args.restored_at)
     if log.lines == 0:
         raise CommandError("no line of pam_totp in the logs (without a log, run 'pam-totp authority fence')")
-    needed = len(site.authority.addresses) if site.authority is not None else 0
-    log.is_complete = args.complete or len(log.authorities) >= needed
+    addresses = site.authority.addresses if site.authority is not None else ()
+    needed = len(addresses)
+    log.is_complete = log.count_authorities(addresses) >= needed or args.complete
     if needed:
         _say(f"authorities with lines in these logs: {', '.join(sorted(log.authorities)) or 'none'}")
     else:

@@ -20,7 +20,14 @@ from pam_totp.cli.command_line import (
     log_sink,
     site_file,
 )
-from pam_totp.cli.store_access import ACCOUNT, database_settings, load_postgres, location, refuse_on_member
+from pam_totp.cli.store_access import (
+    ACCOUNT,
+    load_postgres,
+    location,
+    opened_database,
+    opened_folder,
+    refuse_on_member,
+)
 from pam_totp.client import DEFAULT_SOCKET
 from pam_totp.core.settings import Site, is_database, settings
 from pam_totp.formats.otpauth import DEFAULT_ISSUER, check_issuer
@@ -28,7 +35,6 @@ from pam_totp.operations.desk import desk_settings
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.privileges import become_account, become_owner_of
 from pam_totp.store import Store, seal_key
-from pam_totp.store.locations import opened
 
 DEFAULT_LISTEN = "127.0.0.1:8443"
 DEFAULT_PER_ADDRESS = 60  # sign-ins a minute
@@ -171,7 +177,7 @@ def _open_store(args: argparse.Namespace, site: Site) -> Store:
         become_account(ACCOUNT, also=_shadow())
     else:
         become_owner_of(where, also=_shadow())
-    store = opened(where, database=database_settings(where, site) if is_database(where) else None)
+    store = opened_database(where, site) if is_database(where) else opened_folder(where)
     next(store.users(), None)  # read the store once, so that an error occurs before a user signs in
     return store
 

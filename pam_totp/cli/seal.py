@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pam_totp.cli.command_line import (
     DONE,
@@ -54,6 +54,9 @@ _LOST = (
     f"{seal_key.FILE}: not found, but stores are sealed with the key in this file (put the exported copy back with "
     "'pam-totp seal init --key FILE')"
 )
+_STEPS = (State.OPENING, State.SEALING, State.SEALED)
+_LATER = "run 'pam-totp seal init'"
+_RESTART = "restart the services of pam_totp that run, because systemd did not: they have no new key"
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
 
 
@@ -95,7 +98,12 @@ def run(args: argparse.Namespace) -> int:
     if (problem := seal_files.missing_library()) is not None:
         raise CommandError(f"{problem} ({seal_files.HOW_TO_GET})", OUT_OF_REACH)
     args.audit.look_up()
-    return {INIT: _init, ROTATE: _rotate, EXPORT: _export, STATUS: _status}[args.what](args)
+    if args.what == STATUS:
+        return _status(args)
+    if args.what != INIT:
+        _required()
+    with seal_files.changing():
+        return {INIT: _init, ROTATE: _rotate, EXPORT: _export}[args.what](args)
 
 
 def _store(args: argparse.Namespace) -> str:
@@ -135,6 +143,7 @@ def _init(args: argparse.Namespace) -> int:
     keyring = keyring or Keyring(current=os.urandom(KEY_SIZE))
     state = keyring.state_of(where)
     if state is None:
+        _require_keys(where, () if is_new else keyring.keys)
         confirm(f"seal all secrets of {where}? Every login and every restore of a backup then requires the key.", args)
     has_others = is_database(where) and _number(where) > 0
     if state is None:
@@ -170,9 +179,29 @@ def _use_copy(args: argparse.Namespace) -> int:
     own, _ = seal_files.keyring()
     if own is not None and (lost := {key_id(key) for key in own.keys} - {key_id(key) for key in copy.keys}):
         confirm(f"the copy lacks the key {' and '.join(sorted(lost))} of this host. Delete this key?", args)
+    copy, open_stores = _for_this_host(copy, own)
     _write(args, copy, place=args.place)
-    hint = "see 'pam-totp seal status'; delete copies that are not kept in a safe place"
-    return _report(args, ", ".join(name for name, _ in copy.stores), copy, 0, [hint])
+    hints = [f"{name}: not sealed on this host, so it stays open (see 'pam-totp seal --help')" for name in open_stores]
+    hints.append("see 'pam-totp seal status'; delete copies that are not kept in a safe place")
+    return _report(args, ", ".join(name for name, _ in copy.stores), copy, 0, hints)
+
+
+def _for_this_host(copy: Keyring, own: Keyring | None) -> tuple[Keyring, list[str]]:
+    """Return the keyring of a copy with the stores of this host, and the folders of the copy that are open here.
+
+    A store that is sealed here stays sealed, because the copy may be older. The copy of another host names its folders,
+    too: all secrets of such a folder would be refused here.
+    """
+    known = dict.fromkeys(seal_files.note().stores, State.SEALED) | dict(() if own is None else own.stores)
+    others = [name for name, _ in copy.stores if name not in known and name != DATABASES]
+    open_stores = [name for name in others if count_keys(name).by_key.keys() == {OPEN}]
+    for name in open_stores:
+        copy = copy.without_store(name)
+    for name, state in known.items():
+        given = copy.state_of(name)
+        if given is None or _STEPS.index(given) < _STEPS.index(state):
+            copy = copy.with_store(name, state)
+    return copy, open_stores
 
 
 def init_for_authority(args: argparse.Namespace, url: str) -> str:
@@ -180,22 +209,25 @@ def init_for_authority(args: argparse.Namespace, url: str) -> str:
 
     Change nothing if the database has records: these records need the steps of `pam-totp seal init`.
     """
-    later = "run 'pam-totp seal init'"
     if (problem := seal_files.missing_library()) is not None:
-        return f"the secrets are not sealed: {problem} ({seal_files.HOW_TO_GET}; then {later})"
+        return f"the secrets are not sealed: {problem} ({seal_files.HOW_TO_GET}; then {_LATER})"
     try:
-        keyring = _keyring()
+        with seal_files.changing():
+            return _init_for_authority(args, url, _keyring())
     except (StoreError, CommandError) as e:
         return f"the secrets are not sealed: {e}"
+
+
+def _init_for_authority(args: argparse.Namespace, url: str, keyring: Keyring | None) -> str:
     if keyring is not None and keyring.state_of(url) is not None:
         return f"kept: {seal_key.FILE}"
     from pam_totp.system.database import state_of
 
     state, problem = state_of(url, None)
     if state is None:
-        return f"the secrets are not sealed, because the database cannot be read: {problem} ({later})"
+        return f"the secrets are not sealed, because the database cannot be read: {problem} ({_LATER})"
     if state["version"] is not None and _number(url) > 0:
-        return f"the secrets are not sealed, because the database has records ({later})"
+        return f"the secrets are not sealed, because the database has records ({_LATER})"
     _write(args, (keyring or Keyring(current=os.urandom(KEY_SIZE))).with_store(url, State.SEALED))
     return f"made: {seal_key.FILE}, which seals all secrets ({_EXPORT_FIRST})"
 
@@ -206,6 +238,15 @@ def _number(where: str) -> int:
     if found.problem is not None:
         raise CommandError(found.problem, OUT_OF_REACH)
     return sum(found.by_key.values())
+
+
+def _require_keys(where: str, keys: Iterable[bytes]) -> None:
+    """Raise CommandError if a secret of the store is sealed with another key: a new key would not open it."""
+    lost = count_keys(where).by_key.keys() - {OPEN, *map(key_id, keys)}
+    if lost:
+        remedy = "put the exported copy back with 'pam-totp seal init --key FILE'"
+        which = " and ".join(sorted(lost))
+        raise CommandError(f"{where} is sealed with the key {which}, which is missing ({remedy})", OUT_OF_REACH)
 
 
 # ---- rotate
@@ -316,7 +357,7 @@ def _write(args: argparse.Namespace, keyring: Keyring, place: str | None = None)
     """Write the keyring, and restart the services, so that they have it before records change."""
     seal_files.write(keyring, place)
     args.audit.changed("seal-keys", keys=",".join(key_id(key) for key in keyring.keys))
-    seal_files.restart()
+    args.services_have_keys = seal_files.restart()
     return keyring
 
 
@@ -332,6 +373,8 @@ def _seal(args: argparse.Namespace, where: str) -> int:
 
 
 def _report(args: argparse.Namespace, where: str, keyring: Keyring, changed: int, hints: list[str]) -> int:
+    if not args.services_have_keys:
+        hints = [*hints, _RESTART]
     if args.json:
         print_json({"store": where, "key": key_id(keyring.current), "sealed": changed, "next": hints})
         return DONE

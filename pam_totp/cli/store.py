@@ -112,11 +112,14 @@ def _codec(source: str, target: str) -> Codec | None:
     """Return the codec of `source`. Add `target` to the keyring if `source` is sealed."""
     codec = seal_key.codec_of(source)
     if codec is not None and seal_key.codec_of(target) is None:
-        keyring = seal_key.keyring()
-        if keyring is None or (state := keyring.state_of(source)) is None:
+        if os.geteuid() != 0:
             raise CommandError(f"{source} is sealed (run the command as root, on a host with the key)", OUT_OF_REACH)
-        seal_files.write(keyring.with_store(target, state))
-        seal_files.restart()
+        with seal_files.changing():
+            keyring = seal_key.keyring()
+            if keyring is None or (state := keyring.state_of(source)) is None:
+                raise CommandError(f"{source} is sealed, and this host has no key of it", OUT_OF_REACH)
+            seal_files.write(keyring.with_store(target, state))
+            seal_files.restart()
         seal_key.hold()
     return codec
 

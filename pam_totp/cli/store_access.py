@@ -25,7 +25,7 @@ from pam_totp.core.settings import DEFAULT_STORE, DatabaseSettings, Site, is_dat
 from pam_totp.pam.login_session import read_site
 from pam_totp.pam.names import passwd_name, similar_account
 from pam_totp.pam.privileges import act_as_account, act_as_owner_of, become_account, become_owner_of
-from pam_totp.store import NotThere, SerialTaken, Store, StoreError, seal_key
+from pam_totp.store import NotThere, SerialTaken, SharedStore, Store, StoreError, seal_key
 from pam_totp.store.empty import EmptyStore
 from pam_totp.store.file import JOURNAL, FileStore
 from pam_totp.store.home import home_store
@@ -81,7 +81,7 @@ def open_store(
         load_postgres()
         (act_as_account if keep_root else become_account)(ACCOUNT)
         require_files(folder)
-        return opened(folder, database=database_settings(folder, site))
+        return opened_database(folder, site)
     if (copied := notice(folder)) is not None:
         raise CommandError(f"{folder}: {copied[0].lower()}{copied[1:]} (name that store with --store)", OUT_OF_REACH)
     if create and not os.path.exists(folder):
@@ -100,9 +100,7 @@ def open_store(
     if status.st_uid == os.geteuid() and status.st_mode & 0o777 != 0o700:  # FileStore's error names no remedy
         remedy = f"run 'chmod 0700 {folder}' if this folder is the store; --store selects another"
         raise CommandError(f"{folder}: the mode must be 0700 ({remedy})", OUT_OF_REACH)
-    store = opened(folder)
-    assert isinstance(store, FileStore)
-    store.codec = store.codec or seal_key.codec_of_copy(folder)
+    store = opened_folder(folder)
     if os.path.lexists(os.path.join(folder, JOURNAL)):
         if dry_run:
             _require_no_roll_back(store)
@@ -116,6 +114,22 @@ def location(args: argparse.Namespace, site: Site) -> str:
     if args.store == DEFAULT_STORE and site.database is not None:
         return site.database.url
     return absolute(args.store)
+
+
+def opened_folder(folder: str) -> FileStore:
+    """Return the store in `folder`. Without its key, it refuses secrets if it contains sealed ones."""
+    store = opened(folder)
+    assert isinstance(store, FileStore)
+    store.codec = store.codec or seal_key.codec_of_copy(folder)
+    return store
+
+
+def opened_database(url: str, site: Site) -> Store:
+    """Do the same for the database at `url`."""
+    store = opened(url, database=database_settings(url, site))
+    assert isinstance(store, SharedStore)
+    store.codec = store.codec or seal_key.codec_of_document(store.a_secret())
+    return store
 
 
 def refuse_on_member(args: argparse.Namespace, site: Site) -> None:

@@ -6,9 +6,11 @@ Rules:
 3. A member must join again if the log has a later certificate of this member than the database.
 4. A permission of a group, or the membership of a user in a group, remains withdrawn, even if a later line gives it
    again.
-5. A member keeps only those groups and services that its last line in the log has, too.
+5. A member keeps only those groups and services that its last line in the log has, and each of its lines since it
+   joined. Otherwise a forged last line would undo a withdrawal.
 6. A line about another database counts, because authorities may have different URLs of the same database.
-7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority may be missing.
+7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority may be missing. A host
+   counts once under its short and its full name. A host of commands, such as that of the portal, is no authority.
 """
 
 from __future__ import annotations
@@ -65,12 +67,13 @@ class PairsResult(NamedTuple):
 class _Member:
     """The facts of the log about one member. Times are Unix seconds. `certificates` are by fingerprint.
 
-    `added` has the time, the groups and the services of the last line that adds or changes the member.
+    `added` has the time, the groups and the services of each line that adds or changes the member.
     """
 
     revoked: int | None = None
     certificates: dict[str, int] = field(default_factory=dict)
-    added: tuple[int, frozenset[str], frozenset[str] | None] | None = None
+    added: set[tuple[int, frozenset[str], frozenset[str] | None]] = field(default_factory=set)
+    last: tuple[int, frozenset[str], frozenset[str] | None] | None = None
 
 
 class FleetLog(Log):
@@ -79,6 +82,7 @@ class FleetLog(Log):
     def __init__(self, *, restored_at: int | None, now: int) -> None:
         super().__init__(restored_at=restored_at, now=now)
         self.authorities: set[str] = set()  # the hosts with lines of an authority before the restore
+        self._hosts: set[str] = set()  # the other hosts with lines about the database before the restore
         self.is_complete = True
         self._members: dict[str, _Member] = {}
         self._given: dict[str, dict[Pair, int]] = {kind: {} for kind in KINDS}
@@ -93,7 +97,7 @@ class FleetLog(Log):
             return
         is_answer = verb in ("accepted", "refused") and "member" in fields
         if is_answer or "store" in fields:
-            self._add_authority(line)
+            self._add_host(line, self.authorities if is_answer else self._hosts)
         if verb != "changed":
             return
         what, at = fields.get("what", ""), self._time(fields)
@@ -104,12 +108,21 @@ class FleetLog(Log):
         elif _NAME.fullmatch(fields.get("member", "")):
             self._add_member(what, at, fields)
 
-    def _add_authority(self, line: str) -> None:
+    def count_authorities(self, addresses: Iterable[str]) -> int:
+        """Count the authorities with lines. A host that only has lines of commands counts if it is in `addresses`."""
+        names = {text.rpartition(":")[0].strip("[]") for text in addresses}
+        self.authorities |= {host for host in self._hosts if any(_is_same_host(host, name) for name in names)}
+        return sum(
+            not any(_is_same_host(host, other) and len(other) > len(host) for other in self.authorities)
+            for host in self.authorities
+        )
+
+    def _add_host(self, line: str, hosts: set[str]) -> None:
         if line.startswith(NAME):  # without a header
             return
-        host = line.partition(f" {NAME}")[0].rpartition(" ")[2]
-        if host not in self.authorities and (self._restored_at is None or self._is_before_restore(line)):
-            self.authorities.add(host)
+        host = line.partition(f" {NAME}")[0].rpartition(" ")[2].lower()
+        if host not in hosts and (self._restored_at is None or self._is_before_restore(line)):
+            hosts.add(host)
 
     def _time(self, fields: Mapping[str, str]) -> int:
         """Return the time of a change. A change without a valid time is the latest."""
@@ -142,10 +155,12 @@ class FleetLog(Log):
         if what == "member-revoke":
             known.revoked = max(at, known.revoked or 0)
         elif what == "member-add":
-            if known.added is None or at >= known.added[0]:
-                services = fields.get("services")
-                listed = None if services is None else frozenset(services.split(", "))
-                known.added = at, frozenset(fields.get("groups", "").split(",")), listed
+            services = fields.get("services")
+            listed = None if services is None else frozenset(services.split(", "))
+            line = at, frozenset(fields.get("groups", "").split(",")), listed
+            known.added.add(line)
+            if known.last is None or at >= known.last[0]:
+                known.last = line
         else:
             known.certificates[fingerprint] = max(at, known.certificates.get(fingerprint, 0))
 
@@ -161,14 +176,16 @@ class FleetLog(Log):
             notes.append("got a later certificate: it must join again")
         if max(known.certificates.values(), default=-1) > (known.revoked or 0) and (revoke or row.is_revoked):
             notes.append("joined again since the revocation: add it again")
-        if known.added is not None:
-            _, last_groups, last_services = known.added
-            groups = tuple(group for group in groups if group in last_groups)
-            if lost := sorted(last_groups.difference(row.groups)):
+        if known.last is not None:
+            for at, given, listed in known.added:
+                if at >= (row.joined or 0) or (at, given, listed) == known.last:
+                    groups = tuple(group for group in groups if group in given)
+                    if listed is not None:
+                        services = tuple(sorted(listed if services is None else listed.intersection(services)))
+            _, last_groups, last_services = known.last
+            if lost := sorted(last_groups.difference(groups)):
                 notes.append(f"groups given since the backup: {_list(lost)}")
-            if last_services is not None:
-                services = tuple(sorted(last_services if services is None else last_services.intersection(services)))
-            elif services is not None:
+            if last_services is None and services is not None:
                 notes.append("all services were permitted since the backup")
         if groups != row.groups:
             notes.append(f"no longer in {_list(sorted({*row.groups} - {*groups}))}")
@@ -198,6 +215,12 @@ class FleetLog(Log):
         return token.with_row_needed(), notes if needs in notes else [*notes, needs]
 
 
+def _is_same_host(one: str, other: str) -> bool:
+    """Return True if the names are equal, or if one is the short name of the other."""
+    short, full = sorted((one.lower(), other.lower()), key=len)
+    return full == short or full.startswith(f"{short}.")
+
+
 def _is_outdated(row: MemberRow, known: _Member) -> bool:
     """Return True if the log has a later certificate than those of the row."""
     others = [at for fingerprint, at in known.certificates.items() if fingerprint not in row.fingerprints]
@@ -208,7 +231,7 @@ def _is_outdated(row: MemberRow, known: _Member) -> bool:
 
 
 def _is_member(known: _Member) -> bool:
-    latest = max((known.added[0] if known.added is not None else -1, *known.certificates.values()))
+    latest = max((known.last[0] if known.last is not None else -1, *known.certificates.values()))
     return latest > (known.revoked if known.revoked is not None else -1)
 
 

@@ -110,7 +110,12 @@ class Store(Protocol):
 
 
 class SharedStore:
-    """A store that several hosts use. Decisions use its clock, because the clocks of the hosts may differ."""
+    """A store that several hosts use. Decisions use its clock, because the clocks of the hosts may differ.
+
+    `codec` seals the secrets.
+    """
+
+    codec: Codec | None = None
 
     def now(self) -> int:
         """Return the time (Unix seconds) of the store's clock, which was read with the last record."""
@@ -132,6 +137,10 @@ class SharedStore:
 
     def seal_again(self, user: str) -> bool:
         """Do the same as `FileStore.seal_again`."""
+        raise NotImplementedError
+
+    def a_secret(self) -> bytes:
+        """Return the document of any record with a secret; b"" if there is none."""
         raise NotImplementedError
 
     def documents(self) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ from pam_totp.core.secretfile import MAX_FILE, parse, serialize
 from pam_totp.core.slots import Slots, new_file, slot_size
 from pam_totp.store import DamagedFile, NotThere, StoreError, decoys
 from pam_totp.store.byte_lock import KeptLock, acquire, acquire_as_version_1
+from pam_totp.store.seal_key import require_current
 from pam_totp.store.secret_file import LastRead, create, empty_file, exists, has_content, read, unlink, write
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ class FileStore:
         `document` is the document of `new`, if the caller has it. The caller flushes the file of a new user if
         `durably` is False.
         """
+        require_current(self.folder)
         document = document_of(new, name, self.codec) if document is None else document
         if stored is not None and stored.size and old.lasting == new.lasting:
             while new.recent and not stored.has_room(document):  # a login must not enlarge a file
@@ -277,6 +279,7 @@ class FileStore:
 
         The caller holds the lock of `kept_lock`, and flushes the file afterwards.
         """
+        require_current(self.folder)
         if exists(folder, self._version_1(name)):
             return False
         try:
@@ -370,6 +373,7 @@ class FileStore:
         return claims.moved(self, folder, name, claims.of_record(old), claims.of_record(new))
 
     def _use_decoy(self, folder: int) -> None:
+        require_current(self.folder)
         if self.codec is not None:
             self.codec.exercise()
         if not decoys.use(folder):

@@ -5,7 +5,7 @@ Rules:
 2. The key with the role `key` seals, and all keys open. A rotation adds the next key (`next`) before this key seals a
    secret. It keeps the previous key (`old`) while a secret is sealed with that key.
 3. A line with a state names a store (`State`). The keys seal only these stores. All databases have the name
-   `postgresql`, because their URL may differ between hosts.
+   `postgresql`, because their URL may differ between hosts. A folder is the same store by every path that leads to it.
 4. A key has an identifier, which reveals nothing about the key.
 """
 
@@ -47,6 +47,18 @@ class KeyringError(ValueError):
 def name_of(location: str) -> str:
     """Return the name of a store in a keyring, for the path of a folder or the URL of a database."""
     return DATABASES if is_database(location) else os.path.normpath(location)
+
+
+def is_same(name: str, location: str) -> bool:
+    """Return True if the store at `location` has this name in a keyring, or is the same folder by another path."""
+    if name == name_of(location):
+        return True
+    if DATABASES in (name, name_of(location)):
+        return False
+    try:
+        return os.path.samefile(name, location)  # also through a symbolic link or a bind mount
+    except OSError:
+        return False
 
 
 def _key(v: object) -> str | None:
@@ -91,11 +103,15 @@ class Keyring(Value):
 
     def state_of(self, location: str) -> State | None:
         """Return the state of a store, or None if its secrets are not sealed."""
-        return dict(self.stores).get(name_of(location))
+        states = dict(self.stores)
+        if (state := states.get(name_of(location))) is not None:
+            return state
+        return next((state for name, state in self.stores if is_same(name, location)), None)
 
     def with_store(self, location: str, state: State) -> Keyring:
         """Return the keyring with this state of a store."""
-        return self._replace(stores=tuple((dict(self.stores) | {name_of(location): state}).items()))
+        name = next((name for name, _ in self.stores if is_same(name, location)), name_of(location))
+        return self._replace(stores=tuple((dict(self.stores) | {name: state}).items()))
 
     def without_store(self, name: str) -> Keyring:
         """Return the keyring without the store of this name."""

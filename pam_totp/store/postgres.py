@@ -34,6 +34,7 @@ from pam_totp.store import postgres_schema as schema
 from pam_totp.store.file import LOCK_WAIT, document_of, file_name, parse_record, to_syslog
 from pam_totp.store.postgres_connection import Connection, OutOfReach, Pool, Refused, Row, Unanswered
 from pam_totp.store.postgres_records import serials, user_name
+from pam_totp.store.seal_key import require_current
 
 if TYPE_CHECKING:
     from pam_totp.store import Codec, R
@@ -221,6 +222,11 @@ class PostgresStore(SharedStore):
             search()
             self._attempts(self._use_decoy, reads_only=False)
 
+    def a_secret(self) -> bytes:
+        """Return the document of any record with a secret; b"" if there is none."""
+        rows = self._attempts(lambda work: work.run(schema.A_SECRET))
+        return rows[0][0] or b"" if rows else b""
+
     def users(self) -> Iterator[str]:
         for (name,) in self._pages(schema.USERS):
             yield user_name((name or b"").decode())
@@ -406,6 +412,7 @@ class PostgresStore(SharedStore):
         """
         statements = work.statements
         old, new = records
+        require_current(self.url)
         body, texts = b"" if new is None else document_of(new, name, self.codec), json.dumps(asked)
         if new is None and stored.version is None:
             return
@@ -432,6 +439,7 @@ class PostgresStore(SharedStore):
             raise _Contended
 
     def _use_decoy(self, work: Work) -> None:
+        require_current(self.url)
         if self.codec is not None:
             self.codec.exercise()
         body = serialize(decoys.refused(parse(self._shared.decoy)))
@@ -472,6 +480,7 @@ class PostgresStore(SharedStore):
         """Do the same as `batch.update_many`, in one transaction. Logins wait only for its last statements."""
         from pam_totp.store.postgres_batch import update_many
 
+        require_current(self.url)
         return self._attempts(
             lambda work: update_many(work.connection, work.statements, changes, progress, taken, codec=self.codec),
             reads_only=False,

@@ -124,6 +124,7 @@ CLUSTER = "SELECT system_identifier || '/' || 'pam_totp.store'::regclass::oid FR
 USERS = "SELECT name FROM pam_totp.record WHERE name > $1 ORDER BY name LIMIT $2::bigint"
 BODIES = """SELECT r.name, r.body FROM jsonb_array_elements_text($1::jsonb) AS n(name)
  JOIN pam_totp.record AS r ON r.name = n.name"""
+A_SECRET = """SELECT body FROM pam_totp.record WHERE position('"secret": "'::bytea IN body) > 0 LIMIT 1"""
 ALL_BODIES = "SELECT name, body FROM pam_totp.record WHERE name > $1 ORDER BY name LIMIT $2::bigint"
 HAS_RECORDS = "SELECT 1 FROM pam_totp.record LIMIT 1"
 CLAIM = """INSERT INTO pam_totp.serial (serial, name) VALUES ($1, $2)

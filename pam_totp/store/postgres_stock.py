@@ -24,6 +24,7 @@ from pam_totp.store.postgres_connection import NO_TABLE, Refused, text_of
 from pam_totp.store.postgres_records import serials as serials_of
 from pam_totp.store.postgres_records import user_name
 from pam_totp.store.postgres_schema import OWNERS
+from pam_totp.store.seal_key import require_current
 from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, document_of, parse_entry
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class PostgresStock:
         def run(sql: str, *parameters: str) -> list[Row]:
             return work.connection.run(sql, *parameters, deadline=time.monotonic() + WAIT)
 
+        require_current(self._store.url)
         self._store.require_safe(work)
         results: list[tuple[str | None] | None] = []
         run("BEGIN")
@@ -110,6 +112,7 @@ class PostgresStock:
             held = None if found is None else found.held
             if found is None or held is None or held.entry.token is None:
                 raise NotInStock(serial, None if held is None else held.owner)
+            require_current(self._store.url)
             self._store.require_safe(work)
             old, new = found.body, change(held.entry)
             if new is None:

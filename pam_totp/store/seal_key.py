@@ -8,7 +8,8 @@ Rules:
 3. A process loads cryptography and `keyring` only if this host has a keyring. Otherwise, no store is sealed.
 4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
    writes no secret either. The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
-5. A process reads the keyring once. The commands of `pam-totp seal` restart the services.
+5. A process reads the keyring once. The commands of `pam-totp seal` restart the services. A process that has an older
+   keyring than the note says writes no record (`require_current`): no other process could open it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ FOLDER = "/etc/pam_totp"
 FILE, CREDENTIAL, NOTE = f"{FOLDER}/seal", f"{FOLDER}/seal.cred", f"{FOLDER}/seal.json"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exec(5)
 DECRYPT = "/usr/bin/systemd-creds"
+_SOME = 20  # records of a copy
+NO_KEY = "is sealed, and this process has no key (see 'pam-totp seal status')"
 _UNREADABLE = "is sealed, and the key cannot be read: {0}"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -61,7 +64,8 @@ class MissingKey:
         return SEALED.encode("ascii") not in document
 
     def exercise(self) -> None:
-        """Do nothing: every login of an enrolled user fails before it does this work."""
+        """Raise StoreError: an unknown user is refused like an enrolled user."""
+        raise StoreError(self._problem)
 
 
 class _Process:
@@ -71,6 +75,7 @@ class _Process:
     is_read = False
     keyring: Keyring | None = None
     problem: str | None = None  # the reason if the keyring cannot be read
+    noted_at: tuple[int, int] | None = None  # the inode and the time of the note when the keyring was read
     codecs: dict[State, Codec]
 
 
@@ -106,26 +111,45 @@ def codec_of(location: str) -> Codec | None:
 
 
 def codec_of_copy(folder: str) -> Codec | None:
-    """Return the codec of a folder with sealed records that the keyring does not name: a restored backup.
+    """Return the codec of a folder with sealed records that the keyring does not name, such as a restored backup.
 
-    Return None if the first record with a secret is not sealed. The process must be able to read the folder. Raise
-    StoreError or OSError.
+    Return None if none of its first records is sealed. A file that cannot be read is skipped, because its use reports
+    the error. Raise StoreError.
     """
+    from itertools import islice
+
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
+        for name in islice(names, _SOME):
+            content = b""
+            with suppress(OSError), open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
+                content = file.read(2 * MAX_SLOT)
+            if (codec := codec_of_document(content)) is not None:
+                return codec
+    return None
+
+
+def codec_of_document(content: bytes) -> Codec | None:
+    """Return the codec of a store that the keyring does not name, with this content of a record. Raise StoreError.
+
+    It accepts sealed secrets only: otherwise a key that was put into a backup would be sealed by the next change.
+    """
+    if b'"secret": "' + SEALED.encode("ascii") not in content:
+        return None
     if not _process.is_read:
         _read()
     if _process.keyring is None:
-        return None
+        return MissingKey(NO_KEY)
     from pam_totp.store.keyring import State
 
-    with os.scandir(folder) as entries:
-        names = (entry.name for entry in entries if entry.name.endswith(".record") and not entry.name.startswith("."))
-        for name in names:
-            with open(os.open(os.path.join(folder, name), _FLAGS), "rb") as file:
-                content = file.read(2 * MAX_SLOT)
-            if b'"secret": "' in content:
-                is_sealed = b'"secret": "' + SEALED.encode("ascii") in content
-                return sealer().Sealer(_process.keyring, State.SEALING) if is_sealed else None
-    return None
+    found: Codec = sealer().Sealer(_process.keyring, State.SEALED)
+    return found
+
+
+def require_current(location: str) -> None:
+    """Raise StoreError if the keys have changed so that no other process could open what this process writes."""
+    if _process.is_read and _noted_at() != _process.noted_at and not _is_current(location):
+        raise StoreError("the keys of the seal have changed (run the command again, or restart the service)")
 
 
 def forget() -> None:
@@ -164,14 +188,15 @@ def sealer() -> ModuleType:
 
 def _read() -> None:
     """Read the keyring. Other threads may do so at the same time."""
-    found, problem = None, None
+    found, problem, noted_at = None, None, _noted_at()
     try:
         found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)
         if found is None and os.path.exists(NOTE):
-            problem = "is sealed, and this process has no key (see 'pam-totp seal status')"
+            problem = NO_KEY
     except StoreError as e:
         problem = _UNREADABLE.format(e)
-    _process.keyring, _process.problem, _process.is_read = found, problem, True
+    _process.keyring, _process.problem, _process.noted_at = found, problem, noted_at
+    _process.is_read = True
 
 
 def _parsed(descriptor: int) -> Keyring:
@@ -227,14 +252,40 @@ def _decrypted() -> int:
     return content
 
 
+def _noted_at() -> tuple[int, int] | None:
+    """Return the inode and the time of the note, or None without a note."""
+    try:
+        status = os.stat(NOTE)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_current(location: str) -> bool:
+    """Return True if the note names the store and its key as this process knows them."""
+    from pam_totp.store.keyring import key_id
+
+    keyring = _process.keyring
+    if keyring is None or keyring.state_of(location) is None:
+        return not os.path.exists(NOTE) or not _is_noted(location)
+    keys = _noted("keys")
+    return keys is None or key_id(keyring.current) in keys
+
+
 def _is_noted(location: str) -> bool:
     """Return True if the note names the store, or if the note cannot be read."""
-    import json  # imported here because only a host that has lost its key needs it
+    from pam_totp.store.keyring import is_same
 
-    from pam_totp.store.keyring import name_of
+    stores = _noted("stores")
+    return stores is None or any(is_same(name, location) for name in stores)
+
+
+def _noted(field: str) -> list[str] | None:
+    """Return a list of the note, or None if it cannot be read."""
+    import json  # imported here because logins do not need it
 
     try:
         with open(NOTE, encoding="utf-8", errors="surrogateescape") as file:
-            return name_of(location) in json.load(file)["stores"]
+            return [str(item) for item in json.load(file)[field]]
     except (OSError, ValueError, TypeError, KeyError):
-        return True
+        return None

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pam_totp.store import NotThere
+from pam_totp.store.seal_key import require_current
 from pam_totp.store.secret_file import create, exists, unlink
 from pam_totp.store.secret_file import read as read_file
 from pam_totp.store.stock import StockEntry, document_of, parse_entry
@@ -58,6 +59,7 @@ def has_token(store: FileStore, folder: int, claim: str) -> bool:
 
 def write(store: FileStore, folder: int, claim: str, entry: StockEntry) -> None:
     """Write an entry durably. The caller holds the claim's lock."""
+    require_current(store.folder)
     make_folder(folder)
     create(folder, path_of(claim), document_of(entry, store.codec), _temporary(claim), over=True)
     flush(folder)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pam_totp.core.record import UserRecord
 from pam_totp.store import NotThere, SerialTaken, StoreError, claims, stock_entries
 from pam_totp.store.file import FileStore, parse_record
+from pam_totp.store.seal_key import require_current
 from pam_totp.store.secret_file import exists, flush_all, unlink
 from pam_totp.store.stock import Held, NotInStock, Progress, StockEntry, document_of
 
@@ -309,6 +310,7 @@ def _write_new(
 
     The second entry of a serial number gets a result instead.
     """
+    require_current(store.folder)
     numbers: dict[str, int] = {}
     os.mkdir(NEW, 0o700, dir_fd=folder)
     opened = os.open(NEW, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)

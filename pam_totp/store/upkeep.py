@@ -79,6 +79,14 @@ def repair(store: FileStore) -> Iterator[str]:
         raise StoreError("; ".join(errors[:_MAX_ERRORS] + more))
 
 
+def delete_leftovers(store: FileStore) -> None:
+    """Delete the files with records that killed processes have left. Raise StoreError."""
+    with store.opened() as folder:
+        for name in os.listdir(folder):
+            if (record := _record_of(folder, name)) is not None:
+                _sweep(store, folder, record, name)
+
+
 def put_back(store: FileStore) -> Iterator[str]:
     """Yield the file names of the records that another program put into the store, and that no login has changed since.
 

@@ -4,19 +4,23 @@ Rules:
 1. The file of the keyring is replaced durably, before a secret is sealed with a new key.
 2. The note contains no key. It has the sealed stores, and the date and the digest of the last exported copy.
 3. systemd gives the keyring to the services as a credential. The services lack root's rights, and cannot read the file.
+4. A command reads, changes and writes these files in a block of `changing`. Two rotations at once would lose a key.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from pam_totp.store import StoreError, seal_key
-from pam_totp.store.keyring import Keyring, State, key_id, serialize_keyring
+from pam_totp.store.keyring import Keyring, KeyringError, State, key_id, parse_keyring, serialize_keyring
 from pam_totp.system.extras import how_to_get
 from pam_totp.system.sshd import SYSTEMD
 
@@ -28,6 +32,7 @@ __all__ = [
     "Keyring",
     "Note",
     "State",
+    "changing",
     "has_keyring",
     "key_id",
     "keyring",
@@ -44,6 +49,7 @@ EXTRA = "seal"  # in setup.cfg
 HOW_TO_GET = how_to_get("cryptography", EXTRA)
 UNITS = ("pam_totp.service", "pam_totp-authority.service", "pam_totp-portal.service")
 DROP_IN = "/etc/systemd/system/{0}.d/10-pam_totp-seal.conf"
+LOCK = f"{seal_key.FOLDER}/seal.lock"  # only root can open it
 FILE, HOST, TPM2, HOST_AND_TPM2 = "file", "host", "tpm2", "host+tpm2"
 PLACES = (FILE, HOST, TPM2, HOST_AND_TPM2)  # the readable file, or a credential encrypted with these keys
 _TIMEOUT = 60.0  # seconds: a TPM2 may be slow
@@ -106,16 +112,32 @@ def missing_library() -> str | None:
     return None
 
 
+@contextmanager
+def changing() -> Iterator[None]:
+    """Let no other process change the files of the seal during the block. Raise StoreError if one does so now."""
+    _make_folder()
+    lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError("another command changes the keys of the seal (try again when it has ended)") from None
+        yield
+    finally:
+        os.close(lock)
+
+
 def write(keyring: Keyring, place: str | None = None) -> None:
     """Replace the keyring durably, then its note. `place` is one of PLACES; None keeps it. Raise StoreError or OSError.
 
     This order is required, because a note without the key would refuse all records.
     """
+    _require_readable(keyring)
     old = note()
     place = place or old.place
     ids = tuple(key_id(key) for key in keyring.keys)
     stores = tuple(name for name, _ in keyring.stores)
-    os.makedirs(seal_key.FOLDER, 0o755, exist_ok=True)
+    _make_folder()
     content = serialize_keyring(keyring)
     path, other = seal_key.FILE, seal_key.CREDENTIAL
     if place != FILE:
@@ -151,6 +173,23 @@ def restart() -> bool:
         except (OSError, subprocess.SubprocessError):
             return False
     return True
+
+
+def _require_readable(keyring: Keyring) -> None:
+    """Raise StoreError if no process could read this keyring: all users would be refused."""
+    try:
+        problem = None if parse_keyring(serialize_keyring(keyring)) == keyring else "a line end in its name"
+    except KeyringError as e:
+        problem = str(e)
+    if problem is not None:
+        raise StoreError(f"{keyring.stores[-1][0]!r} cannot be in the keyring: {problem}")
+
+
+def _make_folder() -> None:
+    """Create the folder of the keyring, which everybody can enter to read the note, under any umask."""
+    if not os.path.isdir(seal_key.FOLDER):
+        os.makedirs(seal_key.FOLDER, 0o755, exist_ok=True)
+        os.chmod(seal_key.FOLDER, 0o755)  # noqa: S103  it has no secret but in files of root
 
 
 def _encrypted(content: bytes, place: str) -> bytes:

@@ -2,8 +2,10 @@
 
 Rules:
 1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
-2. `seal_all` changes one record at a time. After a kill or an error, a second run completes the work.
-3. A key that is still in use must remain in the keyring.
+2. `seal_all` first deletes what killed processes have left. An interrupted import must be rolled back before, and a
+   running one must end, because its journal has secrets too.
+3. `seal_all` changes one record at a time. After a kill or an error, a second run completes the work.
+4. A key that is still in use must remain in the keyring.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from pam_totp.store import NotThere, SharedStore, Store, StoreError, seal_key
-from pam_totp.store.file import FileStore
+from pam_totp.store import NotThere, SharedStore, Store, StoreError, journal, seal_key, upkeep
+from pam_totp.store.file import JOURNAL, FileStore
+from pam_totp.store.secret_file import exists
 from pam_totp.store.stock import stock_of
 from pam_totp.system.store_owner import BROKEN, Report, as_owner
 
@@ -45,6 +48,8 @@ def seal_all(location: str) -> Sealed:
 
     def work(store: Store) -> Iterator[Report]:
         assert isinstance(store, FileStore | SharedStore)
+        if isinstance(store, FileStore):
+            _clean_up(store)
         for user in store.users():
             try:
                 if store.seal_again(user):
@@ -62,6 +67,16 @@ def seal_all(location: str) -> Sealed:
         if kind == BROKEN and len(problems) < _MAX_PROBLEMS:
             problems.append(text)
     return Sealed(reports[_SEALED], tuple(problems))
+
+
+def _clean_up(store: FileStore) -> None:
+    """Delete the secrets that killed processes have left. Raise StoreError if an import was interrupted, or runs."""
+    upkeep.delete_leftovers(store)
+    with store.opened() as folder:
+        if journal.is_left(folder):
+            raise StoreError(f"{JOURNAL}: left by an interrupted import, so run 'pam-totp doctor --repair' first")
+        if exists(folder, JOURNAL):
+            raise StoreError("an import is running, so try again when it has finished")
 
 
 def count_keys(location: str) -> Keys:

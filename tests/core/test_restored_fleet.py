@@ -102,6 +102,19 @@ def test_a_member_keeps_only_groups_and_services_that_its_last_line_has() -> Non
     assert result(first, groups=("a",), services=("sshd",)).services == ("sshd",)
 
 
+def test_no_later_line_undoes_a_withdrawal_of_a_group_or_service() -> None:
+    taken = line("member-add", NOW - 90, member="web1", groups="a", services="sshd")
+    again = line("member-add", NOW - 50, member="web1", groups="a,b", services="sshd, sudo")
+    every = line("member-add", NOW - 40, member="web1", groups="a,b")
+    found = result(taken, again, every, groups=("a", "b"), services=("sshd", "sudo"))
+    assert (found.groups, found.services) == (("a",), ("sshd",))
+    assert found.notes[:2] == ("groups given since the backup: b", "all services were permitted since the backup")
+    earlier = line("member-add", NOW - 10_001, member="web1", groups="a", services="sshd")
+    assert result(earlier, again, groups=("a", "b")).groups == ("a", "b"), "a line before it joined"
+    none = [line("member-add", NOW - 9, member="web1", groups="a", services=word) for word in ("x", "y", "z")]
+    assert result(*none, groups=("a",)).services == ()
+
+
 def test_members_that_the_backup_lacks_are_listed() -> None:
     log = log_of(
         line("member-add", NOW - 60, member="web2", groups="web"),
@@ -158,6 +171,9 @@ def test_lines_about_any_database_count_and_those_about_folders_do_not() -> None
     assert [tokens(store) for store in (URL, f"postgresql://{'x' * 400}", "/srv/other")] == [1, 1, 2]
 
 
+ADDRESSES = ("otp1.example.org:8443", "otp2.example.org:8443")
+
+
 def test_the_hosts_of_answers_and_of_changes_are_authorities() -> None:
     log = FleetLog(restored_at=NOW, now=NOW)
     answer = audit_log.line("sshd", "accepted", user="alice", by="code", member="web1")
@@ -166,7 +182,30 @@ def test_the_hosts_of_answers_and_of_changes_are_authorities() -> None:
     hosts = {"otp1": answer, "otp2": line("enroll", user="alice"), "web1": of_member, "web2": joined}
     log.read(HEADER.replace("otp1", host) + text for host, text in hosts.items())
     log.read([HEADER.replace("otp1", "otp3").replace(":19Z", ":20Z") + answer])
+    assert log.count_authorities(ADDRESSES) == 2
     assert log.authorities == {"otp1", "otp2"}, "lines after the restore are ignored"
+
+
+def test_a_host_that_only_uses_the_database_is_no_authority() -> None:
+    log = log_of(audit_log.line("sshd", "accepted", user="alice", by="code", member="web1"))
+    log.read([HEADER.replace("otp1", "portal1") + line("enroll", user="alice")])
+    assert log.count_authorities(ADDRESSES) == 1
+    assert log.authorities == {"otp1"}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "count"),
+    [
+        (("otp1", "otp1.example.org", "OTP1"), 1),
+        (("otp.east.example.org", "otp.west.example.org"), 2),
+        (("192.0.2.1", "192.0.2.10", "192.0.2.2"), 3),
+    ],
+)
+def test_the_short_and_the_full_name_of_a_host_are_one_authority(hosts: tuple[str, ...], count: int) -> None:
+    log = log_of()
+    answer = audit_log.line("sshd", "accepted", user="alice", by="code", member="web1")
+    log.read(HEADER.replace("otp1", host) + answer for host in hosts)
+    assert log.count_authorities(ADDRESSES) == count
 
 
 @pytest.mark.parametrize("restored_at", [None, NOW])

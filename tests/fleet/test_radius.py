@@ -23,7 +23,16 @@ from tests.support import tls
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import HOST, Fleet
 from tests.support.pamconf import Login, Result, login, service
-from tests.support.radius import PAM_MODULE, FreeRadius, Nas, running, with_freeradius
+from tests.support.radius import (
+    PAM_MODULE,
+    STATE,
+    USER_NAME,
+    USER_PASSWORD,
+    FreeRadius,
+    Nas,
+    running,
+    with_freeradius,
+)
 from tests.support.site import TREE, codes, fob, until
 
 pytestmark = [with_postgresql, with_freeradius, pytest.mark.timeout(300)]
@@ -181,6 +190,36 @@ def test_a_recorded_packet_changes_nothing_after_a_restart(fleet: Fleet, radius:
         radius.restart()
         assert [nas.insist(packet).kind for packet in packets] == before == ["accept", "challenge"]
     assert (counter(fleet, user), fleet.store.read(other).failures) == (1, 1)
+
+
+def test_a_recorded_packet_from_another_port_changes_nothing(fleet: Fleet, radius: FreeRadius) -> None:
+    """An attacker on the network can choose the port. FreeRADIUS then does not know the packet."""
+    user, other = fleet.user(), fleet.user()
+    with radius.nas() as nas:
+        packets = nas.request(user, codes(0)), nas.request(other, "000000")
+        before = [nas.insist(packet).kind for packet in packets]
+    for _ in range(3):
+        with radius.nas() as nas:
+            assert [nas.insist(packet).kind for packet in packets] == before == ["accept", "challenge"]
+    assert (counter(fleet, user), fleet.store.read(other).failures) == (1, 1)
+
+
+def test_a_packet_of_one_client_gets_no_verdict_of_another(fleet: Fleet, radius: FreeRadius) -> None:
+    user = fleet.user()
+    with radius.nas() as vpn, radius.nas("switch") as switch:
+        packet = vpn.request(user, codes(0))
+        assert vpn.insist(packet).kind == "accept"
+        assert switch.insist(switch.request(user, codes(0), vector=packet[4:20])).kind == "reject"
+
+
+@pytest.mark.parametrize("kind", [USER_NAME, USER_PASSWORD, STATE])
+def test_a_packet_with_two_names_passwords_or_states_is_refused(fleet: Fleet, radius: FreeRadius, kind: int) -> None:
+    user = fleet.user()
+    with radius.nas() as nas:
+        state = nas.ask(user, "000000").state
+        packet = nas.request(user, codes(0), state, more=bytes([kind, 18]) + b"x" * 16)
+        assert nas.insist(packet).kind == "reject"
+    assert (counter(fleet, user), fleet.store.read(user).failures) == (0, 1)
 
 
 def test_a_recorded_packet_opens_nothing_later(fleet: Fleet, radius: FreeRadius) -> None:

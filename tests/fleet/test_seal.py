@@ -24,15 +24,19 @@ from tests.core.stores import LOCK_TIMEOUT, change, code
 from tests.core.test_stock import entry, key
 from tests.support.cluster import Server, with_postgresql
 from tests.support.fleet import question, running
-from tests.support.site import KEY, TREE, fob
+from tests.support.site import KEY, TREE, codes, fob
 
 pytestmark = [with_postgresql, with_mounts]
 SITE = Path("/etc/pam_totp.toml")
 
 
 @pytest.fixture(autouse=True)
-def host(database: str) -> Iterator[None]:
-    """Write a site file that names the database into this namespace. Delete the file and the keyring after the test."""
+def host(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write a site file that names the database into this namespace. Delete the file and the keyring after the test.
+
+    This process is another host: it has read no keyring here.
+    """
+    monkeypatch.setattr(seal_key, "_process", seal_key._Process())
     SITE.write_text(f"[store]\nurl = {json.dumps(database)}\n[authority]\naddresses = ['otp1.example.org:8443']\n")
     yield
     SITE.unlink()
@@ -41,9 +45,9 @@ def host(database: str) -> Iterator[None]:
         Path(seal_files.DROP_IN.format(unit)).unlink(missing_ok=True)
 
 
-def run(*words: str, status: int = 0) -> str:
+def run(*words: str, stdin: str = "", status: int = 0) -> str:
     command = [sys.executable, "-m", "pam_totp.cli", *words]
-    done = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False, input=stdin)
     assert done.returncode == status, done.stderr
     return done.stdout + done.stderr
 
@@ -144,6 +148,20 @@ def test_a_fleet_with_records_or_without_the_option_is_not_sealed(other: Other) 
     shutil.rmtree(seal_key.FOLDER)
     assert "seal" not in run("authority", "init", "--no-seal")
     assert not Path(seal_key.FILE).exists()
+
+
+def test_a_host_without_the_key_writes_no_open_secret(other: Other, postgresql: Server) -> None:
+    seal_in_three_steps(other)
+    run("seal", "export", "/etc/copy", "--yes")
+    shutil.rmtree(seal_key.FOLDER)  # another host with this database
+    secret = base32(KEY)
+    shown = run("enroll", "bob", "--type", "hotp", "--secret-stdin", stdin=f"{secret}\n{codes(0, 2)}\n", status=3)
+    assert "is sealed, and this process has no key" in shown
+    assert "is sealed with the key" in run("seal", "init", "--yes", status=3)
+    assert secret not in dump(postgresql)
+    run("seal", "init", "--key", "/etc/copy")
+    Path("/etc/copy").unlink()
+    assert other.log_in() == "code"
 
 
 def test_a_fence_demands_codes_in_a_row_for_sealed_records(other: Other) -> None:

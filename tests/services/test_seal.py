@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from pam_totp.core.record import UserRecord
-from pam_totp.core.secretfile import base32
+from pam_totp.core.secretfile import base32, serialize
 from pam_totp.store import seal_key
 from tests.services.namespace import COPY, SOCKET, STORE, Machine
+from tests.services.terminal import Talk
 from tests.support.site import KEY, codes, fob, until
 
 OPEN = base32(KEY)
@@ -29,6 +31,7 @@ def sealed(machine: Machine) -> Iterator[None]:
     done = machine.pam_totp("seal", "init", "--yes")
     assert done.returncode == 0, done.stderr
     assert f"{STORE}: 1 record sealed now; key " in done.stdout
+    assert "restart the services of pam_totp that run, because systemd did not" in done.stdout
     yield
     machine.run("rm", "-rf", seal_key.FOLDER, "/etc/systemd/system")
 
@@ -105,6 +108,20 @@ def test_without_the_right_key_every_login_is_denied_and_logged(machine: Machine
     if problem != "wrong":
         assert done.returncode == 3, done.stdout
         assert not machine.path(f"{STORE}/bob.record").exists()
+
+
+@pytest.mark.parametrize("way", ["spawn", "socket"])
+def test_a_lost_key_does_not_show_which_users_are_enrolled(machine: Machine, way: str) -> None:
+    machine.path(seal_key.FILE).unlink()
+    machine.stop_serving()
+    machine.stack("su", machine.module_line(way=way))
+    if way == "socket":
+        machine.serve()
+    words = ("-c", "true")
+    shown = {user: machine.run("su", user, *words, user="bob", stdin="000000\n").stderr for user in ("alice", "carol")}
+    machine.stop_serving()
+    assert shown["alice"] == shown["carol"]
+    assert "cannot retrieve authentication info" in shown["alice"]
 
 
 def test_the_exported_copy_brings_a_lost_key_back(machine: Machine) -> None:
@@ -242,6 +259,18 @@ def test_a_restored_backup_of_a_sealed_store_is_rolled_forward(machine: Machine)
     assert gets_in(machine, codes(4, 2))
 
 
+def test_an_open_secret_in_a_sealed_backup_is_not_sealed(machine: Machine) -> None:
+    machine.run("cp", "-a", STORE, f"{STORE}.new")
+    machine.put(f"{STORE}.new/bob.record", "pam_totp", UserRecord(user="bob", tokens=(fob(),)))
+    planted = machine.path(f"{STORE}.new/bob.record").read_bytes()
+    done = machine.pam_totp("restored", "--store", f"{STORE}.new", "--yes")
+    left = machine.path(f"{STORE}.new/bob.record").read_bytes()
+    machine.run("rm", "-rf", f"{STORE}.new")
+    assert done.returncode != 0
+    assert "must be sealed" in done.stdout + done.stderr
+    assert left == planted
+
+
 def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
     machine.run("cp", "-a", STORE, "/srv/otp")
     machine.put("/srv/otp/alice.record", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
@@ -249,3 +278,199 @@ def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
     assert gets_in(machine, codes(0))
     assert OPEN in machine.path("/srv/otp/alice.record").read_text()
     machine.run("rm", "-rf", "/srv/otp")
+
+
+def open_files(machine: Machine) -> list[str]:
+    """Return the files of the store that show the key of alice's token."""
+    store = machine.path(STORE)
+    files = (path for path in store.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(store)) for path in files if OPEN.encode() in path.read_bytes())
+
+
+COMMAND = ("env", f"PYTHONPATH={COPY}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", "-m", "pam_totp.cli")
+
+
+def test_two_changes_of_the_keys_at_once_lose_no_key(machine: Machine) -> None:
+    first = machine.talk(*COMMAND, "seal", "rotate").asks("[y/N]")
+    for words in (("rotate", "--yes"), ("init", "--yes"), ("export", "/root/copy", "--yes")):
+        done = machine.pam_totp("seal", *words)
+        assert done.returncode == 3
+        assert "another command changes the keys of the seal" in done.stderr
+    assert machine.pam_totp("seal", "status").returncode == 0
+    assert first.says("y").ends()[0] == 0
+    assert machine.pam_totp("seal", "status").returncode == 0
+    assert gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("path", [f"/{STORE}", "/srv/link", "/srv/bound", f"/proc/self/root{STORE}"])
+def test_a_sealed_store_is_sealed_by_every_path_to_it(machine: Machine, path: str) -> None:
+    machine.run("ln", "-sfn", STORE, "/srv/link")
+    machine.run("sh", "-c", f"mkdir -p /srv/bound && mount --bind {STORE} /srv/bound")
+    try:
+        words = ("enroll", "bob", "--type", "hotp", "--secret-stdin", "--store", path)
+        done = machine.pam_totp(*words, stdin=f"{OPEN}\n{codes(0, 2)}\n")
+        assert done.returncode == 0, done.stderr
+        assert open_files(machine) == []
+        machine.stack("su", machine.module_line(f"store={path}"))
+        assert gets_in(machine, codes(0))
+        assert machine.pam_totp("seal", "init", "--store", path, "--yes").returncode == 0
+        stores = status(machine)["stores"]
+        assert isinstance(stores, list)
+        assert [store["store"] for store in stores] == [STORE]
+        machine.path(seal_key.FILE).unlink()
+        done = machine.pam_totp("enroll", "carol", *words[2:], stdin=f"{OPEN}\n{codes(0, 2)}\n")
+        assert done.returncode == 3
+        assert open_files(machine) == []
+    finally:
+        machine.run("umount", "/srv/bound")
+        machine.run("rm", "-rf", "/srv/link", "/srv/bound")
+
+
+def test_no_file_of_a_killed_process_keeps_an_open_secret(machine: Machine) -> None:
+    machine.run("rm", "-rf", seal_key.FOLDER)
+    for name in ("alice.record", ".alice.record", ".bob.record"):
+        machine.put(f"{STORE}/{name}", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
+    machine.write(f"{STORE}/.carol.json.tmp", serialize(UserRecord(user="carol", tokens=(fob(),))), 0o600)
+    machine.own(f"{STORE}/.carol.json.tmp", "pam_totp")
+    done = machine.pam_totp("seal", "init", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert open_files(machine) == []
+    assert gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("what", ["init", "rotate"])
+def test_an_interrupted_import_is_rolled_back_before_its_key_goes(machine: Machine, what: str) -> None:
+    if what == "init":
+        machine.run("rm", "-rf", seal_key.FOLDER)
+        machine.enrol("alice")
+    record = UserRecord(user="alice", tokens=(fob(),))
+    machine.path(f"{STORE}/.import").mkdir(mode=0o700)
+    line = json.dumps(["alice.record", serialize(record).decode(), serialize(record).decode()])
+    machine.write(f"{STORE}/.import/manifest", f"{line}\n", 0o600)
+    for path in (".import", ".import/manifest"):
+        machine.own(f"{STORE}/{path}", "pam_totp")
+    done = machine.pam_totp("seal", what, "--yes")
+    assert done.returncode == 3
+    assert ".import: left by an interrupted import, so run 'pam-totp doctor --repair' first" in done.stderr
+    machine.pam_totp("doctor", "--repair")
+    assert machine.pam_totp("seal", what, "--yes").returncode == 0
+    assert open_files(machine) == []
+    assert len(keys(machine)) == 1
+
+
+def test_a_new_key_waits_for_an_import_that_is_running(machine: Machine) -> None:
+    machine.path(f"{STORE}/.import").mkdir(mode=0o700)
+    machine.own(f"{STORE}/.import", "pam_totp")
+    journal = os.open(machine.path(f"{STORE}/.import"), os.O_RDONLY)
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        done = machine.pam_totp("seal", "rotate", "--yes")
+        assert done.returncode == 3
+        assert "an import is running, so try again when it has finished" in done.stderr
+        assert len(keys(machine)) == 2
+    finally:
+        os.close(journal)
+    machine.path(f"{STORE}/.import").rmdir()
+    assert machine.pam_totp("seal", "rotate").returncode == 0
+    assert len(keys(machine)) == 1
+
+
+def test_everybody_can_read_the_note_under_any_umask(machine: Machine) -> None:
+    machine.run("rm", "-rf", seal_key.FOLDER)
+    machine.enrol("alice")
+    words = " ".join((*COMMAND, "seal", "init", "--yes"))
+    assert machine.run("sh", "-c", f"umask 077; {words}").returncode == 0
+    assert machine.run("cat", seal_key.NOTE, user="bob").returncode == 0
+    assert machine.run("cat", f"{seal_key.FOLDER}/seal.lock", user="bob").returncode != 0
+
+
+def enrolling(machine: Machine, user: str) -> Talk:
+    """Return the dialogue of a command that enrols a user, and has read the keyring."""
+    talk = machine.talk(*COMMAND, "enroll", user, "--type", "hotp", "--secret-stdin")
+    talk.asks("key").says(OPEN).asks("code")
+    return talk
+
+
+@pytest.mark.parametrize("what", ["init", "rotate"])
+def test_a_command_that_began_before_a_new_key_writes_nothing(machine: Machine, what: str) -> None:
+    if what == "init":
+        machine.run("rm", "-rf", seal_key.FOLDER)
+        machine.enrol("alice")
+    talk = enrolling(machine, "bob")
+    assert machine.pam_totp("seal", what, "--yes").returncode == 0
+    status, shown = talk.says(codes(0, 2)).ends()
+    assert status == 3, shown
+    assert "the keys of the seal have changed (run the command again" in shown
+    assert open_files(machine) == []
+    assert not machine.path(f"{STORE}/bob.record").exists()
+    assert enrolling(machine, "bob").says(codes(0, 2)).ends()[0] == 0
+    assert machine.pam_totp("list").returncode == 0
+
+
+def test_an_exported_copy_ends_no_command_that_has_begun(machine: Machine) -> None:
+    talk = enrolling(machine, "bob")
+    assert machine.pam_totp("seal", "export", "/root/copy", "--yes").returncode == 0
+    machine.path("/root/copy").unlink()
+    status, shown = talk.says(codes(0, 2)).ends()
+    assert status == 0, shown
+
+
+def test_an_older_copy_of_the_key_leaves_no_store_open(machine: Machine) -> None:
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", "/srv/otp")
+    machine.put("/srv/otp/alice.record", "pam_totp", UserRecord(user="alice", tokens=(fob(),)))
+    assert machine.pam_totp("seal", "init", "--store", "/srv/otp", "--yes").returncode == 0
+    machine.path(seal_key.FILE).unlink()
+    try:
+        done = machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes")
+        assert done.returncode == 0, done.stderr
+        machine.stack("su", machine.module_line("store=/srv/otp"))
+        assert gets_in(machine, codes(0))
+        words = ("enroll", "bob", "--type", "hotp", "--secret-stdin", "--store", "/srv/otp")
+        assert machine.pam_totp(*words, stdin=f"{OPEN}\n{codes(0, 2)}\n").returncode == 0
+        assert OPEN not in machine.path("/srv/otp/bob.record").read_text()
+    finally:
+        machine.run("rm", "-rf", "/srv/otp", "/root/copy")
+
+
+def test_the_key_of_another_host_does_not_lock_an_open_folder(machine: Machine) -> None:
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.run("rm", "-rf", seal_key.FOLDER)  # another host, with the same folder
+    machine.enrol("alice")
+    done = machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes")
+    machine.path("/root/copy").unlink()
+    assert done.returncode == 0, done.stderr
+    assert f"{STORE}: not sealed on this host, so it stays open" in done.stdout
+    assert gets_in(machine, codes(0))
+
+
+def test_a_sealed_store_without_any_key_on_its_host_gets_no_open_secret(machine: Machine) -> None:
+    machine.pam_totp("seal", "export", "/root/copy", "--yes")
+    machine.run("rm", "-rf", seal_key.FOLDER)  # the records have moved to another host, and the key has not
+    for words in (("seal", "init", "--yes"), ("enroll", "bob", "--type", "hotp", "--secret-stdin")):
+        done = machine.pam_totp(*words, stdin=f"{OPEN}\n{codes(0, 2)}\n")
+        assert done.returncode == 3, done.stdout
+        assert "sealed" in done.stderr
+    assert not machine.path(seal_key.FILE).exists()
+    assert open_files(machine) == []
+    assert machine.pam_totp("seal", "init", "--key", "/root/copy", "--yes").returncode == 0
+    machine.path("/root/copy").unlink()
+    assert gets_in(machine, codes(0))
+
+
+@pytest.mark.parametrize("names", [["new\nline"], [f"{n}{'x' * 240}" for n in range(20)]])
+def test_no_store_makes_the_keyring_unreadable(machine: Machine, names: list[str]) -> None:
+    machine.run("mkdir", "/srv/otp")
+    try:
+        for name in names:
+            path = f"/srv/otp/{name}"
+            machine.run("install", "-d", "-o", "pam_totp", "-m", "0700", path)
+            done = machine.pam_totp("seal", "init", "--store", path, "--yes")
+            if done.returncode != 0:
+                break
+        assert done.returncode == 3
+        assert "cannot be in the keyring" in done.stderr
+        assert machine.pam_totp("seal", "status").returncode == 0
+        assert gets_in(machine, codes(0))
+    finally:
+        machine.run("rm", "-rf", "/srv/otp")

@@ -124,12 +124,24 @@ class Nas:
         self.socket.connect((HOST, port))
         self._next = 0
 
-    def request(self, user: str, answer: str, state: bytes | None = None, *, is_signed: bool = True) -> bytes:
-        """Return a new Access-Request."""
-        vector, self._next = os.urandom(16), (self._next + 1) % 256
+    def request(
+        self,
+        user: str,
+        answer: str,
+        state: bytes | None = None,
+        *,
+        is_signed: bool = True,
+        vector: bytes | None = None,
+        more: bytes = b"",
+    ) -> bytes:
+        """Return a new Access-Request. `vector` is its Request Authenticator, which is random by default.
+
+        `more` are further attributes.
+        """
+        vector, self._next = vector or os.urandom(16), (self._next + 1) % 256
         attributes = {USER_NAME: user.encode(), USER_PASSWORD: self._hidden(answer.encode(), vector)}
         attributes |= {CALLING_STATION: b"192.0.2.7"} | ({} if state is None else {STATE: state})
-        body = _attributes(attributes)
+        body = _attributes(attributes) + more
         if not is_signed:
             return struct.pack(">BBH", REQUEST, self._next, 20 + len(body)) + vector + body
         head = struct.pack(">BBH", REQUEST, self._next, 20 + 18 + len(body)) + vector
