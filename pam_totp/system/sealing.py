@@ -2,7 +2,7 @@
 
 Rules:
 1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
-2. `seal_all` changes one record at a time. After a kill or an error, a second run completes the work.
+2. `seal_all` changes one record at a time. A second run completes the work after a kill or an error.
 3. A key that is still in use must remain in the keyring.
 """
 
