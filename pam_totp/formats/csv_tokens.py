@@ -108,7 +108,7 @@ def parse_map(data: bytes) -> dict[str, str]:
 
 
 def understood_map(data: bytes) -> str | None:
-    """Return the meaning of a map's columns. Return None if the file lacks a heading, or has the heading `serial,user`."""
+    """Return the meaning of a map's columns, or None if the heading is missing or is `serial,user`."""
     row = next((columns for _, columns in rows(data)), [])
     heading = heading_of(row, _MAP_NAMES)
     is_usual = [name.lower() for name in row] == ["serial", "user"]

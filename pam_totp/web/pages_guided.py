@@ -114,7 +114,7 @@ def _begin(enrolment: Enrolment) -> Response:
 
 
 def _new_phone() -> Token:
-    """Return a new token for a phone app. The enrolment changes the name if the user already has a token of that name."""
+    """Return a new token for a phone app. The enrolment renames it if the user has a token of that name."""
     record = UserRecord(user=requester().user)
     return new_phone(record, current_portal().config.now()).renamed(gettext("phone"))
 
