@@ -168,7 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _prevent_core_dump() -> None:
-    """Prevent core dumps, which would contain keys. At a limit of 1, the kernel runs no program of core_pattern."""
+    """Prevent core dumps, which would contain keys. The kernel starts no program of core_pattern if the limit is 1
+    (core(5)).
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     with suppress(OSError, ValueError):  # a service unit may forbid this call, and set LimitCORE=0 instead
         resource.setrlimit(resource.RLIMIT_CORE, (1, hard or 1))

@@ -1,7 +1,8 @@
 """assign: give a user a token from the stock.
 
 Rules:
-- The token is unconfirmed. Its owner confirms it in the portal by two codes in a row, or at the desk (`--confirm`).
+- The token is unconfirmed. The owner confirms the token in the portal by two codes in a row, or at the desk
+  (`--confirm`).
 - `--confirm` reads the codes, and confirms the token in the same change. The option also confirms a token that was
   assigned before.
 """

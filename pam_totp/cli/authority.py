@@ -1,4 +1,4 @@
-"""authority: make the certificates of an authority, run it, and make a restored database of the fleet safe."""
+"""authority: create the certificates of an authority, run the authority, and make a restored database safe."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "authority",
         run,
-        "make the certificates of an authority, which decides for the members of a fleet; run the authority; "
+        "create the certificates of an authority, which decides for the members of a fleet; run the authority, or "
         "make a restored database of the fleet safe",
         "pam-totp authority init",
         "pam-totp authority serve --log stderr",
@@ -70,8 +70,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "what",
         choices=OPTIONS,
-        help="init: make missing keys and certificates; serve: run; restore: roll a restored database forward from the "
-        "logs; fence: demand codes in a row for all tokens, without logs",
+        help="init: create missing keys and certificates; serve: run; restore: roll a restored database forward from "
+        "the logs; fence: demand codes in a row for all tokens, without logs",
     )
     parser.add_argument("--no-seal", action="store_true", help="init: do not seal the secrets of a new fleet")
     add_config(parser)
@@ -159,7 +159,7 @@ def _init(args: argparse.Namespace, site: Site, settings: AuthoritySettings) -> 
         return DONE
     for path in made:
         why = ", so that logins at this host reach the database" if path == service_network.DROP_IN else ""
-        print(f"made: {path}{why}")
+        print(f"created: {path}{why}")
     for path in kept:
         print(f"kept: {path}{', which the service may read now' if path in permitted else ''}")
     if sealed is not None:
@@ -171,7 +171,7 @@ def _init(args: argparse.Namespace, site: Site, settings: AuthoritySettings) -> 
 
 
 def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
-    """Return the administrator's next steps, after `made` was created."""
+    """Return the administrator's next steps, after the files `made` were created."""
     if settings.ca in made:
         return [
             "next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on",

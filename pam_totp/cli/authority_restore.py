@@ -2,8 +2,8 @@
 
 Rules:
 - The command reads the logs as root. Then it drops its privileges to the account of the service.
-- Records and stock are rolled forward as by `pam-totp restored`. One transaction for members and groups, and for the
-  new epoch, is the last change. The command fails, and the epoch is unchanged, if a record was not rolled forward.
+- Records and stock are rolled forward as by `pam-totp restored`. The last change is one transaction: members, groups
+  and the new epoch. The command fails, and the epoch is unchanged, if a record was not rolled forward.
 - The epoch of the site file is not required here, because a backup has a lower epoch.
 """
 
@@ -74,7 +74,7 @@ def restore(args: argparse.Namespace, site: Site, file: str) -> int:
     store = _open(args, site, file)
     print_evidence(spans, log, args.restored_at)
     if log.lines == 0:
-        raise CommandError("no line of pam_totp in the logs (without a log, run 'pam-totp authority fence')")
+        raise CommandError("no line of pam_totp in the logs (run 'pam-totp authority fence' if the logs are lost)")
     addresses = site.authority.addresses if site.authority is not None else ()
     needed = len(addresses)
     log.is_complete = log.count_authorities(addresses) >= needed or args.complete

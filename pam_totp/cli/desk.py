@@ -339,7 +339,7 @@ def _session(desk: Desk, store: Store, by: str, args: argparse.Namespace) -> int
             print(HELP, end="")
         elif line.strip():
             if not tokens <= _active_tokens(store, by):
-                raise CommandError(f"the tokens of {by} have changed; this action was not carried out (sign in again)")
+                raise CommandError(f"this action was not carried out: the tokens of {by} have changed (sign in again)")
             with suppress(SystemExit):  # argparse has printed the error, or the help
                 _act_on(desk, by, line)
     return DONE

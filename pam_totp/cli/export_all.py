@@ -49,7 +49,7 @@ class _Export:
 
 
 def check_usage(args: argparse.Namespace, chosen: Format) -> None:
-    """Raise CommandError if the options do not fit --all."""
+    """Raise CommandError for an option that --all excludes, and for a missing option."""
     supported = [name for name, each in EXPORT_FORMATS.items() if each.all_users is not None]
     problem = None
     if args.user or args.token:
@@ -92,7 +92,7 @@ def _read(store: Store, chosen: Format) -> _Export:
     if not export.parts:
         _print_left_out(export)
         status = OUT_OF_REACH if export.is_damaged else REFUSED
-        raise CommandError("there is no token to export; nothing was written", status)
+        raise CommandError("nothing was written: the export requires a token that the format can represent", status)
     return export
 
 

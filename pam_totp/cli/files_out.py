@@ -3,8 +3,8 @@
 Rules:
 - A new file has mode 0600 under any umask, a new folder 0700. A path that already exists, also as a symbolic link, is
   an error.
-- A file gets its name (linkat) when its content is complete and durable. Until then it is an unnamed file (O_TMPFILE),
-  which the kernel deletes when the process ends.
+- A file gets its name (linkat) when its content is complete and durable. The kernel deletes the file, which has no name
+  at first (O_TMPFILE), if the process ends earlier.
 - A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes only the files that it created.
 - The process opens the folder before it drops its privileges. It creates and removes the file in that folder, with the
   original privileges, even if the path meanwhile leads to another folder.

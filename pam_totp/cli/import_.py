@@ -186,10 +186,11 @@ def _import(
 def _nothing_found(args: argparse.Namespace, files: Sequence[NamedFile]) -> str:
     if args.homes:
         name = args.home_file or HOME_FILE
-        return f"{args.homes}: no home folder has a file {name}; nothing was imported (--home-file gives another name)"
-    what = "no tokens"
+        what = f"{args.homes}: nothing was imported: {name} not found in the home folders"
+        return f"{what} (--home-file gives another name)"
+    what = "must contain a token"
     if args.serial:
-        what = f"no token has the serial number {args.serial}"
+        what += f" with the serial number {args.serial}"
     elif args.user:
         what += f" of {args.user}"
     return f"{', '.join(path for path, _ in files)}: {what}; nothing was imported"
@@ -204,7 +205,7 @@ def _imported(report: Report) -> Iterator[Fields]:
 
 
 def secret_source(args: argparse.Namespace, chosen: Format, bar: Bar) -> AskSecret | None:
-    """Return a function that returns the key or password of a file. Return None for a format without encryption."""
+    """Return a function that returns the key or password of a file, or None for a format that is always plain text."""
     if not chosen.has_secret:
         return None
     paths = {"key": args.key_file, "password": args.password_file}
@@ -258,9 +259,10 @@ def _require_accounts(selected: Selected) -> None:
     """Raise CommandError if a user has no account on this host."""
     missing = {each.user for each in selected if isinstance(each, Candidate) and not each.has_account}
     if missing:
+        remedy = "create the missing accounts, or omit --strict"
         texts = [no_account(user) for user in islice(sorted(missing), MAX_NAMED)]
         more = [f"and {len(missing) - MAX_NAMED} more"] if len(missing) > MAX_NAMED else []
-        raise CommandError(f"{'; '.join(texts + more)}; nothing was imported (--strict)")
+        raise CommandError(f"nothing was imported: {', '.join(texts + more)}; {remedy}")
 
 
 def _selection(
@@ -276,7 +278,9 @@ def _selection(
 
 
 def _new_record(args: argparse.Namespace, parsed: ParsedFile) -> UserRecord | None:
-    """Return the file's record, with the user name on this host and no tokens, or None for a file of tokens only."""
+    """Return the file's record with the user name on this host and an empty list of tokens. Return None for a file of
+    tokens only.
+    """
     if parsed.record is None:
         return None
     return parsed.record.without_tokens(passwd_name(args.user or parsed.record.user))

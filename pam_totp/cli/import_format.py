@@ -50,7 +50,7 @@ def recognised_format(files: Sequence[NamedFile]) -> Format:
     if name is None or len(names) != 1:
         path = next((path for path, data in files if sniff(data) is None), files[0][0])
         hint = f"name the format first, as in 'pam-totp import csv {path}'; the formats are {', '.join(FORMATS)}"
-        raise CommandError(f"{path}: the format was not recognised; nothing was imported ({hint})", REFUSED)
+        raise CommandError(f"{path}: unknown or ambiguous format; nothing was imported ({hint})", REFUSED)
     _say(files[0][0], f"recognised as {name}")
     return FORMATS[name]
 

@@ -1,10 +1,10 @@
-"""invite: make enrolment tickets, with which users enrol themselves.
+"""invite: create enrolment tickets, with which users enrol themselves.
 
 Rules:
 - A ticket is shown once: on the terminal, or in a new file of mode 0600. The file is complete before the first change.
 - A new ticket replaces the earlier ticket of the user.
-- The ticket of an enrolled user replaces the old tokens when it is redeemed. Until then, the old tokens are valid.
-  A login does not accept such a ticket, so the command and the sheet name the portal and `enroll --ticket`.
+- The ticket of an enrolled user replaces the old tokens when it is redeemed. The old tokens are valid until then. A
+  login does not accept such a ticket, so the command and the sheet name the portal and `enroll --ticket`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "invite",
         run,
-        "make enrolment tickets, with which users enrol themselves",
+        "create enrolment tickets, with which users enrol themselves",
         "pam-totp invite alice",
         "pam-totp invite --from staff.txt --valid 14d --sheet --output tickets.txt",
         "pam-totp invite bob --token fob",
@@ -181,7 +181,7 @@ def _warn_enrolled(records: Sequence[UserRecord]) -> None:
 
 
 def _enrolled(records: Sequence[UserRecord]) -> str:
-    """Return the names of the first enrolled users and the number of the others, or an empty text."""
+    """Return the names of the first enrolled users and the number of the others, or an empty string."""
     enrolled = [record.user for record in records if record.enrolled]
     return ", ".join(enrolled[:3]) + (f" and {len(enrolled) - 3} more" if len(enrolled) > 3 else "")
 
@@ -197,7 +197,7 @@ def _invitation(record: UserRecord, ends: int, args: argparse.Namespace) -> Invi
     picture = qr.packed(token, record.user, args.issuer) if shows_key(token) else None
     ticket, shown = new_ticket(token, ends, picture)
     try:
-        with_ticket(record, token, ticket)  # before the first change, which would end an earlier ticket of another user
+        with_ticket(record, token, ticket)  # before the first change, which would replace an earlier ticket
     except RecordError as e:
         raise CommandError(f"{record.user}: {e}; nothing was changed") from None
     return Invitation(record.user, record.enrolled, token, ticket, shown)
@@ -208,7 +208,7 @@ def _store(store: Store, invitation: Invitation, args: argparse.Namespace) -> No
 
     def change(record: UserRecord) -> tuple[UserRecord, None]:
         if args.token is not None and record.token(token.name) != token:
-            raise CommandError(f"{user}: token '{token.name}' was changed meanwhile; the user gets no ticket")
+            raise CommandError(f"{user} gets no ticket: another command has changed the token '{token.name}'")
         return with_ticket(record, token, ticket), None
 
     with logged_changes(store) as held:

@@ -120,7 +120,8 @@ class JoinedHost(NamedTuple):
 def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHost:
     """Ask for a join line, and write the credentials, the drop-in and the site file, in this order.
 
-    Replace a store that was copied to a database, and write the site file before such a store is unlinked.
+    On a host whose store was copied to a database, write the site file first, then unlink the file in place of the
+    store.
     """
     from pam_totp.member.joining import JoinRefused, join, verify
     from pam_totp.member.wire import JoinLine, WireError

@@ -161,7 +161,7 @@ def _cells(record: UserRecord, token: Token) -> tuple[str, ...]:
 
 
 def _state(token: Token) -> str:
-    """Return the state of a token: one of STATES."""
+    """Return the state of a token, one of STATES."""
     return "disabled" if not token.enabled else "active" if token.confirmed else "unconfirmed"
 
 

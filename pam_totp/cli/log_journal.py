@@ -53,7 +53,9 @@ def journal_lines(since: int, store: str) -> Iterator[tuple[int | None, str]]:
 
 
 def _parsed(entry: bytes) -> tuple[int, str] | None:
-    """Return the time and the text of an entry, or None. A text that is not UTF-8 is a list of numbers."""
+    """Return the time and the text of an entry, or None. journalctl writes a text as a list of bytes if it is not
+    UTF-8.
+    """
     try:
         fields = json.loads(entry)
         text, at = fields["MESSAGE"], int(fields["__REALTIME_TIMESTAMP"]) // _MICRO

@@ -54,7 +54,7 @@ def add_to(commands: Commands) -> None:
         "member",
         run,
         "on an authority: add, list or revoke the hosts of the fleet, and set their groups of users; "
-        "on a member: make recovery codes for break-glass, or set up FreeRADIUS",
+        "on a member: create recovery codes for break-glass, or set up FreeRADIUS",
         "pam-totp member add web1.example.org --group web",
         "pam-totp member groups web --allow all",
         "pam-totp member groups staff --put alice",
@@ -86,8 +86,8 @@ def add_to(commands: Commands) -> None:
         "--allow", metavar="GROUP", action="append", help="groups: user group that members may ask for; all: every user"
     )
     parser.add_argument("--deny", metavar="GROUP", action="append", help="groups: the opposite of --allow")
-    parser.add_argument("--put", metavar="USER", action="append", help="groups: put a user into this user group")
-    parser.add_argument("--take", metavar="USER", action="append", help="groups: take a user out of this user group")
+    parser.add_argument("--put", metavar="USER", action="append", help="groups: add a user to this user group")
+    parser.add_argument("--take", metavar="USER", action="append", help="groups: remove a user from this user group")
     parser.add_argument(
         "--enroll",
         choices=("ticket", "off"),

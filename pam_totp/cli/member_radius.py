@@ -85,7 +85,7 @@ def _require_root() -> None:
 
 
 def _make_folders(folder: str) -> None:
-    """Make the configuration's folder, owned by root, and below it the credentials' folder, owned by FreeRADIUS."""
+    """Create the configuration's folder, owned by root, and below it the credentials' folder, owned by FreeRADIUS."""
     account = pwd.getpwnam(pack.ACCOUNT)
     if not os.path.isdir(folder):
         os.mkdir(folder)

@@ -44,7 +44,7 @@ OFF, TICKET, PASSWORD = (
     "off",
     "ticket",
     "password",
-)  # of --first-token; the import of web.portal.FirstToken needs packages
+)  # of --first-token; web.portal.FirstToken has them too, but its import requires the extra `web`
 SHADOW = "shadow"  # the group that can read the hashes of the system's passwords
 
 

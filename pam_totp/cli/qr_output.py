@@ -107,7 +107,7 @@ class KeyDisplay:
 def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True) -> Iterator[KeyDisplay]:
     """Yield the display that --qr and --output select. Delete its files if the block raises an exception.
 
-    `has_key` is False if the user has entered the key: the JSON and the text under --qr none then contain no key. With
+    `has_key` is False if the user has entered the key: the JSON and the text under --qr none then omit the key. With
     --json, `show` writes no text, and the caller passes the JSON to `write`.
     """
     how, _, path = (args.qr or default).partition("=")

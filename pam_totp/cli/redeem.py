@@ -68,7 +68,9 @@ def _user(args: argparse.Namespace) -> str:
 
 
 def _converse(channel: socket.socket, user: str) -> tuple[int | None, int]:
-    """Carry out one login. Return the PAM result, or None if the service sent no result, and the number of prompts."""
+    """Carry out one login. Return the PAM result and the number of prompts. The result is None if the service closed
+    the connection early.
+    """
     arguments = (f"prompt={PROMPT}", "no_second_prompt")
     channel.send(Hello(version=PROTOCOL_VERSION, service=REDEEM_SERVICE, user=user, arguments=arguments).packet())
     prompts = 0

@@ -44,13 +44,13 @@ def _denied(path: object, store: str) -> str:
     if isinstance(path, str) and os.path.isabs(path):
         closed = _closed_folder(path)
         if closed is not None:
-            return f"{owner} may not enter {closed}: move the store, or run 'chmod a+x {closed}'"
+            return f"{owner} cannot enter {closed}: move the store, or run 'chmod a+x {closed}'"
     account = f"{name}:" if name else f"{os.geteuid()}:{os.getegid()}"
     return f"{owner} must own all its files: run 'chown -R -h {account} {store}'"
 
 
 def _closed_folder(path: str) -> str | None:
-    """Return the first folder above an absolute path that this process may not enter, or None."""
+    """Return the first folder above an absolute path that this process cannot enter, or None."""
     parts = path.split("/")
     folders = ("/".join(parts[:end]) or "/" for end in range(1, len(parts)))
     return next((folder for folder in folders if not os.access(folder, os.X_OK, effective_ids=True)), None)

@@ -4,8 +4,8 @@ Rules:
 - The old token is valid until the new token is confirmed. One change of the record then replaces it.
 - The recovery codes, the other tokens and the count of failures are unchanged.
 - The log has a removal and an enrolment, so that `pam-totp restored` removes the old token from a restored store.
-- With `--stock`, both arguments are serial numbers. Otherwise, they are a user and the name of a token, which may look
-  like serial numbers.
+- With `--stock`, both arguments are serial numbers. Otherwise, the arguments are a user and the name of a token, even
+  if both look like serial numbers.
 """
 
 from __future__ import annotations

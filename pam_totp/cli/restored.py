@@ -210,7 +210,7 @@ def print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
 
 
 def _claim_serials(store: FileStore, user: str) -> None:
-    """Claim the serial numbers of a record that another program has put into the store."""
+    """Claim the serial numbers of a record that another program has written to the store."""
     try:
         bring_in(store, user)
     except SerialTaken as e:

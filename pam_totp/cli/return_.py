@@ -16,7 +16,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "return",
         run,
-        "take a used token back into the stock: no code is accepted again for its next user",
+        "take a used token back into the stock: used codes are refused for its next user, too",
         "pam-totp return T-1001",
         data=True,
     )

@@ -1,8 +1,8 @@
 """seal: encrypt the secrets of a store with a key of this host, and manage that key.
 
 Rules:
-1. A step changes the keyring durably, then restarts the services, then changes records. So every process that may read
-   a record has the key of this record.
+1. A step changes the keyring durably, then restarts the services, then changes records. Therefore every process that
+   can read a record has the key of this record.
 2. With a folder, one run takes all steps. A database has several authorities: a run takes one step, and prints the
    instruction to copy the keyring to the other authorities.
 3. A killed run loses nothing: the next run takes the step that is due.
@@ -75,8 +75,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "what",
         choices=(INIT, ROTATE, EXPORT, STATUS),
-        help="init: make a key, and seal all secrets; rotate: seal them with a new key; export FILE: write the keys to "
-        "a file for safekeeping; status: count the records by their keys",
+        help="init: generate a key, and seal all secrets; rotate: seal them with a new key; export FILE: write the "
+        "keys to a file for safekeeping; status: count the records by their keys",
     )
     parser.add_argument("path", nargs="?", metavar="FILE", help="export: the file to create")
     parser.add_argument("--with", dest="place", choices=PLACES, help="init: how the key is stored (file)")
@@ -117,7 +117,7 @@ def _store(args: argparse.Namespace) -> str:
 
 
 def _keyring() -> Keyring | None:
-    """Return the keyring, or None on a host without sealed stores."""
+    """Return the keyring, or None if no store of this host is sealed."""
     found = seal_key.keyring()
     if found is None and seal_files.note().stores:
         raise CommandError(_LOST, OUT_OF_REACH)
@@ -225,11 +225,11 @@ def _init_for_authority(args: argparse.Namespace, url: str, keyring: Keyring | N
 
     state, problem = state_of(url, None)
     if state is None:
-        return f"the secrets are not sealed, because the database cannot be read: {problem} ({_LATER})"
+        return f"the secrets are not sealed: reading the database failed: {problem} ({_LATER})"
     if state["version"] is not None and _number(url) > 0:
-        return f"the secrets are not sealed, because the database has records ({_LATER})"
+        return f"the secrets are not sealed: the database has records ({_LATER})"
     _write(args, (keyring or Keyring(current=os.urandom(KEY_SIZE))).with_store(url, State.SEALED))
-    return f"made: {seal_key.FILE}, which seals all secrets ({_EXPORT_FIRST})"
+    return f"created: {seal_key.FILE}, which seals all secrets ({_EXPORT_FIRST})"
 
 
 def _number(where: str) -> int:

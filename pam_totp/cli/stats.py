@@ -126,7 +126,7 @@ def _of_store(store: Store) -> StoreFigures:
 def _write_textfile(args: argparse.Namespace) -> int:
     """Write the metrics of the store and of the running services.
 
-    Write `pam_totp_store_up 0` and the metrics of the services if the store is out of reach.
+    Write `pam_totp_store_up 0` and the metrics of the services if the store cannot be read.
     """
     if args.json or args.since is not None or args.log is not None or args.batch is not None:
         raise CommandError("--textfile excludes all options except --store", WRONG_USAGE)

@@ -64,7 +64,7 @@ def add_to(commands: Commands) -> None:
         "file",
         nargs="*",
         metavar="FILE",
-        help=f"import: file to read, or - for standard input; FORMAT is recognised, or one of {', '.join(FORMATS)}; "
+        help=f"import: file to read, or - for standard input. FORMAT is recognised, or one of {', '.join(FORMATS)}. "
         "remove: the serial number",
     )
     parser.add_argument("--batch", metavar="B", help="import: name of the batch; list: only this batch")
@@ -123,7 +123,7 @@ def _add(args: argparse.Namespace, chosen: Format, files: list[NamedFile]) -> li
     except FormatError as e:
         raise format_error(chosen, *files[0], e) from None
     if not tokens:
-        raise CommandError(f"{files[0][0]}: no tokens; nothing was imported")
+        raise CommandError(f"{files[0][0]}: must contain a token; nothing was imported")
     bar = Bar("checking" if args.dry_run else "importing", long=len(tokens) >= MANY_TOKENS)
     with signals_held():
         results = stock.add(store, tokens, now=options.now, batch=args.batch, dry_run=args.dry_run, progress=bar.show)

@@ -232,7 +232,7 @@ def has_account(user: str) -> bool:
 def no_account(user: str) -> str:
     """Return the message that the user has no account, with an account of a similar name if there is any."""
     similar = similar_account(user)
-    return f"there is no account {user} on this host" + (f" (did you mean {similar}?)" if similar else "")
+    return f"{user} has no account on this host" + (f" (did you mean {similar}?)" if similar else "")
 
 
 def warn_without_account(user: str) -> None:
@@ -405,7 +405,7 @@ def _only_token(record: UserRecord) -> Token:
 
 
 def token_name_in(record: UserRecord, words: Iterable[str]) -> str | None:
-    """Return the first of the words that is the name of a token and cannot be a code, or None."""
+    """Return the first of the words that is the name of a token and differs from every code, or None."""
     names = (word for word in words if record.token(word) is not None)
     return next((name for name in names if Answer.parse(name.encode()).codes(CODE_LENGTHS) is None), None)
 

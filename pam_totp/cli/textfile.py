@@ -32,7 +32,7 @@ def of_services(sockets: Mapping[str, str] = SOCKETS) -> dict[str, str | None]:
     for role, path in sockets.items():
         try:
             found[role] = merged([fetch(path, reasons=False)])
-        except FileNotFoundError:  # the service is not running, or is not on this host
+        except FileNotFoundError:  # the service is stopped, or this host lacks it
             continue
         except (OSError, ValueError):
             found[role] = None

@@ -9,7 +9,7 @@ from pam_totp.cli.store_access import ONESELF, open_store, update, user_of
 
 
 def add_to(commands: Commands) -> None:
-    summary = "clear a user's count of wrong answers, and end a lock"
+    summary = "clear a user's count of wrong answers, which also ends a lock"
     parser = add_command(commands, "unlock", run, summary, "pam-totp unlock alice")
     parser.add_argument("user", nargs="?", help=f"name of the user ({ONESELF})")
 

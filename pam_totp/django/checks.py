@@ -39,7 +39,7 @@ def _findings() -> Iterator[CheckMessage]:
     service, timeout = conf.get("PAM_TOTP_SERVICE"), conf.get("PAM_TOTP_TIMEOUT")
     if not isinstance(service, str) or not service:
         hint = "use the name that [clients] in /etc/pam_totp.toml gives to this application's account"
-        yield Error("PAM_TOTP_SERVICE must be a name", hint=hint, id="pam_totp.E001")
+        yield Error("PAM_TOTP_SERVICE must be a non-empty string", hint=hint, id="pam_totp.E001")
     if not isinstance(timeout, int | float) or timeout <= 0:
         yield Error("PAM_TOTP_TIMEOUT must be a positive number of seconds", id="pam_totp.E002")
     if MIDDLEWARE not in settings.MIDDLEWARE:
@@ -67,7 +67,7 @@ def _findings() -> Iterator[CheckMessage]:
         hint = "add 'admin.site.__class__ = HostAdminSite' to urls.py (from pam_totp.django.sites import HostAdminSite)"
         yield Warning(f"admin site {site!r} may open with the password alone", hint=hint, id="pam_totp.W004")
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
-        hint = f"add {REQUEST_MIDDLEWARE!r}; until then the log has no address, and users see no message of the service"
+        hint = f"add {REQUEST_MIDDLEWARE!r}, so that the log has the address, and users see the messages of the service"
         yield Warning("MIDDLEWARE does not pass on the request", hint=hint, id="pam_totp.W005")
     others = [model.model_label() for model in device_classes() if not issubclass(model, HostDevice)]
     remedy = _missing_guard()
@@ -200,7 +200,7 @@ def _is_admin_documentation(page: Callable[..., Any]) -> bool:
 
 
 def _is_login_of_former_class(page: Callable[..., Any]) -> bool:
-    """Return True if urls.py made the login page of a HostAdminSite while the site was still of another class."""
+    """Return True if urls.py created the login page of a HostAdminSite while the site was still of another class."""
     site = getattr(page, "__self__", None)
     return isinstance(site, HostAdminSite) and page.__name__ == "login" and page.__func__ is not type(site).login  # type: ignore[attr-defined]
 

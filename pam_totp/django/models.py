@@ -60,8 +60,8 @@ class HostDevice(Device):  # type: ignore[misc]
     def verify_token(self, token: object) -> bool:
         """Return True if the service accepts the code, which uses it up. Show the service's messages to the user.
 
-        Return False if the service refuses the code. If the service cannot check it, log the reason, inform the user,
-        and return False.
+        Return False if the service refuses the code. Log the reason, inform the user, and return False if the service
+        cannot check the code.
         """
         try:
             outcome: client.Outcome = self._ask(token)
@@ -107,7 +107,7 @@ class HostDevice(Device):  # type: ignore[misc]
 
 
 def _listens(path: str) -> bool:
-    """Return True if a service listens on the socket. A full queue of connections also means True."""
+    """Return True if a service listens on the socket. Also return True if the queue of connections is full."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
         channel.setblocking(False)
         try:

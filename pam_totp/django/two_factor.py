@@ -3,7 +3,7 @@
 Rules:
 - A user with a HostDevice sets up no other device (see `guard.needs_code`). SetupView itself refuses only the GET
   requests of a user with a device. An attacker could therefore add a device by three POST requests after the password.
-- Such a user makes no backup tokens, because their use would bypass this host's count of failures. The user has
+- Such a user cannot create backup tokens, because their use would bypass this host's count of failures. The user has
   recovery codes of this host instead.
 """
 
@@ -80,5 +80,5 @@ def _guard(view: Any, target: Callable[[Any], str]) -> None:
 
 def _recovery_page() -> str:
     """Return the address of the portal. Without a portal, show the user how to get recovery codes."""
-    tell(messages.INFO, "Recovery codes are made in the portal of this host, or by an administrator.")
+    tell(messages.INFO, "Create recovery codes in the portal of this host, or ask an administrator for them.")
     return str(conf.get("PAM_TOTP_PORTAL_URL") or resolve_url("two_factor:profile"))

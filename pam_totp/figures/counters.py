@@ -4,7 +4,7 @@ Rules:
 1. Counting is no part of a decision: it only writes to memory, and its errors are discarded.
 2. The number of counters is fixed. Services beyond MAX_SERVICES, and names that an untrusted account chooses, count as
    `OTHER`.
-3. A counter has no name of a user, host or token, and no serial number.
+3. A counter never contains the name of a user, host or token, or a serial number.
 4. Several processes count in one shared memory, each in its own region. Reading adds the regions up, without waiting
    for any process.
 5. The reason of a refusal is secret (law 9). `metrics` can leave out all facts that distinguish refusals: their
@@ -205,7 +205,7 @@ class Figures:
         return [cells[i : i + _REGION] for i in range(0, len(cells), _REGION)]
 
     def _by_service(self, labels: Mapping[str, str], *, reasons: bool) -> tuple[list[Sample], list[Sample]]:
-        """Return the samples of logins and of answers. Answers that did not occur have no sample."""
+        """Return the samples of logins and of answers. Omit the samples of answers that did not occur."""
         total: dict[str, list[int]] = {}
         for region in self._regions():
             for name, first in _services_in(region):

@@ -1,7 +1,7 @@
 """Prometheus' text format 0.0.4: metrics as values, their text, and the merge of several texts.
 
 Rules:
-1. A label has no name of a user, host or token, and no serial number.
+1. A label never contains the name of a user, host or token, or a serial number.
 2. A metric appears once in a text, with all its samples below its type.
 """
 

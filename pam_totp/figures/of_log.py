@@ -56,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """A token with a clock. `facts` is None if the store has no such token."""
+    """A token with a clock. `facts` is None if the store lacks the token."""
 
     user: str
     token: str

@@ -1,7 +1,7 @@
 """The figures of a store: tokens by type and state, users without recovery codes, users with wrong answers.
 
 Rules:
-1. A metric has no name of a user or token, and no serial number. Only the terminal shows names.
+1. A metric never contains the name of a user or token, or a serial number. Only the terminal shows names.
 2. No metric has the number of users with wrong answers. That number would show which names are enrolled, because only
    the failures of enrolled users are counted.
 """

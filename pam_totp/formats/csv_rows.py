@@ -38,7 +38,7 @@ class Heading:
     unknown: tuple[str, ...]
 
     def value(self, row: list[str], field: str) -> str:
-        """Return the value in the column of `field`, or an empty text."""
+        """Return the value in the column of `field`, or an empty string."""
         index = self.columns[field][0] if field in self.columns else len(row)
         return row[index] if index < len(row) else ""
 

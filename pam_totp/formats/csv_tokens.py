@@ -108,7 +108,7 @@ def parse_map(data: bytes) -> dict[str, str]:
 
 
 def understood_map(data: bytes) -> str | None:
-    """Return the meaning of a map's columns. Return None without a heading, or for the heading `serial,user`."""
+    """Return the meaning of a map's columns, or None if the heading is missing or is `serial,user`."""
     row = next((columns for _, columns in rows(data)), [])
     heading = heading_of(row, _MAP_NAMES)
     is_usual = [name.lower() for name in row] == ["serial", "user"]
@@ -183,7 +183,9 @@ def _headed_token(line: int, columns: list[str], heading: Heading, kind: str) ->
 
 
 def _login_token(line: int, columns: list[str], heading: Heading) -> ImportedToken | None:
-    """Return the token of a password manager's row, or None if it has no token. The user column overrides the URI."""
+    """Return the token of a password manager's row, or None if the row lacks a token. The user column overrides the
+    URI.
+    """
     text, user = heading.value(columns, "totp"), heading.value(columns, "user") or None
     if not text:
         return None

@@ -19,7 +19,7 @@ from pam_totp.core.record import DEFAULT_NAMES, HotpToken, Token, TotpToken
 class ImportedToken:
     """One token of a file. The fields are those of `HotpToken` and `TotpToken`.
 
-    `line` counts from 1. `user` is None if the file names no user.
+    `line` counts from 1. `user` is None if the file omits the user.
     """
 
     line: int

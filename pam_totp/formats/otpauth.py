@@ -186,7 +186,7 @@ def _token(uri: str, line: int) -> ImportedToken:
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
-    """Return the type in lower case, the label and the query of an otpauth URI, or empty texts."""
+    """Return the type in lower case, the label and the query of an otpauth URI, or empty strings."""
     match = _URI.fullmatch(uri)
     if match is None:
         return "", "", ""
@@ -200,7 +200,7 @@ def account(label: str) -> str | None:
 
 
 def _account_of(label: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the account in a label with escapes, and remarks. A label that is not UTF-8 has no account."""
+    """Return the account in a label with escapes, and remarks. The account is None if the label is not UTF-8."""
     try:
         return account(urllib.parse.unquote(label, errors="strict")), ()
     except UnicodeDecodeError:

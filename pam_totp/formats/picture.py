@@ -71,7 +71,7 @@ def _limit() -> None:
 
 
 def without_symbol(line: str) -> str:
-    """Return a line without `QR-Code:`, which zbarimg and zbarcam write before the text unless --raw is given."""
+    """Return the text of a QR code: remove the prefix `QR-Code:`, which zbarimg and zbarcam write by default."""
     return _SYMBOL.sub("", line)
 
 

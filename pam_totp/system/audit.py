@@ -93,7 +93,7 @@ class Audit:
         return {"by": self.caller, "login": None if self._login == self._by else _name(self._login)}
 
     def changed(self, what: str, user: str | int | None = None, **fields: str | int | None) -> None:
-        """Log a durable change. After MAX_LINES lines, only count the change for `finish`."""
+        """Log a durable change. Only count the change for `finish` after MAX_LINES lines."""
         if self._lines < MAX_LINES:
             self._lines += 1
             self._write("changed", user, {"what": what, **fields})

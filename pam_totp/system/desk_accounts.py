@@ -62,7 +62,9 @@ def _local_names(uid: int) -> set[str]:
 
 
 def defect(site: Site) -> str | None:
-    """Return the reason why the site's desk cannot help users. Return None if the desk works, or is not set up."""
+    """Return the reason why the site's desk cannot help users. Return None if the desk works, or if `[desk]` is
+    missing.
+    """
     try:
         found = desk_settings(site)
     except SettingsError as e:

@@ -6,7 +6,7 @@ Rules:
 3. One program runs at a time. The first BURST changes, and then PER_MINUTE changes a minute, start the program once
    each. All further changes are in one summary, after QUIET seconds without a change, or after MAX_WAIT seconds.
 4. The log has a line if the program fails. The runner does not start the program again for the same change.
-5. The runner drops the rights of root: it becomes the owner of the default store. The runner gets the kernel's overflow
+5. The runner drops root's privileges: it becomes the owner of the default store. The runner gets the kernel's overflow
    ids if the default store is missing or belongs to root.
 6. The runner ends when the process has ended and the program has received all its changes.
 """

@@ -132,7 +132,7 @@ class Machine:
         return next((f for f in folders if architecture(os.path.join(f, "pam_permit.so")) == same is not None), None)
 
     def module(self) -> str | None:
-        """Return the path at which pam_totp.so is installed, or None if there is no folder of modules."""
+        """Return the path at which pam_totp.so is installed, or None if the folder of modules is missing."""
         folder = self.module_folder()
         return None if folder is None else os.path.join(folder, MODULE)
 
@@ -143,7 +143,9 @@ def _read(path: str) -> str:
 
 
 def architecture(path: str) -> bytes | None:
-    """Return the architecture of an ELF file as bytes to compare, or None if `path` is not a readable ELF file."""
+    """Return the architecture of an ELF file as bytes to compare, or None for an unreadable file or another kind of
+    file.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(20)

@@ -39,7 +39,7 @@ _CRYPT_DATA = 32_768  # bytes: the size of struct crypt_data in crypt_r(3)
 
 
 class TooManyChecks(Exception):
-    """The check did not start within `SLOT_WAIT` seconds. The user may try again later."""
+    """The check did not start within `SLOT_WAIT` seconds. The user can try again later."""
 
 
 class PasswordsUnavailable(Exception):
@@ -70,7 +70,7 @@ class SystemPasswords:
     def verify(self, user: str, password: str, delay: Callable[[float], None] = time.sleep) -> bool:
         """Return True if the password is correct and the account may be used. Raise TooManyChecks.
 
-        Before a refusal, call `delay` with the seconds to wait: a server can pass a function that blocks no thread.
+        Call `delay` with the seconds to wait before a refusal: a server can pass a function that blocks no thread.
         """
         started = time.monotonic()
         if not self._slots.acquire(SLOT_WAIT):
@@ -125,7 +125,7 @@ def compute_decoy(password: str) -> None:
 
 @functools.cache  # find_library starts a process
 def _crypt() -> Callable[[bytes, bytes, object], object] | None:
-    """Return crypt_r(3), which pam_unix uses too, or None without libcrypt.
+    """Return crypt_r(3), which pam_unix uses too, or None if libcrypt is missing.
 
     Without libcrypt, only `refusal_delay` makes the answer times for known and unknown users equal.
     """

@@ -1,8 +1,8 @@
 """The table [portal] of the site file: the name, logo, colours and help of the site on each page of the portal.
 
 Rules:
-1. A login ignores the table, so a mistake in it locks no user out. The portal does not start with a mistake, and
-   `doctor` reports it.
+1. A login ignores the table, so that an error in the table locks no user out. The portal does not start if the table
+   has an error, and `doctor` reports the error.
 2. The logo is a file of this host. The portal reads it once, and determines the type from the content.
 3. The contrast of the accent colour to each background is at least that of WCAG 2.2, 1.4.3, in both themes.
 4. Without `accent_dark`, the accent colour of the dark theme is the lightened `accent`.
@@ -58,7 +58,7 @@ class Logo:
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """The site on the pages of the portal. None means that the site file has no value.
+    """The site on the pages of the portal. A field is None if the site file omits its value.
 
     `help` has texts by language; the key "" is for a text without a language. `accent` and `accent_dark` are the
     colours of links and buttons in the two themes, either both or neither.

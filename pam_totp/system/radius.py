@@ -275,7 +275,7 @@ def units(command: str, folder: str = FOLDER) -> dict[str, str]:
 
 
 def problem(folder: str) -> str | None:
-    """Return the last line of FreeRADIUS's output if it cannot use the configuration in `folder`, or None.
+    """Return None if FreeRADIUS accepts the configuration in `folder`, or the last line of its output.
 
     FreeRADIUS runs with its own account, as under systemd.
     """
@@ -302,7 +302,7 @@ def problem(folder: str) -> str | None:
 
 
 def version() -> tuple[int, ...] | None:
-    """Return the version of FreeRADIUS, or None if it does not print one."""
+    """Return the version that FreeRADIUS prints, or None if that fails."""
     try:
         done = subprocess.run([PROGRAM, "-v"], capture_output=True, text=True, timeout=CHECK_TIME, check=False)
     except (OSError, subprocess.TimeoutExpired):

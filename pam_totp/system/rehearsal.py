@@ -50,7 +50,7 @@ class _End(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The names of libpam's results for a login. `account` is None if the account was not checked."""
+    """The names of libpam's results for a login. `account` is None if the authentication failed."""
 
     authenticate: str
     account: str | None

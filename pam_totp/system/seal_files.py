@@ -3,7 +3,8 @@
 Rules:
 1. The file of the keyring is replaced durably, before a secret is sealed with a new key.
 2. The note contains no key. It has the sealed stores, and the date and the digest of the last exported copy.
-3. systemd gives the keyring to the services as a credential. The services lack root's rights, and cannot read the file.
+3. systemd gives the keyring to the services as a credential. The services lack root's privileges, and cannot read the
+   file.
 4. A command reads, changes and writes these files in a block of `changing`. Two rotations at once would lose a key.
 """
 

@@ -2,9 +2,9 @@
 
 Rules:
 1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
-2. `seal_all` first deletes what killed processes have left. An interrupted import must be rolled back before, and a
-   running one must end, because its journal has secrets too.
-3. `seal_all` changes one record at a time. After a kill or an error, a second run completes the work.
+2. `seal_all` first deletes the files that killed processes have left. An interrupted import must be rolled back before,
+   and a running import must end, because its journal has secrets too.
+3. `seal_all` changes one record at a time. A second run completes the work after a kill or an error.
 4. A key that is still in use must remain in the keyring.
 """
 

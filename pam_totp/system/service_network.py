@@ -70,7 +70,9 @@ def restart() -> bool:
 
 
 def obstacle() -> str | None:
-    """Return the setting that blocks the network of the unit, or None, also if systemd does not run the unit."""
+    """Return the setting that blocks the network of the unit. Return None if the unit can use the network, or is not
+    loaded.
+    """
     if not os.path.isdir(SYSTEMD):
         return None
     command = ["/usr/bin/systemctl", "show", UNIT, *(f"--property={name}" for name in _ASKED)]

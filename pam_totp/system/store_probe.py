@@ -23,7 +23,7 @@ _CLOSED, _IMMUTABLE = "closed", "immutable"  # the kinds of reports
 
 @dataclass(frozen=True, slots=True)
 class Obstacles:
-    """The first folder above the store that the store's owner may not enter, and the immutable files of the store."""
+    """The first folder above the store that the store's owner cannot enter, and the immutable files of the store."""
 
     closed: str | None
     immutable: tuple[str, ...]

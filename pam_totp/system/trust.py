@@ -23,9 +23,8 @@ def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
 
 
 def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
-    """Return the reason why the package that contains `helper` is not trusted. Return None if it is trusted.
-
-    The reason names the first untrusted file or folder. Return None if no package `pam_totp` contains `helper`.
+    """Return the reason why the package `pam_totp` that contains `helper` is not trusted: the first untrusted file or
+    folder. Return None if the package is trusted, or if `helper` is outside of such a package.
     """
     package = helper.removesuffix("/pam/helper.py")
     if os.path.basename(package) != "pam_totp":

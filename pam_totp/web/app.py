@@ -122,8 +122,8 @@ def _build_portal(config: Config, sessions: Sessions) -> Portal:
 def _refuse_foreign_requests() -> Response | None:
     """Refuse requests that the portal's pages never send: to another host name, by plain http, or from another site.
 
-    Do not count them, so that a page of another site cannot use up the limits of its visitor. Monitors may ask by any
-    name and without TLS, because they get no secret.
+    These requests do not count, because a page of another site could use up the limits of its visitor. Monitors can use
+    any host name, and plain http, because the response to a monitor contains no secret.
     """
     if request.endpoint == HEALTH:
         return None

@@ -101,8 +101,8 @@ def change_text(change: RecentChange) -> str:
     values = {"by": change.by, "token": change.token}
     sentences = {
         ("unlock", False): gettext("%(by)s cleared the count of wrong answers.", **values),
-        ("temporary-code", False): gettext("%(by)s made a temporary code.", **values),
-        ("invite", True): gettext("%(by)s made a ticket for the new token %(token)s.", **values),
+        ("temporary-code", False): gettext("%(by)s created a temporary code.", **values),
+        ("invite", True): gettext("%(by)s created a ticket for the new token %(token)s.", **values),
         ("disable-token", False): gettext("%(by)s disabled all tokens, and ended the recovery codes.", **values),
         ("disable-token", True): gettext("%(by)s disabled the token %(token)s.", **values),
         ("enable-token", False): gettext("%(by)s enabled all tokens.", **values),

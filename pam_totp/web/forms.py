@@ -2,7 +2,7 @@
 
 Rules:
 - A form reports only the shape of an input. Every user's codes have the same shapes, so such an error shows nothing
-  about a token. It is not counted as a failure, and not logged.
+  about a token. The log and the count of failures ignore the error.
 - White space and invisible characters around a name are ignored. An answer ignores more characters (core.answer).
 - Only the store decides whether an input of the right shape is correct. Its refusal has one text for all reasons.
 """
@@ -73,7 +73,9 @@ def _required(request: str, max_length: int) -> list[Any]:
 
 
 def answer_bytes(text: str | None) -> bytes:
-    """Return a typed answer as bytes. A character that has no UTF-8 makes the answer malformed."""
+    """Return a typed answer as bytes. A lone surrogate, which UTF-8 cannot encode, becomes `?`, so that the answer is
+    malformed.
+    """
     return (text or "").encode("utf-8", "replace")
 
 

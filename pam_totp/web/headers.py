@@ -19,7 +19,7 @@ HEADERS = {
 }
 FILES = {"static", "site.logo", "site.colours"}  # endpoints: the same for all users, cached, and not limited
 HEALTH = "health.health"  # the endpoint for monitors
-WITHOUT_USER = FILES | {HEALTH}  # endpoints whose responses depend on no session and no language
+WITHOUT_USER = FILES | {HEALTH}  # endpoints whose responses are the same for all sessions and languages
 NO_STORE = "no-store"  # Cache-Control of all responses except files
 
 

@@ -3,7 +3,7 @@
 Rules:
 - The page has one line, without session, language or secret: "ok" with status 200, or a reason with status 503.
 - One request at a time uses the store, at most once in `KEPT` seconds. Other requests get the last result at once.
-  Therefore a flood of requests cannot slow sign-ins, even if the store does not respond.
+  Therefore a flood of requests cannot slow sign-ins, even if the store hangs.
 - The log gets one line when the store is lost.
 """
 
@@ -38,7 +38,7 @@ class Health:
         self._problem: str | None = None
 
     def problem(self) -> str | None:
-        """Return the reason why the portal can check no codes, or None. The reason is for the log only."""
+        """Return the reason why every check of a code would fail, or None. The reason is for the log only."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._config.clock() >= self._until:

@@ -2,11 +2,12 @@
 
 Rules:
 - A Host header must name one host: a name, or an address, with a port or without (RFC 9110 7.2). Any other header gets
-  status 400 and no log line. werkzeug finds no URL for such a request, so even an error page of the portal would fail.
+  status 400, without a log line. An error page of the portal would fail, too, because werkzeug cannot find a URL for
+  such a request.
 - An empty path is the path "/" (RFC 9110 4.2.3). werkzeug would redirect the client to the host name in the request.
 - Host names are compared as browsers send them: in lower case, in ASCII (IDNA), without a final dot. Addresses are
   compared as values. A port does not matter.
-- A configured name that no browser can send is refused, because the portal would then answer no request.
+- A configured name must be a name that browsers can send: with another name, the portal would refuse every request.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _direction(character: str) -> str:
 
 
 def _usual_spelling(host: str) -> str:
-    """Return the name in a Host header in lower case and without its final dot, or the address, without the port."""
+    """Return the name or the address in a Host header, in lower case. Omit the port and a final dot."""
     is_ipv6 = host.startswith("[")
     name = host[1:].partition("]")[0] if is_ipv6 else host.partition(":")[0].lower().removesuffix(".")
     address = addresses.parse(name)

@@ -4,7 +4,7 @@ Rules:
 - The pages exist only for a desk member who signed in by a code. Other users get status 404.
 - Membership is looked up at every request, and `operations.desk` looks it up again at every change.
 - A change needs a new code of the desk member. A wrong code counts as a failure of the member.
-- A temporary code or a ticket is shown to the session that made it, until the member has handed it over.
+- Only the session that created a temporary code or a ticket shows it, until the member has handed it over.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ TEXTS = {
         "Only an administrator can change the tokens of administrators and of members of the help desk."
     ),
     Reason.NO_ACCOUNT: lazy_gettext("There is no account of this name. Only an administrator can change its tokens."),
-    Reason.NO_TOKENS: lazy_gettext("This user has no token. Make a ticket, or assign a key fob."),
+    Reason.NO_TOKENS: lazy_gettext("This user has no token. Create a ticket, or assign a key fob."),
     Reason.NO_SUCH_TOKEN: lazy_gettext("This user no longer has that token."),
     Reason.TOKEN_CONFIRMED: lazy_gettext("The user has already put this token into use."),
-    Reason.NOT_CONFIRMED: lazy_gettext("The user has not put a token into use yet. Make a ticket instead."),
+    Reason.NOT_CONFIRMED: lazy_gettext("The user has not put a token into use yet. Create a ticket instead."),
     Reason.TOO_MANY_TOKENS: lazy_gettext("This user has the maximum number of tokens."),
     Reason.INVALID_TIME: lazy_gettext("Choose one of the listed times."),
     Reason.NOT_ASSIGNED: lazy_gettext("No user has a key fob with this serial number."),
@@ -50,7 +50,7 @@ STOCK_TEXTS = {
     StockReason.ASSIGNED: lazy_gettext("Another user has the key fob with this serial number."),
     StockReason.TOO_MANY_TOKENS: lazy_gettext("This user has the maximum number of tokens."),
 }
-ALREADY_SHOWN = lazy_gettext("A code is shown only once. If the user did not get it, make a new one.")
+ALREADY_SHOWN = lazy_gettext("A code is shown only once. Create a new one if the user did not get it.")
 
 LOGGED = {"ticket": "invite", "disable": "disable-token", "enable": "enable-token"}  # page -> name in the audit log
 
@@ -154,7 +154,7 @@ def person() -> Page:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A change that the desk offers: the texts of its page, its form, and the function that makes it.
+    """A change that the desk offers: the texts of its page, its form, and the function that carries it out.
 
     The function gets the desk, the member, the user and the form. It returns a code to hand over, or a notice.
     """
@@ -217,7 +217,7 @@ KINDS = {
             "A temporary code opens one login in place of a code. Make sure that you speak with the user: call back, or"
             " see the user's face."
         ),
-        lazy_gettext("Make a temporary code"),
+        lazy_gettext("Create a temporary code"),
         TemporaryForm,
         _temporary_code,
     ),
@@ -227,7 +227,7 @@ KINDS = {
             "With a ticket, the user adds a new token, which then replaces the tokens that the user has now. Make sure"
             " that you speak with the user: call back, or see the user's face."
         ),
-        lazy_gettext("Make a ticket"),
+        lazy_gettext("Create a ticket"),
         NewTicketForm,
         _ticket,
     ),
@@ -283,7 +283,7 @@ def change(what: str) -> Page:
         return _change_page(what, user, form)
     is_proved, _ = desk.prove(requester(form.proof.data))
     if not is_proved:
-        if _is_shown(what, user):  # the form was sent twice: show the code that the first request made
+        if _is_shown(what, user):  # the form was sent twice: show the code that the first request created
             return redirect_to("desk.code")
         form.proof.errors = [gettext(REFUSED)]
         return _change_page(what, user, form)
@@ -319,7 +319,7 @@ def _change_page(what: str, user: str, form: FormWithProof) -> Page:
 
 
 def _is_shown(what: str, user: str) -> bool:
-    """Return True if a code that the change `what` made for the user waits to be handed over."""
+    """Return True if the change `what` has created a code for the user that the member must still hand over."""
     handed = current_session().handed
     if handed is None or handed.user != user:
         return False

@@ -5,7 +5,7 @@ Rules:
   begins with a recovery code, a temporary code or a ticket.
 - The beginning uses up no code. The first code of the new token makes all changes at once: it uses up the proof,
   removes the lost tokens, confirms the new token and replaces the recovery codes.
-- Until then, the session is at the step ENROLLING, at which only these pages can be opened.
+- The session is at the step ENROLLING until then, and can open only these pages.
 - The key of a ticket's token is in the record, so every browser with the ticket shows the same key. Any other new key
   is in the session, and belongs to one enrolment only.
 - The key of a token with a serial number is not shown.
@@ -114,7 +114,7 @@ def _begin(enrolment: Enrolment) -> Response:
 
 
 def _new_phone() -> Token:
-    """Return a new token for a phone app. Its enrolment makes the name unique."""
+    """Return a new token for a phone app. The enrolment renames it if the user has a token of that name."""
     record = UserRecord(user=requester().user)
     return new_phone(record, current_portal().config.now()).renamed(gettext("phone"))
 

@@ -47,7 +47,7 @@ NEXT_CODE = lazy_gettext(
     "The code that you signed in with is used up. The next code appears %(when)s. A recovery code also works."
 )
 
-SHOWN_ONCE = lazy_gettext("Recovery codes are shown only once. If you did not save them, create new codes.")
+SHOWN_ONCE = lazy_gettext("Recovery codes are shown only once. Create new codes if you did not save them.")
 
 pages = Blueprint("tokens", __name__)
 

@@ -74,18 +74,15 @@ class Passwords(Protocol):
 class Config:
     """The configuration of a portal.
 
-    store: the tokens. If it is None, the service at `socket` checks codes, and the portal shows no tokens.
-    path: the path of the portal in URLs, in any spelling; an empty text means the whole host name.
-    hosts: the valid host names of the portal, in any spelling; an empty tuple means any name.
-    issuer: the name that apps show for this site.
-    appearance: the name, logo, colours and help of the site on each page.
-    apps: the apps that the guided enrolment recommends.
-    tls: True if a proxy in front of the portal terminates TLS.
-    first_token: the proof with which users add their first token.
-    rate_limits: False turns the limits off, for tests.
-    desk: the group of the desk members, or None if the site has no desk. accounts: the accounts and groups.
-    per_address: the maximum number of sign-ins a minute from one address. The other limits are in `request_limits`.
-    now: returns Unix seconds. clock: returns monotonic seconds, for the sessions and the limits.
+    store: the tokens. With None, the service at `socket` checks codes, and the portal omits the pages for tokens. path:
+    the path of the portal in URLs, in any spelling; an empty text means the whole host name. hosts: the valid host
+    names of the portal, in any spelling; an empty tuple means any name. issuer: the name that apps show for this site.
+    appearance: the name, logo, colours and help of the site on each page. apps: the apps that the guided enrolment
+    recommends. tls: True if a proxy in front of the portal terminates TLS. first_token: the proof with which users add
+    their first token. rate_limits: False turns the limits off, for tests. desk: the group of the desk members, or None
+    if the site has no desk. accounts: the accounts and groups. per_address: the maximum number of sign-ins a minute
+    from one address. The other limits are in `request_limits`. now: returns Unix seconds. clock: returns monotonic
+    seconds, for the sessions and the limits.
     """
 
     store: Store | None = None
@@ -110,7 +107,7 @@ class Config:
     accounts: Accounts = field(default_factory=HostAccounts)
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a host name or the path can never match, or if apps cannot show the issuer."""
+        """Raise ValueError if a host name, the path or the issuer is invalid."""
         object.__setattr__(self, "path", url_path.canonical(self.path))
         object.__setattr__(self, "hosts", tuple(map(host_header.canonical, self.hosts)))
         check_issuer(self.issuer)

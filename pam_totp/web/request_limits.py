@@ -10,8 +10,8 @@ Rules:
 - A network of the smallest size from which the account has signed in has separate limits.
 - An account counts under exactly the name in its passwd entry. A name without an account counts under exactly its own
   text, because a count shared with another spelling would show the spelling of an account.
-- Names without an account have the limits of an account, in separate tables, so that these names cannot displace the
-  count of an account.
+- Unknown names have the same limits as accounts, in separate tables, so that these names cannot displace the count of
+  an account.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ def _sizes(user: str) -> int:
 
 
 def _refuse_unless(charges: Iterator[Charge], user: str | None = None) -> None:
-    """Count the request, or raise TooManyRequests with the time to wait. Log a refusal for `user`.
-
-    Do not log requests without a user, which could flood the log.
+    """Count the request, or raise TooManyRequests with the time to wait. Log a refusal only if `user` is given: lines
+    about other requests could flood the log.
     """
     limits, listed = current_portal().limits, list(charges)
     if limits.admit(listed):

@@ -34,7 +34,7 @@ PLAIN_COOKIE = "pam_totp_plain_http"  # on loopback without TLS, where a browser
 class RequestSession(CallbackDict[str, Any], SessionMixin):
     """The session of one request: values of Flask and its extensions, and the server's session that stores them.
 
-    `state` is the state of the session at the start of the request. `session_id` is None while there is no session.
+    `state` is the state of the session at the start of the request. `session_id` is None before the session starts.
     `has_expired` is True if the browser sent the id of a session on the server that has ended. `is_new` is True if the
     browser needs a new cookie.
     """

@@ -7,8 +7,8 @@ Rules:
 - Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen or
   planted before a step is invalid after the step.
 - A session expires after its idle limit or its total limit. Its user can prolong the total limit `MAX_PROLONGED` times
-  by the idle limit (WCAG 2.2, 2.2.1). All other sessions of a user end when that user adds
-  or removes a token, or makes recovery codes.
+  by the idle limit (WCAG 2.2, 2.2.1). All other sessions of a user end when that user adds or removes a token, or
+  creates recovery codes.
 - A new token belongs to the form that shows its key, and a first code to the form of the second code. Therefore, a
   second tab cannot replace them.
 - The number of sessions on the server is limited. A user has such a session only after a correct password.
@@ -163,7 +163,7 @@ class Sessions:
         """Replace a session on the server by the result of `change`, atomically. The step and the user remain
         unchanged.
 
-        Return the session before the change. Change nothing and return None if the session has ended.
+        Return the session before the change, or None if the session has ended.
         """
         digest = _digest(session_id)
         with self._lock:

@@ -8,7 +8,8 @@ Rules:
   a request, and `lazy_gettext("Sign in")` at an import, for example for the label of a field. Then run `make texts`.
 - A text is a whole sentence, and its values have names: `gettext("%(name)s is in use now.", name=token.name)`. Use
   `ngettext` if a number can be 1. Never put a value into the text itself with an f-string.
-- A lazy text has no values, because templates do not escape it. `gettext` returns text, which templates escape.
+- A lazy text must be without values, because templates would insert them unescaped. `gettext` returns text, which
+  templates escape.
 - The language comes from the link of the page (`?lang=de`), otherwise from the cookie that such a link sets, otherwise
   from the browser (Accept-Language). The default is English.
 """

@@ -322,6 +322,6 @@ def test_a_missing_port_is_reported_with_a_remedy(site: Site, tmp_path: Path) ->
 
 def test_a_name_without_an_account_is_enrolled_with_a_warning(site: Site) -> None:
     done = site.command("enroll", "no-such-account", "--yes", *PIPE)
-    warning = "pam-totp: warning: there is no account no-such-account on this host\n"
+    warning = "pam-totp: warning: no-such-account has no account on this host\n"
     assert (done.returncode, done.stderr) == (0, warning)
     assert site.command("enroll", ME, "--yes", *PIPE).stderr == ""

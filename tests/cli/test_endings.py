@@ -203,7 +203,7 @@ def test_rehearse_warns_of_a_missing_account_before_the_prompt(site: Site) -> No
         check=False,
     )
     first, *others = done.stderr.splitlines()
-    assert first == "pam-totp: warning: there is no account alcie on this host"
+    assert first == "pam-totp: warning: alcie has no account on this host"
     assert (done.returncode, others[-1]) == (1, "pam-totp: demo would refuse alcie: auth_err")
 
 

@@ -102,7 +102,7 @@ def test_the_old_state_is_intact_and_the_message_names_the_remedy(tmp_path: Path
     for (words, _), (status, out, shown, files) in results[:failing]:
         assert status == 3, (words, shown)
         assert out == "", "the command prints only codes and keys that are stored"
-        err = re.sub(r"\Apam-totp: warning: there is no account \w+ on this host\n", "", shown)
+        err = re.sub(r"\Apam-totp: warning: \w+ has no account on this host\n", "", shown)
         assert err.startswith(f"pam-totp: {disk}: "), err
         assert REMEDY[how] in err
         assert err.count("\n") == 1

@@ -174,11 +174,11 @@ def test_the_error_for_an_unknown_format_asks_for_the_name_of_the_format(site: S
     file.write_text("hello\n")
     done = site.command("import", file)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"pam-totp: {file}: the format was not recognised; nothing was imported (name the")
+    assert done.stderr.startswith(f"pam-totp: {file}: unknown or ambiguous format; nothing was imported (name the")
     file.write_text(f"A1,{HEX}\n")
     mixed = tmp_path / "mixed"
     mixed.write_text(f"HOTP alice - {HEX}\n")
-    assert "the format was not recognised" in site.command("import", file, mixed).stderr
+    assert "unknown or ambiguous format" in site.command("import", file, mixed).stderr
     typo = site.command("import", "cvs", file)
     assert (typo.returncode, "cvs: must be an existing file or a format" in typo.stderr) == (2, True)
 
@@ -339,7 +339,8 @@ def test_user_selects_lines_of_users_oath_and_assigns_other_tokens(site: Site, t
     assert site.command("import", "users-oath", file, "--user", "bob").returncode == 0
     assert sorted(records(site)) == ["bob.record"]
     nobody = site.command("import", "users-oath", file, "--user", "zoe")
-    assert (nobody.returncode, nobody.stderr) == (1, f"pam-totp: {file}: no tokens of zoe; nothing was imported\n")
+    problem = f"pam-totp: {file}: must contain a token of zoe; nothing was imported\n"
+    assert (nobody.returncode, nobody.stderr) == (1, problem)
     file.write_text(f"otpauth://totp/someone@else?secret={base32(KEY)}\n")
     assert site.command("import", "otpauth", "-", "--user", "zoe", stdin=file.read_text()).returncode == 0
     assert site.record("zoe").tokens[0].name == "phone"
@@ -542,10 +543,10 @@ def test_an_import_that_finds_no_token_names_the_searched_files(site: Site, tmp_
     for dry in ([], ["--dry-run"]):
         done = site.command("import", "csv", file, "--yes", *dry)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.splitlines()[-1] == f"pam-totp: {file}: no tokens; nothing was imported"
+        assert done.stderr.splitlines()[-1] == f"pam-totp: {file}: must contain a token; nothing was imported"
     (tmp_path / "homes" / "alice").mkdir(parents=True)
     done = site.command("import", "--homes", tmp_path / "homes", "--home-file", ".codes")
-    what = "no home folder has a file .codes; nothing was imported (--home-file gives another name)"
+    what = "nothing was imported: .codes not found in the home folders (--home-file gives another name)"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"pam-totp: {tmp_path / 'homes'}: {what}\n")
 
 
@@ -633,13 +634,13 @@ def test_users_without_an_account_are_named_with_similar_accounts(site: Site, tm
     names = ("daemon", "DAEMON", "bin@myhost", "CORP\\sys", "zoe")
     file.write_text("".join(f"HOTP {name} - {i:040x}\n" for i, name in enumerate(names)))
     done = site.command("import", "users-oath", file)
-    warning = "pam-totp: warning: there is no account"
+    warning = "pam-totp: warning:"
     assert done.returncode == 0
     assert without_log_warning(done.stderr).splitlines() == [
-        f"{warning} CORP\\sys on this host (did you mean sys?)",
-        f"{warning} DAEMON on this host (did you mean daemon?)",
-        f"{warning} bin@myhost on this host (did you mean bin?)",
-        f"{warning} zoe on this host",
+        f"{warning} CORP\\sys has no account on this host (did you mean sys?)",
+        f"{warning} DAEMON has no account on this host (did you mean daemon?)",
+        f"{warning} bin@myhost has no account on this host (did you mean bin?)",
+        f"{warning} zoe has no account on this host",
         "5 tokens of 5 users imported, 0 skipped",
     ]
     said = json.loads(site.command("import", "users-oath", file, "--dry-run", "--json").stdout)
@@ -656,7 +657,8 @@ def test_strict_requires_an_account_for_every_user(site: Site, tmp_path: Path) -
     file.write_text(f"HOTP daemon - {HEX}\nHOTP Bin - {'ab' * 20}\n")
     done = site.command("import", "users-oath", file, "--strict")
     assert (done.returncode, done.stdout) == (1, "")
-    reason = "there is no account Bin on this host (did you mean bin?); nothing was imported (--strict)"
+    remedy = "create the missing accounts, or omit --strict"
+    reason = f"nothing was imported: Bin has no account on this host (did you mean bin?); {remedy}"
     assert without_log_warning(done.stderr) == f"pam-totp: {reason}\n"
     assert records(site) == {}
     file.write_text(f"HOTP daemon - {HEX}\n")
@@ -667,9 +669,10 @@ def test_many_users_without_an_account_are_counted(site: Site, tmp_path: Path) -
     file = tmp_path / "users.oath"
     file.write_text("".join(f"HOTP ghost{i:02} - {i:040x}\n" for i in range(25)))
     said = site.command("import", "users-oath", file).stderr
-    assert said.count("there is no account") == 20
+    assert said.count("has no account") == 20
     assert "5 more users have no account on this host (use --json to list all tokens)" in said
-    assert "; and 5 more; nothing was imported (--strict)" in site.command("import", "--strict", file).stderr
+    remedy = "create the missing accounts, or omit --strict"
+    assert f", and 5 more; {remedy}" in site.command("import", "--strict", file).stderr
 
 
 def test_an_ordinary_user_imports_the_file_of_their_home(site: Site, tmp_path: Path) -> None:

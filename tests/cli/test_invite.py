@@ -154,7 +154,7 @@ def test_a_token_that_was_changed_before_the_confirmation_gets_no_ticket(site: S
     tokens = [phone()] if removed else [phone(), fob(serial="S-1", counter=3)]
     site.enrol(*tokens)
     running.sendline("y")
-    running.expect_exact("token 'fob' was changed meanwhile; the user gets no ticket")
+    running.expect_exact("gets no ticket: another command has changed the token 'fob'")
     running.expect(pexpect.EOF)
     running.close()
     assert running.exitstatus == 1

@@ -255,7 +255,7 @@ def test_an_error_for_root_names_the_folder_closed_to_the_stores_owner(site: Sit
     output = ["--output", str(site.folder / "new")] if "export" in words else []
     done = site.command(*words, *output)
     owner = pwd.getpwuid(UNPRIVILEGED_UID).pw_name
-    why = f"{owner}, the owner of the store, may not enter {site.folder}"
+    why = f"{owner}, the owner of the store, cannot enter {site.folder}"
     said = f"pam-totp: {site.store}: permission denied ({why}: move the store, or run 'chmod a+x {site.folder}')\n"
     assert (done.returncode, done.stdout, done.stderr) == (3, "", said)
 

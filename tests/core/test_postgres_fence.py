@@ -28,8 +28,8 @@ def store(database: str, monkeypatch: pytest.MonkeyPatch) -> PostgresStore:
     made.update("alice", lambda _: (record, None), create=True)
     return made
 
-SHORT = 3.0  # seconds: a process tries an outdated server again until then. A busy machine connects within this time
 
+SHORT = 3.0  # seconds: a process tries an outdated server again until then. A busy machine connects within this time
 
 
 def set_epoch(server: Server, epoch: int) -> None:

@@ -330,7 +330,7 @@ def test_a_user_of_the_host_makes_no_backup_tokens(
     monkeypatch.setattr(project, "PAM_TOTP_PORTAL_URL", PORTAL)
     assert client.post(BACKUP).url == PORTAL
     assert StaticDevice.objects.count() == 0
-    assert "Recovery codes are made in the portal" in client.get("/").content.decode()
+    assert "Create recovery codes in the portal" in client.get("/").content.decode()
 
 
 def test_a_user_without_a_host_device_still_makes_backup_tokens(

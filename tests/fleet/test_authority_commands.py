@@ -51,8 +51,8 @@ def place(tmp_path: Path) -> Place:
 def test_init_makes_what_is_missing_and_keeps_the_rest(place: Place) -> None:
     made = place.run("authority", "init")
     assert made.returncode == 0, made.stderr
-    assert [line for line in made.stdout.splitlines() if line.startswith("made: ")] == [
-        f"made: {place.files[name]}" for name in ("ca_key", "ca", "key", "certificate")
+    assert [line for line in made.stdout.splitlines() if line.startswith("created: ")] == [
+        f"created: {place.files[name]}" for name in ("ca_key", "ca", "key", "certificate")
     ]
     modes = {name: path.stat().st_mode & 0o777 for name, path in place.files.items()}
     assert {modes["key"], modes["ca_key"]} == {0o600}, "only the owner may read keys: the service's account is missing"

@@ -162,7 +162,7 @@ def test_a_file_that_the_service_cannot_read_is_found(
         file.chmod(0o600)
     found = host.examine()
     assert codes(found) == [(ERROR, Code.AUTHORITY_FILE)] * 2
-    assert found[0].what == f"{host.key}: the account {UNPRIVILEGED} may not read it"
+    assert found[0].what == f"{host.key}: the account {UNPRIVILEGED} cannot read this file"
     host.tls.chmod(0o700)
     assert state_of(settings, UNPRIVILEGED).unreadable == [str(host.tls / name) for name in FILES]
 

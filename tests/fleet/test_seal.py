@@ -129,7 +129,7 @@ def test_a_rotation_takes_its_steps_while_authorities_answer(other: Other, postg
 
 def test_a_new_fleet_is_sealed_and_a_second_authority_needs_its_key(database: str) -> None:
     shown = run("authority", "init")
-    assert f"made: {seal_key.FILE}, which seals all secrets" in shown
+    assert f"created: {seal_key.FILE}, which seals all secrets" in shown
     again = run("authority", "init")
     assert "seals all secrets" not in again
     keyring = parse_keyring(Path(seal_key.FILE).read_bytes())

@@ -241,7 +241,7 @@ def test_records_that_were_copied_away_are_one_error(url: str, postgresql: Serve
     [finding] = examine(url, tmp_path)
     assert (finding.severity, finding.code) == (ERROR, Code.DATABASE_TABLES)
     assert finding.what == "the records were copied from this database to another store; every code is refused here"
-    assert finding.remedy == "use that store (see [store] of the site file), or make a new database for a new fleet"
+    assert finding.remedy == "use that store (see [store] of the site file), or create a new database for a new fleet"
 
 
 def test_a_damaged_record_in_a_database_is_an_error(

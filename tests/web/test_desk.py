@@ -217,7 +217,7 @@ def test_a_temporary_code_is_shown_once_and_opens_one_login(desk: Portal) -> Non
     assert _codes(browser.open("/desk/code")) == [code], "after a reload"
     page = browser.send()
     assert page.heading == "alice"
-    assert "dora made a temporary code." in page.text
+    assert "dora created a temporary code." in page.text
     assert code not in page.text
     assert "shown only once" in browser.open("/desk/code").notice
     alice = desk.browser()
@@ -225,7 +225,7 @@ def test_a_temporary_code_is_shown_once_and_opens_one_login(desk: Portal) -> Non
     page = alice.send(proof=code)
     assert page.heading == "Your tokens"
     assert "Changes by the help desk" in page.text
-    assert "dora made a temporary code." in page.text
+    assert "dora created a temporary code." in page.text
     thief = desk.browser()
     thief.sign_in()
     assert thief.send(proof=code).status == 401, "a second time"

@@ -40,7 +40,7 @@ def portal(site: Site) -> Portal:
 
 
 def ticket(portal: Portal, token: Token | None = None, ends: float = DAY) -> str:
-    """Make a ticket for alice that ends in `ends` seconds, and return the ticket."""
+    """Create a ticket for alice that ends in `ends` seconds, and return the ticket."""
     now = int(portal.wall())
     new = token or new_token("totp", name="new phone", secret=b"n" * 20, algorithm="SHA1", digits=6, now=now)
 

@@ -85,7 +85,7 @@ def _files(settings: AuthoritySettings) -> Iterator[Finding]:
                 remedy = "copy this file from a backup, unless another authority has it"
                 yield _finding(NOTE, Code.AUTHORITY_WITHOUT_CA_KEY, what, remedy)
             elif not is_folder:
-                yield _finding(ERROR, Code.AUTHORITY_FILE, f"{path}: not found; the authority does not start", init)
+                yield _finding(ERROR, Code.AUTHORITY_FILE, f"the authority does not start: {path} not found", init)
             continue
         except OSError as e:
             yield _finding(ERROR, Code.AUTHORITY_FILE, f"{path}: {(e.strerror or str(e)).lower()}", init)
@@ -127,7 +127,7 @@ def _has_account() -> bool:
 def _state(context: Context, settings: AuthoritySettings) -> Iterator[Finding]:
     state = fleet_authority.state_of(settings, ACCOUNT)
     for path in state.unreadable:
-        what = f"{path}: the account {ACCOUNT} may not read it"
+        what = f"{path}: the account {ACCOUNT} cannot read this file"
         wanted = "0640" if path in (settings.key, settings.ca_key) else "0644"
         remedy = f"run 'chown root:{ACCOUNT} {path}', 'chmod {wanted} {path}' and 'chmod a+x {os.path.dirname(path)}'"
         yield _finding(ERROR, Code.AUTHORITY_FILE, what, remedy)
@@ -135,7 +135,7 @@ def _state(context: Context, settings: AuthoritySettings) -> Iterator[Finding]:
         return
     anew = f"move {settings.certificate} away, run 'pam-totp authority init', then {_RELOAD}"
     if state.problem is not None:
-        what = f"{state.problem}; the authority does not start"
+        what = f"the authority does not start: {state.problem}"
         yield _finding(ERROR, Code.AUTHORITY_CERTIFICATE, what, anew)
         return
     yield from _certificates(context, settings, state, anew)
@@ -236,7 +236,7 @@ def _members(context: Context, found: Members) -> Iterator[Finding]:
 
 
 def _groups(found: Members, of_members: set[str]) -> Iterator[Finding]:
-    """Report permissions for groups without users, and groups that nothing uses."""
+    """Report permissions for empty groups, and unused groups."""
     permitted = {users for group in found.may for users in found.may[group]}
     for group, allowed in sorted(found.may.items()):
         for users in sorted(set(allowed) - found.users.keys() - {_ALL}):

@@ -95,7 +95,7 @@ def _tables(state: State) -> Iterator[Finding]:
         yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
     elif state["is_copied"]:
         what = "the records were copied from this database to another store; every code is refused here"
-        remedy = "use that store (see [store] of the site file), or make a new database for a new fleet"
+        remedy = "use that store (see [store] of the site file), or create a new database for a new fleet"
         yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
     elif replication == NONE:
         what = "used codes may be accepted again after a loss of the server: the store requires no standby"
@@ -152,7 +152,7 @@ def _standbys(state: State) -> Iterator[Finding]:
     if state["replication"] != SYNCHRONOUS or state["reason"] is not None:
         return
     if None in standbys:
-        what = f"the role {state['role']} may not see the standbys, so their state was not checked"
+        what = f"the state of the standbys is unknown: the role {state['role']} lacks permission to read it"
         remedy = f"run 'GRANT pg_read_all_stats TO {state['role']}' as a superuser of the database"
         yield _finding(NOTE, Code.DATABASE_STANDBYS_HIDDEN, what, remedy)
     elif not {"sync", "quorum"} & set(standbys):

@@ -132,7 +132,7 @@ def store(context: Context) -> Iterator[Finding]:
             yield Finding(WARNING, "store", Code.STORE_NOT_IN_PLACE, f"{folder}: {what}", remedy)
         if defects.put_back:
             number = f"{defects.put_back} record{'s' if defects.put_back > 1 else ''}"
-            what = f"{folder}: another program put {number} there, so used codes may be accepted again"
+            what = f"{folder}: another program wrote {number} there, so used codes can be accepted again"
             remedy = "run 'pam-totp restored' after a restored backup; the next login of each user ends this finding"
             yield Finding(WARNING, "store", Code.STORE_RESTORED, what, remedy)
 

@@ -196,7 +196,7 @@ def _is_open(line: Settings) -> bool:
 
 
 def _in_store(context: Context, line: Settings) -> frozenset[str] | None:
-    """Return the users with a token or an unreadable record. Return None if the store cannot be read."""
+    """Return the users with a token or an unreadable record, or None if the store cannot be read."""
     if not is_database(line.store) and not os.path.isdir(line.store):
         return frozenset()
     found = context.enrolled(line.store)

@@ -40,7 +40,7 @@ def radius(context: Context) -> Iterator[Finding]:
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"delete {FOLDER}/{pack.MEMBER}, then {_INSTALL}")
         return
     if missing := pack.missing():
-        what = f"{missing[0]}: not found, so FreeRADIUS does not start"
+        what = f"FreeRADIUS does not start: {missing[0]} not found"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"run 'apt-get install {pack.PACKAGES}'")
     elif settings is None:
         what = f"{FOLDER}/{pack.MEMBER}: [member] is missing, so FreeRADIUS has no authority"

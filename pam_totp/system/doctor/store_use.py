@@ -74,7 +74,7 @@ def _attempts(use: Use, folder: str) -> None:
     if ancestor is not None:
         use.is_usable = False
         mode = stat.S_IMODE(os.stat(ancestor).st_mode)
-        what = f"{folder}: its owner may not enter {ancestor} (mode {mode:04o}), so every code is refused"
+        what = f"{folder}: its owner cannot enter {ancestor} (mode {mode:04o}), so every code is refused"
         use.add(Code.STORE_CLOSED, what, f"run 'chmod a+x {ancestor}'")
     if fixed:
         what = f"{folder}: the kernel forbids writing to {_listed(fixed)}, so the logins of their users fail"
@@ -97,7 +97,7 @@ def _files(use: Use, folder: str, owner: int) -> None:
         account = f"{_name(owner)}:" if _has_name(owner) else f"{owner}:{os.stat(folder).st_gid}"
         use.add(Code.STORE_FILE_OWNER, what, f"run 'chown -R -h {account} {folder}'", *foreign)
     if unreadable:
-        what = f"{folder}: {_name(owner)} may not read and write {_listed(unreadable)}: a login fails"
+        what = f"{folder}: {_name(owner)} cannot read and write {_listed(unreadable)}: a login fails"
         use.add(Code.STORE_FILE_MODE, what, f"run 'chmod -R u=rwX,go= {folder}'", *unreadable)
     for name in links:
         path = os.path.join(folder, name)

@@ -1,7 +1,7 @@
 """The trial of a change, from its start until the change is kept or rolled back.
 
 Rules:
-- Before a file is changed, a durable copy of the old texts exists, and a watchdog process waits to restore them.
+- A durable copy of the old texts exists, and a watchdog process waits to restore them, before a file is changed.
 - One rename keeps a change. A roll-back starts with a rename of the same file, so only one of the two succeeds.
 - FOLDER has a trial file for each service: NAME.trial (on trial), NAME.json (kept), or NAME.back (roll-back in
   progress). The watchdog locks NAME.watch.
@@ -132,7 +132,7 @@ def roll_back_all(machine: Machine) -> list[str]:
     """Restore the old files of all services, or change no file. Return a report.
 
     Hold the lock, so that no trial can end meanwhile. Raise TrialError with all obstacles, before the first change, if
-    a file cannot be restored. After a later error, restore the other files, then raise TrialError with the failed and
+    a file cannot be restored. Restore the other files after a later error, then raise TrialError with the failed and
     the restored files.
     """
     if not records():

@@ -2,7 +2,7 @@
 
 Rules:
 - `result_for` returns None for a condition that depends on anything else, such as the network.
-- `result_for` returns None for arguments that this module does not support.
+- `result_for` returns None for unsupported arguments.
 """
 
 from __future__ import annotations
