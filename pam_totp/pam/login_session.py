@@ -51,7 +51,7 @@ from pam_totp.store.file import LOCK_WAIT
 
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import TypeAlias
 
 MEANWHILE = 0.01  # seconds: longer than the work while the user types
@@ -102,13 +102,13 @@ class Receive:
 
 
 class LookUp:
-    """A request to call `job`, which looks up `accounts`: names and uids.
+    """A request to call `job`, which looks up accounts.
 
     The reply is the result. The driver raises exceptions of `job` in the session.
     """
 
-    def __init__(self, job: Callable[[], object], accounts: Sequence[str | int]) -> None:
-        self.job, self.accounts = job, accounts
+    def __init__(self, job: Callable[[], object]) -> None:
+        self.job = job
 
 
 Send: TypeAlias = "Callable[..., None]"  # arguments: a message's type and body

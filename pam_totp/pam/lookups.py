@@ -1,4 +1,4 @@
-"""Lookups of accounts for logins: at once in /etc/passwd, otherwise in threads, because a name service may be slow.
+"""Lookups of accounts that are not in /etc/passwd: they run in threads, because a name service may be slow.
 
 Rules:
 1. Other accounts cannot delay lookups for root, which have separate threads.
@@ -14,8 +14,7 @@ from functools import partial
 
 from pam_totp.pam.login_quota import ROOT
 from pam_totp.pam.login_session import LookUp
-from pam_totp.pam.loop import Loop, Pool, ResultHandler, outcome
-from pam_totp.pam.names import LocalAccounts
+from pam_totp.pam.loop import Loop, Pool, ResultHandler
 
 MAX_FOR_ROOT = 256  # threads
 MAX_FOR_OTHERS = 32  # threads for all other accounts
@@ -25,17 +24,15 @@ MAX_FOR_ONE = 4  # threads of MAX_FOR_OTHERS, for one account
 class Lookups:
     """The lookups of the logins in `loop`. The constructor raises RuntimeError if no thread can be started."""
 
-    def __init__(self, loop: Loop, local: LocalAccounts) -> None:
-        self._loop, self._local = loop, local
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
         self._for_root, self._for_others = Pool(MAX_FOR_ROOT), Pool(MAX_FOR_OTHERS)
         self._running: Counter[int] = Counter()  # by uid
         self._waiting: dict[int, deque[Callable[[], None]]] = {}  # by uid
 
     def look_up(self, uid: int, wait: LookUp, on_result: ResultHandler) -> None:
         """Carry out `wait` for `uid`, and pass the result to `on_result`."""
-        if self._local.have(*wait.accounts):
-            on_result(*outcome(wait.job))
-        elif uid == ROOT:
+        if uid == ROOT:
             self._loop.run_in_thread(self._for_root, wait.job, on_result)
         else:
             begin = partial(self._begin, uid, wait.job, on_result)

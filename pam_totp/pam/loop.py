@@ -131,16 +131,23 @@ class Loop:
 
     def _wait(self) -> None:
         """Wait for a descriptor or a timer, and append its handler to `_due`."""
-        ready = self._epoll.poll(self._seconds())
+        seconds = self._seconds()
+        if seconds == 0.0 and not self._due:
+            self._wait_exactly()
+        ready = self._epoll.poll(seconds)
         self.poll_time = time.monotonic()
         self._due.extend(self._handlers[descriptor] for descriptor, _ in ready)
         while self._timers and self._timers[0][0] <= self.poll_time:
             self._due.append(heapq.heappop(self._timers)[2])
 
+    def _wait_exactly(self) -> None:
+        """Wait for a descriptor or the next timer, in less than a millisecond. Only select(2) has microseconds."""
+        with suppress(ValueError):  # select(2) takes only descriptors below 1024: otherwise, the loop polls
+            select.select([self._epoll], [], [], max(0.0, self._timers[0][0] - time.monotonic()))
+
     def _seconds(self) -> float | None:
-        """Return the time to wait: whole milliseconds, rounded down, so that the loop polls during the last
-        millisecond. epoll rounds up to milliseconds, and the end of a longer wait would show the duration of the
-        work before the delay.
+        """Return the time to wait by epoll: whole milliseconds, rounded down. epoll rounds up to milliseconds, and the
+        end of a longer wait would show the duration of the work before the delay.
         """
         if self._due:
             return 0.0

@@ -91,11 +91,7 @@ class LocalAccounts:
             return False
         _, uids, names = self._known
         known = all(account in uids or account in names for account in accounts)
-        return known and not os.path.exists(self._nscd)
-
-    def passwd_name(self, user: str) -> str:
-        """Return the name in the user's passwd entry, or `user` if there is no entry. Read /etc/passwd first."""
-        return user if self.have(user) else passwd_name(user)
+        return known and not os.access(self._nscd, os.F_OK)
 
     def account_name(self, user: str) -> str | None:
         """Return the name in the user's passwd entry, or None if there is no entry. Read /etc/passwd first."""

@@ -43,7 +43,7 @@ from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, Caller, Login
 from pam_totp.pam.login_session import LookUp, Receive, Session, place_of_bug, read_site
 from pam_totp.pam.lookups import Lookups
 from pam_totp.pam.loop import Loop, Pool
-from pam_totp.pam.names import LocalAccounts, has_passwd_entry
+from pam_totp.pam.names import LocalAccounts, has_passwd_entry, passwd_name
 from pam_totp.pam.protocol import (
     MAX_PACKET,
     PAM_AUTH_ERR,
@@ -115,7 +115,7 @@ class Service:
         """Serve until `stop`, then wait for the unfinished logins. Raise ServiceError if no thread can be started."""
         self.loop = Loop(self._log_bug)
         try:
-            self.lookups = Lookups(self.loop, self.local_accounts)
+            self.lookups = Lookups(self.loop)
             self.store_queue = StoreQueue(self.loop, Pool(MAX_STORE_USES))
         except RuntimeError as e:
             raise ServiceError(f"cannot serve logins: {e}") from e
@@ -174,12 +174,13 @@ class Service:
             uid = peer_uid(client)
             connection = _Connection(self, client, uid, self._log if uid in self._trusted else self._log_quota.of(uid))
             self.connections.add(connection)
-            self.loop.call_next(connection.resume)
             if not self._checks_limits:
                 self._checks_limits = True
                 self.loop.call_later(LIMITS_EVERY, self._check_limits)
             if not self.loop.is_busy:
+                connection.resume()
                 return
+            self.loop.call_next(connection.resume)
 
     def _check_limits(self) -> None:
         now = time.monotonic()
@@ -213,10 +214,9 @@ class Service:
         finally:
             self.store_queue.search_turns.end()
 
-    def begin(self, connection: _Connection, hello: Hello) -> LookUp | int | None:
-        """Return the lookup that begins a login, its PAM result, or None if root programs have too many logins.
-
-        Raise SettingsError.
+    def begin(self, connection: _Connection, hello: Hello) -> Dialogue | LookUp | int | None:
+        """Return the dialogue of a login, the lookup that begins it, its PAM result, or None if root programs have too
+        many logins. Raise SettingsError or StoreError.
         """
         uid, log = connection.uid, connection.log
         connection.service_name = hello.service
@@ -235,9 +235,13 @@ class Service:
         accounts = [hello.user, *(a.removeprefix("user=") for a in hello.arguments if a.startswith("user="))]
         if uid != ROOT:
             accounts += client_accounts(hello, site)
-        return LookUp(partial(self._admit_and_begin, connection, hello, site), accounts)
+        if self.local_accounts.have(*accounts):  # the name in the passwd entry is the given name
+            return self._admit_and_begin(connection, hello, site, str)
+        return LookUp(partial(self._admit_and_begin, connection, hello, site, passwd_name))
 
-    def _admit_and_begin(self, connection: _Connection, hello: Hello, site: Site) -> Dialogue | int:
+    def _admit_and_begin(
+        self, connection: _Connection, hello: Hello, site: Site, passwd_name: Callable[[str], str]
+    ) -> Dialogue | int:
         """Return the dialogue of a login, or its PAM result. Raise SettingsError or StoreError."""
         uid, log = connection.uid, connection.log
         client = uid != ROOT and listed(uid, hello, site)
@@ -252,14 +256,13 @@ class Service:
             return PAM_AUTH_ERR
         if site.member is None and not any(a.startswith("store=") for a in admitted.arguments):
             admitted = admitted.with_arguments((*admitted.arguments, f"store={self._store}"))
-        local, search = self.local_accounts, self._search
         host = login.Host(
             site=site,
             store=self._store,
             log=log,
-            passwd_name=local.passwd_name,
-            name_of_uid=local.name_of_uid,
-            search=search,
+            passwd_name=passwd_name,
+            name_of_uid=self.local_accounts.name_of_uid,
+            search=self._search,
             count=connection.count,
         )
         return login.begin(admitted, host)
@@ -294,7 +297,7 @@ class _Connection:
         if not is_root and not self._service.local_accounts.have(self.uid):
             if not self.acquire(NotLookedUp(self.uid)):
                 return
-            account = self.uid if (yield LookUp(partial(has_passwd_entry, self.uid), [self.uid])) else WITHOUT_ENTRY
+            account = self.uid if (yield LookUp(partial(has_passwd_entry, self.uid))) else WITHOUT_ENTRY
             self._release()
         if not self.acquire(account):
             return
@@ -313,9 +316,10 @@ class _Connection:
             self._result = COUNTED_AS.get(int(bytes(body)), "error")
 
     def count(self, verb: str, fields: Mapping[str, object]) -> None:
-        """Count an answer by the verb and the fields of its line in the log."""
-        seconds = time.monotonic() - self._packet_time
-        self._service.figures.answer(self.service_name or "", verb, fields, seconds, may_name=self.may_name)
+        """Count an answer by the verb and the fields of its line in the log, after the reply."""
+        seconds, service = time.monotonic() - self._packet_time, self._service
+        count = partial(service.figures.answer, self.service_name or "", verb, fields, seconds, may_name=self.may_name)
+        service.loop.call_next(count)
 
     def _write_log(self, priority: int, line: str) -> None:
         self.log(priority, line)  # `Service._admit_and_begin` may change `self.log`
@@ -333,7 +337,7 @@ class _Connection:
             self._packet_wait, self._limit = wait, time.monotonic() + wait.seconds
             if wait.meanwhile is not None and not (wait.meanwhile.is_slow or wait.meanwhile.is_remote):
                 loop.call_later(TYPING, partial(self._do_meanwhile, wait))
-            self._receive()
+            self._watch()
         elif isinstance(wait, Pause):
             loop.call_later(self._packet_time + wait.seconds - time.monotonic(), self.resume)
         elif isinstance(wait, UseStore):
@@ -346,10 +350,13 @@ class _Connection:
         if self._packet_wait is wait and wait.meanwhile is not None:
             wait.meanwhile.job(0.0)
 
-    def _receive(self, poll_time: float | None = None) -> None:
-        """Continue with the packet, if it has arrived. `poll_time` is the time of the poll that found the packet. The
-        delay of a refusal begins at that time. Otherwise, among many logins, the delay would show the processing time
-        of other answers.
+    def _watch(self) -> None:
+        """Continue when a packet arrives."""
+        self._service.loop.watch(self._client.fileno(), self._receive)
+
+    def _receive(self) -> None:
+        """Continue with the packet that has arrived. The delay of a refusal begins at the time of the poll that found
+        the packet. Otherwise, among many logins, the delay would show the processing time of other answers.
         """
         if self._packet_wait is None:
             return  # the time limit has passed
@@ -359,10 +366,9 @@ class _Connection:
             self.resume(error=e)
             return
         if packet is None:
-            loop = self._service.loop
-            loop.watch(self._client.fileno(), lambda: self._receive(loop.poll_time))
+            self._watch()
         else:
-            self._packet_time = time.monotonic() if poll_time is None else poll_time
+            self._packet_time = self._service.loop.poll_time
             self.resume(packet)
 
     def check_limit(self, now: float) -> None:

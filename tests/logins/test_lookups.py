@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -12,17 +11,16 @@ from pam_totp.pam import lookups
 from pam_totp.pam.login_session import LookUp
 from pam_totp.pam.lookups import MAX_FOR_ONE, Lookups
 from pam_totp.pam.loop import Loop
-from pam_totp.pam.names import LocalAccounts
 from tests.support.site import PATIENCE, until
 
 MANY, OTHER = 1001, 1002  # uids
 
 
-def test_lookups_of_one_account_leave_threads_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lookups_of_one_account_leave_threads_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "MAX_FOR_OTHERS", MAX_FOR_ONE + 1)
     bugs: list[Exception] = []
     loop = Loop(bugs.append)
-    looking = Lookups(loop, LocalAccounts(str(tmp_path / "passwd")))
+    looking = Lookups(loop)
     thread = threading.Thread(target=loop.run)
     thread.start()
     answers, asked = threading.Event(), threading.Semaphore(0)
@@ -34,7 +32,7 @@ def test_lookups_of_one_account_leave_threads_for_others(tmp_path: Path, monkeyp
 
     def look_up(uid: int, name: str, job: object = slow) -> None:
         assert callable(job)
-        wait = LookUp(job, [name])
+        wait = LookUp(job)
         loop.call_from_thread(partial(looking.look_up, uid, wait, lambda *_: done.append(name)))
 
     for number in range(3 * MAX_FOR_ONE):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -243,3 +246,39 @@ def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
         assert seconds is not None
         assert -(-seconds * 1000 // 1) <= milliseconds, "the wait, rounded up, ends before the timer"
     assert waits == [None]
+
+
+def test_the_loop_sleeps_until_a_timer_is_due(running: Running) -> None:
+    """The wait below a millisecond, for which epoll is too coarse, must not poll again and again."""
+    rounds: list[float] = []
+
+    class Counting:
+        def __init__(self, epoll: object) -> None:
+            self._epoll = epoll
+
+        def __getattr__(self, name: str) -> object:
+            if name == "poll":
+                rounds.append(time.monotonic())
+            return getattr(self._epoll, name)
+
+    loop, count = running.loop, 30
+    running.do(lambda: setattr(loop, "_epoll", Counting(loop._epoll)))
+    for _ in range(count):
+        called = threading.Event()
+        running.do(partial(loop.call_later, 0.0019, called.set))
+        assert called.wait(PATIENCE)
+    assert len(rounds) <= 6 * count, "rounds for two calls, the milliseconds, the rest, the timer and the next wait"
+
+
+def test_a_loop_with_a_high_descriptor_calls_its_timers(running: Running) -> None:
+    """select(2) takes no descriptor above 1023."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(2048, limits[0]), limits[1]))
+    loop, called = running.loop, threading.Event()
+    try:
+        high = fcntl.fcntl(loop._epoll.fileno(), fcntl.F_DUPFD_CLOEXEC, 1024)
+        running.do(lambda: setattr(loop, "_epoll", select.epoll.fromfd(high)))
+        running.do(lambda: loop.call_later(0.0019, called.set))
+        assert called.wait(PATIENCE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
