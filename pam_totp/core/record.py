@@ -152,8 +152,8 @@ class Token(Value):
         """The lowest counter or step that is not used up."""
         raise NotImplementedError
 
-    def used_up(self, first: int, count: int) -> Self:
-        """Return the token with `count` codes used up, from moving factor `first`.
+    def used_up(self, first: int, count: int, **changes: object) -> Self:
+        """Return the token with `changes`, and with `count` codes used up, from moving factor `first`.
 
         Raise ValueError if one of these codes was used before (law 1).
         """
@@ -166,7 +166,7 @@ class Token(Value):
         the codes was used before (law 1).
         """
         row_needed = self.row_needed and count == 1 and not completes_row
-        return self.used_up(first, count)._replace(last_used=now, confirmed=True, row_needed=row_needed)
+        return self.used_up(first, count, last_used=now, confirmed=True, row_needed=row_needed)
 
     def __repr__(self) -> str:
         return f"<{self.type} token {self.name!r}>"
@@ -184,10 +184,10 @@ class HotpToken(Token):
     def next_factor(self) -> int:
         return self.counter
 
-    def used_up(self, first: int, count: int) -> Self:
+    def used_up(self, first: int, count: int, **changes: object) -> Self:
         if first < self.counter:
             raise ValueError("a counter must not decrease")
-        return self._replace(counter=first + count)
+        return self._replace(counter=first + count, **changes)
 
     def longest(self) -> HotpToken:
         return super().longest()._replace(counter=MOVING_FACTOR_LIMIT)
@@ -215,10 +215,10 @@ class TotpToken(Token):
     def next_factor(self) -> int:
         return 0 if self.last_step is None else self.last_step + 1
 
-    def used_up(self, first: int, count: int) -> Self:
+    def used_up(self, first: int, count: int, **changes: object) -> Self:
         if first < self.next_factor:
             raise ValueError("a step must not decrease")
-        return self._replace(last_step=first + count - 1)
+        return self._replace(last_step=first + count - 1, **changes)
 
     def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
         """Do the same as `Token.accepted`. Only codes in a row change the drift (law 6)."""

@@ -140,8 +140,8 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
     str: encode_basestring_ascii,
     bytes: lambda secret: f'"{base32(secret)}"',
     int: str,
-    bool: lambda flag: "true" if flag else "false",
-    type(None): lambda _: "null",
+    bool: {True: "true", False: "false"}.__getitem__,
+    type(None): {None: "null"}.__getitem__,
     tuple: _list,
     **dict.fromkeys(_LAYOUTS, _object),
 }

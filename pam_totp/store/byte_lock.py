@@ -76,7 +76,8 @@ def acquire_as_version_1(folder: int, lock_file: str, name: str, wait: float) ->
 
 
 def _acquire(folder: int, lock_file: str, name: str, wait: float, take: Callable[[int], object]) -> int:
-    for _ in _pauses(wait):
+    give_up, pause = time.monotonic() + wait, _FIRST_PAUSE
+    while True:
         lock = os.open(lock_file, _FLAGS, 0o600, dir_fd=folder)
         try:
             if _is_locked(folder, lock, lock_file, take):
@@ -85,7 +86,10 @@ def _acquire(folder: int, lock_file: str, name: str, wait: float, take: Callable
             os.close(lock)
             raise
         os.close(lock)
-    raise LockBusy(f"{name}: the lock was not acquired within {wait:g} s")
+        if time.monotonic() > give_up:
+            raise LockBusy(f"{name}: the lock was not acquired within {wait:g} s")
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _is_locked(folder: int, lock: int, lock_file: str, take: Callable[[int], object]) -> bool:
@@ -97,13 +101,3 @@ def _is_locked(folder: int, lock: int, lock_file: str, take: Callable[[int], obj
         take(lock)
         return os.path.samestat(status, os.stat(lock_file, dir_fd=folder, follow_symlinks=False))
     return False
-
-
-def _pauses(wait: float) -> Iterator[None]:
-    """Yield before each attempt, until `wait` seconds have passed. Sleep between the attempts."""
-    give_up, pause = time.monotonic() + wait, _FIRST_PAUSE
-    yield
-    while time.monotonic() <= give_up:
-        time.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
-        yield

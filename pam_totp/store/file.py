@@ -232,11 +232,12 @@ class FileStore:
         """
         require_current(self.folder)
         document = document_of(new, name, self.codec) if document is None else document
-        if stored is not None and stored.size and old.lasting == new.lasting:
+        is_login = stored is not None and old.lasting == new.lasting
+        if stored is not None and stored.size and is_login:
             while new.recent and not stored.has_room(document):  # a login must not enlarge a file
                 new = new.without_oldest_recent()
                 document = document_of(new, name, self.codec)
-        if stored is not None and old.lasting == new.lasting and stored.has_room(document):
+        if stored is not None and is_login and stored.has_room(document):
             if stored.other == b"":
                 self._sweep(folder, name)
             write(folder, name, stored, document)
@@ -380,7 +381,7 @@ class FileStore:
             self.warn(f"{self.folder}/{decoys.FOLDER}: decoys are missing or damaged (run 'pam-totp doctor --repair')")
 
     def _require(self, folder: int, name: str) -> None:
-        if not any(exists(folder, candidate) for candidate in (name, self._version_1(name), name)):
+        if not (exists(folder, name) or exists(folder, self._version_1(name)) or exists(folder, name)):
             raise NotThere
 
     def _sweep(self, folder: int, name: str) -> None:
