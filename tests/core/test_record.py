@@ -13,6 +13,7 @@ from pam_totp.core.record import (
     DAY,
     KEPT_CHANGES,
     MAX_RECENT,
+    TIME_LIMIT,
     Grace,
     HotpToken,
     RecordError,
@@ -430,3 +431,15 @@ def test_only_the_last_changes_by_the_desk_are_kept_and_a_login_keeps_them() -> 
     assert record.lasting != UserRecord(user="alice", tokens=record.tokens).lasting, "both slots get a change"
     long = record.with_change("x" * (MAX_RECENT - 20))
     assert long.change_entries == [made[-1], "x" * (MAX_RECENT - 20)], "the oldest entries are dropped"
+
+
+def test_entries_that_are_no_recent_login_are_not_shown() -> None:
+    entries = (
+        "accepted 5 code sshd",
+        f"accepted {TIME_LIMIT} code sshd",
+        "accepted x code sshd",
+        "seen 5 code sshd",
+        "x",
+    )
+    shown = UserRecord(user="alice", recent="; ".join(entries)).recent_logins
+    assert [login.entry() for login in shown] == ["accepted 5 code sshd"]
