@@ -86,7 +86,6 @@ class Sealed:
         assert found in what
         assert "every user of /var/lib/pam_totp is refused" in what
         assert not any(finding["code"] == "record-unreadable" for finding in findings)
-        print(findings)
 
     def export(self) -> str:
         """Return the keys of the seal. No copy of them stays on the disk."""
