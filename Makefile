@@ -133,7 +133,7 @@ torture: need-torture build venv  ## run races, crashes and hostile callers for 
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
-# `booted` runs a virtual machine without KVM for about three minutes. The first run also makes its system in build/booted.
+# `booted` runs virtual machines without KVM for about half an hour. The first run also makes their systems in build/booted.
 booted: need-booted build venv  ## test the units on a booted machine with systemd, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
