@@ -30,7 +30,7 @@ NEED_TORTURE = $(NEED_TEST) clang libclang-rt-dev
 NEED_BENCH = $(NEED_BUILD) $(NEED_VENV) e2fsprogs libpam-google-authenticator libpam-oath libpam-python oathtool util-linux xfsprogs
 NEED_FLEET = $(NEED_BUILD) iproute2 openssh-client openssh-server openssl postgresql python3-aiohttp python3-psycopg util-linux
 NEED_LINT  = $(NEED_VENV) mandoc shellcheck
-NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86
+NEED_BOOTED = $(NEED_BUILD) $(NEED_VENV) $(NEED_SYSTEMS) e2fsprogs qemu-system-x86 swtpm
 # `make systems` makes roots of other systems with these packages. python3 runs tests.systems without a virtual environment.
 NEED_SYSTEMS = debian-archive-keyring debootstrap git python3 util-linux
 NEED_INSTALL = gcc libc6-dev libpam0g-dev $(if $(strip $(EXTRAS)),ca-certificates python3-venv)
@@ -133,7 +133,7 @@ torture: need-torture build venv  ## run races, crashes and hostile callers for 
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.torture $(MINUTES) $(ARGS)
 
-# `booted` runs a virtual machine without KVM for about three minutes. The first run also makes its system in build/booted.
+# `booted` runs virtual machines without KVM for about half an hour. The first run also makes their systems in build/booted.
 booted: need-booted build venv  ## test the units on a booted machine with systemd, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 

@@ -36,6 +36,7 @@ CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exe
 DECRYPT = "/usr/bin/systemd-creds"
 _SOME = 20  # records of a copy
 NO_KEY = "is sealed, and this process has no key (see 'pam-totp seal status')"
+_MAX_REASON = 4096  # bytes of the errors of systemd-creds
 _UNREADABLE = "is sealed, and the key cannot be read: {0}"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -238,17 +239,22 @@ def _descriptor() -> int | None:
 
 def _decrypted() -> int:
     """Decrypt the keyring with systemd-creds, and return the descriptor of a memfd. Raise StoreError."""
-    content = os.memfd_create(NAME)
+    content, errors = os.memfd_create(NAME), os.memfd_create("errors")
     words = [DECRYPT, f"--name={NAME}", "decrypt", CREDENTIAL, "-"]
+    actions = [(os.POSIX_SPAWN_DUP2, content, 1), (os.POSIX_SPAWN_DUP2, errors, 2)]
     try:
-        child = os.posix_spawn(DECRYPT, words, {"PATH": "/usr/bin"}, file_actions=[(os.POSIX_SPAWN_DUP2, content, 1)])
+        child = os.posix_spawn(DECRYPT, words, {"PATH": "/usr/bin"}, file_actions=actions)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        lines = os.pread(errors, _MAX_REASON, 0).decode("utf-8", "replace").split("\n")
     except OSError as e:
         os.close(content)
         raise StoreError(f"{DECRYPT}: {e.strerror}") from None
+    finally:
+        os.close(errors)
     if status != 0:
         os.close(content)
-        raise StoreError(f"{CREDENTIAL}: systemd-creds cannot decrypt it on this host")
+        reason = f": {lines[-2]}" if len(lines) > 1 else ""
+        raise StoreError(f"{CREDENTIAL}: systemd-creds cannot decrypt it on this host{reason}")
     return content
 
 

@@ -16,7 +16,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -37,6 +37,7 @@ __all__ = [
     "has_keyring",
     "key_id",
     "keyring",
+    "lacks_key",
     "missing_drop_ins",
     "missing_library",
     "note",
@@ -48,6 +49,7 @@ __all__ = [
 KEYRING = seal_key.FILE
 EXTRA = "seal"  # in setup.cfg
 HOW_TO_GET = how_to_get("cryptography", EXTRA)
+SOCKET = "pam_totp.socket"
 UNITS = ("pam_totp.service", "pam_totp-authority.service", "pam_totp-portal.service")
 DROP_IN = "/etc/systemd/system/{0}.d/10-pam_totp-seal.conf"
 LOCK = f"{seal_key.FOLDER}/seal.lock"  # only root can open it
@@ -102,6 +104,11 @@ def keyring() -> tuple[Keyring | None, str]:
     except StoreError as e:
         return None, str(e)
     return found, f"{KEYRING}: not found"
+
+
+def lacks_key(folder: str) -> bool:
+    """Return True if the store in `folder` is sealed, and this process cannot read the keyring."""
+    return folder in note().stores and keyring()[0] is None
 
 
 def missing_library() -> str | None:
@@ -164,16 +171,26 @@ def missing_drop_ins() -> list[str]:
     return [unit for unit in UNITS if _content_of(DROP_IN.format(unit)) != _drop_in(place)]
 
 
-def restart() -> bool:
-    """Let systemd read its units again, and restart the services that run. Return False if systemd does not run."""
+def restart() -> None:
+    """Let systemd, if it runs, read its units again, and restart the services that run.
+
+    systemd starts no service without its credential, and stops the socket after some attempts. So start failed units.
+    """
     if not os.path.isdir(SYSTEMD):
-        return False
-    for arguments in (["daemon-reload"], ["try-restart", *UNITS]):
-        try:
-            subprocess.run(["/usr/bin/systemctl", *arguments], capture_output=True, timeout=_TIMEOUT, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return False
-    return True
+        return
+    with suppress(OSError, subprocess.SubprocessError):
+        _systemctl("daemon-reload")
+        failed = [unit for unit in (SOCKET, *UNITS) if _systemctl("is-failed", unit)]
+        _systemctl("try-restart", *UNITS)  # fails if a unit is not installed, and restarts the others
+        if failed:
+            _systemctl("reset-failed", *failed)
+            _systemctl("start", *failed)
+
+
+def _systemctl(*arguments: str) -> bool:
+    """Return True if the command succeeds. Raise OSError or SubprocessError."""
+    words = ["/usr/bin/systemctl", *arguments]
+    return subprocess.run(words, capture_output=True, timeout=_TIMEOUT, check=False).returncode == 0
 
 
 def _require_readable(keyring: Keyring) -> None:

@@ -1,34 +1,49 @@
 """A virtual machine with Debian and systemd, and a root shell on each of two serial lines. The machine has no network.
 
-Rule: debootstrap makes the system in `build/booted` once, and no later step changes it. Each machine gets a disk
-with a copy of that system, and with this tree in /src.
+Rules:
+- debootstrap makes each system in `build/booted` once, and no later step changes it. Each machine gets a disk with a
+  copy of its system, and with this tree in /src.
+- A test waits for a prompt or for the end of the machine. Only a machine that hangs reaches LIMIT.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pexpect
 import pexpect.fdpexpect
+import pytest
 
+from tests.support import site
 from tests.support.site import TREE
 
+only_booted = [
+    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
+    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="requires root for debootstrap"),
+    pytest.mark.timeout(3600),  # the first test makes the bare system, and boots a machine
+]
 SUITE = "bookworm"
-SYSTEM = TREE / "build" / "booted" / SUITE
-PACKAGES = (
-    "dbus gcc initramfs-tools kmod libc6-dev libpam0g-dev linux-image-cloud-amd64 make openssh-client openssh-server "
-    "pamtester procps python3 sudo systemd-sysv udev"
+FOLDER = TREE / "build" / "booted"
+_PACKAGES = (
+    "dbus gcc initramfs-tools kmod libc6-dev libpam0g-dev libtss2-esys-3.0.2-0 libtss2-rc0 libtss2-tcti-device0 "
+    "linux-image-cloud-amd64 make openssh-client openssh-server pamtester procps python3 python3-cffi-backend "
+    "python3-cryptography python3-flask python3-flask-babel python3-flaskext.wtf python3-pampy python3-six "
+    "python3-waitress sudo systemd-sysv udev"
 )
 DISK = "3G"
 MEMORY = "1G"
 PASSWORD = "correct horse"  # the password of alice; the machine has no network
-BOOT_WAIT = 400.0  # seconds: a machine without KVM is many times slower
-WAIT = 120.0  # seconds
+LIMIT = 900.0  # seconds: a machine without KVM is many times slower, also if the host has other work
+SHORT = 60.0  # seconds: the limit of a step of this host
 _PROMPT = "@{}> "
 _LOGIN = """[Service]
 ExecStart=
@@ -47,23 +62,41 @@ systemctl --quiet enable serial-getty@ttyS0 serial-getty@ttyS1 ssh
 """
 
 
-def make_system() -> None:
-    """Make the bare system if it does not exist. This takes minutes, and requires access to Debian's archive."""
-    made = SYSTEM / "made"
-    if made.exists():
-        return
-    subprocess.run(["rm", "-rf", SYSTEM], check=True)
-    SYSTEM.mkdir(parents=True)
-    packages = ",".join(PACKAGES.split())
-    subprocess.run(["debootstrap", "--variant=minbase", f"--include={packages}", SUITE, SYSTEM], check=True)
-    made.touch()
+@dataclass(frozen=True, slots=True)
+class System:
+    """A bare system with the packages of every system here, and with `packages`."""
+
+    name: str
+    packages: str = ""
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / self.name
+
+    def make(self) -> None:
+        """Make the system if it does not exist. This takes minutes, and requires access to Debian's archive."""
+        names = f"{_PACKAGES} {self.packages}".split()
+        made = self.folder / "made"
+        if made.exists() and made.read_text().split() == names:
+            return
+        subprocess.run(["rm", "-rf", self.folder], check=True)
+        archives = FOLDER / "archives"
+        for folder in (self.folder, archives):
+            folder.mkdir(parents=True, exist_ok=True)
+        options = ["--variant=minbase", f"--cache-dir={archives}", f"--include={','.join(names)}"]
+        subprocess.run(["debootstrap", *options, SUITE, self.folder], check=True)
+        made.write_text(" ".join(names))
 
 
-def make_disk(disk: Path, packages: Path | None = None) -> None:
-    """Make a bootable disk that contains the bare system and a copy of this tree.
+BARE = System(SUITE)
 
-    `packages` is a folder of Debian packages to copy to /src/packages.
+
+def make_disk(disk: Path, packages: Path | None = None, system: System = BARE) -> None:
+    """Make a bootable disk that contains a system, which is made first if it does not exist, and a copy of this tree.
+
+    `packages` is a folder of Debian packages and programs to copy to /src/packages.
     """
+    system.make()
     with tempfile.TemporaryDirectory(prefix="pam_totp-booted-") as folder:
         tree = shlex.quote(str(TREE))
         besides = f"cp -a {shlex.quote(str(packages))} root/src/packages" if packages is not None else ""
@@ -72,7 +105,7 @@ def make_disk(disk: Path, packages: Path | None = None) -> None:
             cd {shlex.quote(folder)}
             mount -t tmpfs private . && cd {shlex.quote(folder)}
             mkdir upper work root
-            mount -t overlay -o lowerdir={shlex.quote(str(SYSTEM))},upperdir=upper,workdir=work private root
+            mount -t overlay -o lowerdir={shlex.quote(str(system.folder))},upperdir=upper,workdir=work private root
             mkdir root/src
             cp -a --no-preserve=ownership {tree}/Makefile {tree}/.ci {tree}/pam_totp {tree}/token_sim root/src
             {besides}
@@ -88,26 +121,56 @@ def make_disk(disk: Path, packages: Path | None = None) -> None:
 
 
 class Booted:
-    """A running virtual machine. `stop` cuts its power."""
+    """A running virtual machine. `stop` cuts its power. With `tpm`, it has a TPM2 with the state in that folder."""
 
-    def __init__(self, disk: Path) -> None:
-        kernel, initrd = (str(next(SYSTEM.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
+    def __init__(self, disk: Path, tpm: Path | None = None, system: System = BARE) -> None:
+        kernel, initrd = (str(next(system.folder.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
         words = "-accel tcg,thread=multi -cpu max -smp 2 -display none -nic none -no-reboot -serial stdio -serial pty"
         files = ["-m", MEMORY, "-kernel", kernel, "-initrd", initrd, "-drive", f"file={disk},format=raw,if=virtio"]
         line = ["-append", "console=ttyS0 root=/dev/vda rw quiet systemd.show_status=false"]
-        first = pexpect.spawn("qemu-system-x86_64", [*words.split(), *files, *line], encoding="utf-8", timeout=WAIT)
+        self._tpm = None if tpm is None else _Tpm(tpm)
+        device = () if self._tpm is None else self._tpm.options
+        first = pexpect.spawn(
+            "qemu-system-x86_64", [*words.split(), *files, *line, *device], encoding="utf-8", timeout=LIMIT
+        )
         first.expect(r"redirected to (/dev/pts/\d+)")
         assert first.match is not None
         second = pexpect.fdpexpect.fdspawn(
-            os.open(first.match[1], os.O_RDWR | os.O_NOCTTY), encoding="utf-8", timeout=WAIT
+            os.open(first.match[1], os.O_RDWR | os.O_NOCTTY), encoding="utf-8", timeout=LIMIT
         )
         self._machine = first
         self.first, self.second = Shell(first, "1"), Shell(second, "2")
+
+    def shuts_down(self) -> None:
+        """Let systemd stop all units and unmount the disk. That ends the machine's process."""
+        self.first.types("systemctl poweroff")
+        self._machine.expect(pexpect.EOF)
+        self.stop()
 
     def stop(self) -> None:
         """Kill the machine's process: a power cut for its system."""
         self._machine.close(force=True)
         self.second.terminal.close()
+        if self._tpm is not None:
+            self._tpm.stop()
+
+
+class _Tpm:
+    """A TPM2 in a process of swtpm, which ends with the machine. `options` are those of the machine's process."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        channel = folder / "channel"
+        channel.unlink(missing_ok=True)
+        words = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={folder}"]
+        self._process = subprocess.Popen([*words, "--ctrl", f"type=unixio,path={channel}"])
+        site.until(channel.exists, "swtpm makes its socket", SHORT)
+        device = "-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0"
+        self.options = ["-chardev", f"socket,id=tpm,path={channel}", *device.split()]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(SHORT)
 
 
 class Shell:
@@ -118,8 +181,9 @@ class Shell:
         self.prompt = _PROMPT.format(name)
         if name != "1":
             terminal.sendline("")  # get a new prompt: the system printed the first prompt before this terminal was open
-        terminal.expect_exact("root@booted:~# ", timeout=BOOT_WAIT)
-        terminal.sendline(f"stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
+        self.asks("root@booted:~# ")
+        # bash would write its history, which may have keys, to the disk.
+        terminal.sendline(f"unset HISTFILE; stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
         self.asks(self.prompt)
 
     def asks(self, prompt: str) -> str:
@@ -145,3 +209,14 @@ class Shell:
         status, said = self.tries(command)
         assert status == 0, f"{command}: {said}"
         return said
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition`, which asks the machine, is true."""
+    site.until(condition, what, LIMIT)
+
+
+def contains(disk: Path, content: bytes) -> bool:
+    """Return True if `content` is anywhere on a disk."""
+    with disk.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return mapped.find(content) >= 0

@@ -6,7 +6,6 @@ A fixture builds the packages in a bare root of the same system: a build on the 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,24 +15,18 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.oath import hotp
-from tests.booted.machine import SUITE, Booted, Shell, make_disk, make_system
-from tests.support.site import KEY, until
+from tests.booted.machine import SUITE, Booted, Shell, make_disk, only_booted, until
+from tests.support.site import KEY
 from tests.systems.packages import LOGINS, NEXT, Packaged
 from tests.systems.roots import SYSTEMS
 
-pytestmark = [
-    pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
-    pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="requires root for debootstrap"),
-    pytest.mark.timeout(1800),
-]
+pytestmark = only_booted
 KEYS = {"alice": KEY, "root": KEY[::-1]}
 
 
 @pytest.fixture(scope="module")
 def root() -> Iterator[Shell]:
     """Yield a root shell on a machine with the first version installed, and alice and root enrolled."""
-    make_system()
     with tempfile.TemporaryDirectory(prefix="pam_totp-packages-", dir="/var/tmp") as folder:
         packages = Path(folder) / "packages"
         packages.mkdir()

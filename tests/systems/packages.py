@@ -54,7 +54,7 @@ print(json.dumps({"count": logins, "refused": refused, "slowest": slowest}))
 
 
 # This script signs in to the portal as USER with PASSWORD and an optional CODE, and prints the last page's heading.
-_SIGN_IN = r"""
+SIGN_IN = r"""
 import html, http.cookiejar, re, sys, time, urllib.error, urllib.parse, urllib.request
 user, password, *code = sys.argv[1:]
 browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
@@ -235,7 +235,7 @@ class Packaged:
 
     def sign_in(self, *answers: str) -> str:
         """Sign in to the portal with a user name, a password and, if given, a code. Return the next page's heading."""
-        return self.does("/usr/bin/python3", "-I", "-c", _SIGN_IN, *answers).strip()
+        return self.does("/usr/bin/python3", "-I", "-c", SIGN_IN, *answers).strip()
 
     @contextmanager
     def logging_in(self, whose: dict[str, str]) -> Iterator[dict[str, Logins]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from pam_totp.core.settings import DEFAULT_STORE, SettingsError, is_database, settings
 from pam_totp.pam.login_session import read_site
-from pam_totp.system import desk_accounts, hook, probe
+from pam_totp.system import desk_accounts, hook, probe, seal_files
 from pam_totp.system.database import copied
 from pam_totp.system.doctor import store_use
 from pam_totp.system.doctor.checks_database import database
@@ -115,12 +115,16 @@ def store(context: Context) -> Iterator[Finding]:
             continue
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             continue  # the other checks cannot read such a folder
-        defects, broken = find_defects(folder), set(context.enrolled(folder).broken)
+        defects = find_defects(folder)
+        # The check "seal" reports a missing key once, not the records that it leaves unreadable.
+        broken = set() if seal_files.lacks_key(folder) else set(context.enrolled(folder).broken)
         reported = tuple(f"{name}: " for name in use.reported)
         for problem in sorted(broken - set(defects.repairable)):
             if problem.startswith(reported):
                 continue
             remedy = "restore that file from a backup, or delete it with 'rm' and enrol the user again"
+            if folder in seal_files.note().stores:
+                remedy = f"if a key is missing, see 'pam-totp seal status'; otherwise {remedy}"
             yield Finding(ERROR, "store", Code.RECORD_UNREADABLE, f"{folder}: {problem}", remedy)
         for what in defects.repairable:
             if what.startswith(reported):
