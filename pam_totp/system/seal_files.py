@@ -16,7 +16,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
@@ -171,20 +171,24 @@ def missing_drop_ins() -> list[str]:
     return [unit for unit in UNITS if _content_of(DROP_IN.format(unit)) != _drop_in(place)]
 
 
-def restart() -> None:
-    """Let systemd, if it runs, read its units again, and restart the services that run.
+def restart() -> bool:
+    """Let systemd read its units again, and restart the services that run. Return True if all of these restarted.
 
     systemd starts no service without its credential, and stops the socket after some attempts. So start failed units.
+    Return False if systemd does not run.
     """
     if not os.path.isdir(SYSTEMD):
-        return
-    with suppress(OSError, subprocess.SubprocessError):
-        _systemctl("daemon-reload")
+        return False
+    try:
+        running = [unit for unit in UNITS if _systemctl("is-active", unit)]
         failed = [unit for unit in (SOCKET, *UNITS) if _systemctl("is-failed", unit)]
-        _systemctl("try-restart", *UNITS)  # fails if a unit is not installed, and restarts the others
+        done = _systemctl("daemon-reload") and (not running or _systemctl("try-restart", *running))
         if failed:
             _systemctl("reset-failed", *failed)
-            _systemctl("start", *failed)
+            done = _systemctl("start", *failed) and done
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done
 
 
 def _systemctl(*arguments: str) -> bool:
