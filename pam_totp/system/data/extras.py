@@ -17,7 +17,7 @@ SETUP = Path(__file__).resolve().parents[3] / "setup.cfg"
 
 
 class UnknownExtraError(Exception):
-    """An extra was not found. The message names it, and lists the existing extras."""
+    """An extra was not found. The message names the extra, and lists the existing extras."""
 
 
 def requirements(extras: list[str]) -> list[str]:
