@@ -20,8 +20,8 @@ from tests.support.site import KEY, TREE, Site, fob, phone, until
 from tools.bench.bulk import run
 
 FEW, LISTED, MANY = 300, 3000, 6000  # users
-NAMES = 1.0  # MB: enough for 3000 names and a block of lines, which take 0.5 MB; the whole output would take 2.5 MB
-A_TOKEN = 500  # bytes per token: a line, a result and a name take 330; the whole output would take over 600
+NAMES = 1.0  # MB: enough for 3000 names and a block of lines, which use 0.5 MB; the whole output would use 2.5 MB
+A_TOKEN = 500  # bytes per token: a line, a result and a name use 330; the whole output would use over 600
 
 
 def enrol(site: Site, users: range) -> None:

@@ -53,7 +53,7 @@ def test_paths_to_the_virtual_environment_are_right_after_a_cd(document: Path) -
 
 
 def pattern(line: str) -> str:
-    """Return a regular expression for the line, in which white space may have any length, and … matches any text."""
+    """Return a regular expression for the line, in which white space can have any length, and … matches any text."""
     return r"[ \t]+".join(r"[^\r\n]*".join(map(re.escape, word.split("…"))) for word in line.split())
 
 

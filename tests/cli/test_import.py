@@ -594,7 +594,7 @@ def test_a_tree_of_homes_is_read_as_each_home_s_owner(site: Site, tmp_path: Path
 
 @as_root
 def test_homes_that_root_cannot_read_are_read_as_their_owners(site: Site) -> None:
-    """Root may not read a home folder of mode 0700 under root_squash. This test drops CAP_DAC_OVERRIDE instead."""
+    """An NFS server with root_squash denies root a folder of mode 0700. This test drops CAP_DAC_OVERRIDE instead."""
     homes = site.folder / "home"
     homes.mkdir(0o755)
     good = f'{base32(KEY)}\n" HOTP_COUNTER 5\n12345678\n'

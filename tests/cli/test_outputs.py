@@ -155,7 +155,7 @@ def test_a_folder_that_replaced_the_new_folder_gets_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     if kind == "of another user" and os.geteuid() != 0:
-        pytest.skip("only root can give a folder away")
+        pytest.skip("only root can change the owner of a folder")
     planted, place = tmp_path / "planted", tmp_path / "out"
     planted.mkdir(0o700)
     if kind == "open":

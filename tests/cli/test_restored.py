@@ -252,7 +252,7 @@ def test_a_use_after_the_restore_does_not_cover_a_key_fob(site: Site, tmp_path: 
 
 
 def test_the_time_of_the_restore_is_that_of_the_folder(site: Site, tmp_path: Path) -> None:
-    """A repair or a login may create a secret file again, but not the folder."""
+    """A repair or a login can create a secret file again, but not the folder."""
     before = int(time.time())
     folder = tmp_path / "new"
     folder.mkdir(0o700)

@@ -1,4 +1,4 @@
-"""Tests of `import --homes` with a file in a home folder that is on a FUSE server without answers."""
+"""Tests of `import --homes` with a file in a home folder whose FUSE server does not reply."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.conftest import with_mounts
 from tests.support.site import TREE
 
 # The script mounts the file, serves it up to the request with the given opcode, and reads the homes with short time
-# limits. The server runs in a separate process. The server ends with the script, and the kernel then ends the blocked
-# request.
+# limits. The server runs in a separate process. The server exits with the script, and the kernel then aborts the
+# blocked request.
 SCRIPT = """
 import ctypes, os, signal, struct, sys
 from pathlib import Path

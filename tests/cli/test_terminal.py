@@ -174,7 +174,7 @@ def test_a_table_fits_the_width_and_loses_nothing(site: Site, columns: int) -> N
     for word in ("fob", "counter", "SHA1,", "active", "STATE"):
         assert columns < 80 or word in table.split(), "short words are not split"
     (row,) = site.command("list").stdout.splitlines()[1:]
-    assert LONG_NAME in row, "a pipe gets one line for each token"
+    assert LONG_NAME in row, "the command writes one line for each token to a pipe"
     assert Counter("".join(table.split())) == Counter("".join(site.command("list").stdout.split())), (
         "the table has every part of the text"
     )

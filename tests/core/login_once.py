@@ -1,7 +1,7 @@
 """A program that changes file stores, each time in a new process, for tests that interrupt it at a system call.
 
 /usr/bin/python3 -I -S login_once.py reads lines 'FOLDER<tab>WORD'. For each line, the program forks a
-process and prints the process ID. The process waits for a further line, makes the change WORD, and prints:
+process and prints the process ID. The process waits for a further line, performs the change WORD, and prints:
 - the name of the outcome, if WORD is an answer
 - WORD, if WORD is 'decoy' or a name in `CHANGES`
 Then the program prints 'exit' and the exit status. It forks because a new Python for each change would be slower.

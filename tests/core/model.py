@@ -142,7 +142,7 @@ class Model:
             return "malformed", None  # law 3: the record is unchanged
         if self._meaning(answer) in [self._meaning(earlier) for earlier, _, _ in before]:
             self.refused += 1
-            return "repeated", None  # law 5: neither verified nor counted
+            return "repeated", None  # law 5: skips verification and counting
         if typed is not None and typed in self.recovery:  # law 11: compared even if the user is locked
             self.recovery.remove(typed)
             self._lower(now, policy)
@@ -167,7 +167,7 @@ class Model:
             return "locked", None
         standing, since = self.standing(now)
         counts = [after for answer, word, after in before if word == "wrong" and self._recovery_code(answer) is None]
-        # Law 5: another login, or the decrease of one a day, may have removed these failures already.
+        # Law 5: another login, or the decrease of one a day, might have removed these failures already.
         own = len(counts) if counts and standing >= counts[-1] else 0
         if pending is not None and self._completes(*pending, codes, now, policy):
             token, place = pending
@@ -188,7 +188,7 @@ class Model:
                         continue
                     if len(entered) < max(needed, 2 if token.row_needed else 1):
                         self.refused += 1
-                        if entered is pair:  # used up: the third prompt confirms the pair
+                        if entered is pair:  # the third prompt reveals that the pair is right, so the pair is used up
                             token.floor, token.used_before = first + 2, True
                             self.pending = token, first + 2
                         return "codes-in-a-row-needed", token.name
@@ -216,7 +216,7 @@ class Model:
     def split(self, answer: bytes) -> tuple[bytes, str]:
         """Return the password and the digits of the codes after it (law 3, with `forward_pass`).
 
-        Try every split, the shortest password first. An answer that has only codes is the password.
+        Try every split, the shortest password first. Treat the whole answer as the password if it consists of codes.
         """
         for start in range(len(answer)):
             password, tail = answer[:start], answer[start:]
@@ -235,7 +235,10 @@ class Model:
 
     @staticmethod
     def _completes(token: ModelToken, place: int, codes: list[str], now: int, policy: dict[str, int]) -> bool:
-        """Return True if `codes` completes the pair: the next code, near the clock, and the first use since (law 5)."""
+        """Return True if `codes` completes the pair (law 5).
+
+        It is the next code, near the clock, of a token that was not used after the pair.
+        """
         reach = max(policy["window"], policy["resync_steps"])
         last_places = [token.step(now) + token.drift + off for off in range(-reach, reach + 1)] if token.period else []
         return (
@@ -248,7 +251,7 @@ class Model:
 
     @staticmethod
     def _meaning(answer: bytes) -> tuple[str, str | None]:
-        """Return the digits and the recovery code of an answer: equal values are a repeated answer (law 5)."""
+        """Return the digits and the recovery code of an answer. Equal results mean a repeated answer (law 5)."""
         text = plain(answer)
         return text if re.fullmatch("[0-9]{1,24}", text) else "", Model._recovery_code(answer)
 

@@ -99,21 +99,21 @@ def counter_of(path: Path) -> int:
 
 
 class Memory:
-    """A store in memory that lists its updates in `done`. Every write fails if `full` is True."""
+    """A store in memory. `updates` lists its completed updates. Every write fails if `full` is True."""
 
     def __init__(self, *records: UserRecord, full: bool = False) -> None:
         self.records = {record.user: record for record in records}
         self.full = full
-        self.done: list[str] = []
+        self.updates: list[str] = []
 
     @property
     def writes(self) -> int:
-        return len(self.done) - self.done.count("same")
+        return len(self.updates) - self.updates.count("same")
 
     def _write(self, what: str) -> None:
         if self.full:
             raise StoreError("no space left")
-        self.done.append(what)
+        self.updates.append(what)
 
     def read(self, user: str) -> UserRecord:
         if user not in self.records:
@@ -134,7 +134,7 @@ class Memory:
             if decoy:
                 self._write("decoy")
             else:
-                self.done.append("same")
+                self.updates.append("same")
         else:
             self._write("changed")
             self.records[user] = record

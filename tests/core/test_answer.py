@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 from tests.core.conftest import TIMES
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends this text as the answer of a user that may not log in
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends this text as the password of a user that it denies
 
 # The ignored characters, except white space: a copy of the list, independent of `core.answer`.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
@@ -149,8 +149,8 @@ def test_an_ignored_character_is_ignored_at_every_position(character: str) -> No
 def samples() -> set[str]:
     """Return the characters that UTF-8 can encode: all with PAM_TOTP_EXAMPLES, otherwise a selection.
 
-    From U+10000 on, the selection has one in a hundred of the caseless letters (mostly ideographs), and of the private
-    and unassigned characters. It has all invisible characters, including those reserved from U+E0000 to U+E0FFF.
+    From U+10000 on, the selection contains one in a hundred of the caseless letters (mostly ideographs), and of the
+    private and unassigned characters. It contains all invisible characters, even the reserved U+E0000 to U+E0FFF.
     """
     many = [] if TIMES else [n for n in range(0x10000, sys.maxunicode + 1) if category(chr(n)) in ("Lo", "Co", "Cn")]
     left_out = {n for n in many if n % 100 and not 0xE0000 <= n < 0xE1000}
@@ -350,7 +350,7 @@ def test_the_digest_is_sha_256_of_the_salt_bytes_and_the_code() -> None:
 @pytest.mark.parametrize("prefix", [b"", b"p"])
 @pytest.mark.parametrize("count", range(60))
 def test_an_answer_with_codes_for_some_user_is_well_formed(count: int, prefix: bytes) -> None:
-    """Only a well-formed answer may have codes, because `decide` writes a record only for a well-formed answer."""
+    """Only a well-formed answer contains codes, because `decide` writes a record only for a well-formed answer."""
     answer = Answer.parse_behind_password(prefix + b"1" * count)
     subsets = [set(lengths) for n in (1, 2, 3) for lengths in itertools.combinations(sorted(CODE_LENGTHS), n)]
     assert answer.is_well_formed == any(answer.codes(lengths) is not None for lengths in subsets)

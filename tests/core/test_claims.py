@@ -246,7 +246,7 @@ def test_a_claim_of_a_running_import_is_not_stale(store: FileStore) -> None:
     seen: list[str] = []
 
     def meanwhile(done: int, total: int) -> None:
-        if done == 2:  # all claims are made, and no record is written
+        if done == 2:  # all claims exist, and the first record is still to be written
             with pytest.raises(SerialTaken, match="alice"):
                 give(store, "zoe")
             seen.append("refused")
@@ -292,7 +292,7 @@ def after_stale_claim(store: FileStore) -> None:
 def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[FileStore], None]
 ) -> None:
-    """An import needs the claim of bob after the change has found no import, and before it deletes the claim."""
+    """An import starts to use bob's claim after the change has found no import, and before it deletes the claim."""
     waits_or_ended = threading.Event()
     real_sleep = time.sleep
 

@@ -30,7 +30,7 @@ NOT_ENROLLED = ((), (UserRecord(user="alice"),), (UserRecord(user="alice", token
 def test_an_answer_for_an_unenrolled_user_costs_the_same_work(records: tuple[UserRecord, ...]) -> None:
     store = Memory(*records)
     assert answered(store, b"123456").outcome is Outcome.NOT_ENROLLED
-    assert store.done == ["decoy"], "one lock and one write"
+    assert store.updates == ["decoy"], "one lock and one write"
     assert tuple(store.records.values()) == records
 
 
@@ -38,14 +38,14 @@ def test_an_answer_for_an_unenrolled_user_costs_the_same_work(records: tuple[Use
 def test_an_answer_that_no_user_can_have_costs_no_work(records: tuple[UserRecord, ...]) -> None:
     store = Memory(*records)
     assert not answered(store, b"not a code").outcome.accepted
-    assert store.done == []
+    assert store.updates == []
 
 
 def test_an_answer_in_another_users_form_costs_every_user_the_same_work() -> None:
     store = enrolled()
     before = store.read("alice")
     assert answered(store, b"12345678").outcome is Outcome.MALFORMED, "the user's codes have six digits"
-    assert store.done == ["decoy"], "one lock and one write"
+    assert store.updates == ["decoy"], "one lock and one write"
     assert store.read("alice") == before
 
 
@@ -55,7 +55,7 @@ def test_the_follow_up_is_part_of_the_same_change() -> None:
         store, code(0), follow=lambda decided, now: decided.record.with_recovery("00" * 16, ("ab" * 32,))
     )
     assert decision.outcome is Outcome.CODE
-    assert store.done == ["changed"]
+    assert store.updates == ["changed"]
     assert store.read("alice") == decision.record
     assert decision.record.recovery == ("ab" * 32,)
 

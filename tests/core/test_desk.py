@@ -413,7 +413,7 @@ def test_a_ticket_for_a_key_fob_names_an_unconfirmed_token(bench: Bench) -> None
     assert bench.desk.ticket("dora", "alice", token=given.name).token == given.name
     record = bench.store.read("alice")
     assert record.ticket is not None
-    assert record.ticket.picture is None, "the ticket must have no picture of the key"
+    assert record.ticket.picture is None, "the ticket must contain no QR code of the key"
     bench.enrol("bob", fob())
     refused(Reason.TOKEN_CONFIRMED, lambda: bench.desk.ticket("dora", "bob", token="fob"))
     refused(Reason.NO_SUCH_TOKEN, lambda: bench.desk.ticket("dora", "bob", token="none"))

@@ -43,7 +43,7 @@ class Driver:
         self.tickets = Tickets.NONE
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
-        """Answer the prompts in order. A prompt gets no answer if its answer is None or missing."""
+        """Answer the prompts in order. Omit the answer to a prompt if `answers` has None for it, or ends before it."""
         self.answers, self.earlier_pass = list(answers), first_pass
         verifier = LocalVerifier(
             self.chosen,
@@ -360,7 +360,7 @@ def test_no_output_before_the_password_check_shows_if_a_code_is_right(case: str)
     assert result is (Result.ACCEPTED if case.startswith(("right", "a row")) else Result.REFUSED)
     assert driver.steps == ["Password and one-time code: ", "hand on b'horse'", "pause"]
     assert len(driver.log) == 1
-    assert ("refused_before=" in driver.log[0]) is (case in ("right after refusals", "a row")), "the log has the remark"
+    assert ("refused_before=" in driver.log[0]) is (case in ("right after refusals", "a row")), "the remark is logged"
 
 
 def test_an_answer_without_a_code_looks_like_an_answer_with_a_code() -> None:

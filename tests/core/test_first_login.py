@@ -83,7 +83,7 @@ class FirstLogin(Driver):
 
     @property
     def prompts(self) -> list[str]:
-        """The prompts after the ticket."""
+        """Return the prompts after the ticket."""
         return [step for step in self.steps if step.startswith("\n")]
 
     @property
@@ -272,7 +272,7 @@ def test_for_a_lost_phone_the_ticket_replaces_the_tokens() -> None:
     assert [token.name for token in login.record.tokens] == ["phone"]
     assert login.log[1] == f"changed what=remove token=old created={NOW} next=0 at={NOW} by=ticket"
     ordinary = FirstLogin(record=record)
-    assert ordinary.enrols(code(), b"") is Result.REFUSED, "an enrolled user gets no enrolment at a login"
+    assert ordinary.enrols(code(), b"") is Result.REFUSED, "a login does not enrol an enrolled user"
     assert ordinary.log == ["refused reason=wrong", "refused reason=wrong"]
 
 

@@ -95,7 +95,7 @@ def test_a_user_without_an_account_has_no_file() -> None:
 
 
 def test_an_update_waits_for_a_process_of_version_1(tmp_path: Path) -> None:
-    """Version 1 locks the same file by flock(2). Without the wait, version 1 could overwrite a newer record."""
+    """Version 1 locks the same file by flock(2). It could overwrite a newer record if the update did not wait."""
     tmp_path.chmod(0o700)
     store = HomeStore(str(tmp_path / ".codes"), "alice", lock_wait=0.01)
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)

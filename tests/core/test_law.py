@@ -135,7 +135,7 @@ class Law(RuleBasedStateMachine):
     ) -> str:
         """Give `answers` to `verify` and to the model, until an answer is accepted. Return the last outcome.
 
-        `between` maps the number of an answer to the function that is called before it.
+        `between` maps the number of an answer to the function to call before that answer.
         """
         earlier, before = Earlier.NONE, list[tuple[bytes, str, int]]()
         ahead = self.ahead if self.ahead_is_old else work_out_ahead(self.record.tokens, self.now, Policy(**self.policy))
@@ -279,7 +279,7 @@ class Law(RuleBasedStateMachine):
     def three_answers_when_three_codes_are_needed(
         self, data: st.DataObject, offset: int, last: int, change: str, policy: dict[str, int]
     ) -> None:
-        """Give a pair and a third code. Before the third code, time passes, or the policy changes."""
+        """Give a pair and a third code. Time passes, or the policy changes, before the third code."""
         self.model.failures, self.model.falls_at = 20, self.now
         self.record = parse(serialize(self.record.unlocked()))
         for _ in range(20):

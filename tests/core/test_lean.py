@@ -216,7 +216,7 @@ def test_the_traceback_of_an_error_in_a_block_ends_at_the_block() -> None:
             raise KeyError
     except KeyError as e:
         assert e.__traceback__ is not None
-        assert e.__traceback__.tb_next is None, "the traceback has only the block, as with contextlib"
+        assert e.__traceback__.tb_next is None, "the traceback contains only the frame of the block, as with contextlib"
 
 
 @variants

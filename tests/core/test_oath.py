@@ -312,7 +312,7 @@ def test_leading_zeros_are_kept() -> None:
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 2), (0, 40), (1, 2), (1, 40), (7, 11), (20, 31), (200, 203)])
 def test_both_search_methods_find_exactly_the_codes_in_the_range(algorithm: str, start: int, stop: int) -> None:
-    """`find` searches long ranges near zero in blocks, and other ranges counter by counter. Both ends are tested."""
+    """`find` searches long ranges near zero in blocks, and other ranges counter by counter. Test both ends."""
     key = b"k" * 20
     for counter in range(start + 5 + stop):
         code = oath.hotp(key, counter, 8, algorithm)
@@ -324,7 +324,7 @@ def test_both_search_methods_find_exactly_the_codes_in_the_range(algorithm: str,
 @pytest.mark.parametrize("within", [range(5), range(3, 14), range(3, 15), range(2, 9), range(-2, 4), range(13, 3)])
 @pytest.mark.parametrize("algorithm", oath.ALGORITHMS)
 def test_codes_computed_in_advance_change_no_result(within: range, algorithm: str) -> None:
-    """`find` computes the codes of a range that the earlier computation does not cover completely."""
+    """`find` computes the codes of a range unless the earlier computation covers the complete range."""
     key = bytes(range(20))
     ahead = oath.Ahead()
     ahead.work_out(key, range(3, 14), 6, algorithm)

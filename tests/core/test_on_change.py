@@ -53,7 +53,7 @@ def test_the_first_changes_are_told_each_and_the_others_in_a_summary() -> None:
     assert summary["details"] == {"import": 102, "remove": 1, "other": 3}
     assert changes.wait(1.0) is None
     changes.add(change(), 1.5)
-    assert changes.wait(1.5) == QUIET, "the permitted burst is used up"
+    assert changes.wait(1.5) == QUIET, "the permitted burst is exhausted"
     assert changes.next()["by"] == "bob"
 
 
@@ -234,7 +234,7 @@ def test_a_program_that_reads_nothing_is_no_error(told: Told) -> None:
 
 @pytest.fixture
 def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], on_change.Runner]]:
-    """Yield a function that makes a sender with a runner that writes each received change into the file `got`."""
+    """Yield a function that creates a sender. Its runner writes each received change into the file `got`."""
     site_file = tmp_path / "site.toml"
     site_file.write_text('[hooks]\non_change = "/told"\n')
     runner = "import socket, sys, os\nwhile (m := socket.socket(fileno=os.dup(0)).recv(9999)):\n"
@@ -256,7 +256,7 @@ def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 def got(folder: Path) -> list[str]:
     path = folder / "got"
-    complete = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # the runner may be writing a line
+    complete = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""  # the last line can be incomplete
     return [json.loads(line)["fields"]["what"] for line in complete.splitlines()]
 
 
@@ -268,10 +268,10 @@ def test_one_runner_gets_all_changes_and_another_follows_if_it_ends(
     first = sending._process
     sending.tell("demo", {"what": "stop", "user": None})
     assert sending._process == first
-    until(lambda: got(tmp_path) == ["one", "stop"], "the runner gets both changes")
+    until(lambda: got(tmp_path) == ["one", "stop"], "the runner receives both changes")
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})
-    until(lambda: got(tmp_path) == ["one", "stop", "two"], "the next runner gets the change")
+    until(lambda: got(tmp_path) == ["one", "stop", "two"], "the next runner receives the change")
 
 
 @pytest.mark.parametrize(("module", "name"), [(os, "memfd_create"), (socket, "socketpair"), (os, "posix_spawn")])
@@ -283,17 +283,17 @@ def test_a_runner_that_cannot_start_closes_no_other_descriptor(
 
     sending = sender()
     sending.tell("demo", {"what": "stop"})
-    until(lambda: got(tmp_path) == ["stop"], "the runner gets the change")
+    until(lambda: got(tmp_path) == ["stop"], "the runner receives the change")
     os.waitid(os.P_PID, sending._process, os.WEXITED | os.WNOWAIT)
     with monkeypatch.context() as patch:
         patch.setattr(module, name, fails)
         with pytest.raises(OSError, match="Too many open files"):
             sending.tell("demo", {"what": "one"})
-    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # these files get the free descriptor numbers
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # these files occupy the free descriptor numbers
     child = os.posix_spawn("/bin/true", ["true"], {})
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     sending.tell("demo", {"what": "two"})
-    until(lambda: got(tmp_path) == ["stop", "two"], "the next runner gets the change")
+    until(lambda: got(tmp_path) == ["stop", "two"], "the next runner receives the change")
     for file in others:
         os.close(file)
     assert os.waitpid(child, 0)[0] == child, "only the runner is reaped"
@@ -352,5 +352,5 @@ def test_a_runner_that_cannot_drop_the_rights_of_root_starts_no_program(monkeypa
     monkeypatch.setattr(audit_log, "to_syslog", lambda _, line: lines.append(line))
     hook.main()
     (line,) = lines
-    assert "the program gets no more changes" in line
+    assert "the program receives no more changes" in line
     assert "Operation not permitted" in line

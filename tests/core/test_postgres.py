@@ -79,7 +79,7 @@ def counter(store: PostgresStore) -> int:
 
 
 def in_background(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """Start `work` in a thread. Return the thread, and a list that will have the result or the exception."""
+    """Start `work` in a thread. Return the thread, and a list that receives its result or its exception."""
     results: list[object] = []
 
     def run() -> None:
@@ -158,7 +158,7 @@ def test_a_store_without_replication_still_requires_a_flush(server: Server, stor
 
 
 def cancelled(server: Server, store: PostgresStore) -> object:
-    """Log in while no standby is running, and let an administrator cancel the wait for it. Return the result."""
+    """Log in while no standby is running, and cancel the wait for a standby, as an administrator. Return the result."""
     login, results = in_background(lambda: log_in(store, code(0)))
     (pid,) = waiting(server)
     server.sql(f"SELECT pg_cancel_backend({pid})")
@@ -337,7 +337,7 @@ def test_many_answers_for_one_user_leave_connections_for_others(store: PostgresS
     guessers = [in_background(lambda: narrow.update("alice", guesses)) for _ in range(60)]
     try:
         assert inside.wait(PATIENCE)
-        until(lambda: narrow._shared.turns._turns["alice"][1] == 60, "60 threads need the turn of alice")
+        until(lambda: narrow._shared.turns._turns["alice"][1] == 60, "60 threads have or await the turn of alice")
         assert log_in(PostgresStore(store.url, 0.0, pool=2), code(0), "bob") == "code"
     finally:
         go_on.set()
@@ -373,7 +373,7 @@ def test_an_answer_for_an_unknown_user_waits_for_no_decoy(server: Server, store:
 
 
 class locked:
-    """Lock the decoys that fulfil a condition, like another process."""
+    """Lock the decoys that match a condition, through another connection."""
 
     def __init__(self, server: Server, condition: str) -> None:
         self._deadline = time.monotonic() + PATIENCE
@@ -584,7 +584,7 @@ def test_many_changes_can_omit_a_serial_number_of_another_user(store: PostgresSt
 
 
 def test_a_login_during_many_changes_is_not_lost(store: PostgresStore) -> None:
-    """While the records are computed, alice logs in, bob is enrolled, and carol is removed."""
+    """alice logs in, bob is enrolled, and carol is removed while the records are computed."""
     put(store, "carol")
 
     def logs_in(record: UserRecord) -> tuple[UserRecord, str]:

@@ -246,7 +246,7 @@ def test_after_a_kill_a_copy_back_completes(
 
 
 def test_a_resumed_copy_never_enables_the_folder(full: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hosts may use the database after the commit, so the folder's records may be outdated."""
+    """Hosts can use the database after the commit, so the folder's records might be outdated."""
     dies(lambda: to_db(full, database), "_refuse", monkeypatch)
     assert log_in(PostgresStore(database), code(1)) == "code"
     with pytest.raises(StoreError, match="exist, and differ from those of the folder"):

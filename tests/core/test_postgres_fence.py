@@ -22,7 +22,7 @@ DIGEST = b"d" * 32
 
 @pytest.fixture
 def store(database: str, monkeypatch: pytest.MonkeyPatch) -> PostgresStore:
-    monkeypatch.setattr(postgres, "_databases", {})  # the epochs that this process has seen
+    monkeypatch.setattr(postgres, "_databases", {})  # the epochs that this process has read
     made = PostgresStore(database, wait=PATIENCE)
     record = UserRecord(user="alice", tokens=(fob(),))
     made.update("alice", lambda _: (record, None), create=True)

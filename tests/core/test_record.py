@@ -153,7 +153,7 @@ def test_a_counter_or_step_is_rolled_forward_and_never_back(token: Token, ahead:
 def test_a_third_code_in_a_row_ends_the_need_for_codes_in_a_row() -> None:
     assert phone(row_needed=True).accepted(5, 1, 150).row_needed
     assert not phone(row_needed=True).accepted(5, 1, 150, completes_row=True).row_needed
-    assert fob(row_needed=True).used_up(5, 2).row_needed, "refused codes do not end the need"
+    assert fob(row_needed=True).used_up(5, 2).row_needed, "refused codes do not clear `row_needed`"
 
 
 def test_the_last_counter_has_no_successor() -> None:
@@ -220,7 +220,7 @@ def test_enrolled_means_a_confirmed_token_enabled_or_not() -> None:
     assert not alice(fob(confirmed=False)).enrolled
     assert alice(fob(enabled=False)).enrolled
     assert alice(fob(confirmed=False), phone()).enrolled
-    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes need a token"
+    assert not alice(salt=SALT, recovery=(DIGEST,)).enrolled, "recovery codes alone do not enrol a user"
 
 
 def test_a_change_of_tokens_is_made_by_name_and_voids_grace() -> None:
@@ -381,7 +381,7 @@ def test_a_lowered_count_keeps_its_time(
     )
 )
 def test_no_sequence_of_clocks_lowers_the_count_by_more_than_one_a_day(history: list[tuple[int, str]]) -> None:
-    """Each event has its own time. Count the failures that the decrease of one a day removed, over all events."""
+    """Each event has its own time. Sum the failures that the decrease of one a day removed before each event."""
     record, expired, clocks = counted(0, None, salt=SALT, recovery=(DIGEST,)), 0, []
     for counter, (now, event) in enumerate(history):
         before, _ = record.failures_now(now)
@@ -428,7 +428,7 @@ def test_only_the_last_changes_by_the_desk_are_kept_and_a_login_keeps_them() -> 
     assert record.accepted(record.tokens[0], 0, 1, 9).changes == record.changes
     assert record.longest().changes == record.changes, "a slot has space for the changes"
     assert record.without_tokens("bob").change_entries == []
-    assert record.lasting != UserRecord(user="alice", tokens=record.tokens).lasting, "both slots get a change"
+    assert record.lasting != UserRecord(user="alice", tokens=record.tokens).lasting, "a change is written to both slots"
     long = record.with_change("x" * (MAX_RECENT - 20))
     assert long.change_entries == [made[-1], "x" * (MAX_RECENT - 20)], "the oldest entries are dropped"
 

@@ -36,7 +36,7 @@ def change(what: str, token: Token, at: int, user: str = "alice", **more: Any) -
 
 
 def forward(record: UserRecord, *lines: str, restored_at: int | None = NOW) -> Forwarded:
-    """Roll a record forward from log lines. Lines without a header get a time before the restore."""
+    """Roll a record forward from log lines. Lines without a header are assigned a time before the restore."""
     log = Log(restored_at=restored_at, now=NOW)
     log.read(f"{BEFORE}{line}" if line.startswith("pam_totp(") else line for line in lines)
     return log.forward(record)
@@ -245,24 +245,24 @@ def test_another_user_and_another_token_of_that_name_do_not_count() -> None:
 
 @pytest.mark.parametrize(("known", "covered"), [(None, False), (4, False), (5, True), (6, True)])
 def test_a_key_fob_that_the_log_does_not_cover_needs_codes_in_a_row(known: int | None, covered: bool) -> None:
-    """Later uses may be missing from the log too if the last logged use is older than the backup."""
+    """The log might lack later uses if the last logged use is older than the backup."""
     result = forward(alice(fob(5)), *([] if known is None else [use(fob(known))]))
     assert result.record == alice(fob(max(5, known or 0), row_needed=not covered))
     assert ("codes in a row needed" in notes(result)[0]) is not covered
 
 
 def test_a_use_after_the_restore_does_not_cover_a_key_fob() -> None:
-    """A replayed code advances the counter of a restored store, but the log may still lack uses since the backup."""
+    """A replayed code advances the counter of a restored store, but the log might still lack uses since the backup."""
     replayed = AFTER + use(fob(13))
     assert forward(alice(fob(12)), replayed).record == alice(fob(13, row_needed=True))
-    assert forward(alice(fob(12)), replayed, use(fob(12))).record == alice(fob(13)), "an older use covers the fob"
+    assert forward(alice(fob(12)), replayed, use(fob(12))).record == alice(fob(13)), "an older use covers the key fob"
 
 
 def test_without_a_time_no_line_covers_a_key_fob() -> None:
     assert forward(alice(fob(5)), use(fob(9)), restored_at=None).record == alice(fob(9, row_needed=True))
     log = Log(restored_at=NOW, now=NOW)
     log.read([use(fob(9))])
-    assert log.forward(alice(fob(5))).record == alice(fob(9, row_needed=True)), "the line has no time"
+    assert log.forward(alice(fob(5))).record == alice(fob(9, row_needed=True)), "without a header, a line has no time"
 
 
 def test_an_enrolment_in_the_log_covers_an_unused_key_fob() -> None:
@@ -371,7 +371,7 @@ def test_recovery_codes_in_the_log_are_named() -> None:
 
 
 def test_an_earlier_run_on_the_same_files_is_found() -> None:
-    """An administrator may have renamed the store since the first run."""
+    """An administrator might have renamed the store since the first run."""
     line = audit_log.line("pam-totp", "changed", user="alice", what="restored", store="/s.new", at=NOW, by="alice")
     log = Log(restored_at=NOW, now=NOW)
     assert log.last_restored is None
@@ -385,7 +385,7 @@ def test_an_earlier_run_on_the_same_files_is_found() -> None:
 
 
 def test_tokens_that_the_log_does_not_distinguish_are_disabled() -> None:
-    """Two tokens of one import have the same time of creation, and their names change."""
+    """Two tokens of one import have the same time of creation, and are renamed."""
     one, two = fob(5), fob(900, name="fob-2", secret=KEY[::-1])
     lines = [
         change("rename", one, 100, to="old"),
@@ -398,7 +398,7 @@ def test_tokens_that_the_log_does_not_distinguish_are_disabled() -> None:
 
 
 def test_a_token_whose_name_two_tokens_had_is_disabled() -> None:
-    """The log has the removal of a second token of that name, which the backup lacks."""
+    """The log contains the removal of a second token, which had the same name and is missing from the backup."""
     one, two = fob(5), fob(900, name="old", secret=KEY[::-1])
     lines = [change("import", one, 50), change("import", two, 50), change("remove", two, 60)]
     result = forward(alice(one), *lines, change("rename", one, 100, to="old"))
@@ -459,7 +459,7 @@ def test_changes_in_another_store_do_not_count() -> None:
 
 
 def test_a_time_in_the_future_is_ignored() -> None:
-    """Otherwise, one forged line could hide the last new recovery codes."""
+    """One forged line with a future time could otherwise hide the latest creation of recovery codes."""
     line = audit_log.line("pam-totp", "changed", user="alice", what="recovery", codes=10, at=100, by="root")
     restored = line.replace("recovery", "restored")
     log = Log(restored_at=NOW, now=NOW)

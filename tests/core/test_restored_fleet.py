@@ -55,8 +55,8 @@ def test_a_member_without_lines_stays_as_it_is() -> None:
     ("at", "joined", "revoked"),
     [
         (NOW, NOW - 10_000, True),
-        (NOW - 20_000, NOW - 10_000, False),  # it joined again before the backup
-        (NOW - 10_000 - CLOCKS, NOW - 10_000, True),  # the clocks may differ
+        (NOW - 20_000, NOW - 10_000, False),  # the member joined again before the backup
+        (NOW - 10_000 - CLOCKS, NOW - 10_000, True),  # the clocks can differ by CLOCKS
         (NOW - 10_001 - CLOCKS, NOW - 10_000, False),
         (NOW, None, True),
         (None, NOW - 10_000, True),
@@ -84,7 +84,7 @@ def test_a_member_with_a_later_certificate_must_join_again() -> None:
     assert result(old, new).rejoin
     assert result(new).rejoin
     assert not result(old).rejoin
-    assert not result(old, new, fingerprints=(A, B)).rejoin, "the backup has the renewal"
+    assert not result(old, new, fingerprints=(A, B)).rejoin, "the backup contains the renewed certificate"
     assert not result(line("member-join", NOW - 20_000, member="web1", fingerprint=B)).rejoin, "an older certificate"
     assert not result(line("member-join", member="web1", authorities="a")).rejoin, "the member itself wrote this line"
     assert not result(new, is_revoked=True).rejoin

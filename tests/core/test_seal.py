@@ -53,7 +53,7 @@ class SealedFolder(Folder):
         )
 
     def swap(self) -> None:
-        """Put the sealed secrets of alice and bob into each other's record."""
+        """Exchange the sealed secrets of alice and bob."""
         texts = {user: (self.folder / f"{user}.record").read_bytes() for user in ("alice", "bob")}
         for user, other in (("alice", "bob"), ("bob", "alice")):
             document = decode(texts[user]).document.replace(secret_of(texts[user]), secret_of(texts[other]))

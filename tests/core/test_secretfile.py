@@ -18,13 +18,13 @@ from tests.core.vectors import DATA
 
 ALICE = (DATA / "alice.json").read_bytes()
 DOCUMENT: dict[str, Any] = json.loads(ALICE)
-MARKER = "Xmarker0X"  # a value that no error may contain
+MARKER = "Xmarker0X"  # errors must not contain this value
 
 Path = tuple[str | int, ...]
 
 
 def encoded(document: object) -> bytes:
-    """Encode with json.dumps(doc, indent=1) and a line end, independently of `serialize`."""
+    """Return the document as indented JSON with a newline, independently of `serialize`."""
     return (json.dumps(document, indent=1) + "\n").encode("ascii")
 
 
@@ -451,14 +451,14 @@ BYTES: dict[str, bytes] = {
     "a number": b"1\n",
     "a string": b'"x"\n',
     "an empty object": b"{}\n",
-    "no line end": ALICE[:-1],
-    "two line ends": ALICE + b"\n",
+    "no newline": ALICE[:-1],
+    "two newlines": ALICE + b"\n",
     "a space after the document": ALICE + b" ",
     "NUL after the document": ALICE + b"\0",
     "a second document": ALICE + ALICE,
     "text after the document": ALICE + MARKER.encode(),
     "a space before the document": b" " + ALICE,
-    "a line end before the document": b"\n" + ALICE,
+    "a newline before the document": b"\n" + ALICE,
     "a byte order mark": b"\xef\xbb\xbf" + ALICE,
     "UTF-16": ALICE.decode().encode("utf-16"),
     "UTF-32": ALICE.decode().encode("utf-32"),
@@ -495,7 +495,7 @@ BYTES: dict[str, bytes] = {
     "a huge exponent": _replace('"digits": 6', '"digits": 1e999999'),
     "True": _replace('"enabled": true', '"enabled": True'),
     "single quotes": _replace('"alice"', "'alice'"),
-    "a raw line end in a string": _replace('"alice"', '"ali\nce"'),
+    "a raw newline in a string": _replace('"alice"', '"ali\nce"'),
     "a raw NUL in a string": _replace('"alice"', '"ali\0ce"'),
     "lists in lists": _replace('"digits": 6', '"digits": ' + "[" * 30_000 + "]" * 30_000),
     "nested lists that are not closed": b"[" * MAX_FILE,

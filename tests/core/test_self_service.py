@@ -127,7 +127,7 @@ def test_a_record_keeps_sign_ins_and_the_codes_of_changes() -> None:
 
 
 def invited_alice(*tokens: Token) -> tuple[Memory, bytes]:
-    """Return a store in which alice has `tokens` and a ticket for a phone, and the ticket."""
+    """Return a store in which alice has `tokens` and a ticket for a phone. Return this ticket as well."""
     token = new_token("totp", name="phone", secret=b"p" * 20, algorithm="SHA1", digits=6, now=1000)
     record, ticket = invited(UserRecord(user="alice", tokens=tokens), token, 2000)
     return Memory(record), ticket.encode()

@@ -125,7 +125,7 @@ def test_a_file_without_a_valid_slot_is_refused(slot: bytes) -> None:
 
 
 def test_a_slot_with_a_larger_sequence_number_is_not_written() -> None:
-    """Such a slot could not be read, so the older slot would remain current."""
+    """A slot with a longer number is invalid, so the older slot would remain current."""
     with pytest.raises(RecordError, match="the sequence number must have at most 19 digits"):
         encode(10**19, OLD, BLOCK)
 
@@ -168,7 +168,7 @@ def test_a_slot_has_space_for_a_document_with_any_sequence_number(length: int) -
 
 
 def at_the_limits(record: UserRecord) -> UserRecord:
-    """Return the longest record that logins can make of `record`: with the highest numbers and the longest grace."""
+    """Return the longest result of logins with `record`: with the highest numbers and the longest grace."""
     tokens = tuple(
         token.accepted(2**64 - 1, 1, 2**62 - 1) if token.type == "hotp" else drifted(token) for token in record.tokens
     )
@@ -203,7 +203,7 @@ def test_a_slot_has_space_for_every_later_change_by_logins(record: UserRecord) -
     grown = at_the_limits(fresh)
     size = slot_size(fresh)
     assert size % BLOCK == 0
-    assert size == slot_size(grown) == slot_size(fresh.longest()), "no login makes the file grow"
+    assert size == slot_size(grown) == slot_size(fresh.longest()), "logins do not enlarge the file"
     assert decode(new_file(serialize(grown), size, 10**19 - 1)).document == serialize(grown)
 
 
@@ -224,7 +224,7 @@ def test_a_slot_has_space_for_a_record_of_version_1_with_more_grace() -> None:
 
 
 def test_the_slots_of_the_longest_record_are_not_too_large() -> None:
-    """A record of version 1 may have up to 64 KiB."""
+    """A record of version 1 can have up to 64 KiB."""
     names = tuple("\N{GRINNING FACE}" * 200 + str(n) for n in range(8))
     tokens = tuple(
         fob(name=name, serial="\N{GRINNING FACE}" * 255, secret=bytes([n]) * 128) for n, name in enumerate(names)

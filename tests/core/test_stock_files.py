@@ -112,7 +112,7 @@ def remove_user(store: FileStore) -> None:
     store.update("alice", lambda _: (None, None))
 
 
-# (changes before the kill, the killed change, serial numbers that may be without an owner afterwards)
+# (changes before the kill, the killed change, serial numbers that might be without an owner afterwards)
 CHANGES: dict[str, tuple[list[Callable[[FileStore], None]], Callable[[FileStore], None], set[str]]] = {
     "assign": ([], hand_out, set()),
     "assign-confirmed": ([], hand_out_confirmed, set()),
@@ -159,7 +159,7 @@ def test_a_kill_of_a_change_leaves_each_token_one_owner(folder: Path, store: Fil
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, store: FileStore, call: str) -> None:
-    """Before any repair, bob gets the token if alice lacks the token; otherwise only alice has it."""
+    """The token can be assigned to bob before any repair, unless the killed assignment gave it to alice."""
     store.prepare()
     number = 1
     while True:
@@ -182,7 +182,7 @@ def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, stor
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_kill_of_a_return_never_brings_an_old_counter_back(folder: Path, store: FileStore, call: str) -> None:
-    """The killed return may leave a copy. A later use and removal of the token must not restore the copy."""
+    """A killed return might leave a copy in stock, which must stay unused after the user removes the token."""
     store.prepare()
     number = 1
     while True:
@@ -232,7 +232,7 @@ def opened(store: FileStore) -> FileStore:
 
 
 def race(works: list[Callable[[], object]]) -> list[object]:
-    """Run the functions at once, and return their results or their errors."""
+    """Run the functions concurrently, and return their results or their errors."""
     results: list[object] = [None] * len(works)
     ready = threading.Barrier(len(works))
 
@@ -276,7 +276,7 @@ def test_an_enrolment_and_an_assignment_race_for_one_serial_number(store: FileSt
             ]
         )
         assert isinstance(assigned, stock.Given), assigned
-        assert isinstance(enrolled, StoreError), "the token was in stock, or alice had it"
+        assert isinstance(enrolled, StoreError), "the token was in stock, or belonged to alice"
         assert places(store, f"T-{n}") == [f"alice{n}"]
 
 
@@ -395,7 +395,7 @@ def test_a_stock_without_claims_gets_them_again(store: FileStore, folder: Path) 
 
 
 def test_a_backup_of_a_half_made_assignment_gives_the_token_to_the_user(store: FileStore, folder: Path) -> None:
-    """A backup may hold the new record of alice, but the claim and the entry from before the assignment."""
+    """A backup can contain the new record of alice, but the claim and the entry from before the assignment."""
     store.prepare()
     stock_of(store).add([entry("T-1")])
     old = (folder / stock_entries.path_of("t1")).read_bytes()

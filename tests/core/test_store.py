@@ -443,7 +443,7 @@ def test_a_record_whose_creation_was_killed_in_its_last_step_is_read(folder: Pat
 
 
 def test_creation_never_replaces_a_file(folder: Path, store: FileStore) -> None:
-    """An administrator may restore a copy of the file during the update, without the lock."""
+    """An administrator might restore a copy of the file during the update, without the lock."""
 
     def restored(record: UserRecord) -> tuple[UserRecord, None]:
         enrol(folder)
@@ -547,7 +547,7 @@ def locked_by_version_1(folder: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("locked_by_version_1")
 def test_a_conversion_waits_for_a_process_of_version_1(folder: Path) -> None:
-    """Otherwise, both versions could accept the same code."""
+    """Both versions could accept the same code if the conversion did not wait."""
     impatient = FileStore(str(folder), lock_wait=0.01)
     path = enrol_1(folder)
     before = path.read_bytes()
@@ -823,7 +823,7 @@ def test_a_file_of_another_account_is_unavailable(folder: Path) -> None:
     with pytest.raises(StoreError, match="must be owned"):
         log_in(folder, code(0))
     os.chown(path, 0, 65534)
-    assert log_in(folder, code(0)) == "code", "the file may belong to any group"
+    assert log_in(folder, code(0)) == "code", "the file can belong to any group"
     os.chown(folder / ".lock", 65534, 0)
     with pytest.raises(StoreError, match="must be owned"):
         log_in(folder, code(1))

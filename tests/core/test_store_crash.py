@@ -35,15 +35,18 @@ RIGHT = code(0).decode()
 
 
 class Call(NamedTuple):
-    """Call number `number` (from 1) of the system call `name` on the store's files. `shown` is the line of strace."""
+    """Call number `number` (from 1) of the system call `name` on the store's files.
+
+    `line` is the line that strace prints.
+    """
 
     name: str
     number: int
-    shown: str
+    line: str
 
 
 class Program:
-    """The program login_once.py, which makes each change in a new process."""
+    """The program login_once.py, which performs each change in a new process."""
 
     def __init__(self) -> None:
         self._program = subprocess.Popen(
@@ -62,7 +65,7 @@ class Program:
         return int(self._program.stdout.readline())
 
     def end(self) -> tuple[str, int]:
-        """Let the process make its change. Return the text on standard output and the exit status."""
+        """Let the process perform its change. Return the text on standard output and the exit status."""
         assert self._program.stdout is not None
         self._say("")
         printed = ""
@@ -141,11 +144,11 @@ pytestmark = [
     pytest.mark.skipif(not can_trace(), reason="requires strace, and permission to trace its own processes"),
 ]
 
-STATES = ["used", "new", "version 1"]  # two documents; one document and an empty slot; version 1
+STATES = ["used", "new", "version 1"]  # two documents, a document and an empty slot, or version 1
 
 
 def fresh(folder: Path, state: str = "used") -> None:
-    """Reset the store except the decoys. alice has counter 0 and one failure, in a file of the state `state`."""
+    """Delete all except the decoys, and enrol alice with counter 0 and one failure, in a file of the given state."""
     FileStore(str(folder)).prepare()
     for name in set(os.listdir(folder)) - {".lock", DECOYS}:
         (folder / name).unlink()
@@ -204,8 +207,8 @@ def _order(calls: list[Call]) -> list[str]:
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:
-        opened = re.search(r'openat\((?:AT_FDCWD|\d+), "([^"]+)".* = (\d+)$', call.shown)
-        about = re.search(r"\((\d+)", call.shown)
+        opened = re.search(r'openat\((?:AT_FDCWD|\d+), "([^"]+)".* = (\d+)$', call.line)
+        about = re.search(r"\((\d+)", call.line)
         if opened is not None:
             name = re.sub(r".*/store(/|$)", "", opened[1]) or "store"
             names[opened[2]] = re.sub(r"\.decoy/\d\d", "a decoy", name)
@@ -239,7 +242,7 @@ def test_a_login_is_one_write_that_is_durable_when_it_returns(traced: Traced) ->
         "open alice.record",
         "pwritev2 alice.record",
     ]
-    assert [call.shown.endswith("RWF_DSYNC) = 4096") for call in calls if call.name == "pwritev2"] == [True]
+    assert [call.line.endswith("RWF_DSYNC) = 4096") for call in calls if call.name == "pwritev2"] == [True]
 
 
 def test_an_unknown_user_causes_the_same_calls_as_a_login(traced: Traced) -> None:
@@ -363,7 +366,7 @@ def test_after_a_failed_call_a_login_is_refused_or_the_call_is_retried(
             assert printed.startswith("unavailable: "), (call, error, printed)
             assert os.strerror(getattr(errno, error)) in printed, (call, error, printed)
         elif error != "EINTR":
-            assert call.name == "close" or "ENOENT" in call.shown, (call, error)
+            assert call.name == "close" or "ENOENT" in call.line, (call, error)
         after(folder, printed, (call, error))
     assert tried >= 30
 
@@ -405,7 +408,7 @@ def test_an_incomplete_write_or_read_refuses(
 
 @pytest.mark.parametrize("state", ["used", "new"])
 def test_a_slot_that_was_written_in_part_is_emptied(folder: Path, program: Program, state: str) -> None:
-    """A limit on the file size makes the kernel write only a part of a slot, as after a disk error."""
+    """The kernel writes only a part of a slot because of a limit on the file size, as after a disk error."""
     for limit in (0, 1, 100, 4095, 4096, 4097, 5000, 8191):
         for answer in (RIGHT, "000000", code(0, 2).decode()):
             fresh(folder, state)

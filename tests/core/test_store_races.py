@@ -47,7 +47,7 @@ def test_a_code_is_accepted_once_while_a_file_of_version_1_is_converted(
 
 
 def test_concurrent_decoy_work_leaves_every_decoy_valid(folder: Path) -> None:
-    """Different names may write the same decoy at the same time."""
+    """Answers for different names can write the same decoy at the same time."""
     store = FileStore(str(folder), LOCK_TIMEOUT)
     store.prepare()
 
@@ -70,7 +70,7 @@ COPY: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("program", COPY)
 def test_a_copy_that_is_made_during_logins_is_valid(folder: Path, program: str) -> None:
-    """A copy may have an older record. A copy during two writes may lack a valid slot, and is refused."""
+    """A copy can contain an older record. A copy during two writes might lack a valid slot, and is then refused."""
     enrol(folder)
     store, done = FileStore(str(folder)), threading.Event()
 

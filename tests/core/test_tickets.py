@@ -220,7 +220,7 @@ def test_decide_does_the_work_of_a_refusal_for_a_ticket() -> None:
         store, "alice", ticket, POLICY, lambda: NOW, tickets=Tickets.UNENROLLED, origin=Origin(service="x")
     )
     assert decision.outcome is Outcome.TICKET
-    assert (store.read("alice"), store.done) == (record, ["decoy"])
+    assert (store.read("alice"), store.updates) == (record, ["decoy"])
 
 
 def test_decide_keeps_recent_logins() -> None:

@@ -112,7 +112,7 @@ def test_a_user_who_is_removed_before_the_conversion_stays_removed(folder: Path,
 
 
 def test_a_file_with_hard_links_is_replaced_by_a_copy(folder: Path, store: FileStore) -> None:
-    """`cp -al` makes a backup of hard links. A login would change the backup, so the login is denied."""
+    """`cp -al` creates a backup of hard links. A login would change the backup, so the login is denied."""
     os.link(folder / "alice.record", folder / "backup")
     with pytest.raises(StoreError, match="must not have hard links"):
         store.read("alice")
@@ -152,7 +152,7 @@ def test_a_damaged_slot_is_written_again(folder: Path, store: FileStore) -> None
 def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process holds its lock, and would fail if a repair deleted the file before the process renames it."""
+    """The process holds the user's lock. It would fail if a repair deleted the file before the process renames it."""
     monkeypatch.setattr(upkeep, "LOCK_WAIT", 0.01)
     temporary = folder / ".bob.json.tmp"
     temporary.touch(0o600)
@@ -228,7 +228,7 @@ def test_an_interrupted_import_is_rolled_back_by_a_repair(folder: Path, store: F
 
 
 def make_hole(path: Path) -> None:
-    """Replace the second slot of the file by a hole."""
+    """Replace the second slot of the file with a hole."""
     data = path.read_bytes()
     with open(path, "wb") as file:
         file.write(data[:4096])
@@ -344,11 +344,11 @@ def test_a_file_created_before_the_attribute_was_set_is_replaced(
     decoy = folder / DECOYS
     paths = [folder / "alice.record", decoy, *decoy.iterdir()]
     old = {path.stat().st_ino for path in paths}
-    held = [os.open(path, os.O_RDONLY) for path in paths]  # so that new files get other inode numbers
+    held = [os.open(path, os.O_RDONLY) for path in paths]  # so that new files have other inode numbers
     changed: list[tuple[int, int]] = []
 
     def flags(file: int) -> int:
-        """Return the flags of a file: a new file has +C if the folder has +C."""
+        """Return the flags of a file: a new file inherits +C from its folder."""
         inode = os.fstat(file).st_ino
         return 0x0080_0000 if inode not in old or (inode, 0x0080_0010) in changed else 0x10
 

@@ -48,7 +48,7 @@ class Alice:
         return decision.outcome
 
     def converses(self, *answers: bytes) -> list[Outcome]:
-        """Start a dialogue with these answers. `continues` continues the dialogue."""
+        """Start a dialogue with these answers, and return their outcomes. `continues` gives further answers in it."""
         self.earlier = Earlier.NONE
         return self.continues(*answers)
 
@@ -143,7 +143,7 @@ def test_a_third_code_is_needed_only_after_two_codes_in_a_row() -> None:
 
 
 def test_a_pair_that_the_third_prompt_confirms_is_used_up() -> None:
-    """Otherwise, an attacker could first find the pair, and then the third code, by two short searches."""
+    """An attacker could otherwise find first the pair, and then the third code, by two short searches."""
     alice = Alice(fob(), failures=20, failures_at=NOW)
     pair = [codes_of(fob(), counter) for counter in (40, 41)]
     assert alice.converses(*pair, WRONG) == [Outcome.WRONG, Outcome.CONSECUTIVE_NEEDED, Outcome.WRONG]
@@ -213,7 +213,7 @@ def test_three_codes_in_a_row_remove_the_failure_of_their_first_code() -> None:
     alice.now += 18 * DAY
     alice.record = alice.record._replace(failures_at=NOW)
     assert alice.continues(codes_of(fob(), 42)) == [Outcome.CONSECUTIVE]
-    assert alice.record.failures == 3, "21 failures, less one a day: the days may have removed the dialogue's own"
+    assert alice.record.failures == 3, "21 failures, less one a day, which might have removed the dialogue's own"
 
 
 def test_one_code_or_a_recovery_code_removes_no_failure() -> None:
@@ -282,7 +282,7 @@ def test_a_first_pass_is_not_the_first_of_codes_in_a_row() -> None:
     assert (earlier.answers, earlier.failures, earlier.refused) == ((), 0, 1)
 
 
-# ---- law 1: each code once, counters only upwards
+# ---- law 1: a code is accepted once, and counters never decrease
 
 
 def test_a_code_is_accepted_once() -> None:
@@ -948,7 +948,7 @@ def test_a_wrong_code_is_counted_while_codes_in_a_row_are_needed() -> None:
 
 
 def test_codes_in_a_row_do_not_remove_a_failure_twice() -> None:
-    """Otherwise, simultaneous dialogues would lower the count to 0, and one code would be enough (law 8)."""
+    """Simultaneous dialogues would otherwise lower the count to 0, and one code would be enough (law 8)."""
     alice = Alice(fob(), failures=14, failures_at=NOW)
     earlier = []
     for number in range(5):

@@ -126,7 +126,7 @@ def test_users_are_created_only_if_the_setting_allows_it(client: Any, project: A
 def test_a_user_with_another_spelling_of_the_name_is_refused(
     client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A user model, or the collation of a database, may find a name in upper or lower case."""
+    """A user model or the collation of a database can ignore the case of a name."""
     from django.contrib.auth import get_user_model
     from django.contrib.auth.models import UserManager
 
@@ -402,7 +402,7 @@ def test_the_log_and_the_user_get_address_and_messages(
     caplog.set_level("INFO", "pam_totp.django")
     site.config.write_text(f'[clients]\n"{ME}" = "web"\n')
     site.enrol()
-    client.defaults["REMOTE_ADDR"] = "::ffff:192.0.2.7"  # the log has the address in IPv4 form
+    client.defaults["REMOTE_ADDR"] = "::ffff:192.0.2.7"  # the log contains the address in IPv4 form
     sign_in(client, "wrong")
     assert f"sign-in refused: user='{ME}' reason=password rhost='192.0.2.7'" in caplog.text
     sign_in(client)

@@ -1,4 +1,4 @@
-"""Tests of a new project, made by `startproject` and changed as docs/web.md describes, with the real service.
+"""Tests of a new project, created by `startproject` and changed as docs/web.md describes, with the real service.
 
 `make test` uses the installed Django. `make test-django` uses environments with Django 4.2, 5.2 and the newest.
 """
@@ -37,7 +37,7 @@ def documented(start: str, end: str) -> str:
 
 @pytest.fixture(scope="module")
 def new_project(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the project `mysite`, as `startproject` makes it."""
+    """Return a folder with the project `mysite`, as `startproject` creates it."""
     folder = tmp_path_factory.mktemp("project")
     run(python, folder, "-m", "django", "startproject", "mysite", ".")
     return folder
@@ -76,7 +76,7 @@ def test_a_new_project_needs_the_password_and_a_code(
     site.enrol()
     copy_project(new_project, tmp_path, site.socket)
     seen = visit(python, tmp_path, "fresh_project.py", ME, codes(0))
-    assert set(seen["findings"]) <= {"pam_totp.W002"}, "a test machine may lack the PAM service (W002)"
+    assert set(seen["findings"]) <= {"pam_totp.W002"}, "a test machine can lack the PAM service (W002)"
     assert seen["admin"] == {
         "password page": {"username": None, "password": None},
         "wrong password": True,

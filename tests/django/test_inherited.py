@@ -1,9 +1,10 @@
 """Tests of the methods that the backend and the device inherit: each is overridden, or listed as harmless.
 
 Rules:
-- A new release of Django or django-otp may add a method that lets a user in. The test then fails until the list has the
-  method's name, with a reason.
-- The lists have the methods of Django 4.2, 5.2 and 6.1 with django-otp 1.5 and 1.7, so a name may be missing here.
+- A new release of Django or django-otp can add a method that accepts a user without a code. The test then fails until
+  the lists contain the name of the method, with a reason.
+- The lists contain the methods of Django 4.2, 5.2 and 6.1 with django-otp 1.5 and 1.7. The installed versions can lack
+  some of these methods.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of devices of other types: a device needs a code to be added, and the host's device is always required."""
+"""Tests of devices of other types: a user adds a device with a code, and the host's device is always required."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_a_view_that_asks_the_service_itself_shows_no_code(project: Any, tmp_pat
 
 
 def report() -> str:
-    """Return Django's page for the exception that is being handled, as HTML with the variables of each frame."""
+    """Return Django's page for the current exception, as HTML with the variables of each frame."""
     from django.views.debug import ExceptionReporter
 
     text: str = ExceptionReporter(None, *sys.exc_info()).get_traceback_html()

@@ -167,7 +167,7 @@ def test_the_textfile_has_the_metrics_of_the_store(site: Site, tmp_path: Path) -
     assert "pam_totp_users_without_recovery_codes 1\n" in text
     assert "alice" not in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert [entry.name for entry in tmp_path.iterdir()] == ["pam_totp.prom"], "the temporary file is gone"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pam_totp.prom"], "the temporary file is deleted"
 
 
 def test_the_textfile_tells_that_the_store_is_out_of_reach(site: Site, tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
 
 
 def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store: FileStore) -> None:
-    """A batch flushes the files of new users together at its end. An earlier power cut may leave these files empty."""
+    """A batch flushes the files of new users together at its end. An earlier power cut can leave these files empty."""
     before = content(store)
     assert killed(store, "link", 4)
     for user in ("new0", "new1"):
@@ -464,7 +464,7 @@ def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str)
 
 def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: FileStore) -> None:
     def second(record: UserRecord) -> tuple[UserRecord, str]:
-        assert record.token("came") is not None, "the changes of a user are made in the order of the list"
+        assert record.token("came") is not None, "the changes of a user are applied in the order of the list"
         return record.with_token(HotpToken(name="second", secret=b"another secret key.", created=0)), "second"
 
     before, files = content(store), raw(store)
@@ -574,7 +574,7 @@ def tokens(store: FileStore, user: str) -> list[tuple[str, int | None]]:
 
 
 def used(counter: int, key: bytes) -> Callable[[UserRecord], tuple[UserRecord, bool]]:
-    """Return the change that a login with the code of `counter` makes."""
+    """Return the change by a login with the code of `counter`."""
 
     def accept(record: UserRecord) -> tuple[UserRecord, bool]:
         decision = verify(record, Answer.parse(codes(counter, key=key).encode()), 1_700_000_000, Policy())

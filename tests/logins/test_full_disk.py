@@ -1,4 +1,7 @@
-"""Tests of the number of writes per answer. It is the same for every user, so a full disk reveals no enrolled user."""
+"""Tests of the number of writes per answer.
+
+The number is the same for every user, so a full disk does not reveal whether a user is enrolled.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,11 @@ ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZ
 
 
 class Counting:
-    """A store that counts its writes. It has one record."""
+    """A store with one record. `writes` counts its writes."""
 
     def __init__(self, record: UserRecord | None) -> None:
         self._record = record
-        self.written = 0
+        self.writes = 0
 
     def read(self, user: str) -> UserRecord:
         if self._record is None:
@@ -54,12 +57,12 @@ class Counting:
         decoy: bool = False,
     ) -> R:
         after, result = change(self.read(user))
-        self.written += decoy or after != self._record
+        self.writes += decoy or after != self._record
         return result
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
         search()
-        self.written += 1
+        self.writes += 1
 
     def users(self) -> Iterator[str]:
         raise NotImplementedError
@@ -78,5 +81,5 @@ def test_an_answer_costs_every_user_the_same_number_of_writes(typed: str, behind
     for name, record in (USERS | {"zoe": None}).items():
         store = Counting(record)
         decide(store, name, answer, Policy(), lambda: 86_400)
-        costs[name] = store.written
+        costs[name] = store.writes
     assert len(set(costs.values())) == 1, costs

@@ -25,7 +25,7 @@ OWNER = 12_345  # uid of a store's owner without an account
 SALT, RECOVERY = "00" * 16, "0123456789ABCDEF"
 ALICE = UserRecord(user="alice", tokens=(fob(),), salt=SALT, recovery=(recovery_digest(SALT, RECOVERY),))
 
-# The modules of the standard library that a login may load. Each takes less than 0.3 ms; most are compiled into the
+# The only modules of the standard library that a login loads. Each takes less than 0.3 ms; most are compiled into the
 # interpreter.
 LEAN = {"__future__", "_collections_abc", "_stat", "genericpath", "os", "os.path", "posixpath", "stat"}
 LEAN |= {"_functools", "_json", "_sha1", "_sha2", "_sha256", "_sha512", "_socket", "_struct", "binascii", "errno"}

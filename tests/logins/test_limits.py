@@ -138,7 +138,7 @@ def test_no_descriptor_limit_distinguishes_unknown_from_known_users(in_memory: P
 
     def refused_to(user: str, most: int) -> bool:
         def refuse() -> bool:
-            free = [os.open("/", os.O_RDONLY) for _ in range(most + 1)]  # with the lowest free numbers
+            free = [os.open("/", os.O_RDONLY) for _ in range(most + 1)]  # these have the lowest free numbers
             for descriptor in free:
                 os.close(descriptor)
             resource.setrlimit(resource.RLIMIT_NOFILE, (free[-1], free[-1]))

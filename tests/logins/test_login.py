@@ -171,7 +171,7 @@ def test_an_unenrolled_user_sees_the_same_prompts_and_refusal(site: Site, way: s
     done = site.login("123456", "234567")
     assert (done.result, len(done.prompts), [m.text for m in done.messages]) == (Result.AUTH_ERR, 2, [REFUSED])
     assert [p for p in site.store.iterdir() if not p.name.startswith(".")] == [], (
-        "a refused login of an unenrolled user leaves no file"
+        "a refused login of an unenrolled user creates no file"
     )
 
 

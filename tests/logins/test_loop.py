@@ -50,16 +50,16 @@ def running() -> Iterator[Running]:
 
 
 class Blocked:
-    """A job that blocks until `released`. `results` lists the outcomes, `threads` the threads that handled them."""
+    """A job that blocks until `go_on` is set. `results` lists the outcomes, `threads` the threads that handled them."""
 
     def __init__(self) -> None:
-        self.released, self.began = threading.Event(), threading.Semaphore(0)
+        self.go_on, self.began = threading.Event(), threading.Semaphore(0)
         self.results: list[object] = []
         self.threads: set[int] = set()
 
     def job(self) -> object:
         self.began.release()
-        assert self.released.wait(PATIENCE)
+        assert self.go_on.wait(PATIENCE)
         return "done"
 
     def on_result(self, result: object, error: Exception | None) -> None:
@@ -74,7 +74,7 @@ def test_a_job_that_blocks_does_not_block_the_loop(running: Running) -> None:
     seen: set[int] = set()
     running.do(lambda: seen.add(threading.get_ident()))
     assert blocked.results == []
-    blocked.released.set()
+    blocked.go_on.set()
     until(lambda: blocked.results == ["done"], "the result arrives")
     running.do(lambda: seen.add(threading.get_ident()))
     assert blocked.threads == seen, "the loop's thread handles the result"
@@ -83,7 +83,7 @@ def test_a_job_that_blocks_does_not_block_the_loop(running: Running) -> None:
 
 def test_many_blocked_jobs_do_not_delay_other_jobs(running: Running) -> None:
     blocked, free = Blocked(), Blocked()
-    free.released.set()
+    free.go_on.set()
     for _ in range(3 * MAX_IDLE):
         running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     for _ in range(3 * MAX_IDLE):
@@ -91,7 +91,7 @@ def test_many_blocked_jobs_do_not_delay_other_jobs(running: Running) -> None:
     running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, free.job, free.on_result))
     until(lambda: free.results == ["done"], "a later job is done")
     assert blocked.results == []
-    blocked.released.set()
+    blocked.go_on.set()
     until(lambda: len(blocked.results) == 3 * MAX_IDLE, "all jobs are done")
 
 
@@ -102,7 +102,7 @@ def test_few_threads_remain_after_the_jobs(running: Running) -> None:
         running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     for _ in range(3 * MAX_IDLE):
         assert blocked.began.acquire(timeout=PATIENCE)
-    blocked.released.set()
+    blocked.go_on.set()
     until(lambda: len(set(threading.enumerate()) - before) <= MAX_IDLE, "the other threads have ended")
     assert all(thread.daemon for thread in set(threading.enumerate()) - before), "no thread delays the exit"
 
@@ -116,13 +116,13 @@ def test_jobs_beyond_the_limit_of_threads_wait_for_a_thread(running: Running) ->
         assert blocked.began.acquire(timeout=PATIENCE)
     running.do(lambda: None)
     assert not blocked.began.acquire(blocking=False)
-    blocked.released.set()
+    blocked.go_on.set()
     until(lambda: len(blocked.results) == 4, "all jobs are done")
 
 
 def test_if_no_thread_can_be_started_a_job_waits(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked, later = Blocked(), Blocked()
-    later.released.set()
+    later.go_on.set()
     running.loop.call_from_thread(lambda: running.loop.run_in_thread(running.pool, blocked.job, blocked.on_result))
     assert blocked.began.acquire(timeout=PATIENCE)
 
@@ -131,7 +131,7 @@ def test_if_no_thread_can_be_started_a_job_waits(running: Running, monkeypatch: 
 
     monkeypatch.setattr(threading.Thread, "start", start)
     running.do(lambda: running.loop.run_in_thread(running.pool, later.job, later.on_result))
-    blocked.released.set()
+    blocked.go_on.set()
     until(lambda: later.results == ["done"], "the thread of the first job runs the second job")
 
 

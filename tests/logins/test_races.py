@@ -1,6 +1,6 @@
 """Tests of concurrent logins: one of fifty with the same code succeeds.
 
-The store is in memory: on a slow disk, the last login may exceed the time limit of the lock (see tests/torture).
+The store is in memory: the last login could exceed the time limit of the lock on a slow disk (see tests/torture).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tests of the service: the users that a caller may log in, and faults of the service and of its clients."""
+"""Tests of the service: the users that a caller can log in, and faults of the service and of its clients."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_only_a_listed_client_may_give_the_remote_address(site: Site) -> None:
 def test_only_lines_of_the_flooding_account_are_dropped_from_the_log(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flooded log daemon would drop any lines, including those about guesses through sshd."""
+    """A flooded log daemon could drop any line, even lines about guesses through sshd."""
     monkeypatch.setattr(log_quota, "MAX_LINES", 5)
     monkeypatch.setattr(log_quota, "MAX_TOTAL_LINES", 8)
     lines: list[str] = []
@@ -375,7 +375,7 @@ def test_of_two_services_that_start_together_one_has_the_socket(site: Site, monk
 
 
 def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> None:
-    """A service stops listening before its last logins end. A successor may start meanwhile, and reuse the inode."""
+    """A service stops listening before its last logins end. A successor might start meanwhile, and reuse the inode."""
     with ExitStack() as other:
         with listening_at(str(site.socket)) as first:
             first.close()
@@ -387,7 +387,7 @@ def test_a_service_that_ends_does_not_unlink_a_successors_socket(site: Site) -> 
 
 @as_root
 def test_a_service_that_cannot_read_the_store_does_not_start(site: Site) -> None:
-    """A started service would refuse every login."""
+    """The service would refuse every login if it started."""
     site.give_to(UNPRIVILEGED_UID)
     done = site.command("serve", "--socket", site.socket)
     remedy = "runuser -u nobody -- pam-totp serve ..."
@@ -609,14 +609,14 @@ def test_totals_are_at_most_a_quarter_of_the_descriptors() -> None:
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 128), (2, 128), (4, 128), (16, 32), (64, 8)])
 def test_an_account_may_use_half_of_a_workers_share(workers: int, expected: int) -> None:
-    """The kernel may give all connections of an account to one worker."""
+    """The kernel can pass all connections of an account to one worker."""
     quota = login_quota.LoginQuota(workers, 1 << 20)
     assert sum(quota.acquire(7) for _ in range(200)) == expected
 
 
 @as_root
 def test_uids_before_their_lookup_do_not_block_a_local_account(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One user may have thousands of uids, and a name service may be slow."""
+    """One user can have thousands of uids, and a name service can be slow."""
     answers = threading.Event()
 
     def getpwuid(uid: int) -> pwd.struct_passwd:
@@ -735,7 +735,7 @@ def test_silent_clients_of_one_account_do_not_block_others(site: Site) -> None:
 
 @as_root
 def test_all_other_accounts_together_do_not_block_root(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One user may have thousands of accounts, as subordinate uids (subuid(5))."""
+    """One user can have thousands of accounts, as subordinate uids (subuid(5))."""
     monkeypatch.setattr(login_quota, "MAX_TOTAL_LOGINS", 3)
     site.enrol()
     with serving_here(site, lambda *_: None):
@@ -834,7 +834,7 @@ def test_uids_without_a_passwd_entry_share_one_small_quota(site: Site, monkeypat
 
 
 def test_codes_computed_in_advance_are_wiped_and_do_not_decide(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record changes while the prompt is open, so the new record decides."""
+    """The record changes while the prompt is open, so the decision depends on the new record."""
     made: list[Ahead] = []
 
     def work_out_ahead(*arguments: Any) -> Ahead:

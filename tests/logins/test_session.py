@@ -39,7 +39,7 @@ def test_a_defect_denies_and_logs_its_location_without_data() -> None:
 
 
 def test_no_copy_of_an_oversized_packet_remains() -> None:
-    """The packet may contain a password of the user."""
+    """The packet can contain a password of the user."""
 
     class Buffer(bytearray):
         def __getitem__(self, part: Any) -> Any:
@@ -74,7 +74,7 @@ def test_an_invalid_site_file_is_not_ignored(tmp_path: Path, content: bytes, mod
 
 
 def test_a_site_file_read_in_pieces_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One `read` may return only a part of a file, on some file systems."""
+    """One `read` can return only a part of a file, on some file systems."""
     path = tmp_path / "pam_totp.toml"
     path.write_bytes(b"[policy]\nlook_ahead = 3\nlock_after = 10\n")
     path.chmod(0o600)

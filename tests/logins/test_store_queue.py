@@ -29,7 +29,7 @@ class Running:
         self.thread.start()
         self.done: list[str] = []
         self.errors: list[Exception] = []
-        self.released, self.began = threading.Event(), threading.Event()
+        self.go_on, self.began = threading.Event(), threading.Event()
 
     def use(
         self,
@@ -50,11 +50,11 @@ class Running:
         self.loop.call_from_thread(lambda: self.queue.use(asker, wait, on_result))
 
     def block(self) -> None:
-        """Begin a use of the store that lasts until `released`."""
+        """Begin a use of the store that lasts until `go_on` is set."""
 
         def job() -> None:
             self.began.set()
-            assert self.released.wait(PATIENCE)
+            assert self.go_on.wait(PATIENCE)
 
         self.use("first", "first", job, is_slow=True)
         assert self.began.wait(PATIENCE)
@@ -64,7 +64,7 @@ class Running:
 def running() -> Iterator[Running]:
     made = Running()
     yield made
-    made.released.set()
+    made.go_on.set()
     made.loop.call_from_thread(made.loop.stop)
     made.thread.join(PATIENCE)
     assert not made.thread.is_alive()
@@ -77,7 +77,7 @@ def test_logins_for_one_record_take_turns(running: Running) -> None:
     for number in range(4):
         running.use("many", f"many {number}")
     running.use("one", "one 0")
-    running.released.set()
+    running.go_on.set()
     until(lambda: len(running.done) == 6, "all results arrive")
     assert running.done == ["first", "many 0", "one 0", "many 1", "many 2", "many 3"]
 
@@ -88,7 +88,7 @@ def test_a_use_that_cannot_begin_in_time_does_not_run(running: Running, monkeypa
     ran = threading.Event()
     for _ in range(2):
         running.use("late", "late", ran.set)
-    running.released.set()
+    running.go_on.set()
     until(lambda: running.done == ["first", "late", "late"], "all results arrive")
     assert [type(error) for error in running.errors] == [LockBusy, LockBusy]
     assert not ran.is_set()
@@ -97,7 +97,7 @@ def test_a_use_that_cannot_begin_in_time_does_not_run(running: Running, monkeypa
 
 
 def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
-    """A hanging disk may delay the logins that wait for the disk, but not the prompts of other logins."""
+    """A hanging disk can delay the logins that wait for the disk, but not the prompts of other logins."""
     threads = []
 
     def slow() -> None:
@@ -134,7 +134,7 @@ def test_uses_of_a_database_do_not_stop_the_loop_and_need_no_search_turn(running
 
     def job() -> None:
         waiting.release()
-        assert running.released.wait(PATIENCE)
+        assert running.go_on.wait(PATIENCE)
 
     for number in range(MAX_SEARCHES + 2):
         running.use("asker", f"remote {number}", job, is_remote=True, user=f"user{number}")
@@ -142,6 +142,6 @@ def test_uses_of_a_database_do_not_stop_the_loop_and_need_no_search_turn(running
         assert waiting.acquire(timeout=PATIENCE)
     running.use("asker", "local", user="bob")
     until(lambda: running.done == ["local"], "the loop runs")
-    running.released.set()
+    running.go_on.set()
     until(lambda: len(running.done) == MAX_SEARCHES + 3, "all uses are done")
     assert not running.errors

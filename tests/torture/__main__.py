@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 NOTHING_SELECTED = 5  # pytest's exit status if its arguments select no test
 PARSERS = "parsers"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-OVERTIME = 120  # seconds that a stage may take to end after an interrupt
+OVERTIME = 120  # time limit for a stage to exit after an interrupt, in seconds
 
 
 class Stage(NamedTuple):
@@ -68,7 +68,7 @@ def run(stage: Stage, minutes: float) -> Outcome:
         # Delay signals that arrive while the stage starts, until the stage can be interrupted.
         kept: list[int] = []
         handlers = {number: signal.signal(number, lambda received, _: kept.append(received)) for number in ENDING}
-        # A stage in the same session would get two interrupts from Ctrl-C: of the terminal and of this process.
+        # A stage in the same session would receive Ctrl-C twice: from the terminal and from this process.
         with subprocess.Popen(stage.command, env=environment, start_new_session=True) as process:
             try:
                 for number, handler in handlers.items():

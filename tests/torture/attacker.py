@@ -1,7 +1,7 @@
 """Simulation of a year: an owner logs in twenty times a day, and an attacker with the password guesses codes.
 
-`pam_totp.core` decides on every answer; the time is simulated. Before each login of the owner, the greedy attacker
-guesses until two codes in a row are required. The owner enters two codes, which lower the count to five failures. The
+`pam_totp.core` decides on every answer; the time is simulated. The greedy attacker guesses before each login of the
+owner, until two codes in a row are required. The owner enters two codes, which lower the count to five failures. The
 count decreases by one a day, so the attacker has five guesses and then one guess a day. The patient attacker has four
 guesses and then one a day, so a single code is always enough for the owner. In a flood, the attacker also guesses two
 codes in a row, until three codes are required.
@@ -30,7 +30,7 @@ BEGIN = 1_700_006_400  # a midnight, UTC
 class Year:
     """The result of a year.
 
-    `chance` is the probability of at least one right guess, according to the number of valid codes at each guess.
+    `chance` is the probability of at least one right guess, from the number of valid codes at each guess.
     """
 
     guesses: Counter[int] = field(default_factory=Counter)  # key: number of codes; answers with too few are not counted

@@ -1,7 +1,8 @@
 """Logins through the real helper or service with a fault at a system call: a kill before the call, or an error.
 
-The test starts the process, waits for its prompt, attaches strace, and then sends the answer. The trace therefore has
-the calls from the answer to the result: the process reads the secret file, decides, and records the use of the code.
+The test starts the process, waits for its prompt, attaches strace, and then sends the answer. The trace therefore
+contains the calls from the answer to the result: the process reads the secret file, decides, and records the use of the
+code.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ HELPER = str(TREE / "pam_totp" / "pam" / "helper.py")
 SALT, RECOVERY = "5a" * 16, "0123456789ABCDEF"
 PHONE = phone(period=86_400)
 
-# Each call fails with each of these errors, in separate logins. Calls in SHORT also return 1, as after a short read
-# or write.
+# Each call fails with each of these errors, in separate logins. Each call of SHORT also returns 1 in another login, as
+# after a short read or write.
 ERRORS = ("ENOSPC", "EIO", "EINTR")
 SHORT = {"pwritev2", "read", "pread64", "sendmsg"}
 CANNOT_FAIL = {"getpid", "geteuid"}
 # No fault is injected at these calls. The number of memory calls varies, and other threads of the service wait in the
-# second group. The trace may lack `recvfrom`, which waits for the answer when strace attaches.
+# second group. The trace can lack `recvfrom`, which waits for the answer when strace attaches.
 IGNORED = {"mmap", "munmap", "mremap", "madvise", "brk", "mprotect"}
 IGNORED |= {"futex", "epoll_wait", "restart_syscall", "recvfrom", "select", "pselect6"}
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of answer. `noted` returns True if the record shows that the answer was used or counted."""
+    """A kind of answer. `is_recorded` returns True if the record shows that the answer was used or counted."""
 
     name: str
     answer: Callable[[], str]
-    noted: Callable[[UserRecord], bool]
+    is_recorded: Callable[[UserRecord], bool]
     right: bool = True
 
 
@@ -82,11 +83,11 @@ def enrol_for_a_crash(site: Site) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """A system call after the answer: the `number`-th call of `name`, from 1. `shown` is its line in the trace."""
+    """A system call after the answer: the `number`-th call of `name`, from 1. `line` is its line in the trace."""
 
     name: str
     number: int
-    shown: str
+    line: str
 
 
 @dataclass
@@ -224,19 +225,21 @@ def judge(site: Site, kind: Kind, ended: Ended, what: object) -> None:
     """Check the record, the result and the next logins after a login with a fault."""
     assert site.files() == {f"{ME}.record"}, f"{what}: a login creates no file"
     record = site.record()  # raises an exception if the file is damaged
-    noted = kind.noted(record)
-    assert noted or record == _before(record.user), f"{what}: the store has the old or the new record"
+    is_recorded = kind.is_recorded(record)
+    assert is_recorded or record == _before(record.user), f"{what}: the store contains the old or the new record"
     if not kind.right:
         assert not ended.accepted, what
     elif ended.accepted:
-        assert noted, f"{what}: an accepted answer is recorded"
-    assert noted or b"r7" not in ended.messages, f"{what}: an answer that is refused as wrong is recorded"
+        assert is_recorded, f"{what}: an accepted answer is recorded"
+    assert is_recorded or b"r7" not in ended.messages, f"{what}: an answer that is refused as wrong is recorded"
     store = FileStore(str(site.store))
 
     def accepts(answer: str) -> bool:
         return decide(store, ME, Answer.parse(answer.encode()), Policy(), lambda: int(time.time())).outcome.accepted
 
-    assert accepts(kind.answer()) is (kind.right and not noted), f"{what}: a right answer is accepted exactly once"
+    assert accepts(kind.answer()) is (kind.right and not is_recorded), (
+        f"{what}: a right answer is accepted exactly once"
+    )
     assert accepts(codes(5)), f"{what}: the next login succeeds"
     assert site.files() == {f"{ME}.record"}, f"{what}: a login creates no file"
 
@@ -246,9 +249,9 @@ def _before(user: str) -> UserRecord:
 
 
 def can_attach() -> bool:
-    """Return True if strace is installed and may attach to a process that it did not start.
+    """Return True if strace is installed, and can attach to a process that it did not start.
 
-    Linux may deny this permission to ordinary users (Yama's ptrace_scope).
+    Linux can deny this permission to ordinary users (Yama's ptrace_scope).
     """
     try:
         with subprocess.Popen(["sleep", "60"]) as process:

@@ -2,8 +2,8 @@
 
 Rules:
 - All processes offer the same codes of the same users. A process offers the next code of a user after any process
-  had a result for the last code, so that each code reaches several servers.
-- A process offers a code again after a login without a database, although the code may be used up.
+  received a result for the last code. Each code thus reaches several servers.
+- A process offers a code again if the database was out of reach, although that login might have used the code up.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Crowd:
         return [Accepted(user, int(counter), float(at)) for user, counter, word, at in self._lines() if word == "code"]
 
     def refused(self) -> int:
-        """Return the number of logins that found no database."""
+        """Return the number of logins while the database was out of reach."""
         return sum(word == "unavailable" for _, _, word, _ in self._lines())
 
     def gap(self) -> float:

@@ -1,9 +1,9 @@
-"""Processes that hold connections to the service under many uids, which one user can get by newuidmap(1).
+"""Processes that hold connections to the service under many uids. One user can have thousands of uids (newuidmap(1)).
 
 Rules:
-- Each process connects under one uid after the other, repeatedly, as fast as the service accepts connections.
-- A process keeps its latest connections open, and sends nothing. The service may close any of these connections.
-- The processes run until the block ends.
+- Each process connects under its uids in turn, repeatedly, as fast as the service accepts connections.
+- A process keeps its latest connections open, and sends nothing. The service can close any of these connections.
+- The processes run until the end of the `with` block of `many_uids`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIRST_UID = 100_000  # as in subuid(5)
 
 
 class ManyUids:
-    """The numbers of connections that the processes have made. Each process writes its own number."""
+    """The number of connections that each process has opened. Each process writes its own number."""
 
     def __init__(self, uids: int) -> None:
         self.uids = uids
@@ -42,7 +42,7 @@ class ManyUids:
         return min(self._counters[:PROCESSES]) >= -(-self.uids // PROCESSES)
 
     def connect(self, number: int, folder: Path) -> None:
-        os.chdir(folder)  # other accounts may not be able to reach the folder by its path
+        os.chdir(folder)  # other accounts might have no access to a parent folder
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         held: deque[socket.socket] = deque(maxlen=HELD)  # the oldest connection is closed

@@ -30,9 +30,9 @@ Login = dict[tuple[int, bool], float]  # (failures after the login, two codes ne
 
 
 class End(NamedTuple):
-    """The end of a dialogue. `typed` has True for each code that was typed correctly."""
+    """The end of a dialogue. `correct` contains True for each code that was typed correctly."""
 
-    typed: tuple[bool, ...]
+    correct: tuple[bool, ...]
     outcome: Outcome
     record: UserRecord
 
@@ -65,7 +65,7 @@ def dialogues(failures: int) -> tuple[End, ...]:
     """Return all ends of a dialogue that begins at this count of failures."""
     every = itertools.product((True, False), repeat=3)
     ends = (dialogue(owner(failures), BEGIN, 0, iter(typed)) for typed in every)
-    return tuple({end.typed: end for end in ends}.values())
+    return tuple({end.correct: end for end in ends}.values())
 
 
 def login(failures: int, mistyped: float) -> Login:
@@ -76,8 +76,8 @@ def login(failures: int, mistyped: float) -> Login:
         refused: dict[int, float] = defaultdict(float)
         for count, chance in waiting.items():
             for end in dialogues(count):
-                right = sum(end.typed)
-                share = chance * (1 - mistyped) ** right * mistyped ** (len(end.typed) - right)
+                right = sum(end.correct)
+                share = chance * (1 - mistyped) ** right * mistyped ** (len(end.correct) - right)
                 if end.outcome.accepted:
                     found[end.record.failures, end.outcome is Outcome.CONSECUTIVE] += share
                 elif share > NEGLIGIBLE:
@@ -121,7 +121,7 @@ def simulated_share(mistyped: float, days: int, seed: int) -> float:
     for number in range(days * LOGINS_A_DAY):
         while True:
             end = dialogue(record, BEGIN + number * DAY // LOGINS_A_DAY, presses, typed)
-            record, presses = end.record, presses + len(end.typed)
+            record, presses = end.record, presses + len(end.correct)
             if end.outcome.accepted:
                 break
         needed += end.outcome is Outcome.CONSECUTIVE

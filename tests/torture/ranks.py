@@ -1,6 +1,6 @@
 """A rank test for response times that are measured in rounds.
 
-The times of one round are not independent: another process may slow a whole round down. A Mann-Whitney test of all
+The times of one round are not independent: another process can slow a whole round down. A Mann-Whitney test of all
 times would report such a round as a difference. This test therefore compares the sum of ranks with the sums after
 random exchanges of the two samples within each round. Every exchange is equally likely if the samples do not differ.
 """

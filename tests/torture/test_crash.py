@@ -60,7 +60,7 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
         with site_on("tmpfs") as site:
             enrol_for_a_crash(site)
             ended = log_in(site, kind.answer(), injected)
-            judge(site, kind, ended, f"{kind.name}: {injected} injected at {call.shown}")
+            judge(site, kind, ended, f"{kind.name}: {injected} injected at {call.line}")
             if "signal=KILL" in injected:
                 assert ended.status == -9, f"{kind.name}: {injected} kills the process"
             return "killed" if ended.status == -9 else "accepted" if ended.accepted else "refused"
@@ -108,9 +108,7 @@ def test_a_fault_in_the_service_leaves_the_old_or_the_new_record(kind: str, log_
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_login_creates_only_a_missing_lock_file(kind: str) -> None:
     """A login overwrites the secret file in place, so no temporary file contains a secret."""
-    made = [
-        call.shown for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.shown)
-    ]
+    made = [call.line for call in calls_of(KINDS[kind]) if re.search(r"O_CREAT|O_TMPFILE|memfd|mkdir|mknod", call.line)]
     names = [re.search(r'openat\(4, "([^"]+)", .*, 0600\)', shown) for shown in made]
     assert all(names), made
     assert {name[1] for name in names if name is not None} == {".lock"}

@@ -2,7 +2,7 @@
 
 Rules:
 - A code is accepted once, even if users send it to several members and authorities.
-- A member that gets no reply asks the other authority. Every login gets a result, and each answer counts once.
+- A member without a reply asks the other authority. Every login receives a result, and each answer counts once.
 """
 
 from __future__ import annotations

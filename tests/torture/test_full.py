@@ -82,7 +82,7 @@ def test_on_a_full_disk_codes_are_accepted_once_and_failures_counted(
         assert (site.record().failures, site.record().refused) == (1, 2)
         assert site.gets_in(RECOVERY)
         assert not site.gets_in(RECOVERY)
-        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # long in one case: `way` does not matter
+        check_logins(site, 1, LOGINS if way == "spawn" else 20)  # many logins for one way only, to save time
         assert site.files() == names
 
     on(system, site, way, work)

@@ -28,8 +28,8 @@ PROGRAMS = {  # the user that enters a code, the target user, the command
     "sudo": ("alice", "root", ["/usr/bin/sudo", "-S", "-p", "", "/usr/bin/id", "-un"]),
     "su": ("bob", "bob", ["/usr/bin/su", "bob", "-c", "/usr/bin/id -un"]),
 }
-# su keeps the limits of its caller; sudo resets some of these limits. The short form has the hardest attacks on each
-# program.
+# su keeps the limits of its caller; sudo resets some of these limits. The short form contains the strongest attacks on
+# each program.
 SOME = {
     "sudo": ("environment", "umask 0", "signals blocked", "(0, 1, 2) closed", "5 descriptors"),
     "su": ("umask 0777", "600 bytes per file", "16 MiB of memory", "6 descriptors"),
@@ -126,7 +126,7 @@ def test_no_file_that_the_caller_controls_is_opened(attacked: Machine, program: 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, program: str) -> None:
-    """Stop, continue and kill every process that the caller may signal, at random times in the login."""
+    """Stop, continue and kill every process that the caller can signal, at random times in the login."""
     user, becomes, words = PROGRAMS[program]
     got_in = 0
     times = rounds(6, 300)
@@ -138,7 +138,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
         assert not is_in or answer != "000000"
         got_in += is_in
         attacked.record(user)  # raises an exception if the file is damaged
-    for pid in attacked.processes(HELPER):  # a program that is killed may leave a stopped helper
+    for pid in attacked.processes(HELPER):  # a killed program can leave a stopped helper
         os.kill(pid, signal.SIGKILL)
     assert got_in <= 1, "the same three codes are accepted at most once"
     figure(f"signals to {program} and its children: {times} logins, {got_in} accepted (0 or 1 expected)")

@@ -28,8 +28,8 @@ PHONE = phone(period=86_400)  # steps end at midnight UTC only, so the code of t
 WAYS = {"socket": ("warm",), "spawn": ("cold",), "mixed": ("warm", "cold")}
 KINDS = ("hotp", "row", "totp", "recovery")
 EVERY = list(itertools.product(KINDS, WAYS, FOLDERS))
-# The short form has the cases that tests/logins/test_races.py lacks: recovery codes, service and helper at once, and a
-# store on a disk.
+# The short form contains the cases that tests/logins/test_races.py lacks: recovery codes, service and helper at once,
+# and a store on a disk.
 SOME = [("recovery", "mixed", "disk"), ("hotp", "mixed", "tmpfs"), ("totp", "socket", "tmpfs")]
 ROUNDS = {"socket": rounds(2, 100), "spawn": rounds(1, 100), "mixed": rounds(1, 100)}
 
@@ -51,7 +51,7 @@ def enrolled(site: Site, kind: str) -> str:
 def one_succeeded(counted: Counter[Result], place: str) -> bool:
     """Return True if exactly one login succeeded, and all other logins were refused.
 
-    The last of fifty logins may reach the time limit of the lock on a slow disk.
+    The last of fifty logins might exceed the time limit of the lock on a slow disk.
     """
     late = {Result.AUTHINFO_UNAVAIL} if place == "disk" else set()
     return counted[Result.SUCCESS] == 1 and counted.keys() <= {Result.SUCCESS, Result.AUTH_ERR} | late

@@ -79,7 +79,7 @@ def test_a_refused_right_answer_looks_like_a_wrong_answer(site: Site, way: str, 
         stands(site, state)
         done = site.login(answer)
         assert seen(done) == SAME, answer
-        assert done.seconds >= refusal_delay(Policy()), "every refusal takes at least the delay"
+        assert done.seconds >= refusal_delay(Policy()), "the time to every refusal is at least the delay"
         done = site.login("x", answer)
         assert seen(done) == SAME, f"{answer} as the second answer"
         assert done.seconds >= 2 * refusal_delay(Policy())
@@ -97,7 +97,7 @@ def test_a_refusal_looks_the_same_for_every_user(site: Site, user: str) -> None:
 
 
 def test_refusal_times_are_measured(site: Site) -> None:
-    """Check that each refusal takes at least the delay. Print the difference of the medians, but do not check it."""
+    """Check that every refusal is delayed. Print the difference of the medians, but do not check it."""
     site.start()
     site.configure("demo", way="socket")
     state = STATES["after five failures"]

@@ -71,7 +71,7 @@ def store_of(running: Cluster) -> PostgresStore:
 
 
 def the_primary(running: Cluster, *, synchronous: bool = True) -> Node:
-    """Return the primary, once two standbys follow it."""
+    """Wait until the cluster has a primary and two standbys, and return the primary."""
     until(lambda: running.has_standbys(synchronous=synchronous), "a primary and two standbys run", SLOW)
     primary = running.primary()
     assert primary is not None
@@ -141,7 +141,7 @@ def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -
 
     more(200, "the crowd logs in")
     repair = lose(running, primary)
-    if lose is not killed_database:  # Patroni may start PostgreSQL again
+    if lose is not killed_database:  # Patroni can start PostgreSQL again
         until(lambda: any(other.is_primary() for other in running.others(primary)), "a standby is promoted", SLOW)
     more(100, "logins succeed again")
     repair()
@@ -174,7 +174,7 @@ def test_of_two_primaries_only_the_new_primary_accepts(strict: Cluster) -> None:
 
 
 def test_both_primaries_of_an_asynchronous_cluster_accept() -> None:
-    """The store requires a standby for this reason. The test also shows that the test above can fail."""
+    """A code is accepted twice if no standby is required. This shows that the check of the test above can fail."""
     with cluster(strict=False) as running:
         running.change(synchronous_mode=False)
         prepared(running, NONE)

@@ -1,8 +1,8 @@
-"""Tests of a power cut. A test shuts a file system down under load, without a flush of the journal.
+"""Tests of a power cut. The tests shut a file system down under load, without a flush of the journal.
 
 Rules:
 - An acknowledged use of a code, or an acknowledged enrolment, is never lost.
-- The store contains the old or the new record after a new mount, and the next login succeeds.
+- The store contains the old or the new record after the file system is mounted again, and the next login succeeds.
 The shutdown discards the data that the kernel holds in memory. The tests do not simulate the cache of a disk.
 """
 

@@ -106,7 +106,7 @@ def spawning(folder: Path, relay: Path) -> str:
 
 
 def every_kind() -> Script:
-    """Return a script that plays a different service at each login. Honest and hostile services alternate.
+    """Return a script that imitates a different service at each login. Honest and hostile services alternate.
 
     The last services disconnect without a result.
     """

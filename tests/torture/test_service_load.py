@@ -1,4 +1,4 @@
-"""Tests of the service under floods and across restarts: an honest login gets its result from the service."""
+"""Tests of the service under floods and across restarts: it still decides the logins of honest users."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
     try:
         for _ in range(restarts):
             before = results[Result.AUTH_ERR]
-            until(partial(has_refused, before + 2 * clients), "each client gets two results")
+            until(partial(has_refused, before + 2 * clients), "each client receives two results")
             supervisor.restart(how)
     finally:
         over.set()

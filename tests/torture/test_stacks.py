@@ -1,4 +1,4 @@
-"""Tests of many random stacks of PAM, in `make torture` only. tests/install has the short form."""
+"""Tests of many random stacks of PAM, in `make torture` only. tests/install contains the short form."""
 
 from __future__ import annotations
 

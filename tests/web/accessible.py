@@ -31,7 +31,7 @@ def assert_no_violations(page: Page) -> None:
     """Check that axe reports no violation on the page."""
     found = page.evaluate(_RUN)
     if found is None:
-        page.add_init_script(_LOADER)  # loads axe at each later address
+        page.add_init_script(_LOADER)  # load axe at each later address
         page.evaluate(_LOADER)
         found = page.evaluate(_RUN)
     result = AxeResults(found)

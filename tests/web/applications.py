@@ -42,7 +42,7 @@ def start(machine: Machine) -> None:
 
 
 def admit(machine: Machine, *policy: str) -> None:
-    """Write a site file with the applications as clients and with the lines `policy` as the policy."""
+    """Write a site file that lists the applications as clients, with the lines `policy` in the table [policy]."""
     clients = (f'{account} = "{service}"' for account, service in CLIENTS.items())
     machine.write("/etc/pam_totp.toml", "\n".join(("[clients]", *clients, "[policy]", *policy, "")))
 

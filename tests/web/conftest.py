@@ -58,7 +58,7 @@ def served(_served: Served) -> Served:
 
 @pytest.fixture(scope="session")
 def _served_with_tickets(request: pytest.FixtureRequest, _served: Served) -> Iterator[Served]:
-    """Yield a portal in its default mode beside the first portal. Both portals share a store if root runs them."""
+    """Yield a portal that asks for a ticket, beside the first portal. Both portals share a store if root runs them."""
     if not isinstance(_served, TlsPortal):
         with plain_portal(first_token=FirstToken.TICKET, appearance=Appearance(telephone=TELEPHONE)) as served:
             yield served
@@ -95,7 +95,7 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Return a function that makes a user with a separate browser context. The arguments are the context's options."""
+    """Return a function that opens a separate browser context for a user. Its arguments are options of the context."""
     with _people(_chromium, served) as make:
         yield make
 

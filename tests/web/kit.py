@@ -42,12 +42,12 @@ class Clock:
 
 @dataclass
 class FixedPassword:
-    """A fake first factor with the same password for all users. `asked` lists the user of each check."""
+    """A fake first factor with the same password for all users. `users` lists the user of each checked password."""
 
-    asked: list[str] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
 
     def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
-        self.asked.append(user)
+        self.users.append(user)
         return password == PASSWORD
 
 

@@ -90,7 +90,7 @@ class Person:
             self.press("Sign in")
 
     def add_phone(self, picture: Path) -> Phone:
-        """Start to add a phone, and read the key from a screenshot of the QR code. The page then asks for a code."""
+        """Start to add a phone, up to the page that asks for a code. Return a phone with the key of the QR code."""
         self.press("Add a phone")
         self.press("Show the QR code")
         uri = self.scan(picture)
@@ -124,4 +124,4 @@ class Phone:
         return code
 
 
-People = Callable[..., Person]  # a function that makes a user; the arguments are options of the browser context
+People = Callable[..., Person]  # opens a browser for a user; the arguments are options of the browser context

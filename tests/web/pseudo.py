@@ -1,6 +1,6 @@
-"""A pseudo-language: each translation is longer than its English text, has accents, and is between ⟦ and ⟧.
+"""A pseudo-language: each translation is longer than its English text, has accents, and is enclosed in ⟦ and ⟧.
 
-A text of a page is untranslated if it is outside of the brackets.
+A text of a page is untranslated if it is outside these brackets.
 """
 
 from __future__ import annotations

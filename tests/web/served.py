@@ -159,7 +159,7 @@ class PlainPortal:
 
 @contextmanager
 def plain_portal(**config: Any) -> Iterator[PlainPortal]:
-    """Serve the portal in this process. `config` overrides the configuration."""
+    """Serve the portal in this process, and yield it. `config` overrides the configuration."""
     from waitress.server import create_server  # needs the extra `web`
 
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:

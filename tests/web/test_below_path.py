@@ -142,8 +142,11 @@ class Front:
         return context
 
     def start(self, first: dict[str, int], second: int) -> subprocess.Popen[bytes]:
-        """Start the web server. `first` has the ports of the portals on the first site, by their paths; `second` is
-        the port of the portal on the second site."""
+        """Start the web server.
+
+        `first` maps the path of each portal on the first site to its port. `second` is the port of the portal on the
+        second site.
+        """
         write = self._write_nginx if self.kind == "nginx" else self._write_caddy
         command = write(first, second)
         log = self._folder / "log"
@@ -279,7 +282,7 @@ def test_a_person_uses_the_portal_below_a_path(
     assert alice.page.url == front.at(0, "/otp/signed-out")
     assert [url for url in alice.requests if not url.startswith(front.at(0, "/otp"))] == []
     assert alice.console_messages == []
-    assert any("rhost=127.0.0.1" in line for line in portals["/otp"].log), "the log has the client's address"
+    assert any("rhost=127.0.0.1" in line for line in portals["/otp"].log), "the log contains the client's address"
 
 
 def _check(person: Person) -> None:

@@ -241,7 +241,7 @@ def test_the_copy_button_copies_the_key(people: People, served: Served, tmp_path
 
 
 def stop_clock(person: Person) -> None:
-    """Stop the clock of all pages that the person opens later. The test then advances the clock."""
+    """Stop the clock of all pages that the user opens later, so that the test can advance it."""
     person.page.clock.install(time=0)
     person.page.clock.pause_at(1000)
 
@@ -268,7 +268,7 @@ def test_a_session_is_prolonged_in_its_page_and_its_end_is_announced(people: Peo
     assert alice.heading == "Sign in", "the browser hides the page of the ended session"
 
 
-# The element with the focus is on the screen, and not completely behind the warning.
+# Return true if the element with the focus is on the screen, and at least partly visible beside the warning.
 IS_SEEN = """() => {
     const e = document.activeElement, warning = document.querySelector('.ending');
     const box = e.getBoundingClientRect(), cover = warning.getBoundingClientRect();
@@ -278,7 +278,7 @@ IS_SEEN = """() => {
 
 
 def test_the_warning_is_accessible_and_does_not_cover_the_focus(people: People, served: Served) -> None:
-    """WCAG 2.2, 2.4.11. The viewport has the size of 1280 × 1024 pixels at a zoom of 400 %."""
+    """WCAG 2.2, 2.4.11. The viewport is as large as one of 1280 × 1024 pixels at a zoom of 400 %."""
     alice = people(viewport={"width": 320, "height": 256})
     # axe needs a running clock
     alice.page.add_init_script("const now = Date.now; window.later = 0; Date.now = () => now() + window.later;")

@@ -129,7 +129,7 @@ def test_an_unlisted_account_gets_an_error_that_names_the_list(site: Site) -> No
     site.start()
     site.enrol(user="root")
     script = (
-        "import os, sys; from pam_totp import client\n"  # import as root: other accounts may lack access to the tree
+        "import os, sys; from pam_totp import client\n"  # import as root: other accounts might lack access to the tree
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         f"print(client.verify('root', sys.argv[1], service='web', path={str(site.socket)!r}).verdict.value)"
     )
@@ -163,7 +163,7 @@ def test_one_of_200_threads_with_the_same_code_is_accepted(site: Site) -> None:
 
 @contextmanager
 def fake_service(path: Path, *dialogues: Callable[[socket.socket], None]) -> Iterator[list[bytes]]:
-    """Serve one connection for each of `dialogues`, in order. Yield a list that grows by each first packet."""
+    """Serve one connection for each of `dialogues`, in order. Yield a list that receives each hello."""
     hellos: list[bytes] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))

@@ -315,7 +315,7 @@ def test_guesses_of_one_password_from_one_address_are_limited(site: Site) -> Non
     portal = Portal(site, rate_limits=True)
     statuses = [portal.browser().sign_in("alice", "wrong").status for _ in range(11)]
     assert statuses == [401] * 10 + [429]
-    assert portal.passwords.asked == ["alice"] * 10, "the portal checks only as many passwords as the limit allows"
+    assert portal.passwords.users == ["alice"] * 10, "the portal checks only as many passwords as the limit allows"
     page = portal.browser().sign_in("bob")
     assert page.heading == "Your tokens", "another user at the same address can sign in"
 
@@ -439,7 +439,7 @@ def test_a_browser_that_blocks_cookies_is_told_so(portal: Portal) -> None:
     csrf = portal.browser().open("/sign-in").csrf
     page = portal.browser().post("/sign-in", {"csrf_token": csrf, "user": "alice", "password": PASSWORD})
     assert (page.status, "Allow cookies for this site" in page.text) == (400, True)
-    assert portal.passwords.asked == []
+    assert portal.passwords.users == []
 
 
 def test_a_request_that_is_too_long_is_rejected(portal: Portal) -> None:

@@ -149,7 +149,7 @@ def test_a_group_that_changes_during_the_request_stops_the_change(desk: Portal, 
 
     def leave() -> None:
         looks.append(1)
-        if len(looks) > 8:  # after the checks of the page and of the form
+        if len(looks) > 8:  # after the look-ups for the page and for the form
             host.groups["helpdesk"] = (500, {"dieter"})
 
     host.before = leave

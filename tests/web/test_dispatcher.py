@@ -16,14 +16,14 @@ from tests.web.over_http import HttpBrowser, served
 
 
 class SlowPasswords:
-    """A first factor. Each release of `finish` ends one check. `asked` lists the users."""
+    """A first factor. Each release of `finish` ends one check. `users` lists the user of each check."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.users: list[str] = []
         self.finish = threading.Semaphore(0)
 
     def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
-        self.asked.append(user)
+        self.users.append(user)
         assert self.finish.acquire(timeout=PATIENCE)
         return password == PASSWORD
 
@@ -58,20 +58,20 @@ def test_a_crowd_of_checks_delays_no_page_and_no_other_network(site: Site, path:
         try:
             for number, browser in enumerate(crowd):
                 browser.send("POST", path, fields | {"user": f"crowd{number}", "password": "wrong"})
-            until(lambda: len(passwords.asked) == PASSWORD_THREADS, "the threads for passwords are busy")
+            until(lambda: len(passwords.users) == PASSWORD_THREADS, "the threads for passwords are busy")
             page = HttpBrowser(port, "192.0.2.7")
             owner = page.form("/sign-in") | {"user": "alice", "password": PASSWORD}
             page.send("POST", "/sign-in", owner)
             assert HttpBrowser(port, "192.0.2.8").ask("GET", "/sign-in")[0] == 200
-            assert len(passwords.asked) == PASSWORD_THREADS, "no other thread checks passwords"
-            while "alice" not in passwords.asked:
-                before = len(passwords.asked)
+            assert len(passwords.users) == PASSWORD_THREADS, "no other thread checks passwords"
+            while "alice" not in passwords.users:
+                before = len(passwords.users)
                 assert before < len(crowd) / 2, "the owner does not wait for the whole crowd"
                 passwords.finish.release()
-                until(lambda: len(passwords.asked) > before, "one more password is checked")  # noqa: B023
+                until(lambda: len(passwords.users) > before, "one more password is checked")  # noqa: B023
             passwords.finish.release(len(crowd))
             assert page.answer()[0] == 303
-            until(lambda: len(passwords.asked) == len(crowd) + 1, "all passwords are checked")
+            until(lambda: len(passwords.users) == len(crowd) + 1, "all passwords are checked")
         finally:
             passwords.finish.release(len(crowd))
             for browser in crowd:

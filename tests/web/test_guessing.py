@@ -76,7 +76,7 @@ def test_of_600_guesses_from_one_site_20_are_checked_and_no_user_waits(site: Sit
             statuses = list(threads.map(guess_over_http, range(600)))
         assert HttpBrowser(port, OWNER).sign_in("alice", PASSWORD) == 303, "the owner signs in from another network"
     assert (statuses.count(401), statuses.count(429)) == (20, 580)
-    assert len(portal.passwords.asked) == 21
+    assert len(portal.passwords.users) == 21
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_four_networks_are_needed_to_use_up_the_budget_of_an_account() -> None:
 def test_guesses_for_one_account_are_limited_over_all_networks(site: Site) -> None:
     portal = limited(site)
     assert guess_from_networks(portal, HOURLY + 10) == [401] * HOURLY + [429] * 10
-    assert portal.passwords.asked == ["alice"] * HOURLY
+    assert portal.passwords.users == ["alice"] * HOURLY
     assert guess(portal, OWNER, user="bob", password=PASSWORD) == 200, "another account has a separate limit"
     assert any("refused user=alice reason=too-many-attempts rhost=2001:db8" in line for line in portal.log)
     portal.clock.advance(HOUR)
@@ -385,7 +385,7 @@ def test_an_invalid_form_counts_as_a_page_only(site: Site, invalid: dict[str, st
     browser = portal.browser(OWNER)
     form = {"csrf_token": browser.open("/sign-in").csrf, "user": "alice", "password": "wrong"} | invalid
     assert [browser.post("/sign-in", form).status for _ in range(70)] == [422] * 70
-    assert portal.passwords.asked == []
+    assert portal.passwords.users == []
     assert guess(portal, OWNER, password=PASSWORD) == 200
     assert [browser.post("/sign-in", form).status for _ in range(100)][-1] == 429
 
@@ -425,7 +425,7 @@ def test_only_the_unchanged_forms_of_the_portal_are_accepted(site: Site, content
     page = browser.client.post("/sign-in", data=body, content_type=content_type, headers=headers, base_url=ORIGIN)
     assert page.status_code == 415
     assert "The request failed." in page.get_data(as_text=True)
-    assert portal.passwords.asked == []
+    assert portal.passwords.users == []
 
 
 def test_requests_without_a_valid_address_share_one_budget(site: Site) -> None:

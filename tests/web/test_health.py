@@ -18,7 +18,7 @@ from tests.web.over_http import served
 
 
 class Store:
-    """A store that counts reads. Each read waits for `gate`, and raises `error`."""
+    """A store that counts reads. Each read waits for the event `gate`, and then raises `error`."""
 
     def __init__(self) -> None:
         self.error: Exception = NotThere()
@@ -109,7 +109,7 @@ def test_a_store_that_does_not_answer_delays_one_monitor_only(site: Site) -> Non
     assert store.entered.wait(PATIENCE)
     for _ in range(10):
         ask()
-    assert (found, store.reads) == ([200] * 10, 1), "the other requests get the last result"
+    assert (found, store.reads) == ([200] * 10, 1), "the other requests receive the last result"
     store.error = StoreError("gone")
     store.gate.set()
     first.join(PATIENCE)

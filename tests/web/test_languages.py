@@ -191,7 +191,7 @@ def test_a_page_of_another_site_does_not_change_the_language(portal: Portal) -> 
     page = portal.browser().open("/sign-in?lang=de", headers=headers)
     assert (page.status, page.response.headers.get_all("Set-Cookie")) == (403, [])
     headers |= {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert language_of(portal.browser().open("/sign-in?lang=de", headers=headers)) == "de", "a link may have a language"
+    assert language_of(portal.browser().open("/sign-in?lang=de", headers=headers)) == "de", "a link can have a language"
 
 
 def test_the_links_to_other_languages_keep_the_page(portal: Portal) -> None:
@@ -531,7 +531,7 @@ BROKEN_WORDS = r"""() => {
 
 
 def assert_fits(person: Person, language: str) -> None:
-    """Check that no element overflows, that no word of a real language is broken, and that axe reports no violation."""
+    """Check that all elements fit, that each word of a real language is unbroken, and that axe reports nothing."""
     page = person.page
     if language != pseudo.LANGUAGE:
         assert page.evaluate(BROKEN_WORDS) == [], page.url
@@ -552,7 +552,7 @@ ADDRESSES = (
 
 
 def walk(person: Person, language: str) -> None:
-    """Open and check each page. The person has the key fob `fob`."""
+    """Open and check each page. The user has the key fob `fob`."""
     person.page.goto(f"/sign-in?lang={language}")
     assert_fits(person, language)
     enter(person, user="alice", password="wrong")
@@ -577,7 +577,7 @@ def walk(person: Person, language: str) -> None:
 
 
 def walk_guided(person: Person, language: str, proof: str) -> None:
-    """Open and check each page of the guided enrolment. The person has lost a token, and has a recovery code."""
+    """Open and check each page of the guided enrolment. `proof` is a recovery code of the user."""
     person.context.clear_cookies()
     person.page.goto(f"/sign-in?lang={language}")
     enter(person, user="bob", password=person.served.password)

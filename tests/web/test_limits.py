@@ -80,7 +80,7 @@ def test_a_full_table_drops_the_keys_with_the_fewest_requests(limits: Limits, mo
         limits.admit([(TWO_A_MINUTE, key)])
     for i in range(1000):
         limits.admit([(TWO_A_MINUTE, f"other {i}")])
-    assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "other keys do not displace the key with most requests"
+    assert not limits.admit([(TWO_A_MINUTE, "attacked")]), "other keys do not displace the key with the most requests"
     assert [limits.admit([(TWO_A_MINUTE, "once")]) for _ in range(2)] == [True, True], "the oldest keys are dropped"
     assert len(limits._tables["demo"]) <= 5
 

@@ -41,7 +41,7 @@ def test_a_user_enrols_a_phone_in_a_sealed_store_and_signs_in(site: Site) -> Non
 def keyring(site: Site) -> Iterator[Path]:
     """Write the keyring of this namespace."""
     file = Path(seal_key.FILE)
-    file.parent.mkdir(exist_ok=True)  # another test may have left the folder
+    file.parent.mkdir(exist_ok=True)  # the folder of an earlier test can exist
     file.write_bytes(serialize_keyring(KEYRING.with_store(str(site.store), State.SEALED)))
     file.chmod(0o400)
     yield file

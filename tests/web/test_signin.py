@@ -107,7 +107,7 @@ def test_codes_and_names_are_read_in_every_spelling(portal: Portal) -> None:
     space = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
     browser.sign_in(f"\u200b{space}alice\ufeff{space}")
     assert browser.send(proof=spelled(codes(0))).heading == "Your tokens"
-    assert portal.passwords.asked == ["alice"]
+    assert portal.passwords.users == ["alice"]
     browser.open("/add-phone")
     key = key_on_page(browser.send(name=" phone\u200b"))
     page = browser.send(code=spelled(code_of_app(key, portal.wall)), proof=spelled(codes(1)))
@@ -127,7 +127,7 @@ def test_codes_and_names_are_read_in_every_spelling(portal: Portal) -> None:
 
 def test_a_user_name_of_white_space_is_not_looked_up(portal: Portal) -> None:
     page = portal.browser().sign_in(" \u200b")
-    assert (page.status, page.error, portal.passwords.asked) == (422, "Enter your user name.", [])
+    assert (page.status, page.error, portal.passwords.users) == (422, "Enter your user name.", [])
 
 
 def test_codes_in_a_row_and_recovery_codes_are_accepted(portal: Portal) -> None:
@@ -412,7 +412,7 @@ def test_a_changed_session_before_sign_in_is_not_accepted(portal: Portal, change
     changed = {"token": ("0" * 40, time, signature), "time": (token, "999999", signature)}
     browser.use_cookie(".".join(changed.get(change, (token, time, "0" * 64))))
     page = browser.send(user="alice", password=PASSWORD)
-    assert (page.status, portal.passwords.asked) == (400, [])
+    assert (page.status, portal.passwords.users) == (400, [])
 
 
 def test_a_form_before_sign_in_lasts_an_hour(portal: Portal) -> None:

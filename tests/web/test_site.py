@@ -1,4 +1,4 @@
-"""Tests of the site's name, logo, colours and help on the pages of the portal, and on paper."""
+"""Tests of the site's name, logo, colours and help on the pages of the portal, on screen and printed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_page_has_the_name_and_the_help_of_the_site(site: Site) -> None:
     shown.append(browser.send(proof=codes(1)))
     assert [page.status for page in shown] == [200, 401, 200, 200, 200, 200, 404, 200]
     for page in shown:
-        assert page.text.count("Example University") == 3, "the title, the header and the paper have the name"
+        assert page.text.count("Example University") == 3, "the title, the header and the printed footer show the name"
         assert "Need help? Ask the library's desk. https://help.example/two-factor +49 (0)30 123-456" in page.text
         assert '<a href="tel:+4930123456">' in page.html
         assert '<img class="logo" src="/site/logo" alt="">' in page.html

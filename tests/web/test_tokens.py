@@ -219,7 +219,7 @@ def test_a_handed_out_token_is_claimed_by_serial_and_two_codes(portal: Portal) -
         "You have no unconfirmed token with this serial number."
     )
     page = browser.send(serial="sm-0001", codes=codes(7, 2))
-    assert (page.heading, page.notice) == ("Your tokens", "fob is in use now."), "the notice has the token's name"
+    assert (page.heading, page.notice) == ("Your tokens", "fob is in use now."), "the notice contains the token's name"
     (token,) = portal.site.record("alice").tokens
     assert isinstance(token, HotpToken)
     assert (token.confirmed, token.counter, token.name) == (True, 9, "fob")
