@@ -53,7 +53,7 @@ def test_list_keeps_only_the_names_in_memory(site: Site) -> None:
 
 def test_import_keeps_only_the_file_and_a_few_bytes_a_token_in_memory(tmp_path: Path) -> None:
     megabytes: dict[tuple[str, ...], list[float]] = {}
-    run("import", "users-oath", oath(tmp_path, 1), "--dry-run")  # now the page cache has the files of the interpreter
+    run("import", "users-oath", oath(tmp_path, 1), "--dry-run")  # puts the interpreter into the page cache
     for users in (FEW, MANY):
         file = oath(tmp_path, users)
         for number, more in enumerate(((), ("--json",), ("--dry-run",))):

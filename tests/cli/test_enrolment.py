@@ -163,7 +163,7 @@ def test_qr_shows_a_token_again_only_after_a_yes(site: Site, tmp_path: Path) -> 
     assert shown.returncode == 0
     uri = scanned(drawn(shown.stdout), tmp_path)
     assert uri == site.command_json("qr", ME, "fob", "--yes", *PIPE)["uri"]
-    assert "counter=9" in uri, "the URI has the counter of the next code"
+    assert "counter=9" in uri, "the URI contains the counter of the next code"
     which = site.command("qr", ME, "--yes", *PIPE)
     said = f"pam-totp: {ME} has several tokens: name one (see 'pam-totp list {ME}')\n"
     assert (which.returncode, which.stderr) == (2, said)

@@ -48,7 +48,7 @@ def test_an_exported_token_is_imported_unchanged(site: Site, tmp_path: Path, nam
     assert same(back, token, "created", *lost, *used)
     if isinstance(token, TotpToken):
         for field in lost:
-            assert field in done.stderr, "the command lists the fields that the format cannot hold"
+            assert field in done.stderr, "the command lists the fields that the format cannot contain"
 
 
 def test_json_keeps_the_whole_record(site: Site, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_an_export_goes_to_a_named_file_or_with_a_dash_to_a_pipe(site: Site, tmp
     assert piped.stdout == (tmp_path / "file").read_text()
     assert not (TREE / "-").exists()
     both = site.command(*words, *PIPE, "--json")
-    assert (both.returncode, both.stdout) == (2, ""), "standard output has either the keys or the report"
+    assert (both.returncode, both.stdout) == (2, ""), "standard output receives the keys or the report, never both"
 
 
 # --- all users
@@ -274,7 +274,7 @@ def test_google_authenticator_can_open_every_exported_file_name(site: Site, tmp_
     done = site.command("export", "--all", "--format", "google-authenticator", "--output", relative)
     assert done.returncode == 1
     assert os.listdir(tmp_path / "ga") == ["alice"]
-    reason = "the other program requires a file with the user's name, and this name cannot be a file name"
+    reason = "the other program reads a file with the user's name, and this name is not a valid file name"
     assert f"skipped: EXAMPLE\\bob: {reason}" in done.stderr
     assert f"secret={tmp_path / 'ga'}/${{USER}} user=root" in done.stdout
 

@@ -29,7 +29,7 @@ from tests.formats.test_qr_pictures import PICTURES, png
 from tests.support.site import KEY, ME, PATIENCE, TREE, Site, codes, fob, phone, until, without_log_warning
 
 HEX = KEY.hex()
-MANY = 5000  # tokens: the command shows the progress bar at once from this number on
+MANY = 5000  # the smallest number of tokens for which the command shows the progress bar at once
 OATH = f"HOTP alice 1234 {HEX} 5\nHOTP/E/8 bob - {'ab' * 20}\nHOTP carl - {'cd' * 8}\n"
 
 

@@ -38,7 +38,7 @@ def test_the_old_key_is_valid_until_the_new_key_is_confirmed(site: Site, tmp_pat
     assert site.command("verify", ME, totp(old.secret, now + 30)).returncode == 1
     assert site.command("verify", ME, totp(new.secret, int(time.time()) + 30)).returncode == 0
     assert site.command("verify", ME, codes(5)).returncode == 0, "other tokens are unchanged"
-    assert site.command("verify", ME, stdin=f"{recovery[0]}\n").returncode == 0, "the recovery codes are kept"
+    assert site.command("verify", ME, stdin=f"{recovery[0]}\n").returncode == 0, "the recovery codes are unchanged"
 
 
 def test_a_replacement_that_fails_keeps_the_old_token(site: Site) -> None:

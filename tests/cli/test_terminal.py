@@ -52,7 +52,7 @@ def test_the_key_stays_visible_at_80x24_beside_the_whole_code(site: Site, tmp_pa
     lines = (screen + QUESTION + plain(child.before) + QUESTION).splitlines()[-24:]
     key = groups_of_key("\n".join(line[len(code[0]) :] for line in lines if "█" in line))
     uri = scanned(drawn(screen), tmp_path)
-    assert "".join(key) == base32(from_uri(uri, "phone", 0).secret), "the key is visible after a wrong answer too"
+    assert "".join(key) == base32(from_uri(uri, "phone", 0).secret), "the key is also visible after a wrong answer"
     child.close(force=True)
 
 
@@ -105,7 +105,7 @@ def test_without_block_characters_the_code_is_drawn_in_ascii(
 
 @pytest.mark.parametrize("term", ["vt220", "xterm-mono"])
 def test_a_terminal_without_colours_gets_a_code_in_its_own_colour(site: Site, tmp_path: Path, term: str) -> None:
-    """The QR code of google-authenticator-libpam was black on black on such terminals (its issue 268)."""
+    """The QR code of google-authenticator-libpam was black on black on terminals without colours (its issue 268)."""
     screen = output_on_terminal(site, "enroll", ME, "--yes", "--issuer", "host", size=(50, 80), TERM=term)
     assert COLOUR not in screen
     token = from_uri(scanned(drawn(screen), tmp_path), "phone", 0)
@@ -176,7 +176,7 @@ def test_a_table_fits_the_width_and_loses_nothing(site: Site, columns: int) -> N
     (row,) = site.command("list").stdout.splitlines()[1:]
     assert LONG_NAME in row, "the command writes one line for each token to a pipe"
     assert Counter("".join(table.split())) == Counter("".join(site.command("list").stdout.split())), (
-        "the table has every part of the text"
+        "the table contains every part of the text"
     )
 
 

@@ -131,7 +131,7 @@ class Model:
     ) -> tuple[str, str | None]:
         """Apply all laws to one answer.
 
-        `before` has the refused answers of the same dialogue, each with its outcome and the failures after the answer.
+        `before` contains the refused answers of the same dialogue, each with its outcome and the failures after it.
         """
         pending, self.pending = self.pending if before else None, None
         if not self.confirmed:

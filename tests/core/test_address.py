@@ -1,4 +1,4 @@
-"""Tests of addresses: the spellings of an address are equal, and other text is refused."""
+"""Tests of addresses: the spellings of one address compare equal, and other text is refused."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_spellings_of_one_answer_are_equal_and_the_repr_hides_them() -> None:
         ("secret123\u2013456".encode(), {6}, "secret123\u2013456".encode(), None),
         (b"secret0123456789ABCDEF", {6}, b"secret0123456789ABCDEF", None),
         (b"secret123456", set(), b"secret123456", None),
-        (b"123456", {6}, b"123456", None),  # an answer that has only codes is the password
+        (b"123456", {6}, b"123456", None),  # an answer of codes alone is the password
         (b"123456123456", {6}, b"123456123456", None),
         (b"0123456", {6}, b"0", ("123456",)),
         (b"", {6}, b"", None),

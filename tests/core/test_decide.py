@@ -1,4 +1,4 @@
-"""Tests of `decide`: it stores a decision before it returns, and an answer costs the same writes for every user."""
+"""Tests of `decide`: it stores a decision before it returns, and an answer causes the same writes for every user."""
 
 from __future__ import annotations
 

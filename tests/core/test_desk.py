@@ -402,7 +402,7 @@ def test_a_ticket_of_an_enrolled_user_says_that_it_replaces(bench: Bench) -> Non
     bench.enrol("alice", phone())
     handed = bench.desk.ticket("dora", "alice")
     assert handed.replaces
-    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "a login refuses such a ticket"
+    assert bench.log_in(handed.code, tickets=Tickets.UNENROLLED) is not Outcome.TICKET, "a login refuses the ticket"
     assert not bench.desk.temporary_code("dora", "alice").replaces
 
 

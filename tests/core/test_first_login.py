@@ -358,7 +358,7 @@ def screen(prompt: str, *, is_dark: bool) -> list[list[int]]:
     return [[int(bool(ink) != is_dark) for ink in row] for row in rows]
 
 
-INK = {" ": (0, 0), "█": (1, 1), "▀": (1, 0), "▄": (0, 1)}  # (upper, lower) half of a cell; 1 has the text's colour
+INK = {" ": (0, 0), "█": (1, 1), "▀": (1, 0), "▄": (0, 1)}  # (upper, lower) half of a cell; 1 means the text's colour
 
 
 @pytest.mark.parametrize("name", screens())

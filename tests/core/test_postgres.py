@@ -176,7 +176,7 @@ def test_an_answer_whose_wait_for_the_standby_was_cancelled_is_refused(server: S
 def test_these_tests_fail_for_a_store_that_ignores_notices(
     server: Server, strict: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the check, the store accepts a code although only the primary has recorded its use."""
+    """The store accepts a code that only the primary has recorded if `Connection` ignores the notice."""
     monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
     assert cancelled(server, strict) == "code"
 
@@ -311,7 +311,7 @@ def test_a_question_whose_connection_is_lost_gets_its_verdict(server: Server, st
 
 
 def test_a_stored_verdict_is_returned_only_once_it_is_replicated(server: Server, strict: PostgresStore) -> None:
-    """Only the primary has the verdict after a cancelled wait, so a repeat of the question must fail."""
+    """Only the primary stores the verdict after a cancelled wait, so a repeat of the question must fail."""
     asking, results = in_background(lambda: ask(strict, "a", code(0)))
     (pid,) = waiting(server)
     server.sql(f"SELECT pg_cancel_backend({pid})")

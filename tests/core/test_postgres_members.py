@@ -104,7 +104,7 @@ def test_a_revoked_member_is_marked_at_once_and_can_join_again(members: Members)
     found = members.find(A)
     assert found is not None
     assert found.is_revoked
-    assert members.join(TOKEN, A) is None, "the join token of the member is revoked too"
+    assert members.join(TOKEN, A) is None, "the join token of the member is also revoked"
     assert members.renew(A, B) is False
     assert members.add("web1", ["web"], None, TOKEN, 60) is True
     found = members.find(A)

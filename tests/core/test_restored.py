@@ -262,7 +262,7 @@ def test_without_a_time_no_line_covers_a_key_fob() -> None:
     assert forward(alice(fob(5)), use(fob(9)), restored_at=None).record == alice(fob(9, row_needed=True))
     log = Log(restored_at=NOW, now=NOW)
     log.read([use(fob(9))])
-    assert log.forward(alice(fob(5))).record == alice(fob(9, row_needed=True)), "without a header, a line has no time"
+    assert log.forward(alice(fob(5))).record == alice(fob(9, row_needed=True)), "the time is only in the header"
 
 
 def test_an_enrolment_in_the_log_covers_an_unused_key_fob() -> None:

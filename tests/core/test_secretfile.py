@@ -113,7 +113,7 @@ def test_a_document_without_the_added_keys_is_read_and_written_with_them(data: b
         OLDER.replace(b"{", b"{ ", 1),
         OLDER + b" ",
         OLDER.replace(b'   "created": 0,\n', b""),
-        PLAIN.replace(b'   "row_needed": false,\n', b""),  # no version of pam_totp wrote such a document
+        PLAIN.replace(b'   "row_needed": false,\n', b""),  # no version of pam_totp wrote this document
         PLAIN.replace(b',\n "changes": ""', b""),
         PLAIN.replace(b',\n "recent": ""', b""),  # only some of the keys
         OLD.replace(b"\n}\n", b"\n}"),

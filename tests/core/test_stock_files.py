@@ -51,7 +51,7 @@ def store(folder: Path) -> FileStore:
 
 
 def places(store: FileStore, serial: str) -> list[str]:
-    """Return the owners of a serial number: each user whose record has the token, and `stock`."""
+    """Return the owners of a serial number: each user whose record contains the token, and `stock`."""
     own = serial_key(serial)
     users = [u for u in sorted(store.users()) if any(serial_key(t.serial or "") == own for t in store.read(u).tokens)]
     found = stock.find(store, serial)

@@ -427,7 +427,7 @@ def _open_in(folder: Path) -> int:
 
 
 def test_a_record_with_two_names_is_refused(folder: Path, store: FileStore) -> None:
-    """A write to alice.record would change bob.record too, because both are names of one file."""
+    """A write to alice.record would also change bob.record, because both are names of one file."""
     path = enrol(folder)
     os.link(path, folder / "bob.record")
     for attempt in (lambda: store.read("alice"), lambda: log_in(folder, code(0))):
@@ -493,7 +493,7 @@ def test_if_files_of_both_versions_exist_version_2_is_used(folder: Path, store: 
 
 
 def test_an_emptied_file_of_version_1_is_damaged_for_every_version(folder: Path, store: FileStore) -> None:
-    """Both versions must deny logins: a service of version 1 that still runs, and this version without the record."""
+    """A running service of version 1 and this version must both deny logins if the new record is missing."""
     enrol_1(folder)
     store.update("alice", lambda record: (record, None))
     with pytest.raises(RecordError):

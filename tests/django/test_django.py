@@ -28,7 +28,7 @@ def test_a_page_needs_the_password_and_then_a_code(client: Any, site: Site) -> N
     assert client.get("/").url == "/code/?next=/"
     assert client.get("/code/").url == "/login/?next=/code/"
     assert sign_in(client).url == "/"
-    assert client.get("/").url == "/code/?next=/", "a user with a token must enter a code, too"
+    assert client.get("/").url == "/code/?next=/", "a user with a token must also enter a code"
     assert client.post("/code/", {"code": codes(0)}).url == "/"
     assert f"Hello, {ME}" in client.get("/").content.decode()
     assert site.log.has("pam_totp(web:auth): accepted", f"user={ME}")

@@ -277,7 +277,7 @@ def test_a_file_of_activ_identity_is_decrypted() -> None:
 
 
 def test_an_encrypted_value_of_a_draft_without_a_mac_is_not_used() -> None:
-    """python-pskc reads such a value as a plain key, so the token would have a wrong key."""
+    """python-pskc reads this encrypted value as a plain key, so the token would have a wrong key."""
     with pytest.raises(FormatError, match="an encrypted value must have a MAC"):
         read(activ_identity(digest=False))
 

@@ -584,7 +584,7 @@ def test_an_exported_file_is_read_back_unchanged(name: str, token: Token) -> Non
     back = parsed(name, written(name, [token]))[0].token(0)
     for field in ("type", "secret", "algorithm", "digits", "counter", "period", "last_step", "drift"):
         if name == "otpauth" and field in ("last_step", "drift"):
-            continue  # an otpauth URI has no such fields
+            continue  # an otpauth URI cannot contain these fields
         assert getattr(back, field, None) == getattr(token, field, None), field
 
 

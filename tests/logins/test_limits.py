@@ -73,7 +73,7 @@ def in_memory() -> Iterator[Path]:
 
 
 def test_at_every_file_size_limit_all_answers_are_recorded_or_none(in_memory: Path) -> None:
-    """A wrong answer makes the record longer than a right answer does, since it adds the time of the first failure."""
+    """A wrong answer lengthens the record more than a right answer, because it adds the time of the first failure."""
     recorded = set()
     for size in (*range(4096 + 300, 4096 + 1500, 30), 4095, 4096, 4097, 8191, 8192, 65536):
         could = set()

@@ -18,7 +18,7 @@ from tests.support.site import PATIENCE, until
 
 
 class Running:
-    """A loop that runs in its own thread. `bugs` are the exceptions of its handlers."""
+    """A loop that runs in its own thread. `bugs` lists the exceptions of its handlers."""
 
     def __init__(self) -> None:
         self.bugs: list[Exception] = []
@@ -236,7 +236,7 @@ def test_handlers_that_queue_each_other_do_not_delay_descriptors(running: Runnin
 
 
 def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
-    """epoll waits for whole milliseconds. A rounded wait would show the time of the work before the delay."""
+    """epoll waits for whole milliseconds. A rounded wait would reveal the duration of the work before the delay."""
     waits: list[float | None] = []
     running.do(lambda: waits.append(Loop(lambda _: None)._seconds()))
     loop = Loop(lambda _: None)

@@ -96,7 +96,7 @@ def test_the_name_of_a_uid_is_looked_up_by_name_and_by_uid(monkeypatch: pytest.M
     ],
 )
 def test_a_line_that_the_c_library_ignores_is_not_local(tmp_path: Path, line: str) -> None:
-    """The C library asks the next name service for the name in such a line."""
+    """The C library asks the next name service for the name in that line."""
     passwd = tmp_path / "passwd"
     passwd.write_text(f"{line}\nbob:x:1000:1000::/home/bob:/bin/sh\n")
     local = LocalAccounts(str(passwd), str(tmp_path / "missing"))

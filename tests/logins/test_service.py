@@ -569,7 +569,7 @@ def test_answers_for_one_user_are_decided_in_their_order(site: Site) -> None:
 
 @as_root
 def test_quotas_apply_while_a_name_service_blocks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service closes connections above the quota of a uid before it looks up the passwd entry."""
+    """The service closes connections above the quota of a uid before it looks up the uid's passwd entry."""
     answers, asked = threading.Event(), threading.Semaphore(0)
 
     def getpwuid(uid: int) -> pwd.struct_passwd:
@@ -799,7 +799,7 @@ def test_logins_through_su_count_towards_the_callers_quota(site: Site, monkeypat
 
 @as_root
 def test_a_service_full_of_roots_logins_reports_this(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay then starts a helper, so that all users can still use sudo."""
+    """The relay starts a helper after this report, so that all users can still use sudo."""
     monkeypatch.setattr(login_quota, "MAX_CARRIED_LOGINS", 2)
     monkeypatch.setattr(login_quota, "MAX_LOGINS", 1)
     site.enrol()
@@ -861,7 +861,7 @@ def test_codes_computed_in_advance_are_wiped_and_do_not_decide(site: Site, monke
         assert not made.pop()._tables
         if os.geteuid() == 0:
             assert site.login(lambda _: slowly("000000"), None, user="nobody").result is Result.AUTH_ERR
-            assert not made.pop()._tables, "codes are computed for a user without a record, too"
+            assert not made.pop()._tables, "codes are also computed for a user without a record"
         assert site.login(codes(2)).result is Result.SUCCESS, "a program answers before the codes are computed"
 
 

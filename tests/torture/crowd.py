@@ -38,7 +38,7 @@ def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("d
 
 
 class Refusal(NamedTuple):
-    """The end of one login: result, messages, and the seconds from the answer to the result."""
+    """The outcome of one login: result, messages, and the seconds from the answer to the result."""
 
     result: Result
     messages: tuple[str, ...]

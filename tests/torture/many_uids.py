@@ -3,7 +3,7 @@
 Rules:
 - Each process connects under its uids in turn, repeatedly, as fast as the service accepts connections.
 - A process keeps its latest connections open, and sends nothing. The service can close any of these connections.
-- The processes run until the end of the `with` block of `many_uids`.
+- The processes run until the end of the `with` block.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class ManyUids:
 
 @contextmanager
 def many_uids(folder: Path, uids: int) -> Iterator[ManyUids]:
-    """Hold connections to the socket in `folder` under `uids` different uids, until the block ends."""
+    """Hold connections to the socket in `folder` under `uids` different uids, until the end of the `with` block."""
     crowd = ManyUids(uids)
     children = []
     try:

@@ -4,7 +4,7 @@
  *
  * replay SEED COUNT FILE...
  *
- * The program prints the number of inputs that it ran. After a crash, the file `last-input` contains the last input.
+ * The program prints the number of inputs that it ran. The file `last-input` contains the last input after a crash.
  */
 #define _GNU_SOURCE
 #include <stdio.h>

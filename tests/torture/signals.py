@@ -50,9 +50,9 @@ def main(seed: int, answer: str, program: list[str]) -> None:
             try:
                 os.kill(pid, chance.choice(signals))
             except OSError:
-                continue  # permission denied, or the process has ended
+                continue  # permission denied, or the process has exited
         time.sleep(chance.random() / 500)
-    while process.poll() is None:  # continue stopped processes so that they can end
+    while process.poll() is None:  # continue stopped processes, so that they can exit
         for pid in children_of(process.pid):
             try:
                 os.kill(pid, signal.SIGCONT)

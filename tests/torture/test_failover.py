@@ -63,7 +63,7 @@ def test_a_promoted_standby_accepts_no_used_code_again() -> None:
 
 
 def initialise_without_replication(server: Server) -> None:
-    """Let the store accept changes without a standby, because the new primary has none."""
+    """Configure the store for a primary without standbys, like the new primary."""
     server.sql("UPDATE pam_totp.store SET replication = 'none'", "ALTER SYSTEM RESET synchronous_standby_names")
     server.sql("SELECT pg_reload_conf()")
     server.sql(

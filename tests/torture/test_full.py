@@ -169,7 +169,7 @@ def test_a_read_only_store_refuses_all_users_alike_and_loses_no_data(site: Site,
 @with_mounts
 @needs("xfs")  # files on xfs can share blocks with copies
 def test_a_record_with_shared_blocks_is_found_and_replaced(site: Site) -> None:
-    """A write to shared blocks needs new blocks, so a login with such a record would fail on a full disk."""
+    """A login with this record would fail on a full disk, because a write to shared blocks needs new blocks."""
 
     def work() -> None:
         store, copy = FileStore(str(site.store)), site.store / "copy"

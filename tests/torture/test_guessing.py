@@ -40,7 +40,7 @@ def test_of_200_concurrent_guesses_none_succeeds_after_the_fifth(site: Site) -> 
         answers = ["000000"] * 198 + [codes(0), codes(1)]
         random.shuffle(answers)
         counted = in_threads(site, answers, ("warm",))
-        # The service rejects connections of ordinary users above their quota. The test counts such logins as refused.
+        # The service rejects connections of ordinary users above their quota. The test counts these logins as refused.
         assert Result.SUCCESS not in counted, counted
         assert counted.total() == 200
         assert site.record().failures >= 5 + counted[Result.AUTH_ERR] - 2
@@ -149,7 +149,7 @@ def test_no_schedule_has_more_than_five_guesses_and_one_a_day(seed: int) -> None
         actions = (world.be_greedy, world.be_patient, world.guess, world.owner_logs_in, world.owner_mistypes)
         chance.choice(actions)()
         assert world.year.guesses[1] <= 5 + (world.now - begin) // DAY
-    assert world.year.guesses[1] > 5, "the attacker guessed on later days too"
+    assert world.year.guesses[1] > 5, "the attacker also guessed on later days"
     assert world.year.logins > 0
 
 

@@ -1,4 +1,4 @@
-"""Tests of FreeRADIUS under load: authorities are killed, and no login is lost."""
+"""Tests of FreeRADIUS under load: every login is decided while authorities are killed."""
 
 from __future__ import annotations
 

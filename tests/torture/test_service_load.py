@@ -79,7 +79,7 @@ ILL = {
 
 @contextmanager
 def besieged(site: Site, how: Callable[[Site], object]) -> Iterator[None]:
-    """Attack the service by `how` from a process of each account in OTHER_UIDS, until the block ends."""
+    """Run the attack `how` in a process of each account in OTHER_UIDS, until the end of the `with` block."""
     children = []
     ready_read, ready_write = os.pipe()
     go_read, go_write = os.pipe()

@@ -1,9 +1,9 @@
 """axe, a program that examines a page in a real browser for barriers.
 
 Rules:
-- The browser gets the program once for each page object: sending it for each address takes longer than axe itself.
+- The browser receives the program once for each page object: sending it for each address takes longer than axe itself.
 - Only the rules about colours and scrolling run in dark mode, because the other rules examine the elements. A test of
-  pages in dark mode examines the same pages in light mode, too.
+  pages in dark mode also examines the same pages in light mode.
 """
 
 from __future__ import annotations

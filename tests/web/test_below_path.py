@@ -193,7 +193,7 @@ def _examples(language: str) -> list[str]:
 
 
 def _at(example: str, path: str, port: int) -> str:
-    """Return the example with this path, and with this port of the portal."""
+    """Return the example with the given path and port of the portal."""
     return example.replace("/otp", path).replace("127.0.0.1:8443", f"127.0.0.1:{port}")
 
 

@@ -126,7 +126,7 @@ def test_a_recovery_code_signs_in_when_the_phone_is_lost(people: People, served:
     lost.fill(Recovery_code="AAAA-AAAA-AAAA-AAAA")
     lost.press("Sign in")
     assert lost.error.startswith("Refused")
-    lost.fill(Recovery_code=shown[4])  # the page of the refusal has the form for recovery codes, too
+    lost.fill(Recovery_code=shown[4])  # the page of the refusal also contains the form for recovery codes
     lost.press("Sign in")
     assert lost.heading == "Your tokens"
     assert lost.notice.startswith("Recovery code used, 9 left.")

@@ -207,7 +207,7 @@ def test_neighbours_cannot_lock_an_owner_out_of_a_known_address(site: Site, owne
         assert guess(portal, neighbours[0], password=PASSWORD) == 429
         assert guess(portal, owner, password=PASSWORD) == 200
         portal.clock.advance(MINUTE)
-    assert accepted == 59, "59, because the first sign-in of the owner counts too"
+    assert accepted == 59, "59, because the first sign-in of the owner also counts"
 
 
 def test_only_a_password_with_its_code_makes_a_network_known(site: Site) -> None:
@@ -360,7 +360,7 @@ def test_forms_of_another_site_are_limited_but_do_not_count_as_attempts(site: Si
 
 
 def test_the_memory_of_all_limits_is_bounded(site: Site) -> None:
-    """Each table has a maximum size (test_limits.py). The unit of the portal has MemoryMax=512M."""
+    """Each table has a maximum size (test_limits.py). The unit of the portal sets MemoryMax=512M."""
     portal = limited(site, is_account=lambda name: name == "alice")
     enroll_fob(portal)
     for user in ("alice", "x" * 255, "\u0390" * 255):

@@ -68,7 +68,7 @@ def test_the_printed_instructions_work_and_the_store_is_deleted() -> None:
             serial = find(r"serial\s+number is (\w+)")
             assert browser.send("/add-token", serial=serial, codes=two_codes()) == "Your tokens"
             second = MinimalBrowser(url)
-            assert second.send("/sign-in", **user) == "Your code", "a user with a token must enter a code, too"
+            assert second.send("/sign-in", **user) == "Your code", "a user with a token must also enter a code"
             assert second.send("/code", proof=two_codes()) == "Your tokens"
         finally:
             portal.send_signal(signal.SIGINT)

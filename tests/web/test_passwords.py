@@ -85,7 +85,7 @@ def test_the_decoy_hash_is_computed() -> None:
 def test_a_guess_at_a_made_up_name_starts_no_process(
     pam: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call of ctypes.util.find_library would start the program ldconfig."""
+    """The function ctypes.util.find_library would start the program ldconfig."""
     check = checker(refusal_delay=0)
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     assert [check.verify("no-such-user", "wrong") for _ in range(2)] == [False, False]

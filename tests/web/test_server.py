@@ -82,7 +82,7 @@ def test_a_port_in_use_is_named(site: Site) -> None:
 import sys
 from pam_totp import cli
 from pam_totp.system import passwords
-passwords.SystemPasswords = lambda *_: None  # this machine may lack the portal's PAM service
+passwords.SystemPasswords = lambda *_: None  # this machine might lack the portal's PAM service
 sys.exit(cli.main({words!r}))
 """
         done = subprocess.run([sys.executable, "-c", script], cwd=TREE, capture_output=True, text=True, check=False)

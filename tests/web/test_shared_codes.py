@@ -87,7 +87,7 @@ def test_a_code_used_by_one_application_is_refused_by_all(
     assert not over_ssh(fourth)
     checked.page.goto(f"{applications.PORTAL}/add-phone")
     assert checked.page.get_by_role("heading", name="Page not found").is_visible(), (
-        "only a portal with a store has this page"
+        "only a portal with a store serves this page"
     )
 
     for service, times in (("web", 3), ("sshd", 2), ("pam_totp-portal", 2)):
