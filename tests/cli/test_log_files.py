@@ -1,4 +1,4 @@
-"""Tests of the lines of log files."""
+"""Tests of `lines_of`: it yields the lines of a log file, except lines above the maximum length."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def store(database: str, monkeypatch: pytest.MonkeyPatch) -> PostgresStore:
     return made
 
 
-SHORT = 3.0  # seconds: a process tries an outdated server again until then. A busy machine connects within this time
+SHORT = 3.0  # seconds: the time limit for retries with an outdated server; a busy machine connects within this time
 
 
 def set_epoch(server: Server, epoch: int) -> None:

@@ -110,7 +110,7 @@ def test_no_later_line_undoes_a_withdrawal_of_a_group_or_service() -> None:
     assert (found.groups, found.services) == (("a",), ("sshd",))
     assert found.notes[:2] == ("groups given since the backup: b", "all services were permitted since the backup")
     earlier = line("member-add", NOW - 10_001, member="web1", groups="a", services="sshd")
-    assert result(earlier, again, groups=("a", "b")).groups == ("a", "b"), "a line before it joined"
+    assert result(earlier, again, groups=("a", "b")).groups == ("a", "b"), "the member joined after the line"
     none = [line("member-add", NOW - 9, member="web1", groups="a", services=word) for word in ("x", "y", "z")]
     assert result(*none, groups=("a",)).services == ()
 

@@ -476,7 +476,7 @@ def test_the_site_file_can_name_a_database_as_the_default_store() -> None:
 def test_a_login_on_a_member_asks_the_authorities() -> None:
     site = parse_site(f"{MEMBER}patience = 2\n[policy]\nprompt = 'Code: '\ngrace_period = 60\n")
     assert site.member == MemberSettings(authorities=("otp1:8443", "[::1]:8443"), patience=2)
-    assert not site.member.allows_break_glass, "a member refuses while it reaches no authority"
+    assert not site.member.allows_break_glass, "a member denies logins while all authorities are unreachable"
     assert MemberSettings(authorities=("otp1:8443",), centre_down="break-glass").allows_break_glass
     made = settings("sshd", ("nullok",), site)
     assert (made.member, made.nullok, made.grace_period) == (site.member, True, 60)

@@ -249,7 +249,7 @@ def test_a_timer_is_not_late_by_the_rounding_of_epoll(running: Running) -> None:
 
 
 def test_the_loop_sleeps_until_a_timer_is_due(running: Running) -> None:
-    """The wait below a millisecond, for which epoll is too coarse, must not poll again and again."""
+    """A wait of less than a millisecond, for which epoll is too coarse, must not be a busy loop."""
     rounds: list[float] = []
 
     class Counting:
@@ -267,11 +267,11 @@ def test_the_loop_sleeps_until_a_timer_is_due(running: Running) -> None:
         called = threading.Event()
         running.do(partial(loop.call_later, 0.0019, called.set))
         assert called.wait(PATIENCE)
-    assert len(rounds) <= 6 * count, "rounds for two calls, the milliseconds, the rest, the timer and the next wait"
+    assert len(rounds) <= 6 * count, "two calls, the milliseconds, the rest, the timer and the next wait poll once each"
 
 
 def test_a_loop_with_a_high_descriptor_calls_its_timers(running: Running) -> None:
-    """select(2) takes no descriptor above 1023."""
+    """select(2) supports only descriptors up to 1023."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(2048, limits[0]), limits[1]))
     loop, called = running.loop, threading.Event()
