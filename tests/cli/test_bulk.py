@@ -36,7 +36,7 @@ def oath(folder: Path, users: int) -> Path:
 
 
 def listing(site: Site, *words: str) -> subprocess.Popen[str]:
-    """Start `list` with pipes for standard output and standard error."""
+    """Start `list` with pipes for standard output and standard error. Return the process."""
     command = [sys.executable, "-m", "pam_totp.cli", "list", "--store", str(site.store), *words]
     return subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

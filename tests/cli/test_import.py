@@ -42,7 +42,7 @@ def in_place(site: Site) -> int:
 
 
 def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
-    """Start the command with a longer lock timeout, because tests hold locks while they wait."""
+    """Start the command with a longer lock timeout, because tests hold locks while they wait. Return the process."""
     program = (
         f"from pam_totp.store import file; file.LOCK_WAIT = {PATIENCE}; from pam_totp.cli import main; exit(main())"
     )

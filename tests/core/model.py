@@ -129,7 +129,7 @@ class Model:
         *,
         behind_password: bool = False,
     ) -> tuple[str, str | None]:
-        """Apply all laws to one answer.
+        """Apply all laws to one answer. Return the names of the outcome and the token.
 
         `before` contains the refused answers of the same dialogue, each with its outcome and the failures after it.
         """

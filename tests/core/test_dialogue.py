@@ -43,7 +43,10 @@ class Driver:
         self.tickets = Tickets.NONE
 
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
-        """Answer the prompts in order. Omit the answer to a prompt if `answers` has None for it, or ends before it."""
+        """Answer the prompts in order, and return the result.
+
+        Omit the answer to a prompt if `answers` contains None for it, or ends before it.
+        """
         self.answers, self.earlier_pass = list(answers), first_pass
         verifier = LocalVerifier(
             self.chosen,

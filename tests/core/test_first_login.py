@@ -72,7 +72,7 @@ class FirstLogin(Driver):
         ] = {}  # number of a prompt after the ticket -> function to call during the prompt
 
     def enrols(self, *answers: bytes | None, password: bytes | None = None) -> Result:
-        """Answer with the ticket, then with `answers`."""
+        """Answer with the ticket, then with `answers`. Return the result."""
         return self.run(self.ticket.encode(), *answers, first_pass=password)
 
     def ask(self, prompt: str, *, echo: bool, meanwhile: UseStore | None) -> Waits[bytes | bytearray | None]:

@@ -123,7 +123,7 @@ class Law(RuleBasedStateMachine):
     # ---- comparisons
 
     def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
-        """Give one answer to `verify` and to the model, in its own dialogue, and compare the outcomes."""
+        """Give one answer to `verify` and to the model, in its own dialogue. Return the outcome, the same for both."""
         return self.converse([answer], behind_password=behind_password)
 
     def converse(

@@ -36,7 +36,7 @@ def change(what: str, token: Token, at: int, user: str = "alice", **more: Any) -
 
 
 def forward(record: UserRecord, *lines: str, restored_at: int | None = NOW) -> Forwarded:
-    """Roll a record forward from log lines. Lines without a header are assigned a time before the restore."""
+    """Return the record, rolled forward from log lines. Lines without a header have a time before the restore."""
     log = Log(restored_at=restored_at, now=NOW)
     log.read(f"{BEFORE}{line}" if line.startswith("pam_totp(") else line for line in lines)
     return log.forward(record)

@@ -79,7 +79,7 @@ def back(
     reach: int = 60_000,
     policy: Policy | None = None,
 ) -> Token:
-    """Resynchronise the token of alice that shows `codes`. By default, search all tokens of alice."""
+    """Resynchronise the token of alice that shows `codes`, and return the token. By default, search all her tokens."""
     looked_at = tokens or store.read("alice").tokens
     return resynchronise(
         store,

@@ -112,7 +112,7 @@ class Traced:
         return ended
 
     def fault(self, word: str, call: Call, what: str) -> tuple[str, int]:
-        """Run with the fault `what` at one call, and trace the calls of this name only."""
+        """Run with the fault `what` at one call. Trace the calls of this name only. Return the results of `run`."""
         only = ("-e", f"trace={call.name}", "-e", f"inject={call.name}:{what}:when={call.number}")
         return self.run(word, *only)
 

@@ -60,7 +60,7 @@ class Alice:
         return outcomes
 
     def presses(self, first: int, count: int = 1) -> Outcome:
-        """Answer with `count` codes in a row of the first token, from counter or step `first`."""
+        """Answer with `count` codes in a row of the first token, from counter or step `first`. Return the outcome."""
         return self.says(codes_of(self.record.tokens[0], first, count))
 
     def guesses_wrong(self, times: int) -> None:

@@ -103,7 +103,10 @@ def refused(user: str) -> bool:
 
 
 def sign_in_at_once(user: str) -> list[str]:
-    """Sign in for the first time in several threads. Each write waits until all threads have searched for the user."""
+    """Sign in for the first time in several threads, and return the results as text.
+
+    Each write waits until all threads have searched for the user.
+    """
     from django.contrib.auth import get_user_model
     from django.db import connection
     from django.db.models.signals import pre_save

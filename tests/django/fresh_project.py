@@ -68,7 +68,7 @@ def use_admin_site(user: str, codes: list[str]) -> dict[str, Any]:
     seen: dict[str, Any] = {}
 
     def send(**fields: str) -> str:
-        """Send the form of the page to which the admin site redirects."""
+        """Send the form of the page to which the admin site redirects. Return the next page."""
         page = browser.get("/admin/", follow=True)
         here = page.redirect_chain[-1][0]
         hidden = dict(re.findall(r'<input type="hidden" name="(next)" value="(.*?)"', page.content.decode()))

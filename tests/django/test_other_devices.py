@@ -18,7 +18,7 @@ MIDDLEWARE = "pam_totp.django.middleware.RequestMiddleware"
 
 
 def sign_in(client: Any) -> Any:
-    """Sign in with the password alone."""
+    """Sign in with the password alone. Return the response."""
     return client.post("/login/", {"username": ME, "password": PASSWORD})
 
 
@@ -73,7 +73,7 @@ def test_two_factor_auth_still_asks_a_visitor_to_sign_in(client: Any) -> None:
 
 
 def add_device(request: Any) -> Any:
-    """Add a device for the user in the form, like a page of another package."""
+    """Add a device for the user in the form, like a page of another package. Return the response."""
     from django.contrib.auth import get_user_model
     from django.http import HttpResponse
     from django_otp.plugins.otp_totp.models import TOTPDevice

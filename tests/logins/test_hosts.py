@@ -18,7 +18,7 @@ IN_NAMESPACE = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-ec"]
 
 
 def hosted(site: Site, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run `command` in a mount namespace with the site's services in /etc/pam.d."""
+    """Run `command` in a mount namespace with the site's services in /etc/pam.d. Return the completed process."""
     script = 'mount --bind "$0" /etc/pam.d; exec "$@"'
     return subprocess.run(
         [*IN_NAMESPACE, script, site.confdir, *command],

@@ -47,7 +47,7 @@ def connected(site: Site) -> socket.socket:
 
 
 def connected_as(uid: int, site: Site) -> socket.socket:
-    """Connect from another account, as root."""
+    """Connect from another account, as root. Return the connection."""
     os.seteuid(uid)
     try:
         return connected(site)
@@ -66,7 +66,7 @@ def listening(site: Site) -> socket.socket:
 
 @contextmanager
 def serving_here(site: Site, log: Callable[[int, str], None] = lambda *_: None) -> Iterator[None]:
-    """Run the service in a thread of this process."""
+    """Run the service in a thread of this process, until the end of the `with` block."""
     serving = service.Service(listening(site), str(site.store), str(site.config), log)
     thread = threading.Thread(target=serving.run)
     thread.start()
@@ -98,7 +98,7 @@ def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
 
 
 def as_nobody(site: Site, first: bytes, answer: str) -> list[str]:
-    """Run `dialogue` in a process of the account `nobody`."""
+    """Run `dialogue` in a process of the account `nobody`. Return its messages."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

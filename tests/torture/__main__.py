@@ -59,7 +59,10 @@ def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
 
 
 def run(stage: Stage, minutes: float) -> Outcome:
-    """Run a stage and show its output. On KeyboardInterrupt, interrupt the stage, wait for its end, and raise again."""
+    """Run a stage, show its output, and return its outcome.
+
+    On KeyboardInterrupt, interrupt the stage, wait for its end, and raise again.
+    """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pam_totp-torture-") as folder:
         figures = Path(folder, "figures")

@@ -160,7 +160,10 @@ def live(
     flood_every: int = 0,
     seed: int = 0,
 ) -> Year:
-    """Run the simulation. Every n-th login happens during a flood of wrong answers if `flood_every` is n."""
+    """Run the simulation, and return the results of the year.
+
+    Every n-th login happens during a flood of wrong answers if `flood_every` is n.
+    """
     world = World(kind, digits, policy or Policy(), seed=seed)
     for day in range(days):
         for login in range(LOGINS_A_DAY):

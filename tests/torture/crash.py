@@ -104,7 +104,7 @@ class Ended:
 
 
 def by_helper(site: Site, answer: str, *inject: str) -> Ended:
-    """Log in through the real helper. strace injects the faults in `inject` after the prompt."""
+    """Log in through the real helper, and return the result. strace injects the faults in `inject` after the prompt."""
     channel, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     argv = [PYTHON, "-I", "-S", HELPER]
     pid = os.posix_spawn(PYTHON, argv, {}, file_actions=[(os.POSIX_SPAWN_DUP2, helper_end.fileno(), 3)])
@@ -122,7 +122,7 @@ def by_helper(site: Site, answer: str, *inject: str) -> Ended:
 
 
 def by_service(site: Site, answer: str, *inject: str, in_thread: bool = False) -> Ended:
-    """Log in through the real service, like `by_helper` through the helper. Stop the service at the end.
+    """Log in through the real service, like `by_helper`, and return the result. Stop the service at the end.
 
     `in_thread` selects the thread that uses the store: a thread of the pool, or the thread of the event loop. The
     service itself would select the thread by the speed of the disk.

@@ -27,7 +27,7 @@ def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = (
 
 
 def in_threads(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Log in like `in_processes`, but with a thread of this process for each login, as in a multi-threaded host."""
+    """Do the same as `in_processes` with a thread of this process for each login, as in a multi-threaded host."""
     together, results = threading.Barrier(len(answers)), queue.Queue[int]()
     jobs = enumerate(answers)
     workers = [
@@ -46,7 +46,7 @@ class Refusal(NamedTuple):
 
 
 def refusals(site: Site, user: str, number: int) -> list[Refusal]:
-    """Log `user` in with a wrong code, `number` times at once, each in its own process."""
+    """Log `user` in with a wrong code, `number` times at once, each in its own process. Return the refusals."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(number), fork.Queue()
     workers = [fork.Process(target=_be_refused, args=(site, user, together, results)) for _ in range(number)]

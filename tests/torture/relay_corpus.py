@@ -21,7 +21,7 @@ def _login(
     arguments: Sequence[bytes] = (b"nodelay",),
     answers: Sequence[bytes | None] = (b"123456",),
 ) -> bytes:
-    """Encode a login: the arguments and items of the host, the user's answers, and the messages of the service."""
+    """Return a login as bytes: the arguments and items of the host, the user's answers, the messages of the service."""
     host = b"".join(map(_text, items)) + _text(authtok)
     host += bytes([len(arguments)]) + b"".join(map(_text, arguments))
     replies = b"".join(b"\0" if a is None else b"\2" + _text(a) for a in answers)

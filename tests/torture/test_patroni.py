@@ -41,7 +41,7 @@ NO_ANSWER = "gave no answer in time (is a standby connected?)"
 
 
 def prepared(running: Cluster, replication: str = SYNCHRONOUS) -> Cluster:
-    """Create the tables as their owner, and grant them to the role of the authorities."""
+    """Create the tables as their owner, and grant them to the role of the authorities. Return the cluster."""
     in_network(running, lambda: initialise(running.url(OWNER), replication, AUTHORITY))
     return running
 
@@ -100,13 +100,13 @@ def frozen_server(running: Cluster, primary: Node) -> Callable[[], None]:
 
 
 def cut_off(running: Cluster, primary: Node) -> Callable[[], None]:
-    """Disconnect the primary from the other servers, but not from clients."""
+    """Disconnect the primary from the other servers only. Return a function that connects it again."""
     running.cut_off(primary)
     return lambda: running.reconnect(primary)
 
 
 def two_primaries(running: Cluster, primary: Node) -> Callable[[], None]:
-    """Freeze Patroni on the old primary, but not PostgreSQL: two primaries accept writes."""
+    """Freeze only Patroni on the old primary, so that two primaries accept writes. Return a function that thaws it."""
     primary.freeze()
     until(lambda: any(other.is_primary() for other in running.others(primary)), "another server is promoted", SLOW)
     until(lambda: primary.sql(WAITING) != [(0,)], "a login waits for a standby of the old primary")
@@ -150,7 +150,10 @@ def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -
 
 
 def offered_to_both(running: Cluster, old: Node) -> list[tuple[str, str]]:
-    """Freeze Patroni on the old primary, and offer a code of each user to the old and to the new primary."""
+    """Freeze Patroni on the old primary, and offer a code of each user to both primaries.
+
+    Return the outcomes of each user: at the old and at the new primary.
+    """
     for user in FEW:
         enrol(store_of(running), user)
     old.freeze()

@@ -47,7 +47,7 @@ def silent(site: Site) -> list[socket.socket]:
 
 
 def _say(clients: list[socket.socket], *messages: bytes) -> list[socket.socket]:
-    """Send a message from each client: all of `messages` in turn, repeatedly. Skip clients that were rejected."""
+    """Send a message from each client, all of `messages` in turn. Skip rejected clients. Return `clients`."""
     for number, client in enumerate(clients):
         with suppress(OSError):
             client.send(messages[number % len(messages)])

@@ -147,7 +147,7 @@ class Page:
 
     @property
     def action(self) -> str:
-        """The path of the page's main form: the first form that does not sign out."""
+        """Return the path of the page's main form: the first form that does not sign out."""
         actions = [
             a for a in re.findall(r'<form method="post" action="([^"]*)"', self.html) if not a.endswith("/sign-out")
         ]
@@ -171,7 +171,7 @@ class Browser:
         return self.page
 
     def send(self, **fields: str) -> Page:
-        """Fill in the form of the current page and send it."""
+        """Fill in the form of the current page, send it, and return the next page."""
         assert self.page is not None
         return self.post(self.page.action, {"csrf_token": self.page.csrf, **fields})
 
@@ -181,7 +181,7 @@ class Browser:
 
     @property
     def cookie(self) -> str:
-        """The session id, from the browser's cookie."""
+        """Return the session id from the browser's cookie."""
         cookie = self.client.get_cookie("__Host-pam_totp", domain="portal.example")
         assert cookie is not None
         return cookie.value

@@ -142,7 +142,7 @@ class Front:
         return context
 
     def start(self, first: dict[str, int], second: int) -> subprocess.Popen[bytes]:
-        """Start the web server.
+        """Start the web server, and return the process.
 
         `first` maps the path of each portal on the first site to its port. `second` is the port of the portal on the
         second site.

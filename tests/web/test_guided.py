@@ -98,7 +98,7 @@ def after_proof(portal: Portal, proof: str, **fields: str) -> Browser:
 
 
 def finish(portal: Portal, browser: Browser) -> Page:
-    """Send the current code of the key on the page."""
+    """Send the current code of the key on the page. Return the next page."""
     assert browser.page is not None
     return browser.send(code=code_of_app(key_on_page(browser.page), portal.wall))
 

@@ -39,7 +39,7 @@ def test_a_user_enrols_a_phone_in_a_sealed_store_and_signs_in(site: Site) -> Non
 
 @pytest.fixture
 def keyring(site: Site) -> Iterator[Path]:
-    """Write the keyring of this namespace."""
+    """Write the keyring of this namespace, and yield its path."""
     file = Path(seal_key.FILE)
     file.parent.mkdir(exist_ok=True)  # the folder of an earlier test can exist
     file.write_bytes(serialize_keyring(KEYRING.with_store(str(site.store), State.SEALED)))
