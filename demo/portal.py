@@ -18,7 +18,7 @@ from pathlib import Path
 from demo.scene import TOKEN_SIM, USER, Made, PluggedToken, Scene, make_token, plugged_in
 from pam_totp.core.record import DAY, HotpToken, UserRecord
 from pam_totp.operations import audit_log
-from pam_totp.operations.tickets import TICKET_DAYS, invited, new_phone
+from pam_totp.operations.tickets import TICKET_DAYS, issue_ticket, new_phone
 from pam_totp.store.file import FileStore
 from pam_totp.web import server
 from pam_totp.web.app import create_app
@@ -48,7 +48,7 @@ def hand_out(made: Made, store: FileStore) -> str:
     )
 
     def change(record: UserRecord) -> tuple[UserRecord, str]:
-        return invited(record.with_token(token), new_phone(record, now), now + TICKET_DAYS * DAY)
+        return issue_ticket(record.with_token(token), new_phone(record, now), now + TICKET_DAYS * DAY)
 
     return store.update(USER, change, create=True)
 

@@ -28,7 +28,7 @@ from pam_totp.operations.tickets import (
     BY_TICKET,
     Confirmation,
     Invitation,
-    confirmed,
+    confirm_by_ticket,
     invitation,
     tickets_of,
     verify_ticket_alone,
@@ -82,7 +82,7 @@ class Redeeming(NamedTuple):
 
         def change(record: UserRecord) -> tuple[UserRecord, Confirmation]:
             shown[:] = [invitation(record)]
-            return confirmed(record, self.ticket, first, self.store.now(), self.policy, tickets=self.tickets)
+            return confirm_by_ticket(record, self.ticket, first, self.store.now(), self.policy, tickets=self.tickets)
 
         try:
             found = self.store.asked(Question(digest, _kept)).update(self.user, change)

@@ -402,14 +402,14 @@ class UserRecord(Value):
         return self.user, self.salt, [(t.type, t.name, t.secret, t.serial) for t in self.tokens], self.changes
 
     @property
-    def invited(self) -> Token | None:
+    def invited_token(self) -> Token | None:
         """The enabled, unconfirmed token that the ticket's owner may confirm, or None."""
         token = None if self.ticket is None else self.token(self.ticket.token)
         return token if token is not None and token.enabled and not token.confirmed else None
 
     def is_invited(self, now: int) -> bool:
         """Return True if the user has a ticket that is valid at `now` (Unix seconds)."""
-        return self.ticket is not None and self.invited is not None and now < self.ticket.ends
+        return self.ticket is not None and self.invited_token is not None and now < self.ticket.ends
 
     def longest(self) -> UserRecord:
         """Return the record with the longest value of every number, and all grace that logins can give or keep.

@@ -256,7 +256,7 @@ def takes_ticket(record: UserRecord, tickets: Tickets) -> bool:
 
 def is_ticket(record: UserRecord, answer: Answer, now: int) -> bool:
     """Return True if `answer` is the user's ticket, and it is valid at `now` (Unix seconds)."""
-    return record.invited is not None and _is_long_code(record.ticket, answer, now)
+    return record.invited_token is not None and _is_long_code(record.ticket, answer, now)
 
 
 def _is_long_code(stored: Ticket | TemporaryCode | None, answer: Answer, now: int) -> bool:

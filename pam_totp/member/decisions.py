@@ -125,9 +125,9 @@ class RemoteVerifier:
                 second=second,
             )
             try:
-                invited = self._redeem(answer) if prompted else None
-                if invited is not None or self._tickets is Tickets.EVERYBODY:
-                    return invited or self._verdict(Result.REFUSED, {"reason": REFUSED})
+                verdict = self._redeem(answer) if prompted else None
+                if verdict is not None or self._tickets is Tickets.EVERYBODY:
+                    return verdict or self._verdict(Result.REFUSED, {"reason": REFUSED})
                 found, authority = client_of(self._member).ask("POST", ANSWER_PATH, question, WireVerdict)
             except StoreError as e:  # OutOfReach, or the credentials of this host cannot be used
                 if not self._member.allows_break_glass:

@@ -42,7 +42,7 @@ from pam_totp.operations.tickets import (
     MAX_TEMPORARY,
     MAX_TICKET,
     TICKET_DAYS,
-    invited,
+    issue_ticket,
     new_phone,
     shows_key,
     with_temporary_code,
@@ -427,7 +427,7 @@ class Desk:
             chosen = new_phone(record, now) if token is None else _unconfirmed(record, token)
             picture = qr.packed(chosen, user, self._issuer) if shows_key(chosen) else None
             try:
-                after, shown = invited(record, chosen, now + valid, picture)
+                after, shown = issue_ticket(record, chosen, now + valid, picture)
             except RecordError:
                 raise DeskError(Reason.TOO_MANY_TOKENS) from None
             return after, Handed(user, shown, now + valid, chosen.name, record.enrolled), (chosen,)

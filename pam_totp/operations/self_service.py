@@ -31,7 +31,7 @@ from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import REFUSED, Origin, decide, log, refusal_delay
 from pam_totp.operations.enroll import clock_error, new_recovery_codes, verify_first_code
 from pam_totp.operations.resync import NotConsecutive, TokenChanged, is_last_accepted, resynchronise
-from pam_totp.operations.tickets import codes_needed, redeemed, shows_key
+from pam_totp.operations.tickets import codes_needed, redeem_ticket, shows_key
 from pam_totp.store import NotThere, SerialTaken, Store, clock_of
 
 # Counters ahead, or steps before and after. Two guessed codes match once in 25 million requests, and a match gives no
@@ -219,10 +219,10 @@ class Factors:
         self._hold_back(begun)
         return None
 
-    def invited(self, asking: Asking) -> Token | None:
+    def invited_token(self, asking: Asking) -> Token | None:
         """Return the token that the ticket in `asking.proof` confirms, or None if the ticket has ended."""
         record = self.of(asking.user)
-        return record.invited if is_ticket(record, Answer.parse(asking.proof), self._now()) else None
+        return record.invited_token if is_ticket(record, Answer.parse(asking.proof), self._now()) else None
 
     def redeem(self, asking: Asking, first: bytes) -> list[str] | Problem:
         """Confirm the token of the ticket in `asking.proof` by its first codes. Return the new recovery codes.
@@ -233,10 +233,10 @@ class Factors:
         ticket, answer = Answer.parse(asking.proof), Answer.parse(first)
 
         def change(record: UserRecord) -> tuple[UserRecord, tuple[Token, list[str], list[Token]]]:
-            now, token = self._now(), record.invited
+            now, token = self._now(), record.invited_token
             if token is None or not is_ticket(record, ticket, now):
                 raise Unfit("code", Reason.TICKET_ENDED)
-            done = redeemed(record, ticket, answer, now, self._policy)
+            done = redeem_ticket(record, ticket, answer, now, self._policy)
             if done is None:
                 raise _wrong_first_code(token, answer, now, codes_needed(token), "code")
             after, confirmed, shown = done

@@ -3,12 +3,12 @@
 Rules:
 1. A ticket and a temporary code have 80 random bits, as a recovery code has. They are shown once, and stored as salted
    digests with their end.
-2. `invited` makes the token at once, unconfirmed. The owner of the ticket sees the same key at every try, for
-   example after a lost connection.
-3. `redeemed` confirms the token by its first code, ends the ticket, and replaces the recovery codes and all tokens that
-   were confirmed before, in one change. Of two logins with one ticket at the same time, only one succeeds.
-4. A wrong ticket is not counted as a failure, because it is too long to be guessed. A wrong first code is not counted,
-   because the owner of the ticket knows the key. A key fob, whose key is not shown, needs two codes in a row, which
+2. `issue_ticket` adds the token to the record, unconfirmed. The owner of the ticket therefore sees the same key at
+   every try, for example after a lost connection.
+3. `redeem_ticket` is one change: it confirms the token by its first code, and ends the ticket. It also replaces the
+   recovery codes and all earlier confirmed tokens. Of two logins with one ticket at the same time, only one succeeds.
+4. A wrong ticket is no failure, because a ticket is too long to be guessed. A wrong first code is no failure, because
+   the owner of the ticket knows the key. The key of a key fob is hidden, so a key fob needs two codes in a row, which
    are too long to be guessed.
 5. Functions return new values. The caller stores them. The operating system generates the random bits.
 """
@@ -58,8 +58,9 @@ _SALT = 16  # bytes
 class Invitation(Value):
     """The facts that the owner of a ticket sees before the first code.
 
-    `key` is in groups, and None for a token with a serial number, which has its key already. `unusual` are the
-    properties that some phone apps ignore in a QR code. `picture` is the QR code (`formats.qr.packed`), or None.
+    `key` is in groups. It is None for a token with a serial number, because such a token contains its key. `unusual`
+    are the properties that some phone apps ignore in a QR code. `picture` is the QR code (`formats.qr.packed`), or
+    None.
     """
 
     type: str
@@ -110,7 +111,7 @@ def tickets_of(chosen: Settings, service: str) -> Tickets:
 
 def invitation(record: UserRecord) -> Invitation | None:
     """Return the invitation of the user's ticket, or None without a ticket. The caller checks the ticket."""
-    token = record.invited
+    token = record.invited_token
     if token is None or record.ticket is None:
         return None
     shown = shows_key(token)
@@ -125,14 +126,14 @@ def invitation(record: UserRecord) -> Invitation | None:
     )
 
 
-def invited(record: UserRecord, token: Token, ends: int, picture: str | None = None) -> tuple[UserRecord, str]:
-    """Return `record` with a new ticket for `token`, and the ticket for display. See `new_ticket` and `with_ticket`."""
+def issue_ticket(record: UserRecord, token: Token, ends: int, picture: str | None = None) -> tuple[UserRecord, str]:
+    """Return `record` with a new ticket for `token`, and the ticket as text for its owner."""
     ticket, shown = new_ticket(token, ends, picture)
     return with_ticket(record, token, ticket), shown
 
 
 def new_ticket(token: Token, ends: int, picture: str | None = None) -> tuple[Ticket, str]:
-    """Return a new ticket for the unconfirmed `token`, and the ticket for display. `ends` is in Unix seconds."""
+    """Return a new ticket for the unconfirmed `token`, and its text for the owner. `ends` is in Unix seconds."""
     salt, (code, shown) = os.urandom(_SALT).hex(), new_long_code()
     digest = recovery_digest(salt, code)
     return Ticket(salt=salt, digest=digest, ends=ends, token=token.name, picture=picture), shown
@@ -142,9 +143,9 @@ def with_ticket(record: UserRecord, token: Token, ticket: Ticket) -> UserRecord:
     """Return `record` with `ticket` in place of an earlier ticket, and with `token` unless the record has it.
 
     `token` is a new token, or a token that an administrator has assigned. The token of the earlier ticket is removed,
-    unless it has a serial number. Raise RecordError for a name or key that another token has.
+    unless it has a serial number. Raise RecordError if another token of the record has the name or the key.
     """
-    earlier = record.invited
+    earlier = record.invited_token
     if earlier is not None and earlier.serial is None and earlier != token:
         record = record.without_token(earlier.name)
     if record.token(token.name) != token:
@@ -154,23 +155,23 @@ def with_ticket(record: UserRecord, token: Token, ticket: Ticket) -> UserRecord:
 
 def new_phone(record: UserRecord, now: int) -> Token:
     """Return a new unconfirmed phone app for `record`, with the name `phone` or, for a second phone, `phone 2`."""
-    kept = record.tokens if (old := record.invited) is None else [t for t in record.tokens if t is not old]
+    kept = record.tokens if (old := record.invited_token) is None else [t for t in record.tokens if t is not old]
     names, name = {t.name for t in kept}, DEFAULT_NAMES["totp"]
     name = next(n for n in (name, *(f"{name} {i}" for i in range(2, len(kept) + 3))) if n not in names)
     key = os.urandom(NEW_SECRET)
     return new_token("totp", name=name, secret=key, algorithm="SHA1", digits=MIN_DIGITS, now=now)
 
 
-def redeemed(
+def redeem_ticket(
     record: UserRecord, ticket: Answer, first: Answer, now: int, policy: Policy
 ) -> tuple[UserRecord, Token, list[str]] | None:
-    """Return `record` after the first code of the invited token, the confirmed token, and new recovery codes.
+    """Redeem a ticket: return `record` after the first code of its token, the confirmed token, and new recovery codes.
 
     The ticket lowers the failures as a recovery code does (law 8).
 
-    Return None for a ticket that is wrong, used or past its end at `now` (Unix seconds), and for wrong first codes.
+    Return None for a wrong first code, and for a ticket that is wrong, used, or has ended by `now` (Unix seconds).
     """
-    token = record.invited
+    token = record.invited_token
     if token is None or not is_ticket(record, ticket, now):
         return None
     confirmed = verify_first_code(token, first, now, codes_needed=codes_needed(token))
@@ -181,13 +182,13 @@ def redeemed(
     return after, confirmed, shown
 
 
-def confirmed(
+def confirm_by_ticket(
     record: UserRecord, ticket: Answer, first: Answer, now: int, policy: Policy, *, tickets: Tickets
 ) -> tuple[UserRecord, Confirmation]:
-    """Do the same as `redeemed` in a dialogue that takes `tickets`, and return the confirmation instead."""
+    """Do the same as `redeem_ticket` in a dialogue that takes `tickets`. Return the record and the confirmation."""
     if not takes_ticket(record, tickets):
         return record, Confirmation.CLOSED
-    done = redeemed(record, ticket, first, now, policy)
+    done = redeem_ticket(record, ticket, first, now, policy)
     if done is None:
         return record, Confirmation(is_open=is_ticket(record, ticket, now))
     after, token, codes = done
@@ -210,15 +211,15 @@ def verify_ticket_alone(
 
 
 def codes_needed(token: Token) -> int:
-    """Return the number of codes in a row that confirm an invited token: 1 for a phone app, 2 for a key fob.
+    """Return the number of codes in a row that confirm the token of a ticket: 1 for a phone app, 2 for a key fob.
 
-    The counter of a key fob is unknown. Its key is not shown, so one code could be guessed.
+    The counter of a key fob is unknown. The key of a key fob is hidden, so an attacker could guess one code.
     """
     return 1 if token.type == "totp" and shows_key(token) else 2
 
 
 def shows_key(token: Token) -> bool:
-    """Return True if the ticket's owner may see the key: a token with a serial number has its key already."""
+    """Return True if the ticket's owner may see the key. A token with a serial number already contains its key."""
     return token.serial is None
 
 

@@ -30,7 +30,7 @@ from pam_totp.operations.authenticate import (
     refusal_delay,
     remarks,
 )
-from pam_totp.operations.tickets import Confirmation, Invitation, confirmed, invitation, verify_ticket_alone
+from pam_totp.operations.tickets import Confirmation, Invitation, confirm_by_ticket, invitation, verify_ticket_alone
 from pam_totp.store import NoAccount, NotThere, Store, StoreError, clock_of
 
 if TYPE_CHECKING:
@@ -199,7 +199,9 @@ class LocalVerifier:
             clock = clock_of(store, self._now)
 
             def change(record: UserRecord) -> tuple[UserRecord, Confirmation]:
-                after, found = confirmed(record, ticket, first, clock(), self._settings.policy, tickets=self._tickets)
+                after, found = confirm_by_ticket(
+                    record, ticket, first, clock(), self._settings.policy, tickets=self._tickets
+                )
                 return after if found.at is None else after.with_recent(self._came_from.enrolment(found.at)), found
 
             try:

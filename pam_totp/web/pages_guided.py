@@ -176,7 +176,7 @@ def _requires_way(view: Callable[[Enrolment, Token], Page]) -> Callable[[], Page
         if not way.proof and portal.second_factor.is_required(user):
             session.start(Step.PASSWORD, user)  # the user has got a token elsewhere
             return redirect_by_step()
-        token = way.token or portal.factors.invited(requester(way.proof))
+        token = way.token or portal.factors.invited_token(requester(way.proof))
         if token is None:
             return render_template("guided_ended.html"), 410
         return view(way, token)

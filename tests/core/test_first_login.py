@@ -24,7 +24,7 @@ from pam_totp.operations.conversation import Waits
 from pam_totp.operations.enroll import grouped_key, new_token
 from pam_totp.operations.first_login import MAX_PICTURE, MAX_PROMPT, MAX_ROUNDS, NOTHING_CHANGED, PRESS_ENTER
 from pam_totp.operations.qr_text import side_by_side
-from pam_totp.operations.tickets import Invitation, invited
+from pam_totp.operations.tickets import Invitation, issue_ticket
 from pam_totp.operations.verifier import Result, UseStore
 from tests.core.first_login_pictures import screens, svg
 from tests.core.stores import NOW, Memory
@@ -64,7 +64,7 @@ class FirstLogin(Driver):
     ) -> None:
         self.token = token or phone()
         picture = packed(self.token, "alice", "host") if has_picture else None
-        record, self.ticket = invited(record or UserRecord(user="alice"), self.token, ENDS, picture)
+        record, self.ticket = issue_ticket(record or UserRecord(user="alice"), self.token, ENDS, picture)
         super().__init__(Memory(record), "enroll=ticket", *arguments)
         self.tickets = tickets
         self.meanwhile: dict[
@@ -93,7 +93,9 @@ class FirstLogin(Driver):
     def is_unchanged(self) -> bool:
         """Return True if the ticket is still valid, for the same key."""
         decision = verify(self.record, Answer.parse(self.ticket.encode()), NOW, Policy(), tickets=Tickets.EVERYBODY)
-        return decision.outcome is Outcome.TICKET and self.record.invited == self.token and not self.record.enrolled
+        return (
+            decision.outcome is Outcome.TICKET and self.record.invited_token == self.token and not self.record.enrolled
+        )
 
 
 def recovery_codes(prompt: str) -> list[str]:
@@ -252,7 +254,7 @@ def test_a_ticket_that_ends_or_is_replaced_during_the_prompt_is_refused() -> Non
             if what == "end":
                 login.now = ENDS
             elif what == "new ticket":
-                login.store.records["alice"] = invited(login.record, phone(b"3" * 20, name="new"), ENDS)[0]
+                login.store.records["alice"] = issue_ticket(login.record, phone(b"3" * 20, name="new"), ENDS)[0]
             elif what == "removal":
                 del login.store.records["alice"]
             else:

@@ -13,7 +13,7 @@ from pam_totp.core.record import MAX_TOKENS, HotpToken, Token, UserRecord
 from pam_totp.core.verify import Outcome
 from pam_totp.operations.enroll import new_recovery_codes, new_token
 from pam_totp.operations.self_service import TEXTS, Asking, Factors, Problem, Reason, conflict
-from pam_totp.operations.tickets import invited
+from pam_totp.operations.tickets import issue_ticket
 from pam_totp.store.file import FileStore
 from tests.core.stores import Memory, code
 from tests.support.site import KEY, fob
@@ -129,7 +129,7 @@ def test_a_record_keeps_sign_ins_and_the_codes_of_changes() -> None:
 def invited_alice(*tokens: Token) -> tuple[Memory, bytes]:
     """Return a store in which alice has `tokens` and a ticket for a phone. Return this ticket as well."""
     token = new_token("totp", name="phone", secret=b"p" * 20, algorithm="SHA1", digits=6, now=1000)
-    record, ticket = invited(UserRecord(user="alice", tokens=tokens), token, 2000)
+    record, ticket = issue_ticket(UserRecord(user="alice", tokens=tokens), token, 2000)
     return Memory(record), ticket.encode()
 
 

@@ -11,7 +11,7 @@ from pam_totp.core.record import RecentLogin, RecordError, Token, UserRecord
 from pam_totp.core.verify import Outcome, Tickets, verify
 from pam_totp.operations.authenticate import Origin, decide
 from pam_totp.operations.enroll import new_recovery_codes, new_token
-from pam_totp.operations.tickets import invited, redeemed, shows_key, with_temporary_code
+from pam_totp.operations.tickets import issue_ticket, redeem_ticket, shows_key, with_temporary_code
 from tests.core.stores import Memory
 
 NOW = 1_800_000_000
@@ -42,16 +42,16 @@ def owner(*, enrolled: bool = False) -> tuple[UserRecord, Answer]:
     if enrolled:
         old = phone("old", key=9).confirmed_without_code()
         record = new_recovery_codes(record.with_token(old), 2)[0]
-    record, shown = invited(record, phone(), ENDS)
+    record, shown = issue_ticket(record, phone(), ENDS)
     return record, answer(shown)
 
 
 def test_a_ticket_is_shown_in_groups_and_stored_as_a_digest() -> None:
-    record, shown = invited(UserRecord(user="alice"), phone(), ENDS)
+    record, shown = issue_ticket(UserRecord(user="alice"), phone(), ENDS)
     assert [len(group) for group in shown.split("-")] == [4, 4, 4, 4]
     assert record.ticket is not None
     assert shown.replace("-", "") not in record.ticket.digest
-    assert record.invited == phone()
+    assert record.invited_token == phone()
     assert not record.enrolled
 
 
@@ -72,7 +72,7 @@ def test_a_ticket_counts_only_where_the_dialogue_takes_tickets() -> None:
 def test_a_ticket_ends(at: int, outcome: Outcome) -> None:
     record, ticket = owner()
     assert verify(record, ticket, at, POLICY, tickets=Tickets.UNENROLLED).outcome is outcome
-    assert (redeemed(record, ticket, code(at=at), at, POLICY) is None) is (at == ENDS)
+    assert (redeem_ticket(record, ticket, code(at=at), at, POLICY) is None) is (at == ENDS)
 
 
 def test_a_wrong_ticket_is_not_counted() -> None:
@@ -87,7 +87,7 @@ def test_a_wrong_ticket_is_not_counted() -> None:
 
 def test_the_first_code_confirms_the_token_and_ends_the_ticket() -> None:
     record, ticket = owner()
-    done = redeemed(record, ticket, code(), NOW, POLICY)
+    done = redeem_ticket(record, ticket, code(), NOW, POLICY)
     assert done is not None
     after, token, codes = done
     assert after.enrolled
@@ -96,16 +96,16 @@ def test_the_first_code_confirms_the_token_and_ends_the_ticket() -> None:
     assert len(set(codes)) == len(after.recovery) == 10
     assert verify(after, answer(codes[3]), NOW, POLICY).outcome is Outcome.RECOVERY
     assert verify(after, code(), NOW, POLICY).outcome is Outcome.REPLAYED, "the first code is used up"
-    assert redeemed(after, ticket, code(at=NOW + 30), NOW + 30, POLICY) is None, "a ticket is accepted once"
+    assert redeem_ticket(after, ticket, code(at=NOW + 30), NOW + 30, POLICY) is None, "a ticket is accepted once"
     assert verify(after, ticket, NOW, POLICY, tickets=Tickets.EVERYBODY).outcome is Outcome.WRONG
 
 
 def test_a_wrong_first_code_leaves_the_ticket() -> None:
     record, ticket = owner()
-    assert redeemed(record, ticket, code(key=3), NOW, POLICY) is None
-    assert redeemed(record, ticket, ticket, NOW, POLICY) is None
-    assert redeemed(record, answer("0000-0000-0000-0000"), code(), NOW, POLICY) is None
-    assert redeemed(record, code(), code(), NOW, POLICY) is None
+    assert redeem_ticket(record, ticket, code(key=3), NOW, POLICY) is None
+    assert redeem_ticket(record, ticket, ticket, NOW, POLICY) is None
+    assert redeem_ticket(record, answer("0000-0000-0000-0000"), code(), NOW, POLICY) is None
+    assert redeem_ticket(record, code(), code(), NOW, POLICY) is None
 
 
 def test_the_ticket_of_an_enrolled_user_replaces_the_old_tokens() -> None:
@@ -113,7 +113,7 @@ def test_the_ticket_of_an_enrolled_user_replaces_the_old_tokens() -> None:
     record = record.with_token(fob())  # an assigned token is not replaced
     for _ in range(30):
         record = record.refused_as_wrong(NOW)
-    done = redeemed(record, ticket, code(), NOW, POLICY)
+    done = redeem_ticket(record, ticket, code(), NOW, POLICY)
     assert done is not None
     after = done[0]
     assert [t.name for t in after.tokens] == ["phone", "fob"]
@@ -128,34 +128,34 @@ def test_until_the_first_code_the_old_tokens_remain() -> None:
 
 
 def test_a_key_fob_is_confirmed_by_two_codes_in_a_row() -> None:
-    record, shown = invited(UserRecord(user="alice").with_token(fob()), fob(), ENDS)
+    record, shown = issue_ticket(UserRecord(user="alice").with_token(fob()), fob(), ENDS)
     assert record.tokens == (fob(),)
     assert not shows_key(fob())
     assert shows_key(phone())
     one, two = hotp(b"2" * 20, 40), hotp(b"2" * 20, 41)
-    assert redeemed(record, answer(shown), answer(one), NOW, POLICY) is None
-    done = redeemed(record, answer(shown), answer(one + two), NOW, POLICY)
+    assert redeem_ticket(record, answer(shown), answer(one), NOW, POLICY) is None
+    done = redeem_ticket(record, answer(shown), answer(one + two), NOW, POLICY)
     assert done is not None
     assert done[1].next_factor == 42
 
 
 def test_a_key_fob_with_a_clock_is_confirmed_by_two_codes_too() -> None:
     timed = phone("HT-8", key=8).with_serial("HT-8")
-    record, shown = invited(UserRecord(user="alice").with_token(timed), timed, ENDS)
-    assert redeemed(record, answer(shown), code(key=8), NOW, POLICY) is None, "an attacker could guess one code"
+    record, shown = issue_ticket(UserRecord(user="alice").with_token(timed), timed, ENDS)
+    assert redeem_ticket(record, answer(shown), code(key=8), NOW, POLICY) is None, "an attacker could guess one code"
     two = totp(bytes([8]) * 20, NOW) + totp(bytes([8]) * 20, NOW + 30)
-    assert redeemed(record, answer(shown), answer(two), NOW + 30, POLICY) is not None
+    assert redeem_ticket(record, answer(shown), answer(two), NOW + 30, POLICY) is not None
 
 
 def test_a_new_ticket_replaces_the_earlier_one_and_its_key() -> None:
     record, ticket = owner()
-    again, shown = invited(record, phone("phone", key=2), ENDS)
+    again, shown = issue_ticket(record, phone("phone", key=2), ENDS)
     assert [t.secret for t in again.tokens] == [b"\2" * 20]
     assert verify(again, ticket, NOW, POLICY, tickets=Tickets.UNENROLLED).outcome is Outcome.NOT_ENROLLED
     assert verify(again, answer(shown), NOW, POLICY, tickets=Tickets.UNENROLLED).outcome is Outcome.TICKET
-    other, _ = invited(again, fob(), ENDS)
+    other, _ = issue_ticket(again, fob(), ENDS)
     assert [t.name for t in other.tokens] == ["fob"]
-    back, _ = invited(other, phone(), ENDS)
+    back, _ = issue_ticket(other, phone(), ENDS)
     assert [t.name for t in back.tokens] == ["fob", "phone"], "an assigned token remains"
 
 
@@ -163,7 +163,7 @@ def test_the_name_or_key_of_another_token_is_an_error() -> None:
     record, _ = owner(enrolled=True)
     for token in (phone("old", key=5), phone("new", key=9)):
         with pytest.raises(RecordError):
-            invited(record, token, ENDS)
+            issue_ticket(record, token, ENDS)
 
 
 def test_a_ticket_follows_its_token() -> None:
@@ -179,9 +179,9 @@ def test_the_ticket_of_a_disabled_token_does_not_count() -> None:
     record, ticket = owner()
     disabled = record.with_changed(record.tokens[0], record.tokens[0].switched(enabled=False))
     assert verify(disabled, ticket, NOW, POLICY, tickets=Tickets.EVERYBODY).outcome is Outcome.NOT_ENROLLED
-    assert redeemed(disabled, ticket, code(), NOW, POLICY) is None
+    assert redeem_ticket(disabled, ticket, code(), NOW, POLICY) is None
     enabled = disabled.with_changed(disabled.tokens[0], disabled.tokens[0].switched(enabled=True))
-    assert redeemed(enabled, ticket, code(), NOW, POLICY) is not None
+    assert redeem_ticket(enabled, ticket, code(), NOW, POLICY) is not None
 
 
 def test_the_ticket_of_a_first_enrolment_ends_with_another_enrolment() -> None:
@@ -270,6 +270,6 @@ def test_a_user_is_invited_until_the_end_of_the_ticket() -> None:
     assert record.is_invited(ENDS - 1)
     assert not record.is_invited(ENDS)
     assert not UserRecord(user="alice").is_invited(NOW)
-    done = redeemed(record, ticket, code(), NOW, POLICY)
+    done = redeem_ticket(record, ticket, code(), NOW, POLICY)
     assert done is not None
     assert not done[0].is_invited(NOW)

@@ -16,7 +16,7 @@ from pam_totp.core.record import TotpToken, UserRecord
 from pam_totp.core.settings import NEXT_PROMPT, REDEEM_SERVICE
 from pam_totp.formats.qr import packed
 from pam_totp.member import wire
-from pam_totp.operations.tickets import invited
+from pam_totp.operations.tickets import issue_ticket
 from tests.conftest import as_root
 from tests.fleet.test_member_fleet import Host
 from tests.support.cluster import with_postgresql
@@ -36,7 +36,7 @@ def invite(fleet: Fleet, *, tokens: tuple[object, ...] = ()) -> tuple[str, str]:
 
     def change(record: UserRecord) -> tuple[UserRecord, None]:
         nonlocal ticket
-        record, ticket = invited(record, PHONE, int(time.time()) + 3600, packed(PHONE, user, "host"))
+        record, ticket = issue_ticket(record, PHONE, int(time.time()) + 3600, packed(PHONE, user, "host"))
         return record, None
 
     fleet.store.update(user, change)

@@ -19,7 +19,7 @@ from pam_totp.core.answer import recovery_digest
 from pam_totp.core.record import UserRecord
 from pam_totp.member import wire
 from pam_totp.operations import audit_log
-from pam_totp.operations.tickets import invited, new_phone, with_temporary_code
+from pam_totp.operations.tickets import issue_ticket, new_phone, with_temporary_code
 from pam_totp.store.postgres_state import state_of
 from tests.support.cluster import OWNER, owned, servers, with_postgresql
 from tests.support.fleet import Fleet, Member, question, running
@@ -144,7 +144,7 @@ class Scene:
         self.bob = fleet.user(tokens=(phone(),), **recovery)
         self.carol = fleet.user(tokens=(fob(), phone()))
         self.temporary = self._change(self.bob, lambda r: with_temporary_code(r, 1 << 40))
-        self.ticket = self._change(self.carol, lambda r: invited(r, new_phone(r, 1), 1 << 40))
+        self.ticket = self._change(self.carol, lambda r: issue_ticket(r, new_phone(r, 1), 1 << 40))
         self.asked = question(self.alice, codes(0))
         assert self.web1.ask(self.asked).accepted
 

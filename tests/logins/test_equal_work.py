@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pam_totp.core.record import UserRecord
-from pam_totp.operations.tickets import invited
+from pam_totp.operations.tickets import issue_ticket
 from tests.conftest import as_root
 from tests.logins.test_memory import host
 from tests.support.pamconf import Result, service
@@ -55,7 +55,7 @@ def test_a_refused_ticket_makes_the_same_system_calls_for_every_user(site: Site,
     site.enrol(fob(50), user="daemon")
     site.enrol(fob(confirmed=False), user="bin")
     for user, tokens in (("games", ()), ("mail", (fob(50, name="old", secret=b"9" * 20),))):
-        record = invited(UserRecord(user=user, tokens=tokens), fob(confirmed=False), ends)[0]
+        record = issue_ticket(UserRecord(user=user, tokens=tokens), fob(confirmed=False), ends)[0]
         site.enrol(*record.tokens, user=user, ticket=record.ticket)
     users = ("daemon", "bin", "games", "mail")
     for user in users:

@@ -22,7 +22,7 @@ from pam_totp.core.secretfile import base32
 from pam_totp.core.settings import NEXT_PROMPT
 from pam_totp.formats.qr import packed
 from pam_totp.operations.first_login import NOTHING_CHANGED, PRESS_ENTER
-from pam_totp.operations.tickets import invited
+from pam_totp.operations.tickets import issue_ticket
 from tests.services.namespace import COPY, STORE, Machine, Sshd
 from tests.services.terminal import Talk
 from tests.services.test_ssh import is_in
@@ -53,7 +53,7 @@ def ticket(machine: Machine) -> Ticket:
 def invite(machine: Machine, token: TotpToken | None = None, user: str = "alice") -> Ticket:
     """Give `user` a ticket, and return it."""
     token = token or TotpToken(name="phone", secret=KEY, created=0, confirmed=False)
-    record, shown = invited(UserRecord(user=user), token, int(time.time()) + ENDS, packed(token, user, "host"))
+    record, shown = issue_ticket(UserRecord(user=user), token, int(time.time()) + ENDS, packed(token, user, "host"))
     machine.put(f"{STORE}/{user}.record", "pam_totp", record)
     return Ticket(shown)
 
@@ -466,7 +466,7 @@ def test_a_user_redeems_a_ticket_without_root(machine: Machine, ticket: Ticket) 
 def test_a_ticket_for_a_lost_phone_replaces_the_old_token(machine: Machine, site: str) -> None:
     old = UserRecord(user="alice", tokens=(fob(),))
     new = TotpToken(name="phone", secret=b"n" * 20, created=0, confirmed=False)
-    record, ticket = invited(old, new, int(time.time()) + ENDS)
+    record, ticket = issue_ticket(old, new, int(time.time()) + ENDS)
     machine.put(f"{STORE}/alice.record", "pam_totp", record)
     machine.write("/etc/pam_totp.toml", site)
     machine.serve()
@@ -501,7 +501,7 @@ def test_the_command_without_a_service_or_with_other_options_says_so(machine: Ma
 
 def test_another_service_name_gets_no_more_from_the_service(machine: Machine) -> None:
     """Each account can choose the service name. An enrolled user's ticket counts only under `REDEEM_SERVICE`."""
-    record, ticket = invited(
+    record, ticket = issue_ticket(
         UserRecord(user="alice", tokens=(fob(),)),
         TotpToken(name="phone", secret=b"n" * 20, created=0, confirmed=False),
         int(time.time()) + ENDS,

@@ -13,7 +13,7 @@ import pytest
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.operations.enroll import new_recovery_codes, new_token
-from pam_totp.operations.tickets import invited, with_temporary_code
+from pam_totp.operations.tickets import issue_ticket, with_temporary_code
 from pam_totp.store.file import FileStore
 from pam_totp.system.portal_table import Appearance
 from pam_totp.web.portal import App, FirstToken
@@ -45,7 +45,7 @@ def ticket(portal: Portal, token: Token | None = None, ends: float = DAY) -> str
     new = token or new_token("totp", name="new phone", secret=b"n" * 20, algorithm="SHA1", digits=6, now=now)
 
     def change(record: UserRecord) -> tuple[UserRecord, str]:
-        return invited(record, new, now + int(ends))
+        return issue_ticket(record, new, now + int(ends))
 
     return FileStore(str(portal.site.store)).update("alice", change, create=True)
 

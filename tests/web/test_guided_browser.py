@@ -10,7 +10,7 @@ import pytest
 
 from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.operations.enroll import new_recovery_codes
-from pam_totp.operations.tickets import invited, new_phone
+from pam_totp.operations.tickets import issue_ticket, new_phone
 from tests.support.site import KEY, codes
 from tests.web.people import People, Person, Phone
 from tests.web.served import APP, TELEPHONE, Served
@@ -25,7 +25,7 @@ def invite(served: Served, *tokens: Token, token: Token | None = None) -> str:
     """Write alice's record with these tokens and a ticket. Return the ticket."""
     now = int(time.time())
     record = UserRecord(user="alice", tokens=tokens)
-    record, ticket = invited(record, token or new_phone(record, now), now + 3600)
+    record, ticket = issue_ticket(record, token or new_phone(record, now), now + 3600)
     served.enrol("alice", *record.tokens, ticket=record.ticket)
     return ticket
 
