@@ -71,7 +71,7 @@ class ClientError(Exception):
 
 
 class OutOfReach(ClientError):
-    """The error for a service that is not running, did not answer in time, or cannot use its store."""
+    """The error for a service that is stopped, too slow, or unable to use its store."""
 
 
 class NotAdmitted(ClientError):
@@ -342,7 +342,7 @@ def _pause() -> float:
 
 
 def _request(user: str, code: str | bytes, service: str, rhost: str | None) -> _Request | Exception | None:
-    """Return the packets; an error for the caller to raise; or None if no account or token can have such values.
+    """Return the packets, or an error for the caller to raise, or None if no account or token can have such values.
 
     The error is returned, because this function's frame has the code.
     """

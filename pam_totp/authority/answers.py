@@ -153,7 +153,8 @@ class Answers:
         member = self._permitted(fingerprint, user, begun).name
         chosen = settings(begun.service, (), self._site())
         origin = _origin(chosen, begun.service, member, begun.rhost)
-        # `nullok_group` is a group of the member, which this host may not have. So it exempts no user here.
+        # `nullok_group` is a group of accounts on the member's host, and might not exist on this host, so it exempts no
+        # user here.
         nullok = chosen.nullok and chosen.nullok_group is None
         if origin is None and not nullok:
             return wire.BeginVerdict(verdict=wire.ASK)
@@ -265,9 +266,13 @@ class _Dialogue:
     def kept(self, decision: Decision) -> dict[str, Any]:
         """Return the content of the text that `stored` returns.
 
-        `o` is the outcome. Of an accepted answer: `m`, the messages; `t`, the token's name, creation and next counter
-        or step. Of a refused answer: `f`, the count of failures, if it was counted; `n`, the code that completes codes
-        in a row; `p`, the earlier question whose `n` was tried.
+        Its keys are:
+        - `o`: the outcome;
+        - `m`: the messages after an accepted answer;
+        - `t`: the name, the creation and the next counter or step of the token that showed the accepted codes;
+        - `f`: the count of failures, if this answer was counted as a failure;
+        - `n`: the code that completes the codes in a row;
+        - `p`: the earlier question with the `n` to which this answer was compared.
         """
         kept: dict[str, Any] = {"o": decision.outcome.value}
         token = None if decision.token is None else decision.record.token(decision.token)

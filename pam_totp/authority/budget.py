@@ -3,10 +3,10 @@
 Rules:
 1. A member may send BURST refused answers, and then RATE a second. Beyond that, users of this member need two codes in
    a row (law 8): a stolen member cannot guess them, and honest users can still log in.
-2. Every refused answer is counted after its decision. So the budget depends only on facts that the member already has.
-   If some reasons of refusals were exempt, a stolen member could learn which users are enrolled, and which unused codes
-   are right. Codes in a row give back the refusals of their login while the budget is used up. Otherwise a busy member
-   would need codes in a row until few of its users log in.
+2. Every refused answer is counted after its decision, so the budget depends only on facts that the member already has.
+   A stolen member could learn which users are enrolled, and which unused codes are right, if some reasons of refusals
+   were exempt. Codes in a row give back the refusals of their login while the budget is used up. Otherwise a busy
+   member would need codes in a row until few of its users log in.
 3. Answers that were decided at the same time may exceed the budget. The count is at most MOST, so that honest users of
    a member can log in with one code again soon after a flood.
 4. Each process of each authority has its own budgets, in memory.

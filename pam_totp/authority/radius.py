@@ -1,15 +1,16 @@
 """Questions of FreeRADIUS, which is a member for equipment that speaks RADIUS (`POST /v1/radius`).
 
 Rules:
-1. A question is decided by `Answers.answer`: the same law, budgets, groups and ids as for every other member.
-2. After the first refusal, the reply is a challenge, for every user and every answer (law 5). The same holds for a user
-   or a service that the member may not ask for. The reply to the second refusal asks for a third answer only if a
+1. `Answers.answer` decides on a question, with the same laws, budgets, groups and ids as for every other member.
+2. The reply to the first refused answer is a challenge, for every user and every answer (law 5). The same applies to a
+   user or a service that the member may not ask for. The reply to the second refused answer is a challenge only if a
    verdict allows it.
-3. A challenge has a State: the id of the login and its refused answers, encrypted and authenticated, for one member,
-   user and service, and for LIFE seconds of the database's clock. Every authority with the key of the CA can open it.
-4. Any other State is ignored: the answer is the first answer of a login. So an attacker gains nothing by a forged
-   State.
-5. Messages are marked as plain text: FreeRADIUS would expand them otherwise, and so execute commands.
+3. A challenge has a State: the id of the login and its refused answers, encrypted and authenticated. A State is bound
+   to one member, user and service, and is valid for LIFE seconds of the database's clock. Every authority with the key
+   of the CA can open it.
+4. Any other State is ignored: the answer is the first answer of a login. An attacker therefore gains nothing by a
+   forged State.
+5. Messages are marked as plain text: otherwise FreeRADIUS would expand them, and could execute commands in them.
 6. A reply does not show whether the user is enrolled. Every accepted user has given a code.
 """
 
@@ -158,8 +159,8 @@ _NONCE, _TAG = 16, 16  # bytes
 class States:
     """The seal of the State of challenges, with keys that are derived from `secret`.
 
-    The encryption is counter mode over HMAC-SHA256 with a random nonce, and the tag is an HMAC of
-    the nonce, the encrypted content and the bound texts.
+    The encryption is counter mode over HMAC-SHA256 with a random nonce. The tag is an HMAC of the nonce, the encrypted
+    content and the bound texts.
     """
 
     def __init__(self, secret: bytes) -> None:

@@ -122,5 +122,5 @@ class Redeeming(NamedTuple):
 
 
 def _kept(found: Confirmation) -> str:
-    """Return the text to store for an enrolment: `o`, the outcome; `a`, its time; `t`, the token's name."""
+    """Return the text to store for an enrolment, with the outcome (`o`), its time (`a`) and the token's name (`t`)."""
     return json.dumps({"o": Outcome.TICKET.value, "a": found.at, "t": found.fields.get("token")})

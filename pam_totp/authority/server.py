@@ -128,7 +128,9 @@ class Server:
 
     @web.middleware
     async def _reply(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Return the reply to a request, and close the connection if it is not to be kept."""
+        """Return the reply to a request. Close the connection after status 401, without a client certificate, or after
+        a stop.
+        """
         connection = self._connection(request)
         try:
             response = await self._outcome(request, handler, connection)
@@ -283,7 +285,7 @@ class Server:
     def _issuer(self) -> Issuer:
         """Return the CA. Raise CertificateError if this authority does not sign."""
         if not os.path.exists(self._settings.ca_key):
-            raise CertificateError(f"{self._settings.ca_key}: not found, so this authority signs no certificates")
+            raise CertificateError(f"cannot sign certificates: {self._settings.ca_key} not found")
         if not self._settings.addresses:
             raise CertificateError("authority.addresses of the site file must not be empty")
         return Issuer(self._settings.ca, self._settings.ca_key)

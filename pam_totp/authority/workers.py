@@ -77,7 +77,7 @@ class Workers:
 
 
 class _Turns:
-    """At most `width` holders of each key at a time. A key without a holder takes no memory."""
+    """At most `width` holders of each key at a time. Only keys with holders or waiters use memory."""
 
     def __init__(self, width: int) -> None:
         self._width = width

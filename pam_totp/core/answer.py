@@ -5,7 +5,7 @@ Rules:
 2. An answer is valid UTF-8 of at most 512 bytes. White space, hyphens, dashes and invisible characters are ignored.
 3. Codes are one, two or three codes of the same length, in decimal digits of any script (RFC 4226 §7.4: "a sequence").
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
-5. After a password, the codes are the longest suffix of ASCII digits that has a valid length. An answer with a password
+5. The codes after a password are the longest suffix of ASCII digits that has a valid length. An answer with a password
    keeps every character and has no recovery code, because a password may end in any character.
 6. An answer is in buffers that its owner wipes, and its codes are numbers: Python cannot overwrite str and bytes.
 """

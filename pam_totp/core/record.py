@@ -7,7 +7,7 @@ Rules:
    for each day from the first failure to the latest time of the clock, regardless of clock changes.
 4. An error names the field and the requirement, and never shows a value.
 5. `repr` never shows a secret.
-6. Recent logins are for display only. No decision reads them, and the store drops them if a slot has no space.
+6. Recent logins are for display only. Decisions ignore them, and the store drops them if a slot has no space.
 7. Changes by the desk are for display only, too. A login never changes them, so a slot always has space for them.
 """
 

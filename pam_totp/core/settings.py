@@ -376,7 +376,7 @@ def _settings(service: str, arguments: tuple[str, ...], site: Site) -> Settings:
     get = chosen.get
     nullok, enroll = get("nullok", any(limit in chosen for limit in _LIMITS)), get("enroll", "off")
     if nullok and enroll != "off":
-        reason = "with nullok, users who are not enrolled get no prompt for a ticket"
+        reason = "with nullok, an unenrolled user logs in before the prompt for a ticket"
         raise SettingsError(f"nullok and enroll={enroll}: only one is allowed: {reason}")
     member = site.member if origins.keys().isdisjoint({"store", "secret"}) else None
     if member is not None and (name := next((n for n in Policy.RULES if n in chosen), None)) is not None:

@@ -2,7 +2,7 @@
 
 Rules:
 1. Each authority is asked over a separate connection. All answers together take at most the given time.
-2. Nothing is kept, and no login is affected. An authority changes nothing for these questions.
+2. The check only reads: an authority changes nothing for these questions. Logins use other connections.
 """
 
 from __future__ import annotations

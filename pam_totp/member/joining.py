@@ -48,7 +48,7 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "OPENSSL_CONF": "/dev/null"}
 
 
 class JoinError(StoreError):
-    """The error for a host that cannot join or cannot renew its certificate. The host is unchanged."""
+    """The error for a host that failed to join, or to renew its certificate. The host is unchanged."""
 
 
 class JoinRefused(JoinError):

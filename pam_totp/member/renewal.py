@@ -26,7 +26,7 @@ SERVICE = "serve"  # the service name of the lines
 
 
 def watch(settings: Callable[[], MemberSettings | None], log: Callable[..., None]) -> None:
-    """Start the thread. `settings` returns the settings of the site file, or None if this host is no member."""
+    """Start the thread. `settings` returns the settings of the site file, or None on a host that is not a member."""
     threading.Thread(target=_watch, args=(settings, log), daemon=True).start()
 
 

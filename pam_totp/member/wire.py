@@ -291,7 +291,7 @@ class Redemption(Message):
 
 
 class Begin(Message):
-    """`POST /v1/begin`: may the user pass without a prompt, by grace or because the user is not enrolled?"""
+    """`POST /v1/begin`: may the user pass before a prompt, by grace or as an unenrolled user?"""
 
     user: str
     service: str

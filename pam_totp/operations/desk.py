@@ -437,7 +437,7 @@ class Desk:
     def disable(self, by: str, user: str, token: str | None = None) -> tuple[str, ...]:
         """Disable a token. Return the names of the disabled tokens.
 
-        If `token` is None, disable all tokens, and end the ticket, the temporary code and the recovery codes.
+        Disable all tokens, and end the ticket, the temporary code and the recovery codes, if `token` is None.
         """
         voided: list[int] = [0]
 

@@ -4,11 +4,11 @@ Rules:
 1. A dialogue has no socket, thread, clock or sleep. It yields each wait to its driver: the service, the helper, a test.
 2. It shows prompts and texts through a `Conversation`. Dialogues share no state.
 3. Only the results ACCEPTED and IGNORED let a user pass.
-4. Every refusal has the same delay. After the first refusal, the dialogue asks once more, regardless of the answer and
+4. Every refusal has the same delay. The dialogue asks once more after the first refusal, regardless of the answer and
    the user (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 state the exceptions.
 5. The waits between two prompts do not depend on the user, except for grace and `nullok`.
 6. No lock is held during a prompt.
-7. With `forward_pass`, the next module checks the password after the code. Until then, the dialogue hides the verdict:
+7. With `forward_pass`, the next module checks the password after the code. The dialogue hides the verdict until then:
    it shows one prompt, no text, and the same delay after every answer.
 8. A dialogue wipes all answers when it ends.
 9. In sshd, the text of a refusal precedes the second prompt, and no text follows the last answer. sshd omits the line

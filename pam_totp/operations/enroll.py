@@ -66,8 +66,8 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
 def clock_error(token: Token, answer: Answer, now: int) -> int | None:
     """Return the seconds by which the clock of a phone is ahead (negative: behind) if the phone showed this code.
 
-    Return None if the code is of no step within CLOCK_REACH of `now` (Unix seconds). `token` is new: the user knows its
-    key, so the result reveals nothing more. One wrong code in 300 is mistaken for a code of another time.
+    Return None if the steps within CLOCK_REACH of `now` (Unix seconds) have other codes. `token` is new: the user knows
+    its key, so the result reveals nothing more. One wrong code in 300 is mistaken for a code of another time.
     """
     found = answer.numbers({token.digits})
     if not isinstance(token, TotpToken) or found is None or len(found[1]) != 1:
@@ -82,9 +82,8 @@ def clock_error(token: Token, answer: Answer, now: int) -> int | None:
 def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:
     """Return the record with `new` in place of `old`, and the token that `new` replaced.
 
-    Logins may have used codes of `old` meanwhile. Return None if the record has no token with the name, key and
-    creation time of `old`, because another process has changed the record. Raise RecordError for a key that another
-    token has.
+    Logins may have used codes of `old` meanwhile. Return None if another process has changed the record, so that it
+    lacks a token with the name, key and creation time of `old`. Raise RecordError for a key that another token has.
     """
     last = record.token(old.name)
     if last is None or (last.secret, last.created) != (old.secret, old.created):

@@ -4,7 +4,7 @@ Rules:
 - Data flows one way: ParsedFile -> SelectedTokens (tokens with their users) -> `import_tokens` -> Report.
 - Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
   for users.
-- The process rolls back an import that fails. If the process is killed, the next command rolls the import back.
+- The process rolls back an import that fails. The next command rolls back the import of a killed process.
 - Memory holds only a packed result of about a hundred bytes for each token. The import writes each token to the journal
   as soon as it has read the token. It reads the token again if another process changes the record meanwhile.
 - The time, the store and the rule for user names are arguments.
@@ -131,9 +131,9 @@ class Selected(Protocol):
 class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
-    `serial` selects one token. `users_by_serial` assigns tokens to users. If `users_by_serial` is None, the user is
-    `user`, or the user named in the file if `user` is None. With `user_selects`, only tokens that the file assigns to
-    `user` are selected. Serial numbers are compared by `serial_key`.
+    `serial` selects one token. `users_by_serial` assigns tokens to users. Without `users_by_serial`, every token is for
+    `user`. Without `user` too, the file names the user of each token. With `user_selects`, only tokens that the file
+    assigns to `user` are selected. Serial numbers are compared by `serial_key`.
     """
 
     account: AccountName

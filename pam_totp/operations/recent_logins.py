@@ -2,7 +2,7 @@
 
 Rules:
 - A record keeps the last acceptances and the last refusals (`UserRecord.with_recent`), for display only.
-- A login without a code, by grace or `nullok`, writes no record, so it is not among the recent logins.
+- A login by grace or `nullok` needs no code and leaves the record unchanged, so the recent logins lack it.
 """
 
 from __future__ import annotations

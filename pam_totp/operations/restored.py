@@ -181,7 +181,7 @@ class Log:
         """Create an empty log. The times are Unix seconds.
 
         A change counts if `stores` contains the store named in the line. A line without a store is about the default
-        store. `restored_at` is the time of the restore, or earlier. If it is None, no line covers a key fob.
+        store. `restored_at` is the time of the restore, or earlier. No line covers a key fob if `restored_at` is None.
         """
         self.lines = 0  # lines of pam_totp
         self.last_restored: int | None = None  # time of the last line of `pam-totp restored` since the restore
@@ -399,7 +399,9 @@ def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Tok
 
 
 def _ambiguous(token: Token) -> tuple[Token, list[str]]:
-    """Return the token, disabled, because tokens enrolled in the same second had the same name in turn."""
+    """Return the token, disabled, because the log cannot distinguish it from another token with the same name and the
+    same second of enrolment.
+    """
     return _with_row(token.switched(False), ["disabled: the log cannot distinguish it from another token"])
 
 

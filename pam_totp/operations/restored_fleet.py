@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from pam_totp.store.postgres_fence import MemberRow
 
 CLOCKS = 300  # seconds: the largest difference between the clocks of an authority and of the database
-# The kinds of pairs: a group of members and a group of users; a group of users and a user; a group of members and
-# TICKET.
+# The kinds of pairs are: group of members and group of users, group of users and user, group of members and TICKET.
 ALLOWED, PUT, ENROLLING = KINDS = ("may", "users", "enroll")
 TICKET, OFF = "ticket", "off"  # the members of a group may enrol users by tickets, or may not
 _GIVES = {"member-allow": ALLOWED, "member-put": PUT}

@@ -111,9 +111,8 @@ class Verifier(Protocol):
         """
 
     def confirm(self, ticket: Answer, first: Answer) -> UseStore:
-        """Return the question whether `first` confirms the token of `ticket`. The reply is a confirmation.
-
-        After a confirmation, the change is durable before the reply.
+        """Return the question whether `first` confirms the token of `ticket`. The reply is a `Confirmation`. Its change
+        is durable before the reply.
         """
 
     def wipe(self) -> None:

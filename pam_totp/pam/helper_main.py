@@ -89,7 +89,7 @@ def _become_owner() -> None:
 def _continue_in_child() -> None:
     """Continue the login in a child process. This process waits until the child has ended, and exits.
 
-    The child cannot be killed while it waits for a file system that does not answer. Init reaps it, so that the host
+    A signal cannot kill the child while the child waits for a hung file system. Init reaps the child, so that the host
     need not wait.
     """
     child = os.fork()

@@ -34,7 +34,7 @@ _RESETS: tuple[Callable[[], object], ...] = (
 
 
 def reset_inherited_state() -> None:
-    """As root, reset ids, limits, priorities, processors and timer slack. Do nothing if not root."""
+    """As root, reset ids, limits, priorities, processors and timer slack. Otherwise, do nothing."""
     if os.geteuid() != 0:
         return
     os.setresgid(0, 0, 0)

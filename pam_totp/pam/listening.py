@@ -36,7 +36,7 @@ def listening(path: str | None) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         with _locked(path):
             _bind(listener, path)
-        # While this descriptor is open, the kernel does not reuse the socket's inode number.
+        # The kernel does not reuse the socket's inode number while this descriptor is open.
         made = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             yield listener

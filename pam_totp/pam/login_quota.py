@@ -1,13 +1,13 @@
 """The login quota: the limit on logins that an account may have at once.
 
 Rules:
-1. Each account other than root has a quota of connections. Their total has a limit, too. All uids without a passwd
-   entry share a small quota, because a user may own thousands of them (subuid(5)).
-2. Uids that are not in /etc/passwd have a separate total until their lookup, so that they cannot block local accounts.
-3. Logins from root programs have a separate total. Other accounts cannot prevent a login by sudo, because the relay
-   starts helpers when this total is used up.
-4. A login from a root program for a caller also counts for the caller, because su and sudo run as root. Logins of
-   remote users count for name and remote host together, because remote users can claim any name.
+1. Each account other than root has a quota of logins, and these accounts also have a limit together. All uids without a
+   passwd entry share a small quota, because a user may own thousands of them (subuid(5)).
+2. Uids outside /etc/passwd count towards a separate limit until their lookup, so that they cannot block local accounts.
+3. Logins from root programs have a separate limit. Other accounts cannot prevent a login by sudo, because the relay
+   starts helpers when this limit is reached.
+4. A login from a root program also counts towards the quota of the caller that the program names, because su and sudo
+   run as root. A remote caller is a name and a remote host together, because a remote user can claim any name.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WITHOUT_ENTRY = -1
 
 
 class NotLookedUp(NamedTuple):
-    """An account that is not in /etc/passwd, before its lookup."""
+    """A uid outside /etc/passwd, before its lookup."""
 
     uid: int
 
 
 class Caller(NamedTuple):
-    """The account for which a root program logs in, as named by that program."""
+    """The account that started a root program, as named by that program."""
 
     uid: int
     ruser: str | None
@@ -57,11 +57,11 @@ class LoginQuota:
 
     @property
     def is_full(self) -> bool:
-        """Return True if root programs have more logins than their total."""
+        """Return True if root programs have more logins than their limit."""
         return self._logins[ROOT] > self._carried
 
     def acquire(self, account: Account) -> bool:
-        """Count a login for `account`, and return True. Return False if its quota or the total is used up."""
+        """Count a login for `account`, and return True. Return False if its quota or the common limit is used up."""
         if account != ROOT:
             limit = self._without_entry if account == WITHOUT_ENTRY else self._limit
             is_full = not isinstance(account, Caller) and self._totals[type(account)] >= self._total

@@ -3,7 +3,7 @@
 Rules:
 1. One thread calls all handlers, one after the other: handlers need no lock, but must return quickly.
 2. A job runs in a thread of a pool. The loop's thread then handles its result.
-3. A job that never returns cannot delay the end of the process, because the threads of a pool are daemon threads.
+3. A hung job cannot delay the end of the process, because the threads of a pool are daemon threads.
 """
 
 from __future__ import annotations

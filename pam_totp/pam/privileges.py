@@ -19,7 +19,7 @@ OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
-    """As root, become the owner of `folder`, with its group and the groups `also`. Do nothing if not root.
+    """As root, become the owner of `folder`, with its group and the groups `also`. Otherwise, do nothing.
 
     `folder` is a path or a descriptor. Raise OSError if the owner of `folder` cannot be read.
     """
@@ -32,7 +32,7 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 def become_account(name: str, also: tuple[int, ...] = ()) -> None:
     """As root, become the account `name`, with its primary group and the groups `also`.
 
-    Do nothing if not root, or if the account `name` is not found.
+    Do nothing for other accounts, or if the account `name` is not found.
     """
     entry = _entry(name)
     if os.geteuid() == 0 and entry is not None:
@@ -59,8 +59,10 @@ def act_as_owner_of(folder: str | int) -> None:
 
 
 def act_as_root() -> None:
-    """End `act_as_owner_of` for a process that then changes to another account. Do nothing if the process never was
-    root."""
+    """Restore root's effective ids, so that the process can change to another account.
+
+    Do nothing unless the saved uid is root's.
+    """
     if os.getresuid()[2] == 0:
         os.seteuid(0)
         os.setegid(0)
@@ -83,9 +85,9 @@ def acting_as_root() -> Iterator[None]:
 
 
 def become_user(name: str) -> None:
-    """As root, become the user `name`, with only the user's primary group. Do nothing if not root.
+    """As root, become the user `name`, with only the user's primary group. Otherwise, do nothing.
 
-    Use the kernel's overflow ids, which own no file, if the account does not exist.
+    Use the kernel's overflow ids, which own no file, for an unknown user.
     """
     if os.geteuid() != 0:
         return
@@ -97,7 +99,7 @@ def become_user(name: str) -> None:
 
 
 def become_nobody() -> None:
-    """As root, change to the kernel's overflow ids, which own no file. Do nothing if not root."""
+    """As root, change to the kernel's overflow ids, which own no file. Otherwise, do nothing."""
     if os.geteuid() == 0:
         _become(OVERFLOW_ID, OVERFLOW_ID)
 

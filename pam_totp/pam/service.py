@@ -409,7 +409,7 @@ def serve(
 ) -> None:
     """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits.
 
-    The socket `figures_path` serves the figures of all workers. There is no such socket if `figures_path` is None.
+    The socket `figures_path` serves the figures of all workers. A `figures_path` of None disables this socket.
     """
     _raise_descriptor_limit()
     figures = Figures(workers + 1)  # of the parent process, and of each worker

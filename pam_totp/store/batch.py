@@ -7,7 +7,7 @@ Rules:
    the old record meanwhile.
 3. `journal` can roll back all records from the first change to the last. This process rolls back after an error,
    and the next command on the store after a kill.
-4. After a roll-back, used codes remain used up.
+4. Used codes remain used up after a roll-back.
 5. The process claims the serial numbers of new tokens while it computes the records, and flushes the claims before the
    first change. A roll-back releases them.
 6. Logins continue during the change. Each login reads the old record or the new record.

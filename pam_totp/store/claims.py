@@ -1,8 +1,8 @@
 """The claims of a file store: the owner of the token with each serial number.
 
 Rules:
-1. A claim is a symbolic link in the folder `.serial`: its name is the serial number, and it points to the record of the
-   owner. symlink(2) creates it with its content, or fails if the claim exists. No process follows the link.
+1. A claim is a symbolic link in the folder `.serial`. Its name is the serial number, and its target is the record of
+   the owner. symlink(2) creates the link with its target, or fails if the claim exists. No process follows the link.
 2. A record gets a serial number only after its user has the claim, and after the claim is durable.
 3. A process that changes a claim holds the claim's lock: a byte of `.lock`, like the lock of a record. An update holds
    it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
@@ -13,8 +13,8 @@ Rules:
    that checked for `.import` before could still delete the claim.
 6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
 7. A claim may also point to an entry of the stock (`stock_entries`). The owner is the user whose record has the token
-   and to whom the claim points; otherwise it is the stock, if its entry contains a token. This rule has one result
-   after a kill at any moment of a change, and `settle` completes such a change.
+   and to whom the claim points. Otherwise the owner is the stock, if its entry contains a token. This rule has one
+   result after a kill at any moment of a change, and `settle` completes such a change.
 8. The stock's entry of a token loses its key before a user's record loses the token. Otherwise a killed return could
    restore an old counter.
 """
@@ -341,7 +341,7 @@ def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import
 
 
 def _free(store: FileStore, folder: int, claim: str) -> None:
-    """Delete a stale claim and its entry of the stock. If the entry contains a token, move the claim to the stock."""
+    """Delete a stale claim and its entry of the stock. Move the claim to the stock if the entry contains a token."""
     if stock_entries.has_token(store, folder, claim):
         point(folder, claim, stock_entries.path_of(claim))
         return

@@ -3,8 +3,8 @@
 Rules:
 1. The store chooses the decoy at random: a choice by user name would reveal the names that share a decoy.
 2. Processes write a decoy without a lock. Two writes of the same sequence number write the same bytes.
-3. Both slots of a decoy contain a document, and a decoy has recent logins, so that reading and writing a decoy costs
-   the same as for a user's record.
+3. Both slots of a decoy contain a document, and a decoy has recent logins. Reading and writing a decoy therefore takes
+   the same time as for a user's record.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ Rules:
 4. The update for an unknown user also acquires a lock, and overwrites a decoy.
 5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.
 6. Every user name has one file name, and every file name belongs to one user name.
-7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service
-   of version 1 that still runs reads the empty file as damaged, and denies the login. If the file did not exist,
-   `nullok` would accept the login. An update also acquires the lock of version 1 while the file has content.
+7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service of
+   version 1 that still runs reads the empty file as damaged, and denies the login. `nullok` would accept the login if
+   the file did not exist. An update also acquires the lock of version 1 while the file has content.
 8. A change of tokens or recovery codes writes both slots, so that the file contains no removed key.
 9. The token with a serial number belongs to one user only: the folder `.serial` has a claim for each serial number
    (`claims`).

@@ -8,7 +8,7 @@ Rules:
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
 5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
-   denied. After a deletion, the user would not be enrolled.
+   denied. Without the record, the user would count as not enrolled.
 6. In version 1, a line has a name, the new document, and true or false: whether an old record existed. NAME.json.old is
    a hard link of the old record. The record is unchanged while NAME.json.new exists. A roll-back converts a changed
    record to version 2.

@@ -53,7 +53,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.2  # seconds between two attempts to reac
 class Question(NamedTuple):
     """A question of a member, identified by `digest`. `verdict` returns the text to store for a change's result.
 
-    Before each decision, `recall` gets the user's stored verdicts, by the digests of their questions in hexadecimal.
+    `recall` gets the user's stored verdicts before each decision, by the digests of their questions in hexadecimal.
     """
 
     digest: bytes
@@ -90,7 +90,7 @@ class Work(NamedTuple):
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Run the block in a transaction, and commit it. After an exception, the pool closes the connection."""
+        """Run the block in a transaction, and commit it. The pool closes the connection after an exception."""
         self.run("BEGIN")
         yield
         self.run("COMMIT")
@@ -258,7 +258,7 @@ class PostgresStore(SharedStore):
             _require_safe(stored)
             verdict = None if question is None else _verdict(stored, question)
             if verdict is not None:
-                # Perhaps only the primary has committed the verdict. Once this write is durable, so is the verdict.
+                # Perhaps only the primary has committed the verdict. The verdict is durable as soon as this write is.
                 self._write_again(work, name, stored)
                 raise AlreadyAnswered(verdict)
             if stored.version is None and not create:

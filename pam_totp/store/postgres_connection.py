@@ -73,7 +73,7 @@ class Connection:
 
     @property
     def is_usable(self) -> bool:
-        """Return True if the connection is open, in no transaction, and the server has sent nothing unexpected."""
+        """Return True if the connection is open and outside a transaction, and no unexpected data has arrived."""
         pgconn = self._pgconn
         is_idle = pgconn.status == pq.ConnStatus.OK and pgconn.transaction_status == pq.TransactionStatus.IDLE
         return is_idle and not _wait(pgconn.socket, select.POLLIN, 0.0)

@@ -10,7 +10,7 @@ Rules:
 4. The table of a copied database gets another name in the transaction of the copy.
 5. The process reads all records back, and compares each byte, before the copy is valid.
 6. The stock of tokens is copied too, in the same transaction.
-7. After a kill of the process, only the old store may accept logins. A second run of the command completes the copy.
+7. Only the old store may accept logins after a kill of the process. A second run of the command completes the copy.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ def _rows(run: Run, table: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _require_folder(folder: str, codec: Codec | None) -> None:
-    """Raise StoreError unless the folder is a store of this process's account, without an unfinished import."""
+    """Raise StoreError unless the folder is a store of this process's account, and its last import is complete."""
     store = FileStore(folder, codec=codec)
     journal.recover(store)
     with store.opened() as opened:

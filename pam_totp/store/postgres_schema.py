@@ -1,7 +1,7 @@
 """The tables of the PostgreSQL store, and the condition under which a change may be made.
 
 Rules:
-1. A change repeats the condition GUARD in its WHERE, so that no change is made on a primary without a standby. GUARD is
+1. A change repeats the condition GUARD in its WHERE, so that a primary that lacks a standby makes no change. GUARD is
    the reason if the condition is not met, and NULL otherwise.
 2. The database stores the required replication, so all hosts have the same requirement.
 3. A name is in the encoding of file names (`file.file_name`), which is ASCII in every database.

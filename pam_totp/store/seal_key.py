@@ -1,8 +1,8 @@
 """The keyring of this host: the keys that seal its stores, and the search for them.
 
 Rules:
-1. The keyring is the credential `seal` that systemd gives a service, or else the file `/etc/pam_totp/seal`, or else the
-   file `/etc/pam_totp/seal.cred`, which systemd-creds decrypts with the key of the host or of its TPM2.
+1. The keyring is the first of: the credential `seal` that systemd gives a service, the file `/etc/pam_totp/seal`, the
+   file `/etc/pam_totp/seal.cred`. systemd-creds decrypts `seal.cred` with the key of the host or of its TPM2.
 2. Only root can read the two files. A process calls `hold` as root, before it changes to another account. It then has a
    descriptor of the keyring, and no other right.
 3. A process loads cryptography and `keyring` only if this host has a keyring. Otherwise, no store is sealed.

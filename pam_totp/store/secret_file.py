@@ -2,10 +2,10 @@
 
 Rules:
 1. A writer holds the lock of the file name. A reader without the lock may find a damaged file.
-2. A login overwrites the other slot by one system call, which returns after the flush, so that a signal cannot separate
-   the write from the flush. The write succeeds on a full disk.
-3. After an error, the process empties that slot, so that the current record remains valid.
-4. Before the first write to the empty slot of a new file, the process flushes the file and its folder.
+2. A login overwrites the other slot by one system call, which returns after the flush. A signal therefore cannot
+   separate the write from the flush. The write succeeds on a full disk.
+3. The process empties that slot after an error, so that the current record remains valid.
+4. The process flushes a new file and its folder before the first write to the file's empty slot.
 5. The process writes and flushes a new file under a temporary name. Then link(2) gives the file its name, or fails if
    the name exists. rename(2) replaces a smaller file by a larger file.
 6. A secret file is a regular file of mode 0600 with one hard link. The account of this process owns it.
@@ -28,7 +28,7 @@ _UNKNOWN_FLAG = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 class LastRead:
     """The results of the last read: a file's content, its slots, and the record if it was parsed. A login reads the
-    file again under the lock. If the content is the same, the login uses these slots and this record.
+    file again under the lock. It uses these slots and this record if the content is the same.
     """
 
     content: bytes | None = None

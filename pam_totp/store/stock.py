@@ -117,12 +117,12 @@ class Stock(Protocol):
     def exchange(self, user: str, change: Exchange[R], serials: Sequence[str], *, create: bool = False) -> R:
         """Change a user's record and the stock together, durably, and return the result of `change`.
 
-        `change` gets the record, and the entries of `serials`. An entry without a token is not in stock. A token of
-        the new record is removed from the stock if the stock has its serial number. The entries that `change` returns
-        are added to the stock: their tokens must be in the old record, and missing in the new record. `change` may be
-        called more than once; the last call counts.
+        `change` gets the record, and the entries of `serials`. A token is in stock only if its entry contains it. A
+        token of the new record is removed from the stock if the stock has its serial number. The entries that `change`
+        returns are added to the stock: their tokens must be in the old record, and missing in the new record. `change`
+        may be called more than once; the last call counts.
 
-        Raise NotThere if the user has no record, unless `create` is True. Raise SerialTaken.
+        Raise NotThere for a user without a record if `create` is False. Raise SerialTaken.
         """
 
     def seal_again(self) -> int:

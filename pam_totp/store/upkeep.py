@@ -105,7 +105,7 @@ def put_back(store: FileStore) -> Iterator[str]:
 
 
 def rewrite(store: FileStore, user: str) -> None:
-    """Write the record of a user again, unchanged. After this, `put_back` omits the user. Raise StoreError."""
+    """Write the record of a user again, unchanged, so that `put_back` omits the user. Raise StoreError."""
     name = store.file_of(user)
     with store.opened() as folder:
         _rewrite(store, folder, name)
