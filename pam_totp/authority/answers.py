@@ -293,7 +293,7 @@ class _Dialogue:
 
 
 def _verdict(kept: Mapping[str, Any]) -> wire.Verdict:
-    """Return the verdict of a stored text (`_Dialogue.kept`)."""
+    """Return the verdict that the content of a stored text encodes (`_Dialogue.kept`)."""
     if kept["o"] not in _ACCEPTED:
         return wire.Verdict(verdict=wire.REFUSED, again="n" in kept)
     return wire.Verdict(verdict=wire.ACCEPTED, by=kept["o"], messages=tuple(kept.get("m", ())))

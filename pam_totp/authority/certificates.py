@@ -1,11 +1,12 @@
-"""The certificates of a fleet, made by /usr/bin/openssl.
+"""The certificates of a fleet, created by /usr/bin/openssl.
 
 Rules:
 1. Keys are on the curve P-256. The CA is valid for ten years, an authority's certificate for 825 days, a member's for
    90 days. Each certificate is valid from a day before its creation, so that clocks may differ.
 2. Only the key of a certificate request is used. The signer chooses the name, the use and the time.
 3. openssl runs with a fixed path and a clean environment, in a new temporary folder, and for at most TIMEOUT seconds.
-4. A key is in a file that only its owner, and the group of the service, can read. It is never an argument.
+4. A key is in a file that only its owner, and the group of the service, can read. A key is never an argument of
+   openssl.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ CA, SERVER, CLIENT = "", "serverAuth", "clientAuth"
 
 
 class CertificateError(Exception):
-    """The error for a certificate or key that cannot be made or used. The text has no secret."""
+    """The error for a certificate or key that cannot be created or used. The text has no secret."""
 
 
 class BadRequest(CertificateError):
@@ -78,11 +79,13 @@ class Issuer:
     key: str
 
     def sign_member(self, csr: str, name: str) -> str:
-        """Return the certificate in PEM of a member with this name for a request. Raise CertificateError."""
+        """Sign a request of the member with this name. Return the certificate in PEM. Raise CertificateError."""
         return self._sign(csr, name, CLIENT, [f"DNS:{name}"], MEMBER_DAYS)
 
     def sign_authority(self, csr: str, hosts: Iterable[str]) -> str:
-        """Return the certificate of an authority that members reach as `hosts`. Raise CertificateError."""
+        """Sign a request of an authority that members reach as `hosts`. Return the certificate in PEM. Raise
+        CertificateError.
+        """
         listed = list(dict.fromkeys(hosts))
         return self._sign(csr, "pam_totp authority", SERVER, [_alternative(host) for host in listed], AUTHORITY_DAYS)
 
@@ -104,14 +107,14 @@ def make_key() -> str:
 
 
 def make_request(key: str) -> str:
-    """Return a certificate request in PEM for a private key in PEM."""
+    """Return a certificate request for a private key, both in PEM."""
     with _Workshop() as workshop:
         workshop.put_secret("key", key)
         return workshop.run("req", "-new", "-config", "configuration", "-key", "key")
 
 
 def make_ca(key: str, name: str) -> str:
-    """Return the certificate in PEM of a new CA with a private key in PEM."""
+    """Return the certificate of a new CA for its private key, both in PEM."""
     request = make_request(key)
     with _Workshop() as workshop:
         (workshop.folder / "csr").write_text(request)

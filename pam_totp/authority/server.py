@@ -4,8 +4,8 @@ Rules:
 1. The server looks up the certificate of each request in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
-4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). So are the
-   reply that a user needs a code, and the refusal of a ticket (ASK_DELAY).
+4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). The reply
+   that a user needs a code, and the refusal of a ticket, are delayed too (ASK_DELAY).
 5. A stop ends kept connections, but completes the requests that were received.
 """
 

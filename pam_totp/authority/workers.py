@@ -4,7 +4,7 @@ Rules:
 1. There is a fixed number of threads. A request fails if it gets no thread within TURN seconds, or if WAITING requests,
    or MEMBER_WAITING of its member, are pending. Otherwise one member could block the others.
 2. Each member has at most half of the threads. Otherwise one member could use all threads.
-3. One thread at a time decides for a user. Otherwise the answers for one user would hold threads that wait.
+3. One thread at a time decides for a user. Otherwise the answers for one user would block several threads.
 4. A request that has a thread is completed, also if the member has closed the connection.
 """
 

@@ -69,7 +69,7 @@ def _is_port(text: str) -> bool:
 
 
 def is_remote(address: Address) -> bool:
-    """Return True if `address` identifies a remote host on every interface.
+    """Return True if `address` identifies the same remote host on every interface.
 
     Return False for a loopback, link-local or unspecified address, and for an address with a zone id.
     """

@@ -2,7 +2,7 @@
 
 Rules:
 1. A value is immutable. Methods of its class, such as `Token.renamed`, return changed copies.
-2. A value is always valid: each new field passed its rule, then `check` compared the fields.
+2. A value is always valid: each new field passes its rule, and then `check` compares the fields.
 3. A rule returns None for a valid value, otherwise the requirement as text. This text never contains the value.
 4. A rule compares exact types: True is not a whole number, for example.
 5. `repr` shows no field, because a field may be a secret.

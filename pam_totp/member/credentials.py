@@ -6,7 +6,7 @@ Rules:
 3. TLS is version 1.3. The member verifies the certificate and the name of each authority against its own CA file, never
    against the CAs of the system.
 4. New files get their names in this order: the new key beside the old key, the certificates, the new key in place of
-   the old key. So one of the two keys always fits the certificate, also after a crash.
+   the old key. One of the two keys therefore always matches the certificate, even after a crash.
 5. One process at a time replaces the files.
 """
 
@@ -58,7 +58,7 @@ class Credentials:
             context.load_verify_locations(self.ca)
         except (OSError, ssl.SSLError) as e:
             raise _error(e, self.ca) from e
-        # The certificate fits the new key between two steps of a renewal. The third attempt is for its last step.
+        # The certificate matches the new key between two steps of a renewal. The third attempt is for its last step.
         for key in (self.key, f"{self.key}{NEXT}", self.key):
             try:
                 context.load_cert_chain(self.certificate, key)
@@ -84,10 +84,10 @@ class Credentials:
     def replace(self, key: str, certificate: str, ca: str | None = None) -> None:
         """Replace the old files by new files, durably. Keep the file of the CA if `ca` is None.
 
-        Raise StoreError, also if the key does not fit the certificate. Then the old files remain.
+        Raise StoreError, for example if the key does not match the certificate. The old files then remain.
         """
         if os.path.lexists(self.key):
-            with suppress(StoreError):  # a key that fits the certificate must not be lost
+            with suppress(StoreError):  # a key that matches the certificate must not be lost
                 self.context()
         new = {self.key: key, self.certificate: certificate} | ({} if ca is None else {self.ca: ca})
         try:

@@ -2,12 +2,12 @@
 
 Rules:
 1. This host sends the answers of the user. It gets a verdict, and the messages for the user.
-2. All questions of one login have one id, which is random. So an authority decides on a repeated question only once.
+2. All questions of one login have one random id, so that an authority decides on a repeated question only once.
 3. A malformed answer is sent as an empty answer: the user may have typed a password. Only the codes are sent with
    `forward_pass`.
-4. Logins fail while no authority can be reached. Recovery codes of this host then count with
-   `centre_down = "break-glass"`, if the user's record on this host has no token. So a code of a token is valid only
-   with an authority.
+4. Logins fail while no authority can be reached. Recovery codes of this host then count with `centre_down =
+   "break-glass"`, if the user's record on this host has no token. A code of a token is therefore valid only with an
+   authority.
 5. This host asks about an enrolment ticket first, and only if this login takes tickets. The reply to a right ticket has
    the token's key.
 6. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.

@@ -25,9 +25,9 @@ _VERIFICATION = {
     9: "its certificate is not valid yet (check the clock of this host)",
     10: "its certificate has expired, or the clock of this host is wrong",
     18: "its certificate is self-signed",
-    19: "its certificate is of another CA: self-signed certificate in the chain",
-    20: "its certificate is of an unknown CA",
-    21: "its certificate is of an unknown CA",
+    19: "its certificate was issued by another CA: self-signed certificate in the chain",
+    20: "its certificate was issued by an unknown CA",
+    21: "its certificate was issued by an unknown CA",
     62: "its certificate is for another host name",
     64: "its certificate is for another address",
 }
@@ -35,7 +35,7 @@ _VERIFICATION = {
 _ALERTS = {
     "CERTIFICATE_EXPIRED": "the certificate of this host has expired (run 'pam-totp join'), or a clock is wrong",
     "CERTIFICATE_REQUIRED": "the authority requires a certificate of this host (run 'pam-totp join')",
-    "UNKNOWN_CA": "the certificate of this host is of another CA (run 'pam-totp join')",
+    "UNKNOWN_CA": "the certificate of this host was issued by another CA (run 'pam-totp join')",
     "BAD_CERTIFICATE": "the authority rejects the certificate of this host (run 'pam-totp join')",
     "CERTIFICATE_UNKNOWN": "the authority rejects the certificate of this host (run 'pam-totp join')",
     "UNSUPPORTED_CERTIFICATE": "the authority rejects the certificate of this host (run 'pam-totp join')",

@@ -1,7 +1,7 @@
 """Joining a fleet, and the renewal of the certificate.
 
 Rules:
-1. The member makes its key. The key is in its file and in this process alone: openssl gets it through a pipe.
+1. The member generates its key. Only its file and this process contain the key: openssl gets the key through a pipe.
 2. The join line contains the fingerprint of the CA's certificate. The member fetches that certificate without
    verification, and checks its fingerprint. It sends the token only over a verified connection.
 3. openssl runs with a fixed path, a clean environment and a time limit.
@@ -163,7 +163,7 @@ def _pinned_ca(authority: str, pin: str) -> str:
     except WireError:
         raise Failed("the reply must be a valid message") from None
     if not hmac.compare_digest(_pin(pem), pin):
-        what = "its CA has another fingerprint than the join line, so it may be an impostor"
+        what = "its CA has another fingerprint than the join line: this authority may be an impostor"
         raise JoinRefused(f"{authority}: {what}; the token was not sent")
     return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(pem.strip()))
 
@@ -195,7 +195,7 @@ def verify(membership: Membership) -> Health:
             os.write(file, text.encode())
         context.load_cert_chain(*(f"/proc/self/fd/{file}" for file in files))
     except (OSError, ssl.SSLError):
-        raise JoinError(f"{membership.authority}: the certificate in the reply does not fit the key") from None
+        raise JoinError(f"{membership.authority}: the certificate in the reply does not match the key") from None
     finally:
         for file in files:
             os.close(file)
@@ -218,8 +218,8 @@ def health(authority: str, context: ssl.SSLContext) -> Health:
 def renew(settings: MemberSettings) -> Validity:
     """Replace the key and the certificate, and return the validity of the new certificate. Raise StoreError.
 
-    The first use of the new certificate makes the old certificate invalid. So the new certificate is first written to
-    its file.
+    The first use of the new certificate makes the old certificate invalid. The new certificate is therefore written to
+    its file before its first use.
     """
     credentials = Credentials.of(settings)
     with credentials.replacing():

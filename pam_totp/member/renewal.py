@@ -55,7 +55,7 @@ def look(settings: Callable[[], MemberSettings | None], log: Callable[..., None]
     except SettingsError:
         return  # every login logs this error
     except StoreError as e:
-        days = "" if left is None else f"; its certificate ends in {left} days"
+        days = "" if left is None else f"; its certificate expires in {left} days"
         log("error", problem=f"member: the certificate was not renewed: {e}{days}")
     except Exception as e:  # the thread must survive a bug, and the text may contain a secret
         log("error", problem=f"member: the certificate was not renewed: {type(e).__name__}")

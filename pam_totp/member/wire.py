@@ -414,7 +414,7 @@ class JoinLine(Value):
 
     @classmethod
     def from_text(cls, line: str) -> Self:
-        """Return the content of a line. Ignore white space at its ends. Raise WireError."""
+        """Return the join line that `line` encodes. Ignore white space at the ends of `line`. Raise WireError."""
         kind, _, rest = line.strip().partition(":")
         version, _, rest = rest.partition(":")
         if kind != _JOIN_LINE:

@@ -6,7 +6,8 @@ Rules:
    name of a uid counts, and the primary group too.
 3. Only root changes the factors of a user without a passwd entry, because the groups of such a user are unknown.
 4. Each change looks up both accounts and their groups while it holds the lock of the user's record.
-5. Keys and codes of a user are hidden from the desk, except for the temporary code or ticket that it has just made.
+5. Keys and codes of a user are hidden from the desk. A desk member sees a temporary code or a ticket once, after its
+   creation.
 6. An enrolled user remains enrolled after every change, because `nullok` lets other users log in without a code.
 7. The audit log names the user and the desk member of every view, change and denial. The user's record keeps the last
    changes, for the user.
@@ -81,7 +82,7 @@ TEXTS = {
     Reason.ROOT_ONLY: "permission denied: only root can change tokens of root, of desk members, and of members of the"
     " protected groups",
     Reason.NO_ACCOUNT: "there is no account of this name on this host: only root can change its tokens",
-    Reason.NO_TOKENS: "the user has no token (a ticket, or a token of the stock, enrols the user)",
+    Reason.NO_TOKENS: "the user has no token (make a ticket, or assign a token of the stock)",
     Reason.NO_SUCH_TOKEN: "the user has no token of that name",
     Reason.TOKEN_CONFIRMED: "the user has confirmed this token already",
     Reason.NOT_CONFIRMED: "the user has not confirmed a token yet (make a ticket instead)",
@@ -236,7 +237,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """A temporary code or a ticket for a user, which is shown once. `ends` is in Unix seconds.
+    """A temporary code or a ticket for a user, shown once. `ends` is in Unix seconds.
 
     `replaces` is True for the ticket of an enrolled user: it replaces the tokens, and logins refuse it.
     """
@@ -285,7 +286,9 @@ class Desk:
         return found is not None and group is not None and group[0] in self._accounts.groups_of(found[0])
 
     def prove(self, asking: Asking, earlier: Earlier = Earlier.NONE) -> tuple[bool, Earlier]:
-        """Check a code of the desk member, and use it up. Return the refused answers for the next try."""
+        """Check a code of the desk member, and use it up. Return True if it is right, and the refused answers before
+        the next answer.
+        """
         decision, following = self._factors.answer(asking, earlier)
         return decision.outcome.accepted, following
 
@@ -311,7 +314,7 @@ class Desk:
             found = self._accounts.group(group)
             if found is None and group in (self._settings.group, *PROTECTED):
                 continue
-            if found is None:  # a mistake in `protect`, or the name service has no answer now
+            if found is None:  # a mistake in `protect`, or the name service does not answer
                 return True
             gid, members = found
             if any(gid in self._accounts.groups_of(each) for each in names):
@@ -404,7 +407,7 @@ class Desk:
         return self._change(by, user, "unlock", change, lambda failures: {"failures": failures})
 
     def temporary_code(self, by: str, user: str, valid: int = DEFAULT_TEMPORARY) -> Handed:
-        """Make a code for one login within `valid` seconds, at most a day."""
+        """Give the user a new code for one login within `valid` seconds, at most a day. Return the code."""
         if not LEAST_VALID <= valid <= MAX_TEMPORARY:
             raise DeskError(Reason.INVALID_TIME)
 
@@ -418,7 +421,7 @@ class Desk:
         return self._change(by, user, "temporary-code", change, lambda handed: {"ends": handed.ends})
 
     def ticket(self, by: str, user: str, valid: int = DEFAULT_TICKET, token: str | None = None) -> Handed:
-        """Make an enrolment ticket for a new phone app, or for the unconfirmed token named `token`."""
+        """Give the user a ticket for a new phone app, or for the unconfirmed token named `token`. Return the ticket."""
         if not LEAST_VALID <= valid <= MAX_TICKET:
             raise DeskError(Reason.INVALID_TIME)
 
@@ -533,7 +536,7 @@ class Desk:
         """Return a function that checks the rules again, with the lock held, and notes the change in the record."""
 
         def also(record: UserRecord) -> UserRecord:
-            if record.user != user:  # the token with this serial number has another owner meanwhile
+            if record.user != user:  # the owner of the token has changed since the lookup
                 raise DeskError(Reason.NOT_ASSIGNED)
             self.require(by, user, what)
             return record.with_change(RecentChange(self._now(), what, by, token).entry())

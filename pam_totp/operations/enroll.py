@@ -82,7 +82,7 @@ def clock_error(token: Token, answer: Answer, now: int) -> int | None:
 def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:
     """Return the record with `new` in place of `old`, and the token that `new` replaced.
 
-    Logins may have used codes of `old` meanwhile. Return None if another process has changed the record, so that it
+    Logins might have used codes of `old` meanwhile. Return None if another process has changed the record, so that it
     lacks a token with the name, key and creation time of `old`. Raise RecordError for a key that another token has.
     """
     last = record.token(old.name)

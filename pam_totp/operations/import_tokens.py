@@ -37,7 +37,7 @@ AccountName = Callable[[str], str | None]  # a user name -> the account's name i
 _AHEAD = 100  # tokens to read before the first token is written, which saves an eighth of the time
 _REPORT_EVERY = 500  # tokens between two reports of progress
 NO_USER = "the file names no user (see --user and --map)"
-NOT_IN_MAP = "the serial is not in the map"
+NOT_IN_MAP = "the map lacks the serial number"
 
 
 class Status(StrEnum):
@@ -350,7 +350,7 @@ class _Addition:
     def _with_recovery(self, record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
         """Return the record with the recovery codes of the file's record, and remarks.
 
-        A record with a salt keeps its own codes, used or unused, because logins may have used the codes of the file.
+        A record with a salt keeps its own codes, used or unused, because logins might have used the codes of the file.
         """
         new = self.new_record
         if new is None or new.user != record.user:
@@ -363,7 +363,7 @@ class _Addition:
         if record.salt is None:
             return record.with_recovery(new.salt, new.recovery), (f"{count} imported too",)
         is_first = self.candidate.token.line == 1
-        return record, (f"{count} dropped: {record.user} has had other recovery codes",) if is_first else ()
+        return record, (f"{count} dropped: {record.user} already has a set of recovery codes",) if is_first else ()
 
 
 def _omitted(addition: Change[PackedResult], why: SerialTaken) -> PackedResult:

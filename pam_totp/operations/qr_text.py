@@ -1,8 +1,9 @@
-"""A QR code as text for one prompt: half blocks, for dark and for light terminals. A login needs no package for that.
+"""A QR code as text for one prompt: half blocks, for dark and for light terminals. This module needs only the standard
+library.
 
 A half block holds two modules, one above the other. The user's terminal may show light text on a dark background, or
-dark text on a light background. A login cannot detect which, so it draws the QR code twice, side by side: the text is
-the light modules in the left drawing, and the dark modules in the right drawing.
+dark text on a light background. A login cannot detect the colours. It therefore draws the QR code twice, side by side:
+the text is the light modules in the left drawing, and the dark modules in the right drawing.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Rules:
 1. User, name and time of creation identify a token. `Log` follows the renames in its lines.
 2. The log can only take rights away: it increases counters and steps, disables or removes a token, or requires codes in
-   a row. Lines forged by an account that may write to the system log give no access; `covers` states the exception.
-   Removals and disablings are final: lines that add or enable a token never undo them.
+   a row. Lines forged by an account that may write to the system log give no access; `covers` states the exception. A
+   token that the log removes or disables stays so: no later line adds or enables it.
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
    Names that a record cannot have are ignored, so that all results can be printed and compared with records.
 4. Only lines older than the restore show that the log covers a key fob. A line of a login after the restore shows no

@@ -6,8 +6,8 @@ Rules:
 - The first code from a new token confirms the token, and is used up.
 - A user without a token can add the first token only if the site allows it (`first_token`). The exceptions are a token
   that an administrator assigned, which the user confirms by two codes in a row, and a token with a ticket.
-- A ticket, a recovery code or a temporary code begins the guided enrolment, which uses it up only at its end: one
-  update confirms the new token, removes the lost tokens, and makes recovery codes.
+- A ticket, a recovery code or a temporary code begins the guided enrolment. The last step of the guided enrolment is
+  one update: it uses up that code, confirms the new token, removes the lost tokens, and replaces the recovery codes.
 - Users cannot remove their last active token, because they would lock themselves out.
 - The audit log names the user, the address and the token of every change.
 - A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
@@ -170,9 +170,9 @@ class Factors:
     def answer(self, asking: Asking, earlier: Earlier = Earlier.NONE) -> tuple[Decision, Earlier]:
         """Decide on the code of a sign-in, log the decision, and delay a refusal.
 
-        `earlier` are the refused answers before it. Return the decision, and the refused answers before the next
+        `earlier` are the refused answers before this code. Return the decision, and the refused answers before the next
         answer. As at a login (law 5), two answers can be codes in a row. Three answers can be codes in a row if three
-        codes are needed. A ticket has the outcome TICKET. Its owner is not signed in, and begins the guided enrolment.
+        codes are needed. A ticket has the outcome TICKET: its owner is not signed in, and begins the guided enrolment.
         """
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
         decision = decide(
@@ -200,7 +200,7 @@ class Factors:
         begun, answer = time.monotonic(), Answer.parse(asking.proof)
         found = verify(self.of(asking.user), answer, self._now(), self._policy, tickets=self._tickets)
         if found.outcome.accepted:
-            return found.outcome  # the end of the enrolment uses the code up, and logs it
+            return found.outcome  # the last step of the enrolment uses up the code, and logs its use
         decision = decide(
             self._store,
             asking.user,
@@ -212,7 +212,7 @@ class Factors:
             origin=self._origin(asking),
         )
         if decision.outcome.accepted:
-            return decision.outcome  # the code was made after the first check
+            return decision.outcome  # the code was created after the first check
         log(self._sink, self._service, asking.user, decision, asking.rhost)
         if decision.outcome is Outcome.TICKET:
             return decision.outcome
@@ -476,7 +476,7 @@ class Factors:
 
 
 def _verify_without_use(record: UserRecord, *arguments: Any, **more: Any) -> Decision:
-    """Do the same as `verify`, but use up nothing that is accepted."""
+    """Do the same as `verify`, but leave an accepted code usable."""
     decision = verify(record, *arguments, **more)
     return decision.followed_by(record) if decision.outcome.accepted else decision
 

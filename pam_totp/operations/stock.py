@@ -42,7 +42,7 @@ def _unchanged(record: UserRecord) -> UserRecord:
 class State(StrEnum):
     """The state of a serial number, as one word for programs."""
 
-    NEW = "new"  # in stock, and no user has had it
+    NEW = "new"  # in stock, and never returned by a user
     RETURNED = "returned"  # in stock again, after a user has confirmed it
     ASSIGNED = "assigned"  # a user has it
 
@@ -310,7 +310,7 @@ def replace(
     lost: bool = False,
     also: Also = _unchanged,
 ) -> Replaced:
-    """Put the token `new`, from stock, in the place of the user's token `old`: one change, under the old name.
+    """Replace the user's token `old` by the token `new` from the stock, in one change, under the old name.
 
     `old` and `new` are serial numbers. `old` returns to the stock; with `lost`, it is deleted instead, with its key.
     `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was confirmed:

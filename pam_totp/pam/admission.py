@@ -5,9 +5,9 @@ Rules:
 1. Root may ask about every user.
 2. An account listed under `[clients]` may ask about every user, under its one service name.
 3. Every other account may ask only about its own user.
-4. An account that is not root chooses only prompt, echo and the second prompt. The site file applies, with
-   `forward_pass`, and every login needs a code. A second prompt must be requested, because most programs expect one
-   prompt.
+4. An account that is not root chooses only prompt, echo and the second prompt. All other settings, including
+   `forward_pass`, come from the site file, and every login needs a code. A second prompt must be requested, because
+   most programs expect one prompt.
 5. An account may redeem a ticket for its own user (`settings.REDEEM_SERVICE`), even if the user has tokens.
 6. Only root and listed accounts may name the remote host. Otherwise another account could cause a program that reads
    the log to ban any address.

@@ -79,7 +79,7 @@ enum {
 
 static const char DEFAULT_SOCKET[] = "/run/pam_totp/socket";
 
-/* The only valid results of a service, in their exact spelling. */
+/* The only valid results of a service, compared byte for byte. */
 #define DECIMAL(number) #number
 #define RESULT(code) {DECIMAL(code), code}
 static const struct {

@@ -29,7 +29,7 @@ class StoreError(Exception):
 
 
 class DamagedFile(StoreError):
-    """The error for a file with invalid content or mode. A reader without the lock may get it during a write."""
+    """The error for a file with invalid content or mode. A read without the lock might fail so during a write."""
 
 
 class LockBusy(StoreError):
@@ -37,7 +37,7 @@ class LockBusy(StoreError):
 
 
 class SerialTaken(StoreError):
-    """The error for the serial number of another user, `owner`, or of the stock (None). The store is unchanged."""
+    """The error for a serial number of another user, `owner`, or of a token in stock (None). The store is unchanged."""
 
     def __init__(self, serial: str, owner: str | None) -> None:
         token = f"the token with the serial number {serial}"
@@ -50,9 +50,9 @@ class NotThere(Exception):
 
 
 class NoAccount(NotThere):
-    """The error for a user name without an account, so that the path of the user's file is unknown.
+    """The error for a user name without an account. The path of the user's file is then unknown.
 
-    The user may still be enrolled, because this error also occurs if the name service cannot be reached.
+    The user might be enrolled nevertheless, because this error also occurs if the name service cannot be reached.
     """
 
 

@@ -3,8 +3,8 @@
 Rules:
 1. The offset of the byte is the first 62 bits of the SHA-256 of the name. A lock therefore needs no file for each name.
 2. The lock belongs to the open file (F_OFD_SETLK). It excludes other threads too, and the kernel releases it at exit.
-3. A process that has acquired the lock checks that the lock file still has its name. Otherwise, other processes lock a
-   newer file.
+3. A process that has acquired the lock checks that the lock file still has its name: otherwise other processes would
+   lock a newer file.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Rules:
 3. A process that changes a claim holds the claim's lock: a byte of `.lock`, like the lock of a record. An update holds
    it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
 4. A claim without a token is stale: its owner's record lacks the serial number. A killed process can leave a stale
-   claim. The next process that needs the serial number replaces it.
+   claim. The next process that needs the serial number replaces this claim.
 5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
    record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
    that checked for `.import` before could still delete the claim.
@@ -208,7 +208,7 @@ def locked(store: FileStore, folder: int, claims: Collection[str]) -> Iterator[N
 def owner_of(store: FileStore, folder: int, claim: str) -> str | None:
     """Return the user whose record has the token, or None. Unlike `holder`, the result does not depend on an import.
 
-    Raise StoreError if this record is damaged: it may have the token.
+    Raise StoreError if this record is damaged, because it might have the token.
     """
     name = _read(folder, claim)
     if name is None or stock_entries.is_path(name) or not _has(store, folder, claim, name):

@@ -70,7 +70,9 @@ def _key_or_none(v: object) -> str | None:
 
 
 class Keyring(Value):
-    """The keys: `current` seals. `following` is the next key, and `previous` the key before, or None."""
+    """The keys: `current` seals. `following` is the next key, or None. `previous` is the last key before `current`, or
+    None.
+    """
 
     current: bytes
     following: bytes | None = None

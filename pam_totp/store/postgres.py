@@ -7,8 +7,8 @@ Rules:
    has committed without its standby.
 3. The condition of `postgres_schema.GUARDS` is a part of each change. This condition is only a safety net, because the
    checked settings may be outdated.
-4. A change without a reply of the database refuses the login. With a question, the process first searches the record
-   for the question's digest. One question therefore has one verdict, even if several hosts ask it.
+4. The login is refused if the database gives no reply to a change. A process searches the record for the digest of a
+   question before it decides on the question. One question therefore has one verdict, even if several hosts ask it.
 5. The threads of a process take turns for one user, so that answers for one user use one connection.
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.

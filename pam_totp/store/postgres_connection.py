@@ -271,7 +271,7 @@ class Pool:
 
     @property
     def is_inherited(self) -> bool:
-        """Return True if the parent process made this pool."""
+        """Return True if the parent process created this pool."""
         return self._process != os.getpid()
 
     @property

@@ -3,11 +3,11 @@
 Rules:
 1. The copy is complete or without effect. Every login is refused while the copy runs, so no login is lost between the
    stores.
-2. The folder gets another name before its records are read, so that no login can begin. A lock of all its records makes
-   the copy wait for the logins that have begun.
+2. The folder is renamed before its records are read, so that no login can begin. A lock of all its records makes the
+   copy wait for the logins that have begun.
 3. A copied folder is refused from then on, also for a login that opened it before: its lock file becomes a folder. A
    file takes the place of the folder, so that no command creates an empty store there.
-4. The table of a copied database gets another name in the transaction of the copy.
+4. The transaction of the copy renames the table of a copied database.
 5. The process reads all records back, and compares each byte, before the copy is valid.
 6. The stock of tokens is copied too, in the same transaction.
 7. Only the old store may accept logins after a kill of the process. A second run of the command completes the copy.

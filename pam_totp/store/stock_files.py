@@ -279,7 +279,7 @@ def _defect(store: FileStore, folder: int, claim: str) -> str | None:
         return None
     owner = claims.owner_of(store, folder, claim)
     if owner is not None:
-        return None if entry.token is None else f"{owner} has this token (an interrupted change is to be completed)"
+        return None if entry.token is None else f"{owner} has this token: a change of the stock was interrupted"
     if entry.token is None:
         return "no user has this token"
     if name != stock_entries.path_of(claim) and exists(folder, claims.FOLDER):

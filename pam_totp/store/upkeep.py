@@ -6,8 +6,8 @@ Rules:
 3. Every block of a secret file must be allocated, written and unshared, because a login on a full disk overwrites
    blocks. The file system must overwrite blocks in place. The same applies to decoys, so that an attacker cannot
    distinguish unknown users.
-4. A repair that deletes files of version 1 also holds the lock of version 1, because a process of version 1 may still
-   run.
+4. A repair that deletes files of version 1 also holds the lock of version 1, because a process of version 1 might still
+   be running.
 5. pam_totp writes to a secret file after its creation. Content older than the file shows that another program has
    restored the file (tar, rsync, cp), or that the clock was set back.
 6. The other repairs continue after a failed repair.

@@ -103,7 +103,7 @@ def _read(settings: AuthoritySettings) -> State:
         client = client_context()
         client.load_verify_locations(settings.ca)
     except ssl.SSLError as e:
-        what = "not in PEM" if e.reason != "KEY_VALUES_MISMATCH" else "the key does not fit the certificate"
+        what = "not in PEM" if e.reason != "KEY_VALUES_MISMATCH" else "the key does not match the certificate"
         return State(problem=f"{settings.certificate}, {settings.key}: {what}")
     except OSError as e:
         return State(problem=f"{settings.certificate}, {settings.key}: {(e.strerror or str(e)).lower()}")

@@ -359,7 +359,7 @@ def test_a_box_of_tokens_requires_a_map_or_a_serial_and_a_user(site: Site, tmp_p
     assert records(site) == {}
     done = site.command("import", "csv", box, "--map", users)
     assert done.returncode == 1
-    assert "the serial is not in the map" in done.stdout
+    assert "the map lacks the serial number" in done.stdout
     assert "serial number A9 of the map is not in the file" in done.stdout
     assert site.record("alice").tokens[0].serial == "A1"
     assert (site.record("bob").tokens[0].digits, getattr(site.record("bob").tokens[0], "period", 0)) == (8, 60)
@@ -405,7 +405,7 @@ def test_many_tokens_skipped_for_one_reason_are_one_line(site: Site, tmp_path: P
         "carl",
         "dora",
     ]
-    assert shown.splitlines()[-1] == "51 skipped: the serial is not in the map (use --json to list all)"
+    assert shown.splitlines()[-1] == "51 skipped: the map lacks the serial number (use --json to list all)"
     said = json.loads(site.command("import", "csv", box, "--map", users, "--json").stdout)
     assert sum(row["code"] == "no-user" for row in said["left_out"]) == 51
 

@@ -174,7 +174,7 @@ def test_a_key_that_does_not_fit_is_an_error(host: Host) -> None:
     host.key.write_text(make_key())
     [finding] = host.examine()
     assert (finding.severity, finding.code) == (ERROR, Code.AUTHORITY_CERTIFICATE)
-    assert "the key does not fit the certificate" in finding.what
+    assert "the key does not match the certificate" in finding.what
 
 
 def test_a_key_of_another_ca_is_an_error(host: Host) -> None:

@@ -229,7 +229,7 @@ CERTIFICATES: dict[str, tuple[Callable[[Authority], Signed], str]] = {
     "expired": (lambda ca: ca.sign(server=True, days=(-90, -1)), "its certificate has expired, or the clock"),
     "clock 400 days behind": (lambda ca: ca.sign(server=True, days=(400, 800)), "its certificate is not valid yet"),
     "self-signed": (lambda ca: self_signed(), "its certificate is self-signed"),
-    "unknown CA": (lambda ca: Authority("other").sign(server=True), "its certificate is of an unknown CA"),
+    "unknown CA": (lambda ca: Authority("other").sign(server=True), "its certificate was issued by an unknown CA"),
     "other address": (lambda ca: ca.sign("otp2", server=True), "its certificate is for another address"),
     "of a member": (lambda ca: ca.sign(), "its certificate is not valid: unsuitable certificate purpose"),
 }

@@ -147,7 +147,7 @@ def test_a_server_with_the_right_ca_and_another_certificate_gets_no_token(joinin
     """Every server can show the CA's public certificate. The CA must also have signed the server's own certificate."""
     impostor = joining.members.server(joining.reply, Authority("other").sign(server=True))
     status, _, err = joining.run(joining.line(impostor.address))
-    assert (status, "its certificate is of an unknown CA" in err) == (3, True)
+    assert (status, "its certificate was issued by an unknown CA" in err) == (3, True)
     assert TOKEN.encode() not in impostor.raw
     assert joining.changed_nothing()
 
@@ -203,7 +203,7 @@ def test_a_certificate_for_another_key_is_refused(joining: Joining) -> None:
     reply = {"name": "web1", "certificate": other, "ca": joining.ca.pem.decode(), "authorities": ["otp1:1"]}
     joining.before = lambda request: (200, reply) if request.path == "/v1/join" else None
     status, _, err = joining.run()
-    assert (status, "does not fit the key" in err) == (3, True)
+    assert (status, "does not match the key" in err) == (3, True)
     assert joining.changed_nothing()
 
 
@@ -438,7 +438,7 @@ def test_a_failed_renewal_is_logged_and_changes_nothing(members: Fleet) -> None:
     look(lambda: settings, lambda verb, **fields: log.append(fields), validity(settings.certificate).end - 29 * DAY)
     problem = str(log[0]["problem"])
     assert "the certificate was not renewed: no authority answered" in problem
-    assert "status 503: no key; its certificate ends in 29 days" in problem
+    assert "status 503: no key; its certificate expires in 29 days" in problem
     assert (members.credentials / "certificate.pem").read_bytes() == before
 
 

@@ -183,7 +183,7 @@ def test_an_import_reports_the_recovery_codes_that_it_dropped(store: FileStore) 
     store.update("alice", lambda _: (mine, None), create=True)
     rest = with_codes("alice").without_tokens("alice")
     results = list(import_tokens(store, selected(token(1), token(2)), now=NOW, new_record=rest))
-    dropped = "2 recovery codes dropped: alice has had other recovery codes"
+    dropped = "2 recovery codes dropped: alice already has a set of recovery codes"
     assert [result.remarks for result in results] == [(dropped,), ()]
     assert store.read("alice").recovery == mine.recovery
 
