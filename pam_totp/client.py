@@ -115,7 +115,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Packet:
-    """A packet to the service. Its repr hides the data, which may contain the code."""
+    """A packet to the service. Its repr hides the data, which can contain the code."""
 
     data: bytes = field(repr=False)
 
@@ -140,11 +140,10 @@ def verify(
 ) -> Outcome:
     """Check `code` for `user` and use it up. `code` is one code, two or three in a row, or a recovery code.
 
-    `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the
-    log; the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds,
-    for the whole call. A name or code that a packet cannot hold is refused at once.
-    Raise OutOfReach, NotAdmitted or Misconfigured, TypeError if an argument has the wrong type, or ValueError if
-    `service` is empty or contains NUL.
+    `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the log;
+    the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds, for
+    the whole call. A name or code that a packet cannot hold is refused immediately. Raise OutOfReach, NotAdmitted or
+    Misconfigured, TypeError if an argument has the wrong type, or ValueError if `service` is empty or contains NUL.
     """
     request = _request(user, code, service, rhost)
     del code  # see the rules
@@ -174,7 +173,7 @@ async def averify(
 ) -> Outcome:
     """Do the same as `verify` in a task of asyncio, without blocking the event loop.
 
-    The cancellation of the task closes the connection at once. The code may be used up by then.
+    The cancellation of the task closes the connection immediately. The code might be used up by then.
     """
     request = _request(user, code, service, rhost)
     del code  # see the rules

@@ -1,8 +1,8 @@
 """Questions of members: the permission to ask, the decision, and the verdict.
 
 Rules:
-1. A member is a row of the database that is not revoked. It is read at each question, so a revocation is in force at
-   once. `decide` makes the decision, as at a login on one host.
+1. A member is a row of the database that is not revoked. The row is read for each question, so a revocation is in force
+   immediately. `decide` makes the decision, as at a login on one host.
 2. The policy is that of this authority for the PAM service. A member cannot change it.
 3. The earlier answers of a login count only as their stored verdicts state: the failures that they added, and the code
    that completes codes in a row. A third code is tried once for each pair.

@@ -2,7 +2,7 @@
 
 Rules:
 1. Keys are on the curve P-256. The CA is valid for ten years, an authority's certificate for 825 days, a member's for
-   90 days. Each certificate is valid from a day before its creation, so that clocks may differ.
+   90 days. Each certificate is valid from a day before its creation, because clocks can differ.
 2. Only the key of a certificate request is used. The signer chooses the name, the use and the time.
 3. openssl runs with a fixed path and a clean environment, in a new temporary folder, and for at most TIMEOUT seconds.
 4. A key is in a file that only its owner, and the group of the service, can read. A key is never an argument of
@@ -131,7 +131,7 @@ def fingerprint(pem: str) -> bytes:
 
 
 def first_certificate(pem: str) -> str:
-    """Return the first certificate in `pem`, which may contain several. Raise CertificateError."""
+    """Return the first certificate in `pem`, which can contain several. Raise CertificateError."""
     begin, end = pem.find("-----BEGIN CERTIFICATE-----"), pem.find("-----END CERTIFICATE-----")
     if not 0 <= begin < end:
         raise CertificateError("the certificate must be in PEM")

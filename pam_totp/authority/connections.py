@@ -170,7 +170,7 @@ class _Gate(asyncio.Protocol):
     def send_alert(self, alert: bytes) -> None:
         """Send an alert on a copy of the socket, which `linger` closes.
 
-        asyncio closes its socket at once. The kernel would discard the alert if the peer then sent more data.
+        asyncio closes its socket immediately. The kernel would discard the alert if the peer then sent more data.
         """
         with suppress(OSError):
             self._connections.linger(os.dup(self._transport.get_extra_info("socket").fileno()), alert)

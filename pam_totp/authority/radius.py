@@ -202,7 +202,7 @@ def states_of(ca_key: str) -> States | None:
         lines = certificates.read(ca_key).splitlines()
     except CertificateError:
         return None
-    body = "".join(line.strip() for line in lines if not line.startswith("-"))  # copies may differ in white space
+    body = "".join(line.strip() for line in lines if not line.startswith("-"))  # copies can differ in white space
     return States(sha256(body.encode()).digest())
 
 
@@ -243,7 +243,7 @@ def answer(answers: Answers, sealing: States | None, fingerprint: bytes, asked: 
 
 
 def _normalised(typed: str) -> str:
-    """Return the codes or the recovery code of an answer; "" if it is malformed, because it may be a password."""
+    """Return the codes or the recovery code of an answer; "" if it is malformed, because it might be a password."""
     parsed = Answer.parse(typed.encode())
     try:
         code = parsed.digits if parsed.recovery_code is None else parsed.recovery_code

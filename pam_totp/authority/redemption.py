@@ -1,12 +1,12 @@
 """The question of a member about an enrolment ticket, or about the first code of its token.
 
 Rules:
-1. A right ticket gives the member the key of the token: the user reads it there. So only the members of a group that
-   may enrol users get the key (`pam-totp member groups`). Other members cannot redeem tickets.
+1. A right ticket gives the member the key of the token: the user reads the key there. Therefore only the members of a
+   group that may enrol users get the key (`pam-totp member groups`). Other members cannot redeem tickets.
 2. A refused ticket has no line in the log, because the question about the same answer follows.
 3. A right first code confirms the token in one change. The same question again, within REPEAT, gets new recovery codes,
-   because the reply with the first recovery codes was lost. It gets codes only while the token exists and is enabled,
-   and the member may enrol users.
+   because the reply with the first recovery codes was lost. The repeated question gets codes only while the token
+   exists and is enabled, and the member may enrol users.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from pam_totp.store import LockBusy, StoreError
 SERVICE = "authority"  # the service name of lines about no login
 STOP = 5.0  # seconds for the requests that were received before a stop
 ASK_DELAY = 0.02  # seconds from the question whether a user needs a code to the reply that asks for one
-BUSY_DELAY = 0.5  # seconds before the reply to a member with too many requests, which would otherwise ask again at once
+BUSY_DELAY = 0.5  # seconds before the reply `busy`, because a member asks again immediately after a reply
 JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field

@@ -6,7 +6,7 @@ Rules:
 3. Codes are one, two or three codes of the same length, in decimal digits of any script (RFC 4226 §7.4: "a sequence").
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
 5. The codes after a password are the longest suffix of ASCII digits that has a valid length. An answer with a password
-   keeps every character and has no recovery code, because a password may end in any character.
+   keeps every character and has no recovery code, because a password can end in any character.
 6. An answer is in buffers that its owner wipes, and its codes are numbers: Python cannot overwrite str and bytes.
 """
 
@@ -158,7 +158,7 @@ def _normalised(typed: bytes | bytearray) -> bytearray:
     """Return `typed` without ignored characters and with ASCII digits.
 
     Return an empty buffer unless `typed` is UTF-8 of at most MAX_ANSWER bytes, and the result ASCII of at most
-    _MAX_TEXT characters. Copy `typed` only into buffers that can be wiped, because a user may type a password here.
+    _MAX_TEXT characters. Copy `typed` only into buffers that can be wiped, because a user might type a password here.
     """
     if len(typed) <= _MAX_TEXT and typed.isdigit():
         return bytearray(typed)

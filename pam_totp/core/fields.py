@@ -5,7 +5,7 @@ Rules:
 2. A value is always valid: each new field passes its rule, and then `check` compares the fields.
 3. A rule returns None for a valid value, otherwise the requirement as text. This text never contains the value.
 4. A rule compares exact types: True is not a whole number, for example.
-5. `repr` shows no field, because a field may be a secret.
+5. `repr` shows no field, because a field can be a secret.
 
 `Value` replaces frozen dataclasses: the import of `dataclasses` (inspect, ast, dis) would add 8 ms to each login that
 starts an interpreter. Type checkers treat a `Value` as a frozen dataclass.

@@ -55,8 +55,8 @@ class Policy(Value):
     def most_failures_kept(self) -> int:
         """The highest count of failures that remains after codes in a row or a recovery code (law 8).
 
-        This count is below `lock_after`, so that a recovery code ends a lock. It is above 0 unless
-        `lock_after` is 1, because an attacker may guess again after each login of the owner.
+        This count is below `lock_after`, so that a recovery code ends a lock. It is above 0 unless `lock_after` is 1,
+        because an attacker can guess again after each login of the owner.
         """
         return min(TWO_CODES_FROM, self.lock_after - 1) if self.lock_after > 0 else TWO_CODES_FROM
 

@@ -73,7 +73,7 @@ def _word(v: object) -> str | None:
 
 
 def _recent(v: object) -> str | None:
-    """Require printable text of limited length. Its entries may be invalid, because they are for display only."""
+    """Require printable text of limited length. Its entries are not validated, because they are for display only."""
     good = type(v) is str and len(v) <= MAX_RECENT and v.isprintable()
     return None if good else f"must be at most {MAX_RECENT} printable characters"
 

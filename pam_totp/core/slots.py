@@ -67,7 +67,7 @@ def slot_size(record: UserRecord, document: bytes | None = None) -> int:
     of_record, of_token = _growth()
     if record.ticket is None and length + of_record + of_token * len(record.tokens) + MAX_HEADER < BLOCK:
         return BLOCK  # for most records: two more encodings would take a third of the time of an import
-    # `document` may be sealed, and then is longer than the encoding of `record`.
+    # A sealed `document` is longer than the encoding of `record`.
     longest = max(length, length - len(serialize(record)) + len(serialize(record.longest())))
     return -(-(longest + MAX_HEADER + 1) // BLOCK) * BLOCK
 

@@ -201,7 +201,7 @@ _process = os.getpid()
 def client_of(settings: MemberSettings) -> Client:
     """Return the client of this process for these settings. Drop the clients of older settings."""
     global _process, _clients_lock
-    if _process != os.getpid():  # a child: another thread of the parent may have held the lock
+    if _process != os.getpid():  # a child: another thread of the parent might have held the lock
         _process, _clients_lock = os.getpid(), threading.Lock()
         _clients.clear()
         connections.names = connections.Names()

@@ -1,8 +1,8 @@
 """One HTTPS connection to an authority, with a deadline for every wait.
 
 Rules:
-1. Every wait ends at the deadline of the question: the connection, the handshake, the request, and the whole reply. So
-   a server that sends one byte at a time cannot extend a wait.
+1. Every wait ends at the deadline of the question: the connection, the handshake, the request, and the whole reply. A
+   server that sends one byte at a time therefore cannot extend a wait.
 2. A reply has at most MAX_REPLY bytes. A longer reply is an error.
 3. A connection that has failed, or whose state is unknown, is closed and not used again. TCP drops unsent data:
    otherwise an abandoned question could use up a code when the network works again.

@@ -66,7 +66,7 @@ class Credentials:
                 problem = e
             else:
                 if key != self.key:
-                    with suppress(OSError):  # a process that renews the certificate may have renamed the key
+                    with suppress(OSError):  # a process that renews the certificate might have renamed the key
                         os.rename(key, self.key)
                 return context
         raise _error(problem, self.key) from problem
@@ -179,7 +179,7 @@ def _write(path: str, content: str) -> None:
 
 
 def _error(error: OSError, path: str | None = None) -> StoreError:
-    """Return the error of a file. The text of an SSLError has no path, and may be long."""
+    """Return the error of a file. The text of an SSLError has no path, and can be long."""
     place = path or error.filename
     if isinstance(error, ssl.SSLError):
         return StoreError(f"{place}: must be a valid certificate or key (run 'pam-totp join')")

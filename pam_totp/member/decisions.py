@@ -3,7 +3,7 @@
 Rules:
 1. This host sends the answers of the user. It gets a verdict, and the messages for the user.
 2. All questions of one login have one random id, so that an authority decides on a repeated question only once.
-3. A malformed answer is sent as an empty answer: the user may have typed a password. Only the codes are sent with
+3. A malformed answer is sent as an empty answer: the user might have typed a password. Only the codes are sent with
    `forward_pass`.
 4. Logins fail while no authority can be reached. Recovery codes of this host then count with `centre_down =
    "break-glass"`, if the user's record on this host has no token. A code of a token is therefore valid only with an
@@ -225,7 +225,7 @@ class RemoteVerifier:
         return None
 
     def is_enrolled(self, user: str) -> bool:
-        """Return True if `user` may be enrolled, by the reply of the authority. Raise StoreError."""
+        """Return True if `user` might be enrolled, by the reply of the authority. Raise StoreError."""
         try:
             return self._begin(user)[0].by != Outcome.NOT_ENROLLED.value
         except NotAllowed:

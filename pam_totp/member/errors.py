@@ -1,7 +1,7 @@
 """The errors of questions to authorities, and their reasons in words.
 
 Rules:
-1. A reason is one line without a secret. It states the remedy, if that is known.
+1. A reason is one line without a secret. A reason states the remedy if a remedy is known.
 2. The number or the name of an error selects its reason.
 """
 

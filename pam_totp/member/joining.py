@@ -131,7 +131,7 @@ def join(line: JoinLine) -> Membership:
 
 
 def _join_at(authority: str, line: JoinLine, request: Request) -> Membership:
-    """Join at one authority. Raise OSError or Failed if another authority may succeed, otherwise JoinError."""
+    """Join at one authority. Raise OSError or Failed if another authority might succeed, otherwise JoinError."""
     ca = _pinned_ca(authority, line.pin)
     context = client_context()
     context.load_verify_locations(cadata=ca)
@@ -163,7 +163,7 @@ def _pinned_ca(authority: str, pin: str) -> str:
     except WireError:
         raise Failed("the reply must be a valid message") from None
     if not hmac.compare_digest(_pin(pem), pin):
-        what = "its CA has another fingerprint than the join line: this authority may be an impostor"
+        what = "its CA has another fingerprint than the join line: this authority might be an impostor"
         raise JoinRefused(f"{authority}: {what}; the token was not sent")
     return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(pem.strip()))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pam_totp.core.settings import MemberSettings
 
-FIRST_LOOK = 60.0  # seconds after the start, at most: many hosts may start at once
+FIRST_LOOK = 60.0  # seconds after the start, at most: many hosts can start at the same time
 INTERVAL = 3600.0  # seconds between two checks
 SERVICE = "serve"  # the service name of the lines
 
@@ -57,5 +57,5 @@ def look(settings: Callable[[], MemberSettings | None], log: Callable[..., None]
     except StoreError as e:
         days = "" if left is None else f"; its certificate expires in {left} days"
         log("error", problem=f"member: the certificate was not renewed: {e}{days}")
-    except Exception as e:  # the thread must survive a bug, and the text may contain a secret
+    except Exception as e:  # the thread must survive a bug, and the text can contain a secret
         log("error", problem=f"member: the certificate was not renewed: {type(e).__name__}")

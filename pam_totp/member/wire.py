@@ -6,7 +6,7 @@ Rules:
 2. A question has the id of its login, which is 128 random bits. All questions of one login have the same id.
 3. The digest of a question covers the member's name, the id, and everything on which the decision depends. Each part is
    framed with its length, and an absent part differs from an empty one.
-4. A question contains the refused answers before it. So it determines the digest of each earlier question.
+4. A question contains the refused answers before it, and therefore determines the digest of each earlier question.
 5. `repr` shows no field, because answers and tokens are secrets.
 """
 

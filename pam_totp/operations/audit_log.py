@@ -56,7 +56,7 @@ def to_syslog(priority: int, line: str) -> None:
 
 def to_stderr(priority: int, line: str) -> None:
     """Write `line` to standard error, for a service that runs in a terminal."""
-    sys.stderr.write(f"{line}\n")  # one write, because several processes may share standard error
+    sys.stderr.write(f"{line}\n")  # one write, because several processes can share standard error
 
 
 def fault() -> OSError | None:

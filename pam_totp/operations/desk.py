@@ -483,7 +483,7 @@ class Desk:
     def replace(
         self, by: str, old: str, new: str, *, lost: bool = False, user: str | None = None
     ) -> tuple[str, TokenFacts]:
-        """Put the token `new`, from stock, in the place of the user's token `old`. Return the user and the new token.
+        """Replace the user's token `old` by the token `new` from the stock. Return the user and the new token.
 
         `old` and `new` are serial numbers. With `lost`, the old token is removed; otherwise it returns to the stock.
         `user` is the user who must have the old token, or None for any user.

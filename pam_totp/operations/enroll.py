@@ -5,7 +5,7 @@ Rules:
 2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
 3. Functions return new values. The caller stores them.
 4. The operating system generates the random bits. Every other input is an argument.
-5. A login may import this module, so it uses only modules that load fast.
+5. Logins import this module, so it imports only modules that load fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pam_totp.core.verify import verify
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# The limits for a first code are wide: a key fob may be many presses ahead, and a token's clock may be wrong.
+# The limits for a first code are wide: a key fob can be many presses ahead, and a token's clock can be wrong.
 FIRST_CODE = Policy(look_ahead=10, window=1, resync_window=1000, resync_steps=240)
 CLOCK_REACH = 14 * 3600  # seconds: a clock of another time zone is at most that far from UTC
 _SALT = 16  # bytes

@@ -5,10 +5,11 @@ Rules:
 2. A prompt is ASCII of at most MAX_PROMPT bytes. The QR code is the exception. It is shown only on request, because
    some ssh clients exit at characters outside ASCII. It is one prompt of at most MAX_PICTURE bytes, for a terminal of
    80 × 24.
-3. Every prompt echoes the answer. So password authentication of sshd, which cannot show a text, fails at the first
-   prompt.
+3. Every prompt echoes the answer. Password authentication of sshd, which cannot show a text, therefore fails at the
+   first prompt.
 4. At most MAX_ROUNDS prompts ask for a code. MAX_WRONG wrong codes or MAX_EMPTY empty answers end the enrolment. A
-   missing answer, and an answer equal to the password, end the enrolment at once, because a program gives such answers.
+   missing answer, and an answer equal to the password, end the enrolment immediately, because a program gives such
+   answers.
 5. Nothing changes before the right code. The next login with the same ticket shows the same key.
 6. The right code enrols the user durably. Then the login is accepted with any answer to the last prompt.
 7. A wrong code is not a failure of law 8, because its user has seen the key.
@@ -42,7 +43,7 @@ WRONG_FOB = "Wrong codes. Type two new codes in a row, in one line."
 _DIGITS = {6: "six", 7: "seven", 8: "eight"}
 _LINE = 70  # characters of a line of a key
 _PER_LINE = 2  # recovery codes in a line
-_SHORT = 3  # bytes: a q with spaces. A longer answer may be a code or a password, which must not be copied
+_SHORT = 3  # bytes: a q with spaces. A longer answer can be a code or a password, which must not be copied
 _MAX_NAME = 48  # characters of a serial number in a prompt
 
 

@@ -77,7 +77,7 @@ _STATUSES = tuple(Status)
 
 
 class PackedResult(bytes):
-    """A result in compact form, because a file may have a million tokens: the number of its status, then JSON."""
+    """A result in compact form, because a file can have a million tokens: the number of its status, then JSON."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """Messages about changes for the program of the site: `on_change` in `[hooks]` of the site file.
 
 Rules:
-1. A change is made and logged before the program gets it. The program cannot delay or prevent a change.
+1. A change is complete and logged before the program gets it. The program cannot delay or prevent a change.
 2. Each process starts one runner (`system.hook`) at its first change, and sends it every change. The runner starts the
    program with a time limit. It ends after the last change when this process has ended.
 3. A message has the fields of the log line, which never contain a code or a key.

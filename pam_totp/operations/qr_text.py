@@ -1,9 +1,9 @@
 """A QR code as text for one prompt: half blocks, for dark and for light terminals. This module needs only the standard
 library.
 
-A half block holds two modules, one above the other. The user's terminal may show light text on a dark background, or
-dark text on a light background. A login cannot detect the colours. It therefore draws the QR code twice, side by side:
-the text is the light modules in the left drawing, and the dark modules in the right drawing.
+A half block holds two modules, one above the other. A terminal shows light text on a dark background, or dark text on a
+light background. A login cannot detect the colours. It therefore draws the QR code twice, side by side: the text is the
+light modules in the left drawing, and the dark modules in the right drawing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def side_by_side(picture: str) -> list[str]:
 
 
 def _modules(picture: str) -> list[list[int]]:
-    """Return the rows of modules; 1 is dark. The last bits of `picture` may be a fill."""
+    """Return the rows of modules; 1 is dark. The last bits of `picture` can be padding."""
     bits = "".join(f"{byte:08b}" for byte in unbase32(picture))
     side = max(n for n in range(len(bits)) if n * n <= len(bits))
     return [[int(bit) for bit in bits[at : at + side]] for at in range(0, side * side, side)]

@@ -8,7 +8,7 @@ Rules:
 3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
    Names that a record cannot have are ignored, so that all results can be printed and compared with records.
 4. Only lines older than the restore show that the log covers a key fob. A line of a login after the restore shows no
-   coverage, because the login may be a replay.
+   coverage, because the login might be a replay.
 5. An enrolled user remains enrolled: the last confirmed token is disabled instead of removed. Otherwise a forged
    removal would let this user log in with only the password, if `nullok` is set.
 6. A token in stock keeps its key. The lines that name its serial number roll its counter or step forward.
@@ -75,7 +75,8 @@ def _plain(text: str) -> str:
 
 
 def written_at(line: str, now: int) -> int | None:
-    """Return the time at the start of a line of the log (Unix seconds), or None. It is never older than the true time.
+    """Return the time at the start of a line of the log (Unix seconds), or None. The result is never earlier than the
+    true time.
 
     A time without a year means the latest such time up to one day after `now`.
     """
@@ -275,7 +276,8 @@ class Log:
     def forward_stock(self, token: Token) -> tuple[Token, list[str]]:
         """Return a token in stock, rolled forward, and notes.
 
-        A user may have had the token since the backup. A key fob needs codes in a row, because lines may be missing.
+        A user might have used the token since the backup. A key fob needs codes in a row, because lines might be
+        missing.
         """
         next_factor = 0
         for user, key in self._serials.get(serial_key(token.serial or ""), ()):
@@ -304,7 +306,8 @@ class Forwarded:
 
     `tokens` has each token of the backup, the token rolled forward (None if it was removed), and notes on the changes.
     `voided` counts the recovery codes of the backup. `missing` are the tokens that were enrolled since the backup.
-    `recovery_made` is the time (Unix seconds) of the last new recovery codes in the log. They are void, too.
+    `recovery_made` is the time (Unix seconds) of the last new recovery codes in the log. These recovery codes are void,
+    too.
     """
 
     record: UserRecord | None

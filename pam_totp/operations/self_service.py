@@ -482,7 +482,7 @@ def _verify_without_use(record: UserRecord, *arguments: Any, **more: Any) -> Dec
 
 
 def _wrong_first_code(token: Token, answer: Answer, now: int, codes: int, field: str) -> Unfit:
-    """Return the problem of a wrong first code. It has the error of the phone's clock if the key was shown."""
+    """Return the problem of a wrong first code. The problem has the error of the phone's clock if the key was shown."""
     if codes > 1:
         return Unfit(field, Reason.NOT_CONSECUTIVE)
     error = clock_error(token, answer, now) if shows_key(token) else None

@@ -286,7 +286,8 @@ def unassign(store: Store, serial: str, *, now: int) -> Taken:
 
 
 def give_back(store: Store, serial: str, *, now: int) -> Taken:
-    """Take a confirmed token back into stock, with its counter or last step. It needs codes in a row from then on.
+    """Take a confirmed token back into stock, with its counter or last step. The token needs codes in a row from then
+    on.
 
     Raise StockError (UNCONFIRMED for other tokens) or StoreError.
     """

@@ -4,7 +4,7 @@ Rules:
 1. The dialogue is the same on every host, because it asks a `Verifier` instead of a store or an authority.
 2. A verifier keeps the refused answers of its login, because single codes of one login may be codes in a row (law
    5). It wipes these answers when the login ends.
-3. All work that may wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
+3. All work that can wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
 4. A verdict has all facts about an answer for the dialogue and the log. It contains no code, and a key only for the
    owner of a right enrolment ticket.
 5. A ticket is confirmed by a first code in one change. Of two logins with one ticket, only one confirms it.
@@ -147,7 +147,7 @@ class LocalVerifier:
         self._origin, self._came_from, self._now, self._search = origin, came_from, now, search
         self._check_account = check_account
         self._nullok = settings.nullok_at(now())
-        self._is_in_home = settings.secret is not None  # the home folder may be on a slow server
+        self._is_in_home = settings.secret is not None  # the home folder can be on a slow server
         self._is_remote = settings.secret is None and is_database(settings.store)
         self.delay = refusal_delay(settings.policy)
         self._earlier = Earlier.NONE
@@ -156,7 +156,7 @@ class LocalVerifier:
     def before_prompt(self) -> UseStore | None:
         if not self._nullok and self._origin is None:
             return None
-        is_slow = self._is_in_home or self._settings.nullok_group is not None  # a name service may have the group
+        is_slow = self._is_in_home or self._settings.nullok_group is not None  # the group can be in a name service
         return UseStore(self._exempt, is_slow=is_slow, is_remote=self._is_remote)
 
     def while_typing(self) -> UseStore | None:

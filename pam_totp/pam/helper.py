@@ -14,7 +14,7 @@ try:
 
     reset_inherited_state()
     from pam_totp.pam.helper_main import main
-except (ImportError, OSError):  # restart, because an upgrade may have replaced the package between two imports
+except (ImportError, OSError):  # restart, because an upgrade might have replaced the package between two imports
     if sys.argv[1:]:
         raise
     os.execv(sys.executable, [sys.executable, "-I", "-S", os.path.abspath(__file__), "again"])  # noqa: S606

@@ -17,7 +17,7 @@ from collections import Counter
 from pam_totp.operations import audit_log
 
 MAX_LINES = 100  # lines a minute for one account: far more than a user's logins cause
-MAX_TOTAL_LINES = 1000  # lines a minute for all accounts together: a user may own thousands of uids (subuid(5))
+MAX_TOTAL_LINES = 1000  # lines a minute for all accounts together: a user can own thousands of uids (subuid(5))
 _MINUTE = 60.0  # seconds
 
 

@@ -2,7 +2,7 @@
 
 Rules:
 1. Each account other than root has a quota of logins, and these accounts also have a limit together. All uids without a
-   passwd entry share a small quota, because a user may own thousands of them (subuid(5)).
+   passwd entry share a small quota, because a user can own thousands of them (subuid(5)).
 2. Uids outside /etc/passwd count towards a separate limit until their lookup, so that they cannot block local accounts.
 3. Logins from root programs have a separate limit. Other accounts cannot prevent a login by sudo, because the relay
    starts helpers when this limit is reached.

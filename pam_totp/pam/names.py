@@ -118,7 +118,7 @@ class LocalAccounts:
 
 
 def _is_name(text: bytes) -> bool:
-    """Return True if glibc uses a line with this name. It ignores other lines, and asks the next service."""
+    """Return True if glibc uses a line with this name. glibc ignores other lines, and asks the next service."""
     return text[:1].strip() not in (b"", b"#", b"+", b"-")
 
 

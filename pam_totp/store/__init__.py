@@ -29,7 +29,7 @@ class StoreError(Exception):
 
 
 class DamagedFile(StoreError):
-    """The error for a file with invalid content or mode. A read without the lock might fail so during a write."""
+    """The error for a file with invalid content or mode. A write can cause this error in a reader without the lock."""
 
 
 class LockBusy(StoreError):

@@ -36,8 +36,8 @@ class State:
 
     `settings` are those of `_SETTINGS`. `ahead` (the database's clock minus this host's) and `round_trip` are in
     seconds. `version`, `replication` and `epoch` are those of the tables. `is_moved` is True if the tables were
-    restored from a dump, or another server had them, since the last fence. `reason` is that of GUARDS. `standbys` lists
-    the `sync_state` of each standby. `pooler` is None, "a pooler", or "a pooler in transaction mode".
+    restored from a dump, or moved from another server, since the last fence. `reason` is that of GUARDS. `standbys`
+    lists the `sync_state` of each standby. `pooler` is None, "a pooler", or "a pooler in transaction mode".
     """
 
     role: str
