@@ -153,8 +153,8 @@ class Answers:
         member = self._permitted(fingerprint, user, begun).name
         chosen = settings(begun.service, (), self._site())
         origin = _origin(chosen, begun.service, member, begun.rhost)
-        # `nullok_group` is a group of accounts on the member's host, and might not exist on this host, so it exempts no
-        # user here.
+        # `nullok_group` is a group of accounts on the member's host, and might be missing on this host. A `nullok` with
+        # this limit therefore exempts no user here.
         nullok = chosen.nullok and chosen.nullok_group is None
         if origin is None and not nullok:
             return wire.BeginVerdict(verdict=wire.ASK)

@@ -8,8 +8,8 @@ Rules:
 3. `redeem_ticket` is one change: it confirms the token by its first code, and ends the ticket. It also replaces the
    recovery codes and all earlier confirmed tokens. Of two logins with one ticket at the same time, only one succeeds.
 4. A wrong ticket is no failure, because a ticket is too long to be guessed. A wrong first code is no failure, because
-   the owner of the ticket knows the key. The key of a key fob is hidden, so a key fob needs two codes in a row, which
-   are too long to be guessed.
+   the owner of the ticket knows the key. The key of a key fob is hidden. A key fob therefore needs two codes in a row,
+   which are too long to be guessed.
 5. Functions return new values. The caller stores them. The operating system generates the random bits.
 """
 

@@ -114,7 +114,7 @@ class LocalAccounts:
                     name, uid = fields[0].decode("utf-8", "surrogateescape"), int(fields[2])
                     uids.setdefault(name, uid)
                     names.setdefault(uid, name)
-        self._known = version, uids, names  # one assignment, because other threads may read the value
+        self._known = version, uids, names  # one assignment, because other threads can read the value meanwhile
 
 
 def _is_name(text: bytes) -> bool:

@@ -32,7 +32,7 @@ def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
 def become_account(name: str, also: tuple[int, ...] = ()) -> None:
     """As root, become the account `name`, with its primary group and the groups `also`.
 
-    Do nothing for other accounts, or if the account `name` is not found.
+    The process keeps its ids if it is not root, or if the account is unknown.
     """
     entry = _entry(name)
     if os.geteuid() == 0 and entry is not None:
@@ -61,7 +61,7 @@ def act_as_owner_of(folder: str | int) -> None:
 def act_as_root() -> None:
     """Restore root's effective ids, so that the process can change to another account.
 
-    Do nothing unless the saved uid is root's.
+    A process whose saved uid is not root's keeps its ids.
     """
     if os.getresuid()[2] == 0:
         os.seteuid(0)

@@ -132,8 +132,8 @@ static long long milliseconds(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Move a descriptor to a number above 3. A host with 0-2 closed may still write to them, and a helper uses 0-3. Return
- * -1 if `descriptor` is -1, or if no descriptor is free. */
+/* Move a descriptor to a number above 3. A host with 0-2 closed might still write to them, and a helper uses 0-3.
+ * Return -1 if `descriptor` is -1, or if no descriptor is free. */
 static int aside(int descriptor)
 {
     if (descriptor < 0 || descriptor > 3)
@@ -360,8 +360,8 @@ static int release(pid_t pid)
     return error == EMFILE || error == ENFILE || error == ENOMEM ? error : 0;
 }
 
-/* Call waitid for the helper. If the host ignores SIGCHLD or reaps all children itself, the pid may already belong to
- * another process. A pidfd always refers to the same process. */
+/* Call waitid for the helper. The pid might already belong to another process if the host ignores SIGCHLD or reaps all
+ * children itself. A pidfd always refers to the same process. */
 static int wait_for(const struct service *service, siginfo_t *info, int options)
 {
     info->si_pid = 0;
@@ -394,8 +394,8 @@ static void reap_late(pam_handle_t *pamh, void *data, int status)
     free(service);
 }
 
-/* Leave a helper to `reap_late`. Init reaps a helper that has no pidfd, or that has not ended by then, when the host
- * has ended. Return false if `reap_late` does not get the helper. */
+/* Leave a helper to `reap_late`. After the end of the host, init reaps a helper that lacks a pidfd or still runs.
+ * Return false if `reap_late` does not get the helper. */
 static bool leave_behind(pam_handle_t *pamh, const struct service *service)
 {
     char name[32]; /* a name for each helper, because libpam would call `reap_late` for older data with the same name */

@@ -110,7 +110,7 @@ class Store(Protocol):
 
 
 class SharedStore:
-    """A store that several hosts use. Decisions use its clock, because the clocks of the hosts may differ.
+    """A store that several hosts use. Decisions use its clock, because the clocks of the hosts can differ.
 
     `codec` seals the secrets.
     """

@@ -12,9 +12,9 @@ Rules:
    record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
    that checked for `.import` before could still delete the claim.
 6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
-7. A claim may also point to an entry of the stock (`stock_entries`). The owner is the user whose record has the token
-   and to whom the claim points. Otherwise the owner is the stock, if its entry contains a token. This rule has one
-   result after a kill at any moment of a change, and `settle` completes such a change.
+7. The target of a claim can also be an entry of the stock (`stock_entries`). The owner is the user whose record has the
+   token and to whom the claim points. Otherwise the owner is the stock, if its entry contains a token. This rule has
+   one result after a kill at any moment of a change, and `settle` completes such a change.
 8. The stock's entry of a token loses its key before a user's record loses the token. Otherwise a killed return could
    restore an old counter.
 """
@@ -37,7 +37,7 @@ FOLDER = ".serial"
 _NEW = ".serial.new"
 _BEFORE = "../"  # the path from the folder of the claims to the record
 _MAX_PLAIN = 128  # characters
-_MAKE_WAIT = 60.0  # seconds: another process may read all records meanwhile
+_MAKE_WAIT = 60.0  # seconds: another process might be reading all records
 _LINE = b'\n   "serial": "'  # the start of the line with a serial number; a JSON string has no line end
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -331,7 +331,7 @@ def _take(
             return
         if other is not None and not _is_stale(store, folder, claim, other, is_staged):
             raise SerialTaken(serial, _user_of(other))
-        _delete(folder, claim)  # an import may create the claim again before the next attempt
+        _delete(folder, claim)  # an import might create the claim again before the next attempt
 
 
 def _release(store: FileStore, folder: int, claim: str, name: str, *, own_import: bool = False) -> None:
@@ -365,8 +365,8 @@ def _delete(folder: int, claim: str) -> None:
 def _is_stale(store: FileStore, folder: int, claim: str, name: str, is_staged: IsStaged | None = None) -> bool:
     """Return True if the record `name` lacks a token for its claim, and no process is about to write this token.
 
-    `is_staged` is for the process that has the journal. A reader without the lock may find a claim before its record is
-    written.
+    `is_staged` is for the process that has the journal. A reader without the lock might find a claim before its record
+    is written.
     """
     if exists(folder, JOURNAL) if is_staged is None else is_staged(name, claim):
         return False

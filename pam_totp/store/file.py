@@ -198,7 +198,7 @@ class FileStore:
         """Return the slots of the file `name`, or None if it does not exist. The caller need not hold the lock."""
         try:
             return self.find(folder, name)
-        except DamagedFile:  # another process may be writing the file
+        except DamagedFile:  # another process might be writing the file
             with self.locked(folder, name):
                 return self.load(folder, name)
 
@@ -350,8 +350,8 @@ class FileStore:
         """Read the file without its lock, and return the slots, or None if it does not exist. Raise DamagedFile during
         a write.
 
-        A new file has two hard links for a moment (`secret_file.create`). `may_have_links` accepts it.
-        Try `name` twice, because another process may convert version 1.
+        A new file has two hard links for a moment (`secret_file.create`). `may_have_links` accepts it. Try `name`
+        twice, because another process might convert version 1 meanwhile.
         """
         for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):

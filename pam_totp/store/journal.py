@@ -1,14 +1,14 @@
 """The journal of a change of many records: the folder `.import`, and the roll-back of such a change.
 
 Rules:
-1. The file `committing` exists while records may be changed. In this state, `undo` rolls back each changed record.
+1. The file `committing` exists while a batch changes records. In this state, `undo` rolls back each changed record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
    document. The last line of each name counts.
 3. A roll-back succeeds on a full disk, because it only overwrites or deletes files.
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
 5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
-   denied. Without the record, the user would count as not enrolled.
+   denied. Without the record, the user would count as unenrolled.
 6. In version 1, a line has a name, the new document, and true or false: whether an old record existed. NAME.json.old is
    a hard link of the old record. The record is unchanged while NAME.json.new exists. A roll-back converts a changed
    record to version 2.
@@ -155,7 +155,7 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
     undone, damage = 0, None
     for entry in entries(journal):
         if _is_unchanged(store, folder, entry):
-            continue  # do not wait for the lock, which a login may hold
+            continue  # do not wait for the lock, which a login might hold
         with store.locked(folder, entry.name):
             try:
                 undone += _undo_one(store, folder, entry)
@@ -297,7 +297,7 @@ def mark(folder: int, journal: int) -> None:
 
 
 def marked(journal: int) -> bool:
-    """Return True if an incomplete import may have changed records."""
+    """Return True if an incomplete import might have changed records."""
     return exists(journal, _COMMITTING)
 
 

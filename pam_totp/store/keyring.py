@@ -30,7 +30,7 @@ _ROLES = {"key": "current", "next": "following", "old": "previous"}  # role in t
 
 
 class State(Enum):
-    """The state of a store. Secrets are sealed in steps, because several hosts may use the store."""
+    """The state of a store. Secrets are sealed in steps, because several hosts can use the store."""
 
     OPENING = "opening"  # sealed secrets are readable, and no secret is sealed
     SEALING = "sealing"  # each write seals, and secrets that are not sealed are accepted

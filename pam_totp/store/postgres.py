@@ -6,13 +6,13 @@ Rules:
 2. A change is in force only if the database replies with one row and without a notice. A notice means that the primary
    has committed without its standby.
 3. The condition of `postgres_schema.GUARDS` is a part of each change. This condition is only a safety net, because the
-   checked settings may be outdated.
+   checked settings can be outdated.
 4. The login is refused if the database gives no reply to a change. A process searches the record for the digest of a
    question before it decides on the question. One question therefore has one verdict, even if several hosts ask it.
 5. The threads of a process take turns for one user, so that answers for one user use one connection.
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.
-7. The clock is that of the database, and is read with the record. The clocks of the hosts may differ.
+7. The clock is that of the database, and is read with the record. The clocks of the hosts can differ.
 8. A process uses no server whose epoch is lower than the highest that it has seen, or than `epoch` in its settings.
 """
 
@@ -142,7 +142,7 @@ class _Database:
         """Read the row of the store. Raise OutOfReach for an outdated copy, so that the next server is tried."""
         connection.statements = _statements(connection, deadline)
         self.require_epoch(connection.statements)
-        self.epoch = max(self.epoch, connection.statements.epoch)  # another thread may have seen a higher epoch
+        self.epoch = max(self.epoch, connection.statements.epoch)  # another thread might have seen a higher epoch
         self.was_reached = True
 
     def require_epoch(self, statements: schema.Statements) -> None:

@@ -3,7 +3,7 @@
 Rules:
 1. A query is never cancelled, even at a deadline or at Ctrl-C: a cancel would end the wait for the standby, and the
    primary alone would commit. Instead, this process closes the socket.
-2. A statement may be in force after `Unanswered`, now or later. It is not in force after any other error.
+2. A statement might be in force after `Unanswered`, now or later. It is not in force after any other error.
 3. A notice makes a statement fail with `Noticed`, because the primary reports in a notice that it committed alone.
 4. A process does not use the connections of its parent process.
 """
@@ -25,7 +25,7 @@ from pam_totp.store.fair_semaphore import FairSemaphore
 from pam_totp.store.postgres_schema import Statements
 
 _BYTEA = 17  # the type's object identifier
-_HOST_SETTINGS = ("host", "hostaddr", "port")  # of a URL: each may be a list, with an entry for each server
+_HOST_SETTINGS = ("host", "hostaddr", "port")  # of a URL: each can be a list, with an entry for each server
 NO_TABLE, NO_COLUMN, NOT_GRANTED = "42P01", "42703", "42501"  # undefined table or column, insufficient privilege
 _READ_ONLY = "25006"
 _UNKNOWN_RESULT = ("08", "40003")  # class 08: connection exception; statement completion unknown
@@ -45,7 +45,7 @@ class Unanswered(StoreError):
 
 
 class Noticed(StoreError):
-    """The error for a reply with a notice. The primary may have committed without a standby."""
+    """The error for a reply with a notice. The primary might have committed without a standby."""
 
 
 class Refused(StoreError):
@@ -57,7 +57,7 @@ class Refused(StoreError):
 
     @property
     def can_be_repeated(self) -> bool:
-        """Return True if another attempt may succeed: on another server, or without the other transaction."""
+        """Return True if another attempt might succeed: on another server, or after the other transaction."""
         return self.state == _READ_ONLY or self.state in _AGAIN
 
 
@@ -226,7 +226,7 @@ def _wait(descriptor: int, events: int, seconds: float) -> bool:
 
 
 def _line(text: str) -> str:
-    """Return a text of libpq, which may have several lines, as one line."""
+    """Return a text of libpq, which can have several lines, as one line."""
     return " ".join(text.split()).removeprefix("ERROR: ").removeprefix("FATAL: ")
 
 

@@ -93,7 +93,7 @@ def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot, codec: Codec 
                 run("COMMIT")
                 _refuse(opened)
         except BaseException as e:
-            if not is_resumed and (not is_sent or isinstance(e, Refused)):  # otherwise, the database may be in use
+            if not is_resumed and (not is_sent or isinstance(e, Refused)):  # otherwise, the database might be in use
                 _rename(aside, folder, as_root)
             raise
     return number

@@ -1,4 +1,4 @@
-"""The tables of the PostgreSQL store, and the condition under which a change may be made.
+"""The tables of the PostgreSQL store, and the condition that every change requires.
 
 Rules:
 1. A change repeats the condition GUARD in its WHERE, so that a primary that lacks a standby makes no change. GUARD is

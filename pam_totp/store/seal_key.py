@@ -188,7 +188,7 @@ def sealer() -> ModuleType:
 
 
 def _read() -> None:
-    """Read the keyring. Other threads may do so at the same time."""
+    """Read the keyring. Other threads can do so at the same time."""
     found, problem, noted_at = None, None, _noted_at()
     try:
         found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)

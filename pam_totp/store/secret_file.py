@@ -1,7 +1,7 @@
 """The file operations on a secret file: read, write, create, delete and flush.
 
 Rules:
-1. A writer holds the lock of the file name. A reader without the lock may find a damaged file.
+1. A writer holds the lock of the file name. A reader without the lock might find a damaged file.
 2. A login overwrites the other slot by one system call, which returns after the flush. A signal therefore cannot
    separate the write from the flush. The write succeeds on a full disk.
 3. The process empties that slot after an error, so that the current record remains valid.
@@ -190,7 +190,7 @@ def _write_durably(file: int, data: bytes, offset: int) -> int:
     except OSError as e:
         if e.errno not in _UNKNOWN_FLAG:
             raise
-    # A killed process may have written the current slot without a flush. Flush it before the write to the other slot.
+    # A killed process might have written the current slot without a flush. Flush it before the write to the other slot.
     os.fdatasync(file)
     written = os.pwrite(file, data, offset)
     os.fdatasync(file)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pam_totp.store.stock import Exchange
 
 NEW, READY = ".stock.new", ".stock.ready"
-_ADD_WAIT = 60.0  # seconds: another process may add many tokens meanwhile
+_ADD_WAIT = 60.0  # seconds: another process might be adding many tokens
 _REPORT_EVERY = 500  # entries between two reports of progress
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

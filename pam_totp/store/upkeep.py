@@ -1,7 +1,8 @@
 """The defects of a file store and their repairs, for `pam-totp doctor` and `pam-totp doctor --repair`.
 
 Rules:
-1. Logins continue during a repair. A repair that writes a record holds the record's lock, and reads the record again.
+1. Logins continue during a repair. A repair acquires a record's lock and reads the record again before it writes the
+   record.
 2. Only an administrator can restore a record that has no valid slot.
 3. Every block of a secret file must be allocated, written and unshared, because a login on a full disk overwrites
    blocks. The file system must overwrite blocks in place. The same applies to decoys, so that an attacker cannot
@@ -404,7 +405,7 @@ def _convert(store: FileStore, user: str) -> None:
 
 
 def _rewrite(store: FileStore, folder: int, name: str) -> None:
-    """Write the current record to the other slot, which may be damaged."""
+    """Write the current record to the other slot, which might be damaged."""
     with store.locked(folder, name):
         if (slots := store.load(folder, name)) is not None and slots.size:
             write(folder, name, slots, slots.document)
