@@ -138,7 +138,8 @@ def verify(
     path: str = DEFAULT_SOCKET,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
-    """Check `code` for `user` and use it up. `code` is one code, two or three in a row, or a recovery code.
+    """Check `code` for `user`, use it up, and return the outcome. `code` is one code, two or three in a row, or a
+    recovery code.
 
     `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the log;
     the service ignores it unless the account is listed. `path` is the service's socket. `timeout` is in seconds, for

@@ -88,7 +88,7 @@ class Answers:
         return found
 
     def answer(self, fingerprint: bytes, question: wire.Question) -> wire.Verdict:
-        """Decide on a question. Raise NotAMember, NotPermitted, SettingsError or StoreError."""
+        """Return the verdict on a question. Raise NotAMember, NotPermitted, SettingsError or StoreError."""
         user = storable(question.user)
         member = self._permitted(fingerprint, user, question).name
         chosen = settings(question.service, (), self._site())
@@ -129,7 +129,7 @@ class Answers:
         return _verdict(dialogue.kept(decision))
 
     def redeem(self, fingerprint: bytes, asked: wire.Redeem) -> wire.Redemption:
-        """Decide on a ticket, or on the first code of its token. Raise as `answer` does."""
+        """Return the decision on a ticket, or on the first code of its token. Raise the exceptions of `answer`."""
         user = storable(asked.user)
         member = self._permitted(fingerprint, user, asked)
         chosen = settings(asked.service, (), self._site())
@@ -148,7 +148,7 @@ class Answers:
         return refusal_delay(settings(service, (), self._site()).policy)
 
     def begin(self, fingerprint: bytes, begun: wire.Begin) -> wire.BeginVerdict:
-        """Decide whether the user may pass without a code. Raise as `answer` does."""
+        """Return the verdict whether the user may pass without a code. Raise the exceptions of `answer`."""
         user = storable(begun.user)
         member = self._permitted(fingerprint, user, begun).name
         chosen = settings(begun.service, (), self._site())

@@ -187,7 +187,7 @@ class States:
         return Before(id.hex(), tuple(answer.rstrip(b"\0").decode("ascii") for answer in answers[:count]))
 
     def _apply(self, nonce: bytes, content: bytes) -> bytes:
-        """Encrypt or decrypt `content`."""
+        """Return `content` encrypted, or decrypted if it is encrypted."""
         blocks = (hmac.digest(self._hide, nonce + bytes([n]), "sha256") for n in range(-(-len(content) // 32)))
         return bytes(a ^ b for a, b in zip(content, b"".join(blocks), strict=False))
 
@@ -210,7 +210,9 @@ def states_of(ca_key: str) -> States | None:
 
 
 def answer(answers: Answers, sealing: States | None, fingerprint: bytes, asked: RadiusQuestion) -> RadiusReply:
-    """Decide on a question. A reply may be a challenge only with `sealing`. Raise as `Answers.answer` does."""
+    """Return the reply to a question. The reply can be a challenge only with `sealing`. Raise the exceptions of
+    `Answers.answer`.
+    """
     before = Before(asked.id, ())
     if sealing is not None and asked.state is not None:
         member = answers.member(fingerprint)

@@ -59,7 +59,7 @@ class Redeeming(NamedTuple):
     log: Log
 
     def present(self) -> wire.Redemption:
-        """Decide on the ticket."""
+        """Return the reply to a question about the ticket."""
         decision = decide(
             self.store,
             self.user,
@@ -77,7 +77,7 @@ class Redeeming(NamedTuple):
         return wire.Redemption(verdict=wire.OPEN, token=decision.token, **described)
 
     def confirm(self, first: Answer, digest: bytes) -> wire.Redemption:
-        """Decide on the first code. `digest` identifies the question."""
+        """Return the reply to a question about the first code. `digest` identifies the question."""
         shown: list[Invitation | None] = []
 
         def change(record: UserRecord) -> tuple[UserRecord, Confirmation]:
@@ -100,7 +100,9 @@ class Redeeming(NamedTuple):
         return wire.Redemption(verdict=wire.ACCEPTED, codes=found.recovery_codes, token=token)
 
     def _again(self, stored: Mapping[str, str | int]) -> wire.Redemption:
-        """Answer the same question again. `stored` is from `_kept`."""
+        """Return the reply to a repeated question about a right first code. `stored` is the content of the text from
+        `_kept`.
+        """
         if self.tickets is Tickets.NONE or self.store.now() - int(stored["a"]) > REPEAT:
             return REFUSED
 

@@ -44,7 +44,7 @@ JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field
 DAY = 86_400  # seconds
-_RENEWAL = object()  # in place of a user: one certificate at a time is renewed, because openssl uses a whole core
+_RENEWAL = object()  # the key of the turns for renewals: one certificate at a time, because openssl uses a whole core
 NO_CERTIFICATE = "a certificate of a member is required"
 BAD_TOKEN = "the join token is unknown, used or expired (run 'pam-totp member add' again on an authority)"
 
@@ -173,7 +173,7 @@ class Server:
         return self._connections.known[transport]
 
     async def _message(self, request: web.Request, kind: type[M]) -> M:
-        """Read the body of a request as a message."""
+        """Read the body of a request, and return the message in it."""
         body = await request.read()
         self._connection(request).received()
         return kind.from_json(body)
@@ -185,7 +185,7 @@ class Server:
         return fingerprint
 
     async def _run(self, request: web.Request, work: Callable[[], R], user: Hashable = None) -> R:
-        """Call `work`, which looks up the member, in a thread."""
+        """Call `work`, which looks up the member, in a thread. Return its result."""
         connection = self._connection(request)
         result = await self._workers.run(work, member=connection.fingerprint or connection.networks, user=user)
         if connection.fingerprint is not None:
@@ -273,7 +273,7 @@ class Server:
         return _response(await self._run(request, partial(self._renew_now, fingerprint, asked), _RENEWAL))
 
     def _renew_now(self, fingerprint: bytes, asked: wire.Renew) -> wire.Renewed:
-        """Sign the next certificate of a member."""
+        """Sign the next certificate of a member, and return it."""
         name = self._answers.member(fingerprint).name
         signed = self._issuer().sign_member(asked.csr, name)
         following = certificates.fingerprint(signed)

@@ -414,7 +414,7 @@ class UserRecord(Value):
     def longest(self) -> UserRecord:
         """Return the record with the longest value of every number, and all grace that logins can give or keep.
 
-        It has no recent logins. Its recovery codes are those after the use of its ticket.
+        The result lacks recent logins. It has the number of recovery codes that follows the use of its ticket.
         """
         digests = tuple(f"{i:064x}" for i in range(max(NEW_RECOVERY_CODES, len(self.recovery))))
         return self._replace(

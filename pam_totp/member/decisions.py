@@ -237,7 +237,9 @@ class RemoteVerifier:
         return client_of(self._member).ask("POST", BEGIN_PATH, question, BeginVerdict)
 
     def _break_glass(self, answer: Answer, problem: StoreError, lock_wait: float) -> Verdict:
-        """Accept a recovery code of this host. Raise `problem` for every other answer of every user."""
+        """Return the verdict on a right recovery code of this host. Raise `problem` for every other answer of every
+        user.
+        """
         code, user = answer.recovery_code, self._asked.user
         if code is None:
             raise problem

@@ -131,7 +131,9 @@ def join(line: JoinLine) -> Membership:
 
 
 def _join_at(authority: str, line: JoinLine, request: Request) -> Membership:
-    """Join at one authority. Raise OSError or Failed if another authority might succeed, otherwise JoinError."""
+    """Join at one authority, and return the result. Raise OSError or Failed if another authority might succeed,
+    otherwise JoinError.
+    """
     ca = _pinned_ca(authority, line.pin)
     context = client_context()
     context.load_verify_locations(cadata=ca)

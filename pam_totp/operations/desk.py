@@ -333,7 +333,7 @@ class Desk:
     # ---- read
 
     def find(self, by: str, text: str) -> Found:
-        """Find users by a name, a serial number, or a part of a name."""
+        """Return the users with a name, a serial number, or a part of a name."""
         self._require_member(by, "find")
         account = self._accounts.account(text)
         if account is not None:
@@ -470,7 +470,7 @@ class Desk:
         return self._change(by, user, "enable-token", change)
 
     def assign(self, by: str, serial: str, user: str) -> TokenFacts:
-        """Give a user a token of the stock, unconfirmed: the user confirms it by codes."""
+        """Give a user a token of the stock, and return it. The token is unconfirmed: the user confirms it by codes."""
         self.require(by, user, "assign")
         also = self._also(by, user, "assign")
         try:
@@ -514,7 +514,9 @@ class Desk:
         *,
         create: bool = False,
     ) -> R:
-        """Apply `change` to the user's record, add an entry to its changes, and log `fields` of the result."""
+        """Apply `change` to the user's record, add an entry to its changes, log `fields` of the result, and return the
+        result.
+        """
         self.require(by, user, what)
 
         def noted(record: UserRecord) -> tuple[UserRecord, tuple[R, Sequence[Token]]]:

@@ -99,7 +99,8 @@ class Dialogue:
         return Result.REFUSED
 
     def _decide(self, typed: Typed, conversation: Conversation, *, prompted: bool = True) -> Waits[Verdict]:
-        """Decide on an answer, and delay a refusal. `prompted` is False for the answer of an earlier module.
+        """Return the verdict on an answer, and delay a refusal. `prompted` is False for the answer of an earlier
+        module.
 
         With `forward_pass`, pass the password to the next module after a refusal too. Otherwise its behaviour would
         show whether the codes were right.

@@ -96,7 +96,7 @@ class FirstLogin:
         return NOT_CONFIRMED, NOTHING_CHANGED
 
     def _confirm(self, typed: Typed) -> Waits[Confirmation]:
-        """Decide on a first code, and log the enrolment. Delay a refusal."""
+        """Return the decision on a first code. Log the enrolment, or delay the refusal."""
         first = Answer.parse(typed)
         try:
             confirmation: Confirmation = yield self._verifier.confirm(self._ticket, first)

@@ -294,7 +294,8 @@ def import_tokens(
     dry_run: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Add all the tokens to the records of their users, in one transaction. A dry run leaves the store unchanged.
+    """Add all tokens to the records of their users, in one transaction. Return the results. A dry run only reads the
+    store.
 
     Add them to `new_record` if its user has no record yet. Raise FormatError, Interrupted or StoreError; then the store
     is unchanged, unless a second Ctrl-C stopped the roll-back.
@@ -467,7 +468,9 @@ class _Trial:
 
 
 def _update_one(store: Store, changes: Changes[PackedResult]) -> list[PackedResult]:
-    """Apply the changes to a store with a single record, in one update. Raise StoreError for any other user."""
+    """Apply the changes to a store with a single record, in one update. Return the results. Raise StoreError for
+    another user.
+    """
     pending = list(changes)
     for user in {user: None for user, _ in pending}:
         _read(store, user)

@@ -282,7 +282,9 @@ class Factors:
         return shown
 
     def add(self, asking: Asking, token: Token, first: bytes, *, field: str = "code", codes: int = 1) -> Problem | None:
-        """Enrol a new token by its first code, or by two codes in a row if its counter is unknown."""
+        """Enrol a new token by its first code, or by two codes in a row if its counter is unknown. Return the problem
+        or None.
+        """
         answer, now = Answer.parse(first), self._now()
         confirmed = verify_first_code(token, answer, now, codes_needed=codes)
         if confirmed is None:
@@ -335,7 +337,7 @@ class Factors:
         time.sleep(max(0.0, begun + refusal_delay(self._policy) - time.monotonic()))
 
     def resync(self, asking: Asking, name: str, typed: bytes) -> Problem | None:
-        """Resynchronise a token by codes in a row."""
+        """Resynchronise a token by codes in a row. Return the problem or None."""
         tokens = [t for t in self.of(asking.user).tokens if t.name == name and t.active]
         codes = Answer.parse(typed).codes({t.digits for t in tokens})
         if not tokens:
@@ -380,7 +382,7 @@ class Factors:
         return self._change(asking, with_new, "recovery", []) or shown
 
     def rename(self, asking: Asking, name: str, new: str) -> Problem | None:
-        """Rename a token. A code is not required, because a rename changes only a label."""
+        """Rename a token without a code, because a rename changes only a label. Return the problem or None."""
 
         def renamed(record: UserRecord) -> tuple[UserRecord, Token]:
             token = _named(record, name, "name")
@@ -401,7 +403,7 @@ class Factors:
         return None
 
     def remove(self, asking: Asking, name: str) -> Problem | None:
-        """Remove a token."""
+        """Remove a token. Return the problem or None."""
         removed: list[Token] = []
 
         def without(record: UserRecord) -> UserRecord:
@@ -416,7 +418,8 @@ class Factors:
     def _change(
         self, asking: Asking, change: Change, what: str, tokens: list[Token], *, assigned: bool = False
     ) -> Problem | None:
-        """Apply `change`. Require a code if the user is enrolled at the time of the update.
+        """Apply `change`, and return the problem or None. Require a code if the user is enrolled at the time of the
+        update.
 
         `tokens` has the token for the log, at the latest after the call of `change`. `assigned` is True if the change
         confirms a token that an administrator assigned.

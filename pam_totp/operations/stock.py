@@ -274,7 +274,9 @@ def confirm(store: Store, serial: str, *, now: int, codes: bytes) -> Given:
 
 
 def unassign(store: Store, serial: str, *, now: int) -> Taken:
-    """Take an unconfirmed token back into stock. Raise StockError (CONFIRMED for other tokens) or StoreError."""
+    """Take an unconfirmed token back into stock, and return it. Raise StockError (CONFIRMED for other tokens) or
+    StoreError.
+    """
 
     def back(token: Token, entry: StockEntry) -> StockEntry:
         if token.confirmed:
@@ -286,8 +288,9 @@ def unassign(store: Store, serial: str, *, now: int) -> Taken:
 
 
 def give_back(store: Store, serial: str, *, now: int) -> Taken:
-    """Take a confirmed token back into stock, with its counter or last step. The token needs codes in a row from then
-    on.
+    """Take a confirmed token back into stock, with its counter or last step. Return the token.
+
+    The token needs codes in a row from then on.
 
     Raise StockError (UNCONFIRMED for other tokens) or StoreError.
     """
@@ -451,7 +454,7 @@ def _confirmed(token: Token, codes: bytes, serial: str, now: int) -> Token:
 
 
 def _take(store: Store, user: str, serial: str, back: Callable[[Token, StockEntry], StockEntry], now: int) -> Taken:
-    """Move the user's token into the stock, as the entry that `back` returns."""
+    """Move the user's token into the stock, as the entry that `back` returns. Return the token and its last user."""
 
     def change(
         record: UserRecord, found: Mapping[str, StockEntry | None]

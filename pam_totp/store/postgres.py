@@ -340,7 +340,7 @@ class PostgresStore(SharedStore):
         return _Contended()
 
     def use(self, attempt: Callable[[Work], R], *, reads_only: bool = False) -> R:
-        """Call `attempt` with a connection, for the tables other than `record`."""
+        """Call `attempt` with a connection, for the tables other than `record`. Return its result."""
         return self._attempts(attempt, reads_only=reads_only)
 
     def _attempts(self, attempt: Callable[[Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:

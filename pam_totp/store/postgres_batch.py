@@ -105,7 +105,9 @@ class _Batch:
         self._owners: dict[str, str] = {}  # key of a serial number -> the owner's name, in this batch
 
     def stage(self, pairs: list[tuple[str, Change[R]]]) -> list[R]:
-        """Compute the new records, and write those that differ to the temporary table."""
+        """Compute the new records, write those that differ to the temporary table, and return the results of the
+        changes.
+        """
         names = {user: file_name(user) for user, _ in pairs}
         found = {
             text_of(name): (version, body) for name, version, body in self._run(_FOUND, json.dumps([*names.values()]))
@@ -141,7 +143,9 @@ class _Batch:
     def _apply(
         self, name: str, user: str, change: Change[R], after: dict[str, UserRecord], others: dict[str, str]
     ) -> R:
-        """Apply one change to the record of `user` in `after`, unless it adds a serial number of another user."""
+        """Apply one change to the record of `user` in `after`, unless it adds another user's serial number. Return the
+        result.
+        """
         changed, result = change(after[user])
         new = serials(changed)
         for key in sorted(new.keys() - serials(after[user]).keys()):

@@ -66,7 +66,9 @@ class Copied(NamedTuple):
 
 
 def to_database(folder: str, url: str, as_root: AsRoot, codec: Codec | None = None) -> Copied:
-    """Copy the records of the folder at the path `folder` to the database at `url`. Raise StoreError."""
+    """Copy the records of the folder at the path `folder` to the database at `url`. Return their number. Raise
+    StoreError.
+    """
     aside, done = folder + COPYING, _free_name(folder + COPIED)
     if os.path.isdir(os.path.join(aside, LOCK)):  # a killed process had completed the copy
         number = sum(1 for _ in FileStore(aside).users())

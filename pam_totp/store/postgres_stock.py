@@ -76,7 +76,7 @@ class PostgresStock:
             return self._store.use(lambda work: self._add(work, entries, progress))
 
     def _add(self, work: Work, entries: Sequence[StockEntry], progress: Progress) -> list[tuple[str | None] | None]:
-        """Add the entries in one transaction. Logins do not wait for it."""
+        """Add the entries in one transaction, for which logins do not wait. Return the results of `Stock.add`."""
 
         def run(sql: str, *parameters: str) -> list[Row]:
             return work.connection.run(sql, *parameters, deadline=time.monotonic() + WAIT)

@@ -242,7 +242,9 @@ class FileStock:
         os.fsync(folder)
 
     def _move_in_one(self, folder: int, claim: str) -> SerialTaken | None:
-        """Move one entry into the stock. The caller holds the claim's lock."""
+        """Move one entry into the stock. Return the error if the serial number was in use. The caller holds the claim's
+        lock.
+        """
         try:
             claims.take_for_stock(self._store, folder, claim)
         except SerialTaken as e:
