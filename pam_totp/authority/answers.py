@@ -148,7 +148,7 @@ class Answers:
         return refusal_delay(settings(service, (), self._site()).policy)
 
     def begin(self, fingerprint: bytes, begun: wire.Begin) -> wire.BeginVerdict:
-        """Return the verdict whether the user may pass without a code. Raise the exceptions of `answer`."""
+        """Decide whether the user may pass without a code, and return the verdict. Raise the exceptions of `answer`."""
         user = storable(begun.user)
         member = self._permitted(fingerprint, user, begun).name
         chosen = settings(begun.service, (), self._site())

@@ -23,7 +23,7 @@ ALARM = 60.0  # seconds between two alarms about one member
 
 
 class Budgets:
-    """The budgets of all members, by name. `now` are monotonic seconds."""
+    """The budgets of all members, by name. `now` is in monotonic seconds."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()

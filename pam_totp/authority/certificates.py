@@ -192,7 +192,7 @@ class _Workshop:
         return done.stdout
 
     def certify(self, ca: str | None, key: str, name: str, days: int, section: str) -> str:
-        """Return the certificate for the request `csr`, signed by `ca`; by its own key if `ca` is None."""
+        """Return the certificate for the request `csr`, signed by `ca`, or by its own key if `ca` is None."""
         begins = datetime.now(UTC) - BACKDATED
         ends = begins + BACKDATED + timedelta(days=days)
         signer = ["-selfsign"] if ca is None else ["-cert", ca]

@@ -342,13 +342,13 @@ class _Context(ssl.SSLContext):
 
 
 def tls_context(settings: AuthoritySettings) -> ssl.SSLContext:
-    """Return the context for the connections of an authority. Raise CertificateError."""
+    """Return the TLS context for the connections of an authority. Raise CertificateError."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
     context.num_tickets = 0  # a resumed session would not check the certificate again
     for path in (settings.certificate, settings.key, settings.ca):
-        certificates.read(path)  # for an error with a path
+        certificates.read(path)  # so that an error names the file
     try:
         context.load_cert_chain(settings.certificate, settings.key)
         context.load_verify_locations(settings.ca)

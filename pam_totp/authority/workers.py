@@ -5,7 +5,7 @@ Rules:
    or MEMBER_WAITING of its member, are pending. Otherwise one member could block the others.
 2. Each member has at most half of the threads. Otherwise one member could use all threads.
 3. One thread at a time decides for a user. Otherwise the answers for one user would block several threads.
-4. A request that has a thread is completed, also if the member has closed the connection.
+4. A request that has a thread is completed even if the member closes the connection.
 """
 
 from __future__ import annotations

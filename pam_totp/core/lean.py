@@ -115,7 +115,9 @@ else:
             raise RuntimeError("the generator must yield once")
 
     def contextmanager(function):
-        """Make a context manager of a generator that yields once. The block must not raise StopIteration."""
+        """Return `function`, whose generator yields once, as a factory of context managers. The block must not raise
+        StopIteration.
+        """
         return lambda *args, **options: _GeneratorContext(function(*args, **options))
 
     # ---- functools

@@ -526,7 +526,7 @@ class UserRecord(Value):
         """Return `failures` and `failures_at` at `now` (Unix seconds): one failure less for every full day (law 8).
 
         The remainder of a day is kept; otherwise one failure a day would stop the decrease. `failures_at` never
-        decreases. Otherwise, after the clock was set back and corrected, the same days would count again.
+        decreases. Otherwise the same days would count again after the clock was set back and corrected.
         """
         if self.failures_at is None:
             return 0, None

@@ -146,7 +146,7 @@ class Client:
         return Connection(authority, context, min(deadline, time.monotonic() + self._settings.connect))
 
     def _current_context(self) -> ssl.SSLContext:
-        """Return the settings of TLS. Read the credentials and end all kept connections if the files are new."""
+        """Return the TLS context. Read the credentials and end all kept connections if the files are new."""
         version = self._credentials.version()
         with self._lock:
             if self._context is None or self._version != version:

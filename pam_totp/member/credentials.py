@@ -51,7 +51,7 @@ class Credentials:
         return tuple((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in found)
 
     def context(self) -> ssl.SSLContext:
-        """Return the settings of TLS. Raise StoreError if a file is invalid, or if other accounts have rights to it."""
+        """Return the TLS context. Raise StoreError if a file is invalid, or if other accounts have rights to it."""
         self._check()
         context = client_context()
         try:
@@ -138,7 +138,7 @@ class Credentials:
 
 
 def client_context() -> ssl.SSLContext:
-    """Return settings of TLS 1.3 that verify the server's certificate and name, with no CA yet."""
+    """Return a context for TLS 1.3 that verifies the server's certificate and name. The caller adds the CA."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context

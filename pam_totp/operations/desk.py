@@ -55,7 +55,7 @@ Changed: TypeAlias = tuple[UserRecord, R, Sequence[Token]]  # the new record, th
 
 ROOT = 0  # uid
 PROTECTED = ("root", "sudo", "wheel", "admin")  # groups whose members can become root on many systems
-MOST_FOUND = 20  # users that a search returns
+MOST_FOUND = 20  # the maximum of users that a search returns
 LEAST_VALID = 60  # seconds
 DEFAULT_TEMPORARY = 4 * 3600  # seconds
 DEFAULT_TICKET = TICKET_DAYS * DAY  # seconds

@@ -34,7 +34,7 @@ _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
 class Runner:
-    """The runner of this process. It is started at the first change, and again if it has ended."""
+    """The runner of this process. The runner is started at the first change, and again if it has ended."""
 
     def __init__(self, site_file: str = SITE_FILE) -> None:
         self._site_file = site_file

@@ -319,7 +319,7 @@ class Factors:
         return self._change(asking, in_use, "confirm", [confirmed], assigned=True) or confirmed
 
     def _refuse_claim(self, asking: Asking, token: Token, answer: Answer) -> None:
-        """Log a refused claim. Count it as a failure if the answer has codes in a row."""
+        """Log a refused claim of a token. Count the claim as a failure if the answer has codes in a row."""
         is_row = len(answer.codes({token.digits}) or ()) > 1
 
         def refused(record: UserRecord) -> tuple[UserRecord, str]:

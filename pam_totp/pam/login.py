@@ -137,7 +137,8 @@ def _store_of(chosen: Settings, user: str, site: Site) -> OpenStore:
 
 
 def _check_of(login: _Login, is_enrolled: Callable[[str, float], bool]) -> Callable[[float], bool]:
-    """Return the check that `nullok` requires before a login without a code (law 10). With `nullok`, look up the names.
+    """Return the check that `nullok` requires before a login without a code (law 10). Look up the names if `nullok` is
+    set.
 
     The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled. It
     returns False if `nullok_group` does not contain the account that logs in. The arguments of `is_enrolled` are a

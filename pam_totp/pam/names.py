@@ -27,7 +27,8 @@ def account_name(user: str) -> str | None:
 def similar_account(user: str) -> str | None:
     """Return the account whose name differs from `user` only in case, or by @host or DOMAIN\\, or None.
 
-    Look up the likely names. Then search the accounts that the name service lists, regardless of case.
+    Look up `user` without the domain and in lower case. Then search all accounts of the name service, regardless of
+    case.
     """
     plain = user.rpartition("\\")[2].partition("@")[0]
     for name in (plain, user.lower(), plain.lower()):

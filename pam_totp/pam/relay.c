@@ -51,7 +51,7 @@
 #define BUILDER 0 /* uid that owns the built tree; 0 for an installed relay */
 #endif
 #ifndef ACCOUNT
-#define ACCOUNT "pam_totp" /* the account that `pam-totp serve` runs under */
+#define ACCOUNT "pam_totp" /* the account under which `pam-totp serve` runs */
 #endif
 #ifndef CONNECT_LIMIT
 #define CONNECT_LIMIT 1000 /* ms: if the queue of the service stays full for longer, the relay starts a helper */

@@ -5,7 +5,7 @@ Rules:
 2. The key with the role `key` seals, and all keys open. A rotation adds the next key (`next`) before this key seals a
    secret. It keeps the previous key (`old`) while a secret is sealed with that key.
 3. A line with a state names a store (`State`). The keys seal only these stores. All databases have the name
-   `postgresql`, because their URL may differ between hosts. A folder is the same store by every path that leads to it.
+   `postgresql`, because their URL can differ between hosts. A folder is the same store by every path that leads to it.
 4. A key has an identifier, which reveals nothing about the key.
 """
 

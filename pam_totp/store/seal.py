@@ -110,11 +110,11 @@ class _Secret(NamedTuple):
     created: bytes
 
     def content(self) -> bytes:
-        """Return the bytes that are sealed: the raw key, or the text of the picture."""
+        """Return the content to seal: the raw key, or the text of the picture."""
         return unbase32(self.text.decode("ascii")) if self.created else self.text
 
     def restored(self, content: bytes) -> bytes:
-        """Return the text of the content that was sealed."""
+        """Return the text in a document for this content, the reverse of `content`."""
         return base32(content).encode("ascii") if self.created else content
 
 
