@@ -72,7 +72,7 @@ enum {
     NO_PIDFD_PAUSE = 1,   /* ms between two checks of a helper if the kernel has no pidfd */
     FAIL_DELAY = 2000000, /* microseconds */
     UNDECIDED = -1,       /* not a PAM code */
-    FULL = -2,            /* not a PAM code: the service has reached its limit for logins of root programs */
+    FULL = -2,            /* not a PAM code: the service has reached its limit of logins from root programs */
 };
 
 #define HELPERS "pam_totp.helpers" /* the cgroup of helpers that root starts, below the root cgroup */

@@ -124,7 +124,7 @@ class _Batch:
         self._lock.close()
 
     def stage(self, user: str, change: Change[R]) -> R:
-        """Apply `change` to the staged or the old record, write the new record to the manifest, and return the result."""
+        """Apply `change` to the staged or old record, write the new record to the manifest, and return the result."""
         name = self._store.file_of(user)
         is_new = name in self._staged or not (self._has_version_1 or exists(self._folder, name))
         stored = None if is_new else self._store.peek(self._folder, name)
