@@ -6,11 +6,12 @@ Rules:
 3. A member must join again if the log has a later certificate of this member than the database.
 4. A permission of a group, or the membership of a user in a group, remains withdrawn, even if a later line gives it
    again.
-5. A member keeps only those groups and services that its last line in the log has, and each of its lines since it
+5. A member keeps only the groups and services that are in its last line of the log, and in each of its lines since it
    joined. Otherwise a forged last line would undo a withdrawal.
-6. A line about another database counts, because authorities may have different URLs of the same database.
-7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority may be missing. A host
-   counts once under its short and its full name. A host of commands, such as that of the portal, is no authority.
+6. A line about another database counts, because authorities can have different URLs of the same database.
+7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority might be missing. A
+   host counts once under its short and its full name. A host that only runs commands, such as that of the portal, is no
+   authority.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class FleetLog(Log):
             self._add_member(what, at, fields)
 
     def count_authorities(self, addresses: Iterable[str]) -> int:
-        """Count the authorities with lines. A host that only has lines of commands counts if it is in `addresses`."""
+        """Count the authorities with lines. A host whose only lines are of commands counts if it is in `addresses`."""
         names = {text.rpartition(":")[0].strip("[]") for text in addresses}
         self.authorities |= {host for host in self._hosts if any(_is_same_host(host, name) for name in names)}
         return sum(

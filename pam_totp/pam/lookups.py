@@ -1,4 +1,4 @@
-"""Lookups of accounts that are not in /etc/passwd: they run in threads, because a name service may be slow.
+"""Lookups of accounts that are not in /etc/passwd: they run in threads, because a name service can be slow.
 
 Rules:
 1. Other accounts cannot delay lookups for root, which have separate threads.

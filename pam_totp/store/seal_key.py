@@ -8,8 +8,8 @@ Rules:
 3. A process loads cryptography and `keyring` only if this host has a keyring. Otherwise, no store is sealed.
 4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
    writes no secret either. The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
-5. A process reads the keyring once. The commands of `pam-totp seal` restart the services. A process that has an older
-   keyring than the note says writes no record (`require_current`): no other process could open it.
+5. A process reads the keyring once. The commands of `pam-totp seal` restart the services. A process whose keyring is
+   older than the note writes no record (`require_current`), because no other process could open the record.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FOLDER = "/etc/pam_totp"
 FILE, CREDENTIAL, NOTE = f"{FOLDER}/seal", f"{FOLDER}/seal.cred", f"{FOLDER}/seal.json"
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # the environment variable of systemd.exec(5)
 DECRYPT = "/usr/bin/systemd-creds"
-_SOME = 20  # records of a copy
+_SOME = 20  # records of a copied folder that are examined
 NO_KEY = "is sealed, and this process has no key (see 'pam-totp seal status')"
 _MAX_REASON = 4096  # bytes of the errors of systemd-creds
 _UNREADABLE = "is sealed, and the key cannot be read: {0}"
@@ -131,9 +131,10 @@ def codec_of_copy(folder: str) -> Codec | None:
 
 
 def codec_of_document(content: bytes) -> Codec | None:
-    """Return the codec of a store that the keyring does not name, with this content of a record. Raise StoreError.
+    """Return the codec for a record with this content, of a store that the keyring does not name. Raise StoreError.
 
-    It accepts sealed secrets only: otherwise a key that was put into a backup would be sealed by the next change.
+    The codec accepts sealed secrets only: otherwise the next change would seal a key that another person put into a
+    backup.
     """
     if b'"secret": "' + SEALED.encode("ascii") not in content:
         return None
