@@ -1,7 +1,7 @@
 """A demonstration of logins with one-time codes, through the real libpam and the real module: `make demo`.
 
 - The demo presses the simulated token's button and types all answers. The user only watches.
-- All files are in a temporary folder. Root is not needed.
+- The demo writes only to a temporary folder, and does not require root.
 - The exit status is 0 if every step had the expected result, else 1. Two expected results are refusals.
 """
 
@@ -39,7 +39,7 @@ def main(module: Path | str = MODULE) -> int:
     screen = Screen()
     screen.title("pam_totp: one-time codes as the second factor of a login")
     screen.text("Just watch: the demo presses the button of a simulated token, and types every answer itself.")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # remove the folder, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # remove the folder after these signals, as after Ctrl-C
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     with tempfile.TemporaryDirectory(prefix="pam_totp-demo-") as folder:
         scene = Scene(Path(folder), module)
@@ -64,7 +64,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
     screen.text(f"All files are in {scene.folder}. The user is {USER}. Each PAM service has one line:")
     screen.text(f"auth required {MODULE} ...", "36")
 
-    screen.step("Make a token, and enrol it by its seed and first code")
+    screen.step("Create a token, and enrol it with its seed and its first code")
     made = make_token(scene.folder)
     with plugged_in(made.file, scene.folder / "token") as token:
         screen.text(f"The simulated token {made.serial} runs at {token.port}. A press of its button shows a code:")
@@ -104,7 +104,7 @@ def hardware_token(scene: Scene, screen: Screen, token: PluggedToken) -> None:
     (code,) = token.press()
     log_in(scene, screen, "the service accepts a code", code)
 
-    screen.step("Log in with the same code again: it must be refused")
+    screen.step("Log in with the same code again: the code must be refused")
     log_in(scene, screen, "the service refuses a used code", code, expected=REFUSED)
 
     screen.step("Log in without the service: the module starts a helper")

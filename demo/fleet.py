@@ -1,10 +1,11 @@
 """A demonstration of a fleet on one machine: `make fleet-demo`.
 
-- Two members, two authorities, and a PostgreSQL primary with a synchronous standby, each in namespaces of its own.
-- The demo runs the commands that docs/fleet.md lists. All logins use the real libpam and the real module, some of them
-  the real sshd.
-- The demo needs root for the namespaces. When it ends, also by Ctrl-C, it removes its processes, files and networks.
-- The exit status is 0 if every step had the expected result, else 1. It is 2 if the demo cannot run on this machine.
+- Two members, two authorities, and a PostgreSQL primary with a synchronous standby, each in its own namespaces.
+- The demo runs the commands that docs/fleet.md lists. All logins use the real libpam and the real module. Some logins
+  also use the real sshd.
+- The demo needs root for the namespaces. It removes its processes, files and networks at its end, and after Ctrl-C.
+- The exit status is 0 if every step had the expected result, else 1. The exit status is 2 if the demo cannot run on
+  this machine.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from demo.scene import PluggedToken, make_token, plugged_in, wait_until
 from demo.screen import WIDTH, Screen
 
 PATIENCE, LIMIT = 1.5, 5.0  # seconds until a member asks another authority; maximum seconds of a question
-BUSY = 3.0  # additional seconds for a login in the demo, because this machine may be busy
+BUSY = 3.0  # additional seconds for a login in the demo, because this machine can be busy
 SITE = f"""\
 [store]
 url = "{{url}}"
@@ -61,7 +62,7 @@ def main() -> int:
     begun = time.monotonic()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # print ? for a missing block character
-    for number in (signal.SIGTERM, signal.SIGHUP):  # end the hosts, as Ctrl-C does
+    for number in (signal.SIGTERM, signal.SIGHUP):  # stop the hosts after these signals, as after Ctrl-C
         signal.signal(number, lambda received, _: sys.exit(128 + received))
     screen = Screen()
     screen.title("pam_totp: a fleet of hosts with one set of tokens")
@@ -75,7 +76,7 @@ def main() -> int:
         try:
             Demo(fleet, screen).show(Path(folder))
         except HostError as e:
-            print(f"make fleet-demo: this machine cannot make the hosts: {e}", file=sys.stderr)
+            print(f"make fleet-demo: this machine cannot create the hosts: {e}", file=sys.stderr)
             return 2
         finally:
             fleet.close()
@@ -123,8 +124,8 @@ class Demo:
         self._screen.lines(lines)
 
     def _database(self) -> None:
-        self._screen.step("Make the database: the primary db1, its synchronous standby db2, and certificates")
-        self._screen.text("This is an administrator's work. docs/fleet.md has the commands.")
+        self._screen.step("Set up the database: the primary db1, its synchronous standby db2, and certificates")
+        self._screen.text("An administrator does this step with the commands in docs/fleet.md.")
         self._fleet.make_database()
         self._type("otp1", "store", "init", url(OWNER, f"{ETC}/{OWNER}"), "--grant", ROLE)
         path = f"{ETC}/{OWNER}.key"
@@ -132,7 +133,7 @@ class Demo:
         self._fleet["otp1"].path(path).unlink()
 
     def _authority(self, name: str) -> None:
-        self._screen.step(f"Make the authority {name}")
+        self._screen.step(f"Set up the authority {name}")
         host, site = self._fleet[name], SITE.format(url=url(ROLE, f"{ETC}/client"))
         self._write(name, "/etc/pam_totp.toml", site)
         first = AUTHORITIES[0]
@@ -147,7 +148,7 @@ class Demo:
         self._start_authority(name)
 
     def _give_seal(self, first: str, name: str) -> None:
-        """Copy the key of sealed records to another authority. Records are sealed if python3-cryptography exists."""
+        """Copy the sealing key to another authority. Secrets are sealed if python3-cryptography is installed."""
         copy = "/root/seal"
         if not self._fleet[first].path(f"{ETC}/seal").exists():
             return
@@ -176,7 +177,7 @@ class Demo:
         seconds = time.monotonic() - begun
         here = "[member]" in host.path("/etc/pam_totp.toml").read_text()
         self._result(f"{name} joins the fleet by two commands", f"joined in {seconds:.1f} s", right=here)
-        self._screen.text("On a host with systemd, the service runs already. Here, it starts by hand:")
+        self._screen.text("systemd would start the service. Here, the administrator starts the service:")
         self._prompt(name, *SERVE, "&")
         process = host.start(*SERVE)
         wait_until(lambda: host.path(SOCKET).exists() or process.has_ended, f"the service of {name}")
@@ -200,7 +201,7 @@ class Demo:
             self._verdict(f"sshd of {name} accepts a key and a code", attempt)
 
     def _race(self) -> None:
-        self._screen.step("Type one code at both members at the same time: it must be accepted once")
+        self._screen.step("Type one code at both members at the same time: one login must succeed")
         code = self._press()
         with ThreadPoolExecutor(4) as pool:
             attempts = list(pool.map(lambda name: self._fleet.rehearse(name, code), MEMBERS * 2))
@@ -210,7 +211,7 @@ class Demo:
 
     def _killed_authority(self) -> None:
         name = self._asked()
-        self._screen.step(f"Kill the process of the authority that web1 asks ({name}): logins must go on")
+        self._screen.step(f"Kill the process of the authority that web1 asks ({name}): logins must still succeed")
         self._authorities[name].kill()
         for member in MEMBERS:
             self._log_in(f"an authority is killed, and {member} accepts a code", member, self._press())
@@ -228,7 +229,7 @@ class Demo:
         self._fleet.heal()
 
     def _cut_off_from_all(self) -> None:
-        self._screen.step("Cut web1 off from all authorities: it must refuse all codes except its recovery codes")
+        self._screen.step("Cut web1 off from all authorities: web1 must refuse all codes except its recovery codes")
         codes = self._type("web1", "member", "break-glass", USER, "--count", "2", "--output", "-")
         recovery = next(line.split()[1] for line in codes.splitlines() if line.startswith(f"{USER} "))
         self._fleet.cut("web1", *AUTHORITIES)
@@ -250,7 +251,7 @@ class Demo:
         self._screen.step("Cut the power of the primary, and promote the standby: a used code must be refused")
         used = self._press()
         self._log_in("web2 accepts a code just before the primary is lost", "web2", used)
-        self._screen.text("db1 loses its power. Patroni would promote db2; here, an administrator does so:")
+        self._screen.text("db1 loses its power. Patroni would promote db2. Here, an administrator promotes db2:")
         begun = time.monotonic()
         self._fleet["db1"].end()
         self._prompt("db2", "pg_ctl promote")
@@ -264,11 +265,11 @@ class Demo:
             self._log_in(f"the new primary has a standby, and {member} accepts a code", member, self._press())
         self._screen.text(f"The failover took {time.monotonic() - begun:.1f} s, with a new standby.")
         for member in MEMBERS:
-            promise = f"{member} refuses the code from before the failover"
+            promise = f"{member} refuses a code that was used before the failover"
             self._log_in(promise, member, used, accepted=False)
 
     def _revoke(self) -> None:
-        self._screen.step("Revoke web2: it must be refused, also on its open connections")
+        self._screen.step("Revoke web2: its logins must be refused, also on its open connections")
         self._type("otp1", "member", "revoke", f"web2.{DOMAIN}", "--yes")
         code = self._press()
         self._log_in("a member is revoked, and its next login is refused", "web2", code, accepted=False)
@@ -319,7 +320,7 @@ class Demo:
         return done.stdout
 
     def _prompt(self, name: str, *words: str) -> None:
-        """Print a command line of root on a host."""
+        """Print a command line with root's prompt on a host."""
         self._screen.text(f"{name}# {' '.join(words)}", "36")
 
     def _show_log(self, name: str, *words: str, count: int = 1) -> None:

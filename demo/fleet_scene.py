@@ -1,8 +1,8 @@
 """The hosts of the demo of a fleet: a laptop, two members, two authorities, and a database with a standby.
 
 - `Fleet.begin` installs pam_totp from this tree into a temporary folder, which all hosts use as their /usr.
-- The other methods do the work of an administrator that is not part of pam_totp: accounts, sshd, and PostgreSQL with
-  its certificates. All commands of pam_totp are in `demo.fleet`.
+- The other methods set up the parts outside pam_totp: accounts, sshd, and PostgreSQL with its certificates.
+  `demo.fleet` runs all commands of pam_totp.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Fleet:
         self._network.end()
 
     def start(self, name: str, *words: str, ready: str) -> Process:
-        """Start a command on a host, and wait until the log contains `ready`. Exit with a message if it ends."""
+        """Start a command on a host, and wait for `ready` in the log. Exit with a message if the command exits."""
         host = self[name]
         count = len(host.log(ready))
         process = host.start(*words)
@@ -183,7 +183,7 @@ class Fleet:
     # ---- database
 
     def make_database(self) -> None:
-        """Make a primary on db1, its standby on db2, and the certificates of all roles."""
+        """Create a primary on db1, its standby on db2, and the certificates of all roles."""
         self._certificates.mkdir(mode=0o700)
         for name in ("ca", *DATABASES, OWNER, ROLE, REPLICATOR):
             self._sign(name)
@@ -196,7 +196,7 @@ class Fleet:
             settings.write(POSTGRESQL)
         self._start_database("db1")
         psql = _as_postgres("psql", "-v", "ON_ERROR_STOP=1", "-q")
-        # These changes must not wait for a standby: the next call makes it.
+        # These changes must not wait for a standby, because the next call creates the standby.
         self._must("db1", *psql, stdin=f"SET synchronous_commit = local;\n{ROLES}")
         self.make_standby("db2", "db1")
         for name in AUTHORITIES:
@@ -243,14 +243,14 @@ class Fleet:
         self[name].write(f"{ETC}/ca.crt", (files / "ca.crt").read_text())
 
     def _sign(self, name: str) -> None:
-        """Make a key, and a certificate of the database's CA."""
+        """Generate a key, and a certificate signed by the database's CA."""
         issuer = ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", f"subjectAltName=DNS:{name}"] if name != "ca" else []
         new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
         files = ["-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}"]
         subprocess.run([*new, *issuer, *files], cwd=self._certificates, capture_output=True, check=True)
 
     def _must(self, name: str, *words: str, stdin: str = "") -> str:
-        """Run a command of the administrator on a host, which must succeed. Return its output."""
+        """Run a command as root on a host, and return its output. Exit with a message if the command fails."""
         done = self[name].run(*words, stdin=stdin)
         if done.returncode != 0:
             raise SystemExit(f"demo failed: {name}: {' '.join(words[-3:])}: {done.stderr.strip()[-500:]}")
@@ -264,9 +264,9 @@ def postgresql() -> Path | None:
 
 
 def missing() -> str | None:
-    """Return the reason why the demo cannot run on this machine, or None."""
+    """Return the missing requirement of the demo, or None if the demo can run on this machine."""
     if os.geteuid() != 0:
-        return "root is required, because the demo makes namespaces (run 'sudo make fleet-demo')"
+        return "root is required, because the demo creates namespaces (run 'sudo make fleet-demo')"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]
     absent += [package for package in PACKAGES if find_spec(package) is None]
     if postgresql() is None:

@@ -1,9 +1,9 @@
 """Hosts for the demo of a fleet: namespaces of this machine, each with its own files, processes, name and network.
 
 Rules:
-- The hosts do not change the machine. Each host has a new /etc, /var, /run, /home and /tmp in memory. Its /usr is an
+- The hosts do not change the machine. Each host has a new /etc, /var, /run, /home and /tmp on a tmpfs. Its /usr is an
   overlay of the machine's /usr, with an installed pam_totp.
-- All hosts are connected by a router, in a further namespace. No host reaches another network. `cut` drops the packets
+- A router in a separate namespace connects all hosts. No host reaches another network. `cut` drops the packets
   between two hosts, in both directions.
 - Process 1 of a host ends with this process, even if this process is killed. The kernel then ends all other processes
   of the host, and its mounts and networks.
@@ -25,7 +25,8 @@ _SPACES = {"--mount": "mnt", "--uts": "uts", "--ipc": "ipc", "--net": "net", "--
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 
 LOG = "/var/log/auth.log"
-# Process 1 of a host. It reaps processes, writes the messages of /dev/log to LOG, and ends at the end of its input.
+# Process 1 of a host. It reaps processes, writes the messages of /dev/log to LOG, and exits at the end of its standard
+# input.
 _INIT = f"""
 exec /usr/bin/python3 -I -S -c '
 import os, select, signal, socket, sys
@@ -85,7 +86,7 @@ exec chroot . sh -c "$4"
 
 
 class HostError(Exception):
-    """The error if this machine cannot make a host. The message gives the reason."""
+    """The error if this machine cannot create a host. The message gives the reason."""
 
 
 class _Namespace:
@@ -114,7 +115,7 @@ class _Namespace:
         self.pid = _child_of(self._holder.pid)
 
     def end(self) -> None:
-        """Kill all processes at once, like a power cut."""
+        """Kill all processes, to simulate a power cut."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
         else:
@@ -136,7 +137,7 @@ class Network:
         self._cut: list[tuple[str, str]] = []
 
     def connect(self, pid: int, address: str) -> None:
-        """Give the network of process `pid` one link, with this address."""
+        """Add a link with this address to the network namespace of process `pid`."""
         link = f"link{next(self._numbers)}"
         self._ip(
             f"link add {link} type veth peer name eth0 netns {pid}",
@@ -193,7 +194,7 @@ class Host:
         return Path(f"/proc/{self._namespace.pid}/root") / path.lstrip("/")
 
     def write(self, path: str, text: str, mode: int = 0o644, owner: int = 0) -> None:
-        """Write a file, and give it to the user and group with the id `owner`."""
+        """Write a file whose uid and gid are `owner`."""
         file = self.path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
@@ -257,7 +258,7 @@ class Process:
 
 
 def start_all(hosts: list[Callable[[], Host]], network: Network, made: list[Host]) -> None:
-    """Make hosts at the same time, and add each of them to `made` at once, so that the caller can end it."""
+    """Start all hosts, then wait for them. Add each host to `made` before the wait, so that the caller can stop it."""
     new = []
     for make in hosts:
         new.append(make())
@@ -275,7 +276,7 @@ def _child_of(pid: int) -> int:
 
 
 def _ip(pid: int, *lines: str) -> None:
-    """Run commands of ip(8) in the network of process `pid`."""
+    """Run commands of ip(8) in the network namespace of process `pid`."""
     enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip", "-batch", "-"]
     done = subprocess.run(enter, input="\n".join(lines), text=True, capture_output=True, check=False)
     if done.returncode != 0:

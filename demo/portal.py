@@ -1,6 +1,7 @@
 """A portal with a temporary store, for a browser: `make portal`. The port is 8443; ARGS=9000 selects port 9000.
 
-- The store is a temporary folder, and the port is on loopback. The host is unchanged. Root is not needed.
+- The store is a temporary folder, and the port is on loopback. The portal does not change the host, and does not
+  require root.
 - The password is the constant `PASSWORD`. An installed portal validates passwords through PAM.
 - The user has a ticket for a phone, and can activate a simulated token instead.
 """
@@ -60,8 +61,8 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, ticket: s
         f"   password      {PASSWORD}\n"
         f"   ticket        {ticket}\n\n"
         f'The ticket sets up a phone. Or activate the key fob "key ring": its serial\n'
-        f"number is {serial}. When the portal asks for codes of that key fob, run this\n"
-        f"command, which presses its button twice:\n\n"
+        f"number is {serial}. Run this command when the portal asks for codes of\n"
+        f"that key fob. The command presses its button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
         f"The store is {scene.store}. The audit log follows.\n",
@@ -70,7 +71,7 @@ def print_instructions(scene: Scene, serial: str, token: PluggedToken, ticket: s
 
 
 def main(port: int) -> None:
-    for number in server.ENDING_SIGNALS:  # before the folder is created, so that every signal removes it
+    for number in server.ENDING_SIGNALS:  # before the folder is created, so that each signal removes the folder
         signal.signal(number, server.exit_on_signal)
     with tempfile.TemporaryDirectory(prefix="pam_totp-portal-") as folder:
         scene = Scene(Path(folder))

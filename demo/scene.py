@@ -1,7 +1,7 @@
 """A private installation in a temporary folder: a store, PAM services, the service on a socket, and a simulated token.
 
 - The commands are `build/bin/pam-totp` and `build/bin/token-sim`. libpam is the host's; the module is from `build`.
-- `Scene.close` stops the service. `plugged_in` stops the token. Both also run after Ctrl-C.
+- `Scene.close` stops the service. `plugged_in` stops the token. Both also clean up after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TREE = Path(__file__).resolve().parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
 PAM_TOTP = str(TREE / "build" / "bin" / "pam-totp")
 TOKEN_SIM = str(TREE / "build" / "bin" / "token-sim")
-USER = pwd.getpwuid(os.geteuid()).pw_name  # the service answers an ordinary user about that user only
+USER = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user can ask the service only about that user
 UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # a locale in which the commands can print block characters
 START_WAIT = 40.0  # maximum seconds until a started process is ready: enough on a busy machine
 SPEED = 20  # token seconds per real second: forty presses take a quarter of a second
@@ -83,7 +83,7 @@ class Scene:
             self._service.wait()
 
     def log_in(self, answers: Iterable[str], service: str) -> Attempt:
-        """Log in through libpam, with one of `answers` at each prompt. Cancel a prompt after the last answer."""
+        """Log in through libpam with the next of `answers` at each prompt. Cancel the login after the last answer."""
         dialogue: list[str] = []
         left = iter(answers)
 
@@ -124,7 +124,7 @@ class Dialogue:
         os.close(its_end)
 
     def read_until(self, end: str) -> str:
-        """Return the output up to `end`, or all output if the command ends first."""
+        """Return the output up to `end`, or all output if the command exits first."""
         assert self._process.stdout is not None
         output = b""
         while not output.endswith(end.encode()):
@@ -171,7 +171,7 @@ class Made:
 
 
 def make_token(folder: Path) -> Made:
-    """Make a token and its seed file with `token-sim factory`."""
+    """Create a token and its seed file with `token-sim factory`."""
     out = folder / "factory"
     subprocess.run([TOKEN_SIM, "factory", "--count", "1", "--out", out], check=True, stdout=subprocess.DEVNULL)
     serial, seed, _, _, counter = (out / "seeds.csv").read_text().splitlines()[0].split(",")

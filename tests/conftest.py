@@ -18,13 +18,14 @@ from tests.support.fleet import Fleet, running
 from tests.support.relay_kit import Setup
 from tests.support.site import Site
 
-# Background jobs of a shell ignore SIGINT and SIGQUIT, and programs started by nohup ignore SIGHUP. Child processes
-# would inherit these settings.
+# Background jobs of a shell ignore SIGINT and SIGQUIT, and programs started by nohup ignore SIGHUP. Processes that the
+# tests start would inherit these settings.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-gc.disable()  # until all tests are collected: their objects remain, and searches among them take 6 s of each worker
+# The objects of collected tests are permanent. Garbage collections among them would take 6 s in each worker.
+gc.disable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """Yield a store with a folder of PAM services. The test may start the service on a socket.
+    """Yield a store with a folder of PAM services. The test can start the service on a socket.
 
     The folder is outside pytest's temporary folder, so that other accounts can enter it.
     """

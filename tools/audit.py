@@ -1,7 +1,7 @@
 """`make audit`: a look-up of advisories on the packages that the tests and the extras use.
 
 A pin is a package with its version. pip-audit asks the package index for advisories on every pin of both lock files in
-tests/. pip-audit silently skips a pin if its look-up fails. This program reports such a pin as an error.
+tests/. pip-audit silently skips a pin if its look-up fails. This program reports each skipped pin as an error.
 
 python -m tools.audit PIP-AUDIT
 

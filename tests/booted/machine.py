@@ -1,8 +1,8 @@
 """A virtual machine with Debian and systemd, and a root shell on each of two serial lines. The machine has no network.
 
 Rules:
-- debootstrap makes each system in `build/booted` once, and no later step changes it. Each machine gets a disk with a
-  copy of its system, and with this tree in /src.
+- debootstrap creates each system in `build/booted` once, and no later step changes the system. Each machine gets a
+  disk with a copy of its system, and with this tree in /src.
 - A test waits for a prompt or for the end of the machine. Only a machine that hangs reaches LIMIT.
 """
 
@@ -74,7 +74,7 @@ class System:
         return FOLDER / self.name
 
     def make(self) -> None:
-        """Make the system if it does not exist. This takes minutes, and requires access to Debian's archive."""
+        """Create the system if it is missing. The creation takes minutes, and requires access to Debian's archive."""
         names = f"{_PACKAGES} {self.packages}".split()
         made = self.folder / "made"
         if made.exists() and made.read_text().split() == names:
@@ -148,7 +148,7 @@ class Booted:
         self.stop()
 
     def stop(self) -> None:
-        """Kill the machine's process: a power cut for its system."""
+        """Kill the machine's process, to simulate a power cut."""
         self._machine.close(force=True)
         self.second.terminal.close()
         if self._tpm is not None:

@@ -49,7 +49,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def left_in(folder: Path) -> list[str]:
-    """Return the files, the mounts and the processes that name `folder`."""
+    """Return the files, the mounts and the command lines of processes that contain the path `folder`."""
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
     return [*map(str, folder.iterdir()), *mounts, *processes_in(folder)]
 
@@ -63,7 +63,7 @@ def test_the_demo_shows_every_step_of_a_fleet_and_leaves_nothing(folder: Path) -
     for promise in (
         "one code, four logins at two members: accepted once",
         "an unreachable authority delays one login by 1.5 s",
-        "web1 refuses the code from before the failover",
+        "web1 refuses a code that was used before the failover",
         "a member is revoked, and its next login is refused",
     ):
         assert any(promise in line for line in results), promise

@@ -372,7 +372,7 @@ def test_many_questions_for_one_user_leave_threads_for_others(fleet: Fleet) -> N
         threads = [threading.Thread(target=partial(flood, client)) for client in clients]
         for thread in threads:
             thread.start()
-        until(lambda: waiting(fleet), "a question waits for the record")
+        until(lambda: waiting(fleet), "a question waits for the lock of the record")
         assert other.ask(question(user, codes(0))).accepted
         assert ended == []
     for thread in threads:
@@ -390,7 +390,7 @@ def test_a_stop_completes_the_question_that_was_received(fleet: Fleet) -> None:
         with held(fleet, user):
             asking = threading.Thread(target=lambda: verdicts.append(member.ask(question(user, codes(0)), 1)))
             asking.start()
-            until(lambda: waiting(fleet), "the question waits for the record")
+            until(lambda: waiting(fleet), "the question waits for the lock of the record")
             authority.send_signal(signal.SIGTERM)
             until(lambda: not listens(authority.port), "the authority closes its listening socket")
         assert authority.end(0) == 0

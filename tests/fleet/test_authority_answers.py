@@ -71,7 +71,7 @@ class Authority:
         return token.counter
 
     def reason(self) -> str:
-        """Return the reason of the last line."""
+        """Return the reason in the last log line."""
         return next((field[7:] for field in self.lines[-1].split() if field.startswith("reason=")), "")
 
     def ask(self, question: Question, member: bytes = WEB) -> Verdict:
@@ -405,7 +405,7 @@ def test_a_budget_of_refused_answers_comes_back_with_time() -> None:
     for _ in range(100 * BURST):
         budgets.count("web2", 10.0)
     assert budgets.is_used_up("web2", 69.0)
-    assert not budgets.is_used_up("web2", 70.5), "a flood may hold honest users for one more minute"
+    assert not budgets.is_used_up("web2", 70.5), "a flood can delay honest users for one more minute"
     assert [budgets.is_alarm_due("web1", now) for now in (0.0, 59.0, 60.0, 61.0)] == [True, False, True, False]
 
 

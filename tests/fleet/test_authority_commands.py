@@ -105,7 +105,7 @@ def test_a_second_authority_needs_the_key_of_the_ca_for_its_certificate(place: P
 def test_init_lets_the_service_read_copied_keys(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files of the CA that an administrator copies with scp belong to root alone."""
+    """Files of the CA belong to root after a copy with scp."""
     words = ["authority", "init", "--config", str(place.config)]
     assert main(words) == 0
     monkeypatch.setattr("pam_totp.cli.authority._group", lambda: 33)

@@ -334,7 +334,7 @@ def test_a_malformed_head_ends_the_connection(here: Here, request_head: bytes) -
 
 @pytest.mark.parametrize("is_at_once", [True, False])
 def test_a_request_before_the_reply_to_another_ends_the_connection(here: Here, is_at_once: bool) -> None:
-    """aiohttp 3.8 keeps all requests that it has received in memory."""
+    """aiohttp 3.8 keeps all received requests in memory."""
     join = wire.Join(token="0" * 32, csr="x").to_json()
     first = f"POST {wire.JOIN_PATH} HTTP/1.1\r\nHost: otp\r\nContent-Length: {len(join)}\r\n\r\n".encode() + join
     second = b"GET / HTTP/1.1\r\nHost: otp\r\n\r\n"
@@ -391,7 +391,7 @@ BEGIN = wire.Begin(user="alice", service="sshd", rhost=None).to_json()
 def test_a_refusal_has_its_delay_and_a_stop_ends_it(
     here: Here, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes
 ) -> None:
-    """A refusal without a delay would show a stolen member the time of the work before the refusal."""
+    """A stolen member could otherwise measure the time of the work before the refusal."""
     monkeypatch.setattr(Answers, "refusal_delay", lambda *_: 10 * PATIENCE)
     monkeypatch.setattr(server, "ASK_DELAY", 10 * PATIENCE)
     member, user = here.fleet.member(), here.fleet.user()

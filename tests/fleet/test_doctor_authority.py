@@ -260,7 +260,7 @@ def test_a_clock_that_is_certainly_a_second_off_is_a_warning() -> None:
     assert (finding.severity, finding.code) == (WARNING, Code.AUTHORITY_CLOCK)
     assert finding.what == "the clock of otp2:8443 is at least 9 s behind that of this host"
     slow = Answer("otp2:8443", None, None, 999_998, now, 0.5)
-    assert checks_authority._apart(slow) == 0, "the authority may have read its clock before the delay"
+    assert checks_authority._apart(slow) == 0, "the authority might have read its clock before the delay"
 
 
 # ---- members
@@ -268,7 +268,7 @@ def test_a_clock_that_is_certainly_a_second_off_is_a_warning() -> None:
 
 @pytest.fixture
 def own(fleet: Fleet) -> Iterator[Fleet]:
-    """Yield the fleet. Delete the groups that a test has made."""
+    """Yield the fleet. Delete the groups that a test has created."""
     before = fleet.members.groups()
     yield fleet
     after = fleet.members.groups()

@@ -61,7 +61,7 @@ def codes(findings: list[Finding]) -> list[tuple[Severity, Code]]:
 
 
 def joined(fleet: Fleet) -> Member:
-    """Return a new member with the modes that `pam-totp join` sets."""
+    """Return a new member whose files have the modes that `pam-totp join` sets."""
     made = fleet.member()
     made.folder.chmod(0o700)
     for file in (made.key, made.certificate, made.ca):

@@ -198,7 +198,7 @@ def test_an_answer_of_an_earlier_module_is_no_part_of_a_row(start: Start) -> Non
     ],
 )
 def test_only_codes_are_sent(start: Start, typed: bytes, sent: str) -> None:
-    """A password that a user types at the prompt of the code has the same delay. It must not leave this host."""
+    """A password typed at the prompt for the code has the same delay, and must not leave this host."""
     made, server = start((200, REFUSED))
     assert made.run(typed, arguments=["no_second_prompt"]) is Result.REFUSED
     assert asked(server) == [{"answer": sent}]

@@ -241,7 +241,7 @@ def test_a_recorded_code_in_a_new_packet_opens_nothing(fleet: Fleet, radius: Fre
 
 
 def test_a_repeated_packet_is_accepted_once_authorities_answer(fleet: Fleet) -> None:
-    """Two stopped authorities send no reply. After they continue, they answer the questions that they received."""
+    """Both authorities are stopped, and send no reply. They answer the received questions after they continue."""
     user = fleet.user()
     with running(fleet, "radius6.example.org") as radius, radius.nas() as nas:
         assert nas.ask(user, codes(0)).kind == "accept"
@@ -271,7 +271,7 @@ def test_a_recorded_state_opens_nothing_for_another_user(fleet: Fleet, radius: F
 
 
 def test_stock_pam_radius_auth_logs_in_over_a_challenge(fleet: Fleet, radius: FreeRadius, tmp_path: Path) -> None:
-    """Debian 12's version sends no Message-Authenticator, so this FreeRADIUS must accept packets without it."""
+    """This FreeRADIUS must accept packets without a Message-Authenticator, because Debian 12's module omits it."""
     old = radius.folder / pack.CLIENTS
     text = old.read_text()
     old.write_text(text.replace("require_message_authenticator = yes", "require_message_authenticator = no"))

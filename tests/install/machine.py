@@ -90,7 +90,7 @@ class Fresh(Machine):
 
     @contextmanager
     def sshd_starts_anew(self) -> Iterator[None]:
-        """After the block, wait until sshd has restarted: an earlier connection would get the old configuration."""
+        """Wait for sshd's restart after the block, because an earlier connection would get the old configuration."""
         path = self.path("/run/sshd.pid")
         before = path.stat().st_mtime_ns
         yield

@@ -129,7 +129,7 @@ def test_a_change_killed_at_any_step_is_rolled_back(tmp_path: Path, monkeypatch:
         raise Killed
 
     def leave_the_file(_: str) -> None:
-        """Keep the temporary file, like a killed process."""
+        """Leave the temporary file in place, as a killed process does."""
 
     with monkeypatch.context() as broken:
         broken.setattr(os, step, dies)

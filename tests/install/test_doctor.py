@@ -576,7 +576,7 @@ def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
 
 
 def test_a_deleted_account_cannot_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An account may be deleted between the listing of all accounts and its check."""
+    """An account can be deleted between the listing of all accounts and the check of that account."""
     monkeypatch.setattr(people, "accounts_with_password", lambda: frozenset({"shadowed"}))
     can_log_in = people.login_check("sshd")
     assert [can_log_in("deleted"), can_log_in("shadowed")] == [False, False]

@@ -306,7 +306,7 @@ def test_a_drop_in_without_effect_is_reported_before_any_prompt(
 
 
 def test_a_service_file_that_is_a_link_is_reported_before_any_prompt(machine: Fresh) -> None:
-    """Some tools manage service files as links. They could not change a new file in place of the link."""
+    """Some tools manage service files as symbolic links, and could not update a file that replaces the link."""
     machine.shell("mkdir /run/target; mv /etc/pam.d/sudo /run/target/; ln -s /run/target/sudo /etc/pam.d/sudo")
     try:
         done = machine.installed("enable", "sudo", "--for-user", "alice")

@@ -215,7 +215,7 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
 
 
 def test_an_upgrade_restarts_the_service_before_it_repairs_the_store(machine: Fresh) -> None:
-    """The running service may be of an older version, and may be writing the files that a repair deletes."""
+    """The running service might be an older version, and might be writing the files that a repair deletes."""
     programs = "/usr/local/stub"
     machine.shell(f"rm -rf {STORE}/.lock {STORE}/.decoy; mkdir -p /run/systemd/system {programs}")
     log = f'echo "$1 $([ -e {STORE}/.lock ] && echo repaired)" >>/run/systemd/calls'

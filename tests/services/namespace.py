@@ -204,7 +204,7 @@ class Machine:
         return token.counter
 
     def make_decoys(self) -> None:
-        """Create the lock file and the decoys of the store, and give the store to its account."""
+        """Create the lock file and the decoys of the store, and set the owner of the store."""
         make_decoys(self.path(STORE))
         for path in (self.path(STORE), *self.path(STORE).rglob("*")):
             os.chown(path, ACCOUNTS["pam_totp"], ACCOUNTS["pam_totp"])
@@ -256,7 +256,7 @@ class Machine:
         return self.run(*python, *words, user=user, stdin=stdin)
 
     def start(self, *words: str, user: str = "root") -> subprocess.Popen[bytes]:
-        """Start the command `words`. The command ends at `stop`, or when this process ends."""
+        """Start the command `words`. `stop`, or the end of this process, ends the command."""
         process = subprocess.Popen(
             self.command("setpriv", "--pdeathsig", "KILL", *words, user=user), env=self.environment(user), cwd="/"
         )
@@ -301,7 +301,7 @@ class Machine:
         return [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
 
     def hang_up(self) -> None:
-        """Close the terminals of all dialogues. This ends programs that still wait for input."""
+        """Close the terminals of all dialogues. The hang-up ends programs that still wait for input."""
         for talk in self._talks:
             talk.hangs_up()
         self._talks.clear()
@@ -366,7 +366,7 @@ Match LocalPort {PASSWORD}
         is_interactive: bool = False,
         environment: Sequence[str] = (),
     ) -> Talk:
-        """Run the real ssh. After the login, it prints `in as USER`, or starts a shell. `options`: ssh_config(5).
+        """Run the real ssh. It prints `in as USER`, or starts a shell, after the login. `options`: ssh_config(5).
 
         `environment` has variables of ssh, as NAME=VALUE.
         """

@@ -18,11 +18,11 @@ class Talk:
 
     def __init__(self, terminal: pexpect.spawn[bytes]) -> None:
         self.terminal = terminal
-        self.terminal.delaybeforesend = None  # send at once, because `asks` waits for the prompt
+        self.terminal.delaybeforesend = None  # send without delay, because `asks` waits for the prompt
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:
-        """Wait for `prompt`. Afterwards, `before` is the output that preceded it."""
+        """Wait for `prompt`. Store the output that precedes the prompt in `before`."""
         self.terminal.expect_exact(prompt.encode())
         return self
 
@@ -37,7 +37,7 @@ class Talk:
         return self
 
     def fails(self, answer: str | bytes) -> Talk:
-        """Give an answer that is refused, at the first and at the second prompt. It counts once."""
+        """Give a wrong answer at the first prompt and again at the second prompt. Both count as one failure."""
         return self.says(answer).asks(NEXT_PROMPT).says(answer)
 
     def presses_ctrl_c(self) -> Talk:
@@ -45,7 +45,7 @@ class Talk:
         return self
 
     def interrupts(self) -> tuple[int, str]:
-        """Press Ctrl-C until the program ends. Return the same as `ends`.
+        """Press Ctrl-C until the program ends. Return the exit status and the output.
 
         sudo, su and ssh miss a Ctrl-C that arrives between their prompt and their read.
         """
@@ -55,7 +55,8 @@ class Talk:
         return self._close()
 
     def ends(self) -> tuple[int, str]:
-        """Wait until the program ends. At a second prompt, give a blank. Return the exit status and the output."""
+        """Wait until the program ends. Answer a second prompt with an empty line. Return the exit status and the
+        output."""
         shown = ""
         while self.terminal.expect_exact([NEXT_PROMPT.encode(), pexpect.EOF]) == 0:
             shown += self.before

@@ -1,7 +1,7 @@
 """Tests of the enrolment at the first login with a ticket, through the real sshd, sudo, su and login.
 
-The user must see the texts in every locale, at every log level of ssh, in plink and in paramiko. After a login that
-ends at any point, the next login shows the same key.
+The user must see the texts in every locale, at every log level of ssh, in plink and in paramiko. The next login shows
+the same key after a login that ends at any point.
 """
 
 from __future__ import annotations

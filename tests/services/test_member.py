@@ -105,7 +105,7 @@ def test_join_writes_the_files_of_the_account_of_the_service(machine: Machine, c
 
 
 def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_path: Path) -> None:
-    """After the copy, the store's path is a file. With `nullok`, an empty store would let all users in."""
+    """The store's path is a file after the copy. An empty store with `nullok` would accept all users without a code."""
     centre, store, aside = Centre(machine, tmp_path), machine.path(STORE), machine.path(f"{STORE}.aside")
     store.rename(aside)
     machine.write(STORE, f"{NOTICE}postgresql://authority@db1/otp\n")
@@ -176,7 +176,7 @@ def test_without_the_authority_sshd_refuses(machine: Machine, sshd: Sshd, centre
 
 
 def test_a_helper_of_another_account_cannot_read_the_key(machine: Machine, centre: Centre) -> None:
-    """A user's program, such as a screen locker, cannot ask as the member without the service."""
+    """A user's program, such as a screen locker, can ask the authorities only through the service."""
     machine.stack("locker", machine.module_line())
     status, _ = (
         machine.talk("pamtester", "locker", "alice", "authenticate", user="alice").asks(CODE).says("755224").ends()

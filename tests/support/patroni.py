@@ -194,7 +194,7 @@ class Cluster:
         until(lambda: subprocess.run(health, env=environment, capture_output=True, check=False).returncode == 0, "etcd")
 
     def primary(self) -> Node | None:
-        """Return the primary, or None if the number of primaries is not 1."""
+        """Return the primary if exactly one server is a primary, else None."""
         found = [node for node in self.nodes.values() if node.is_primary()]
         return found[0] if len(found) == 1 else None
 

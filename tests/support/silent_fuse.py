@@ -1,4 +1,4 @@
-"""A FUSE file system that never answers, without a FUSE library.
+"""A FUSE file system that never answers, implemented directly on /dev/fuse.
 
 Rules:
 - The file system answers the kernel's first request, so the folder is mounted. It never answers later requests.

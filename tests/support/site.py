@@ -52,7 +52,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
 
 
 def without_log_warning(text: str) -> str:
-    """Return the output of a command without the warning that this system has no log daemon."""
+    """Return the output of a command, with the warning about a missing log daemon removed."""
     return re.sub(r"^pam-totp: warning: not in the audit log: /dev/log: .*\r?\n", "", text, flags=re.MULTILINE)
 
 

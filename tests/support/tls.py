@@ -134,9 +134,8 @@ class Request(NamedTuple):
         return document
 
 
-Reply = (
-    tuple[int, object] | bytes | None
-)  # status and document; or raw bytes; or None: no reply, and a closed connection
+# A status and a document, or raw bytes. None closes the connection without a reply.
+Reply = tuple[int, object] | bytes | None
 Script = Callable[[Request], Reply]
 ACCEPTED = {"verdict": "accepted", "messages": [], "by": "code", "again": False}
 REFUSED: dict[str, object] = {"verdict": "refused", "messages": [], "by": None, "again": False}

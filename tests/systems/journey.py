@@ -55,7 +55,7 @@ class Out(NamedTuple):
 
 
 def apt_line(output: str) -> str | None:
-    """Return the apt-get command in make's output for an ordinary user, but without sudo. Return None if not found."""
+    """Return the apt-get command in make's output for an ordinary user, with sudo removed, or None."""
     found = _APT_LINE.findall(output)
     return found[-1].replace("sudo apt-get", "apt-get") if found else None
 

@@ -8,7 +8,7 @@ Rules:
 - A complete base root does not change: a `Root` is an overlay on top of it, in a scratch folder. `Root` removes that
   folder at its end.
 - Process 1 of a root enters it by pivot_root in new namespaces: mount, pid, ipc and uts. The root has its own /proc,
-  /sys, /dev, /run and /tmp. After a chroot, `nsenter --mount` would enter the host's root.
+  /sys, /dev, /run and /tmp. `nsenter --mount` would enter the host's root after a chroot.
 - Process 1 of a root ends when this process ends, even if this process is killed. The kernel then ends all other
   processes of the root, and the mounts end with the namespace.
 - The mirror comes from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and similar variables.
@@ -389,7 +389,7 @@ class Root:
     ) -> subprocess.CompletedProcess[str]:
         """Run the command `words`, and wait. Its standard output and error are in `.stdout`, or in the file `log`.
 
-        With `check`, raise `Unusable` if the command fails. After a timeout, its process still runs in the root.
+        With `check`, raise `Unusable` if the command fails. The process still runs in the root after a timeout.
         """
         done = subprocess.run(
             self.command(*words, user=user, cwd=cwd, env=env),

@@ -19,7 +19,7 @@ def aged(days: int, temperature: int, crystal: int = 0) -> Hardware:
 
 
 def test_a_perfect_crystal_at_25_degrees_only_ages() -> None:
-    # After a year, the error is 0.5 ppm of a year (15.768 s), because the rate grows by 1 ppm a year.
+    # The error after a year is 0.5 ppm of a year (15.768 s), because the rate grows by 1 ppm a year.
     assert aged(365, 25).error_ms == AGEING * YEAR // 2 // 10**9 == 15_768
 
 

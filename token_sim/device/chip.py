@@ -3,7 +3,7 @@
 Rules:
 - The chip writes the next counter durably before it computes a HOTP code. Therefore, after a power failure, the token
   cannot compute the same code again.
-- The chip reads the memory again at every press. After a failed checksum, the display shows an error instead of a code.
+- The chip reads the memory again at every press. The display shows an error instead of a code after a failed checksum.
 - Deadlines are ages of the hardware in milliseconds. This module reads no clock.
 """
 

@@ -113,7 +113,7 @@ def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToke
 def write_batch(folder: str, profile: Profile, tokens: list[NewToken], now: int) -> list[str]:
     """Write `SERIAL.token` for each token into `folder`, and return the paths. Raise FileExistsError if a path exists.
 
-    After a crash, the user must make the batch again, because the files are not synced.
+    The user must create the batch again after a crash, because the files are not synced.
     """
     os.makedirs(folder, mode=0o700, exist_ok=True)
     paths = [os.path.join(folder, f"{token.serial}.token") for token in tokens]

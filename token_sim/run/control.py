@@ -93,7 +93,7 @@ class Control:
         try:
             client, _ = self._listener.accept()
             self._is_accepting = True
-        except OSError as error:  # no client is waiting, or no descriptor is free
+        except OSError as error:  # the queue of clients is empty, or all descriptors are in use
             self._is_accepting = isinstance(error, BlockingIOError)
             return
         with contextlib.suppress(OSError):  # the client has disconnected

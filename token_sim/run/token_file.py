@@ -2,7 +2,7 @@
 
 Rules:
 - A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
-- A reader sees the old token or the new token. After a failed write, the file and this object hold the old token.
+- A reader sees the old token or the new token. The file and this object hold the old token after a failed write.
 - The token's memory has its own checksums. A flipped bit in the memory makes the token's self-test fail.
 - A process that uses a token holds the lock on `FILE.lock`, which excludes other processes.
 """

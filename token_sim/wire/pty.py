@@ -137,7 +137,7 @@ class Pty:
             return 0
 
     def drop_ended_client(self) -> None:
-        """Do nothing, because a client of a pseudo-terminal cannot end only its input."""
+        """Do nothing, because a pseudo-terminal has no half close."""
 
     def _poll_client(self) -> bool:
         """Return True if the port has a client.

@@ -108,7 +108,7 @@ class Tcp:
         try:
             client, _ = self._listener.accept()
             self._is_accepting = True
-        except OSError as error:  # no client is waiting, a client has disconnected, or no descriptor is free
+        except OSError as error:  # the queue of clients is empty, a client has left, or all descriptors are in use
             self._is_accepting = isinstance(error, BlockingIOError)
             return
         client.setblocking(False)

@@ -379,7 +379,7 @@ def centiles(seconds: list[float]) -> tuple[float, float]:
 def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
     """Return the 99th percentile of the login times of `clients`.
 
-    During these logins, 64 connections of another process send wrong codes for `hammered`, unless `hammered` is None.
+    Meanwhile, 64 connections of another process send wrong codes for `hammered` if it is given.
     """
     for client in clients:
         client.seconds.clear()

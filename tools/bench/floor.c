@@ -1,10 +1,13 @@
 /* floor SOCKET STORE
  *
- * A service that accepts every answer with the system calls of a login, but without a decision. Its time is a lower
- * bound for any service that uses a socket, a lock, two reads of the record, one durable write, and a line in the log.
+ * A service that makes the system calls of a login, and accepts every answer. Its time is a lower bound for services
+ * that use a socket, a lock, two reads of the record, a durable write, and a log line.
  *
- * The steps of a login are: accept, read the hello, read the record, send the prompt, read the answer, lock a byte,
- * read the record, write a slot (RWF_DSYNC), log, send the result.
+ * The steps of a login:
+ * - Accept the connection, and read the hello and the record.
+ * - Send the prompt, and read the answer.
+ * - Lock a byte, read the record, and write a slot (RWF_DSYNC).
+ * - Log the result, and send it.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

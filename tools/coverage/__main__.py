@@ -3,10 +3,10 @@
 Rules:
 - The installed code has no support for the measurement. The tests run in a copy of the tree, in which every import of
   pam_totp or token_sim first imports `measured`. That module depends only on files in its folder.
-- The measurement covers every process: also the helper (`python3 -I -S`, with an empty environment), processes of sshd
-  and sudo, and processes in a namespace, of an installed copy, or of another account. Killed processes leave no data.
+- The measurement covers every process: the helper (`python3 -I -S`, with an empty environment), sshd, sudo, and
+  processes of a namespace, an installed copy, or another account. Killed processes leave no data.
 - For relay.c, gcov reports the lines that the relay's own tests reach.
-- The run skips tests marked `bare`, because the measurement changes a process's system calls, modules, memory and time,
+- The run skips tests marked `bare`. The measurement changes the system calls, modules, memory and time of a process,
   and the build of the relay.
 
 python -m tools.coverage [PYTEST ARGUMENT...]
