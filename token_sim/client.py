@@ -1,9 +1,9 @@
 """A client of a token: it presses the button and reads the code, over any port that pyserial can open.
 
 Rules:
-- Every wait has a limit. The error names the code or answer that did not arrive.
+- Every wait has a limit. The error after the limit names the missing code or answer.
 - The errors are `PortError` (the port is missing, busy or unplugged), `Timeout`, and `Refused` (the reply is ERR).
-- After a PortError or a Timeout, the caller decides whether to repeat a request: the token may have counted a press.
+- The caller decides whether to repeat a request after a PortError or a Timeout: the token might have counted a press.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONGEST_LINE = 4096  # bytes: the client drops the beginning of a longer line
 
 
 class ClientError(Exception):
-    """The base class of the errors of this module. The message states the problem, the reason and the remedy."""
+    """The base class of the errors of this module. The message contains the problem, the reason and the remedy."""
 
 
 class PortError(ClientError):
@@ -53,7 +53,7 @@ class Client:
     """A connection to the token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME.
 
     `timeout` (seconds) limits each call. A call first waits up to `patience` seconds for a port that is missing, busy
-    or unplugged. A call fails if the port disappears meanwhile.
+    or unplugged. It fails if the port disappears during the call.
     """
 
     def __init__(self, url: str, timeout: float = 10.0, patience: float = 0.0) -> None:
@@ -221,7 +221,7 @@ def _open(url: str) -> Any:
     except ImportError:
         raise PortError(missing("pyserial")) from None
     if "://" not in url:
-        # Two clients would each receive a part of the bytes without `exclusive`.
+        # Without `exclusive`, two clients could each receive a part of the bytes.
         options: dict[str, Any] = {"exclusive": True}
     else:
         options = {}

@@ -4,7 +4,7 @@ pyserial finds this module by its name, because `token_sim` is listed in `serial
 
 Rules:
 - The port behaves like pyserial's other ports, and raises the same errors.
-- Time is virtual: a read advances the token's time, and returns at once.
+- Time is virtual: a read advances the token's time, and returns without delay.
 """
 
 from __future__ import annotations

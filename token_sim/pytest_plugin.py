@@ -3,8 +3,8 @@
 Rules:
 - This module imports only pytest. The fixtures import the simulator.
 - A fixture closes its tokens at the end of the test or, with the session's scope, at the end of the session.
-- An unknown option fails the test, with an error of one line.
-- The tokens are on the real file system, and so is pyserial, while a test uses the fake file system of pyfakefs.
+- A test with an unknown option fails, with an error of one line.
+- The tokens and pyserial use the real file system while a test uses the fake file system of pyfakefs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def token_sim_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., LiveToken]]:
-    """Return a function that makes a token on a new port: `token_sim_factory("c200", digits=8)`."""
+    """Return a function that creates a token on a new port: `token_sim_factory("c200", digits=8)`."""
     with ExitStack() as tokens:
         yield _factory(tmp_path_factory, tokens)
 
@@ -96,7 +96,7 @@ def _factory(folders: pytest.TempPathFactory, tokens: ExitStack) -> Callable[...
 
 
 def _named(*profile: Any, **options: Any) -> dict[str, Any]:
-    """Return the options by their names. Only the profile may have no name."""
+    """Return the options by their names. Only the profile can be positional."""
     if len(profile) > 1 or (profile and "profile" in options):
         pytest.fail("token_sim: one profile is required at most, as the first argument or as profile=", pytrace=False)
     if "type" in options and "kind" not in options:  # so that a test's `kind` replaces its class's `type`

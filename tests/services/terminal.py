@@ -55,8 +55,7 @@ class Talk:
         return self._close()
 
     def ends(self) -> tuple[int, str]:
-        """Wait until the program ends. Answer a second prompt with an empty line. Return the exit status and the
-        output."""
+        """Wait until the program ends. Answer a second prompt with an empty line. Return exit status and output."""
         shown = ""
         while self.terminal.expect_exact([NEXT_PROMPT.encode(), pexpect.EOF]) == 0:
             shown += self.before

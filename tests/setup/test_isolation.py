@@ -1,4 +1,4 @@
-"""Tests of the suite's isolation: the suite passes even on hosts with settings that affect the tested programs.
+"""Tests of the suite's isolation: the suite passes on hosts with settings that affect the tested programs.
 
 Each run is a separate pytest, in a private mount namespace that imitates such a host.
 """

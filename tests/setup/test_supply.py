@@ -1,8 +1,8 @@
 """Tests of the lock files, of `make audit`, and of reproducible builds.
 
 The rules of the lock file, tests/requirements.txt:
-- It is complete for every tested Python, so pip resolves no dependencies.
-- Each pin has the hashes of its files, and no line names an index.
+- It contains all dependencies for every tested Python, so pip resolves none.
+- Each pin has the hashes of its files. The file names no index.
 - It contains only packages that the extras `test` and `lint` of setup.cfg require.
 """
 

@@ -1,8 +1,9 @@
-"""PostgreSQL servers for tests: each in a temporary folder, on a Unix socket only, as an unprivileged account.
+"""PostgreSQL servers for tests: each in a temporary folder, listening only on a Unix socket, and run by an unprivileged
+account.
 
 Rules:
 - A server runs the programs of Debian's package `postgresql`. Tests are skipped if these programs are missing.
-- Root gives the folder to another account, because PostgreSQL refuses to run as root.
+- Root changes the owner of the folder to another account, because PostgreSQL refuses to run as root.
 - `stop` and `kill` end only the process that `start` started.
 """
 
@@ -157,7 +158,7 @@ class Server:
         until(lambda: self.sql("SELECT pg_is_in_recovery()") == "False", f"{self.name} is the primary")
 
     def kill(self) -> None:
-        """Kill the server with SIGKILL, like a power cut: the postmaster, and each of its processes."""
+        """Kill the postmaster and all its processes with SIGKILL, to simulate a power cut."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for pid in (self._process.pid, *map(int, children)):
@@ -166,7 +167,7 @@ class Server:
         self._process = None
 
     def stop(self) -> None:
-        """Stop the server at once."""
+        """Stop the server without waiting for its clients."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(PATIENCE)
@@ -178,7 +179,7 @@ def _text(value: object) -> str:
 
 
 def owned(folder: Path) -> None:
-    """Give a folder to the servers' account."""
+    """Change the owner of a folder to the servers' account."""
     os.chown(folder, *_owner())
 
 
@@ -195,7 +196,7 @@ def as_account() -> list[str]:
 
 @contextmanager
 def servers() -> Iterator[Server]:
-    """Yield a running server. `Server.standby` may use folders beside the folder of this server."""
+    """Yield a running server. `Server.standby` can use folders beside the folder of this server."""
     folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
     folder.chmod(0o755)
     server = Server(folder / "primary")
@@ -240,7 +241,8 @@ def emptied(server: Server, replication: str = NONE) -> str:
 
     deadline = time.monotonic() + PATIENCE
     connection = connect(server.url, deadline)
-    connection.run("SET client_min_messages = error", deadline=deadline)  # a process to terminate may have ended
+    # A process to terminate might already have exited, which causes a warning.
+    connection.run("SET client_min_messages = error", deadline=deadline)
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND client_port = -1"
     connection.run(others, deadline=deadline)
     connection.run("DROP SCHEMA IF EXISTS pam_totp CASCADE", deadline=deadline)

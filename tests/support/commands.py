@@ -1,9 +1,9 @@
-"""Runs of `pam-totp` that start fast: forks of a process that has imported the modules of other projects.
+"""Runs of `pam-totp` with a fast start: forks of a process that has already imported third-party modules.
 
 Rules:
-- A command has its own process, standard streams, umask and exit status. It imports the modules of pam_totp itself, in
+- A command has its own process, standard streams, umask and exit status. The command imports the modules of pam_totp in
   its own order, as in a new interpreter.
-- The process that forks has one thread. It ends with the test process.
+- The process that forks has one thread, and exits when the test process exits.
 - A command runs in a new interpreter if the environment differs from that of the first command.
 """
 
@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import NoReturn
 
 TREE = Path(__file__).resolve().parent.parent.parent
-# Imports of pam_totp that take the most time.
+# The slowest imports of pam_totp.
 _IMPORTS = (
     *("argparse", "bz2", "dataclasses", "email.message", "hmac", "json", "lzma", "psycopg", "random", "secrets"),
     *("segno", "shutil", "ssl", "subprocess", "tempfile", "textwrap", "tomllib", "typing", "urllib.parse"),
 )
-_MOST = 1 << 17  # bytes of a request
+_MOST = 1 << 17  # maximum bytes of a request
 
 
 def run(words: Sequence[str], stdin: str, timeout: float) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ def _umask() -> int:
 
 @cache
 def _forker() -> socket.socket:
-    """Start the process that forks. The end of this process closes the socket, and so ends the started process."""
+    """Start the process that forks, and return a socket to it. It exits when this process closes the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.commands", str(theirs.fileno())]
     subprocess.Popen(command, cwd=TREE, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
@@ -125,7 +125,7 @@ def _fork(work: Callable[[], object]) -> int:
 
 
 def _supervise(request: bytes, ends: Sequence[int], channel: socket.socket) -> None:
-    """Start the command. Write its pid and its exit status, as subprocess returns it."""
+    """Start the command. Write its pid, and its exit status in the form of subprocess."""
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *streams, result = ends

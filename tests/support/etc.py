@@ -2,7 +2,7 @@
 
 Rules:
 - The suite writes accounts, groups, passwords, name services, PAM stacks and sudo rules.
-- Users and groups have the static ids of Debian and Ubuntu (base-passwd), so the owners of packaged files stay valid.
+- Users and groups have the static ids of Debian and Ubuntu (base-passwd), so the owners of packaged files are correct.
   The group `shadow` has the gid of the host's unix_chkpwd.
 - The mode of a file does not depend on the umask.
 """

@@ -1,8 +1,8 @@
 """A fleet for tests: a database, two authorities on loopback, and members with certificates.
 
 Rules:
-- The authorities are processes of `pam-totp authority serve`. Tests may kill them, and start them again.
-- A fleet has its own database in the server of the session. Other tests may empty the store of that server.
+- The authorities are processes of `pam-totp authority serve`. Tests can kill these processes, and start them again.
+- A fleet has its own database in the server of the session. Other tests can empty the server's default store.
 - Each test uses its own users and members, because all tests of a session share the fleet.
 """
 
@@ -111,7 +111,7 @@ class Member:
 
 
 class AuthorityProcess:
-    """A process of `pam-totp authority serve`. `before` has the words before that command, such as nsenter's."""
+    """A process of `pam-totp authority serve`. `before` is a prefix of the command, such as nsenter."""
 
     def __init__(self, folder: Path, port: int, before: Sequence[str] = ()) -> None:
         self.folder, self.port, self._before = folder, port, before
@@ -252,7 +252,7 @@ class Fleet:
         return certificates.make_key()
 
     def join_line(self, name: str, *groups: str) -> JoinLine:
-        """Return the line with which a new member may join."""
+        """Return the join line for a new member."""
         token = secrets.token_bytes(wire.TOKEN_BYTES)
         self.members.add(name, groups or ("web",), None, sha256(token).digest(), 3600)
         return JoinLine(authorities=tuple(self.addresses), pin=self.pin, token=token.hex())

@@ -1,14 +1,14 @@
 """Isolation of the suite from the host: the suite and the host do not affect each other.
 
 Rules:
-- The suite sets umask, environment and home folder. The values of the shell have no effect.
+- The suite sets umask, environment and home folder. The values in the shell have no effect.
 - As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
   namespace hides the settings, records and socket of an installed pam_totp.
 - Each worker of xdist has its own namespace and its own /etc, so two tests can write the same file at the same time.
-- Helpers of the suite find no cgroups. Tests of cgroups mount them in their own namespace.
+- The suite hides cgroups from helpers. A test of cgroups mounts a cgroup file system in its own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
-- As root, temporary files are in memory, so tests do not wait for a disk. The kernel deletes them at the end.
-  `TMPDIR=/tmp make test` keeps them, for the analysis of a failed test.
+- As root, temporary files are on a tmpfs, so tests do not wait for a disk. The kernel deletes the files at the end.
+  `TMPDIR=/tmp make test` keeps the files, for the analysis of a failed test.
 - Before the first test, the suite prints the tests that it skips, each with the reason.
 """
 
@@ -35,7 +35,7 @@ OWN_SYSTEMS = {
     "PAM_TOTP_SYSTEMS": "bare roots of other systems (make systems)",
     "PAM_TOTP_PACKAGES": "Debian packages in bare roots (make deb-test)",
 }
-# Programs of Chromium. The first opens no windows, and needs less than half of the processor time of the second.
+# Programs of Chromium. The first program opens no windows, and uses less than half of the second's processor time.
 BROWSERS = ("chromium-headless-shell", "chromium")
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
 
@@ -93,7 +93,7 @@ def isolate(home: Path, *, has_workers: bool = False) -> None:
 
 
 def isolate_worker(home: Path) -> None:
-    """Give this worker its own namespace and the home folder `home`. Its parent process is isolated."""
+    """Enter a namespace for this worker, and set its home folder. Its parent process is already isolated."""
     os.environ["HOME"] = str(home)
     if MAY_MOUNT:
         _enter_namespace()
@@ -109,7 +109,8 @@ def _has_account(uid: int) -> bool:
 
 def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
-    if os.environ.get("PYTHONPATH") == str(_TREE):  # set by make cover-all, which tests a copy of the tree
+    # `make cover-all` sets this variable, because it tests a copy of the tree.
+    if os.environ.get("PYTHONPATH") == str(_TREE):
         kept["PYTHONPATH"] = str(_TREE)
     if _is_open_to_all(os.environ.get("TMPDIR")):  # keep the folder if other accounts can enter it
         kept["TMPDIR"] = os.environ["TMPDIR"]
@@ -128,11 +129,12 @@ def _is_open_to_all(folder: str | None) -> bool:
 def _enter_namespace() -> None:
     """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
 
-    mount(2) can make all mounts private only at the root of the namespace, and a chroot is below that root. Therefore,
-    setns(2) first changes to the root of the namespace. A descriptor then allows the return to the chroot.
+    mount(2) can make all mounts private only at the root of the namespace, and a chroot is below that root. setns(2)
+    therefore changes to the root of the namespace first. A descriptor of the chroot allows the return to it.
     """
     _call("unshare", _CLONE_NEWNS)
-    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)  # opened after unshare: in the new namespace
+    # opened after unshare, so that both paths are in the new namespace
+    root, here = os.open("/", os.O_PATH), os.open(".", os.O_PATH)
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
     _call("setns", namespace, _CLONE_NEWNS)
     _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
@@ -198,7 +200,7 @@ def has_fleet_packages() -> bool:
 
 
 def left_out() -> list[str]:
-    """Return the kinds of tests that the suite skips here, each with its reason."""
+    """Return the kinds of tests that the suite skips on this host, each with the reason."""
     root = os.geteuid() == 0
     reasons = {
         "real sshd, sudo and su, installations and other accounts (requires root)": not root,

@@ -4,7 +4,7 @@ Rules:
 - libpam, the stack and the modules are real. Only the user at the prompt is scripted.
 - libpam reads the services from `confdir`, and the modules from the host (pam_start_confdir, which also works without
   root).
-- Each login has a separate handle, so any number of threads may log in at once.
+- Each login has a separate handle, so any number of threads can log in at the same time.
 - Logins do not wait for the fail delay: `Login.delay` records the requested delay.
 
     service(confdir, "demo", "auth required /abs/build/pam_totp.so nodelay")

@@ -1,7 +1,7 @@
 """Capture of the log lines of PAM modules in this process. The host's log receives none of these lines.
 
 The process loads a small library with another pam_syslog before libpam. Modules that libpam loads afterwards use this
-pam_syslog until the process ends. Outside of `captured`, the library drops all lines.
+pam_syslog until the process ends. The library drops all lines outside of `captured`.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ Rules:
   etcd and the statements that create the database are those of docs/fleet.md (`_documented`).
 - Each server has its own network namespace and its own processes. All namespaces are on one bridge. The tests, as the
   client, are in the namespace of the bridge (`Cluster.enter`), or use the servers' Unix sockets.
-- `kill` is a power cut of a server. `cut_off` disconnects a server from etcd and from the other servers, but not
+- `kill` simulates a power cut of a server. `cut_off` disconnects a server from etcd and from the other servers, but not
   from clients.
-- All processes end with the tests, also if the tests are killed.
+- All processes end with the tests, even if the tests are killed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ACCOUNT = (*_ENDS_WITH_PARENT, f"--reuid={UNPRIVILEGED_UID}", f"--regid={UNPRIV
 
 
 class _Namespace:
-    """A network namespace, which exists as long as a sleeping process."""
+    """A network namespace, which exists until its sleeping process ends."""
 
     def __init__(self) -> None:
         self._keeper = subprocess.Popen([*_ENDS_WITH_PARENT, "unshare", "--net", "sleep", "infinity"])

@@ -97,7 +97,7 @@ class FreeRadius:
     def radclient(
         self, user: str, answer: str, *lines: str, client: str = "vpn", as_chap: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Send a request by radclient. `lines` are further attributes."""
+        """Send a request by radclient. `lines` contains additional attributes."""
         source = "127.0.0.1" if client == "vpn" else "127.0.0.2"
         password = "CHAP-Password" if as_chap else "User-Password"
         attributes = [f'User-Name = "{user}"', f'{password} = "{answer}"', f"Packet-Src-IP-Address = {source}"]
@@ -115,7 +115,7 @@ class FreeRadius:
 
 
 class Nas:
-    """A client of RADIUS with its own packets, which it may send twice. It verifies each reply."""
+    """A client of RADIUS that builds its own packets, and can send a packet twice. It verifies each reply."""
 
     def __init__(self, port: int, secret: str, address: str = HOST) -> None:
         self._secret = secret.encode()

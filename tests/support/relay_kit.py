@@ -63,8 +63,8 @@ def brisk() -> Path:
 def play(*messages: bytes, hang_up: bool = False) -> Script:
     """Return the script of a service that reads the hello, and sends `messages`.
 
-    The service reads an answer after each prompt. At the end, the service waits until the relay disconnects. With
-    `hang_up`, the service disconnects at once.
+    The service reads an answer after each prompt. At the end, it waits until the relay disconnects, or disconnects
+    itself if `hang_up` is true.
     """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -80,7 +80,7 @@ def play(*messages: bytes, hang_up: bool = False) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """Return a script that plays the next of `scripts` at each login."""
+    """Return a script that runs the next of `scripts` at each login."""
     remaining = iter(scripts)
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:

@@ -2,7 +2,7 @@
 
 Rules:
 - The file system answers the kernel's first request, so the folder is mounted. It never answers later requests.
-- A process that waits for such an answer cannot be killed. It continues when the file system ends.
+- A process that waits for such an answer cannot be killed. The process continues when the file system ends.
 - The mount is visible in the current mount namespace only (tests/support/isolation.py).
 """
 

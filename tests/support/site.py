@@ -35,7 +35,7 @@ def _account() -> str:
 
 
 ME = _account()  # an ordinary user may log in only this account
-KEY = b"12345678901234567890"  # RFC 4226, appendix D
+KEY = b"12345678901234567890"  # the key of RFC 4226, appendix D
 PATIENCE = 40.0  # seconds: the limit of a wait for a condition, on a busy machine
 PIPE = ("--output", "-")  # allows a command to print keys, because its standard output is a pipe here
 OTHER_UID = 54321  # a uid without an account

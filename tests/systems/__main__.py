@@ -22,11 +22,11 @@ LOGS = FOLDER / "logs"
 USERS = ("root", journey.USER)
 _TAIL = 25  # lines of a failed step's output to print
 _HELP = """\
-Each system is a bare root that debootstrap makes once, in build/systems. All changes are in a scratch folder, which is
-removed at the end; this machine does not change. The steps use a clone of the committed HEAD, not the work tree.
+Each system is a bare root that debootstrap creates once, in build/systems. All changes are in a scratch folder, which
+is removed at the end. This machine does not change. The steps use a clone of the committed HEAD, not the work tree.
 
 steps:
-  demo      git clone, then make demo; for an ordinary user, make prints one apt-get line, which root runs
+  demo      git clone, then make demo; root runs the apt-get line that make prints for a user
   again     make demo a second time
   offline   make build, then make demo; the distribution's archive is the only package index that can be reached
   test      make test, then make test-setup
@@ -35,11 +35,11 @@ examples:
   make systems                                                   all systems, users and steps: an hour on two cores
   make systems ARGS="--systems trixie --users root --steps demo"
   make systems ARGS="--steps test --tests tests/install"         some of the tests
-  make systems ARGS="--rebuild --steps demo"                     make new base roots
+  make systems ARGS="--rebuild --steps demo"                     build new base roots
 
 The mirror is the archive that apt uses here, or another archive on the same server. To use another mirror, set
 SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR or SYSTEMS_UBUNTU_SECURITY_MIRROR.
-Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 this machine cannot make a root.
+Exit status: 0 all steps passed, 1 a step failed, 2 wrong usage, 3 this machine cannot create a root.
 """
 
 
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--tests", default="", metavar="ARGUMENTS", help="pytest's arguments in the step test (default: all tests)"
     )
-    made.add_argument("--rebuild", action="store_true", help="make new base roots")
+    made.add_argument("--rebuild", action="store_true", help="build new base roots")
     return made
 
 

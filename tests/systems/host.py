@@ -31,7 +31,7 @@ _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeo
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _LOCAL_CERTIFICATES = "usr/local/share/ca-certificates"
 _PIP_CERTIFICATES = "etc/ssl/pip.pem"
-KNOWN_HOSTS_ONLY = "hosts: files\n"  # a line of nsswitch.conf: programs look up host names in /etc/hosts alone
+KNOWN_HOSTS_ONLY = "hosts: files\n"  # a line of nsswitch.conf: programs look up host names only in /etc/hosts
 NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
 
 

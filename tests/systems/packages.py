@@ -1,4 +1,4 @@
-"""A bare root in which tests build two versions of the Debian packages, and the actions of users and tests there.
+"""A bare root for two versions of the Debian packages, and the actions of tests and users in that root.
 
 Rules:
 - The tests build both versions in the root, from the current commit. A process that loads parts of both versions fails.
@@ -168,7 +168,7 @@ class Packaged:
     def build_both(self) -> None:
         """Build both versions, in /srv/one and /srv/two.
 
-        A class that several packages import has a new name in the second version. A process that loads parts of both
+        The second version renames a class that several packages import. A process that loads parts of both
         versions therefore fails.
         """
         tree = self.clone()
@@ -205,7 +205,7 @@ class Packaged:
         return talk.ends()
 
     def plug_in(self) -> None:
-        """Make a token in the simulated factory, and run it on a pseudo-serial port."""
+        """Create a token in the simulated factory, and run it on a pseudo-serial port."""
         self.does("token-sim", "factory", "--count", "1", "--out", "/root/box")
         seeds = self.shell("cat /root/box/seeds.csv").splitlines()
         self.seed = bytes.fromhex(seeds[-1].split(",")[1])
@@ -228,7 +228,7 @@ class Packaged:
         self.write(f"/etc/pam.d/{name}", f"{auth}\naccount required pam_permit.so\n")
 
     def serve(self) -> None:
-        """Start the service by its command, since the root lacks systemd."""
+        """Start the service by its command, because the root lacks systemd."""
         self.shell("install -d -o pam_totp /run/pam_totp")
         self.root.start("pam-totp", "serve", "--socket", "/run/pam_totp/socket", user="pam_totp", cwd="/")
         until(self.root.path("/run/pam_totp/socket").exists, "the service creates its socket")

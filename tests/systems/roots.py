@@ -3,8 +3,8 @@
 Bare roots require the account root, debootstrap, and access to the archives.
 
 Rules:
-- A base root is made once, under a lock, in a temporary folder. The complete folder is `build/systems/NAME`.
-  The root contains the smallest system (minbase) with git, make and python3, upgraded, and without package lists.
+- A base root is built once, under a lock, in a temporary folder, which is renamed to `build/systems/NAME` when
+  complete. The root contains an upgraded minimal system (minbase) with git, make and python3. It has no package lists.
 - A complete base root does not change: a `Root` is an overlay on top of it, in a scratch folder. `Root` removes that
   folder at its end.
 - Process 1 of a root enters it by pivot_root in new namespaces: mount, pid, ipc and uts. The root has its own /proc,
@@ -85,14 +85,14 @@ class Network(enum.Enum):
 
 
 class Unusable(Exception):
-    """The error if this machine cannot make or enter a root. Its message contains the reason and the remedy."""
+    """The error if this machine cannot create or enter a root. Its message contains the reason and the remedy."""
 
 
 # Base roots
 
 
 def base(system: System, say: Callable[[str], None] = print) -> Path:
-    """Return the folder of the system's base root. Make a new base root if it is missing or has another recipe."""
+    """Return the folder of the system's base root. Build it if it is missing, or if its recipe has changed."""
     require_namespaces()
     with _held(system, say) as folder:
         return folder
@@ -114,7 +114,7 @@ def _held(system: System, say: Callable[[str], None]) -> Iterator[Path]:
 
 
 def _make_whole(system: System, place: Path, say: Callable[[str], None]) -> None:
-    """Make a base root in a temporary folder, and rename the folder when it is complete."""
+    """Build a base root in a temporary folder, and rename the folder when the root is complete."""
     making = FOLDER / f".{system.name}.making"
     _remove(making)
     _remove(place)
@@ -211,7 +211,7 @@ def _run_alone(*words: str) -> tuple[int, str]:
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
 # The arguments: an empty folder of the host, the base root, "overlay" or "writable", then pairs of a folder of the host
-# and its mount point in the root. The overlay's folders have relative names, since mount options allow no quotes.
+# and its mount point in the root. The overlay's folders have relative names, because mount options cannot quote a path.
 _ENTER = r"""
 set -eu
 scratch=$1 base=$2 way=$3
@@ -345,7 +345,7 @@ class Root:
         self._holder.wait()
 
     def path(self, path: str) -> Path:
-        """Return this process's path to a file of the root."""
+        """Return the path by which this process reaches a file of the root."""
         return Path(f"/proc/{self._holder.pid}/root") / path.lstrip("/")
 
     def command(
@@ -387,7 +387,7 @@ class Root:
         check: bool = False,
         timeout: float | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command `words`, and wait. Its standard output and error are in `.stdout`, or in the file `log`.
+        """Run the command `words`, and wait. Its standard output and error go to `.stdout`, or to the file `log`.
 
         With `check`, raise `Unusable` if the command fails. The process still runs in the root after a timeout.
         """
@@ -476,7 +476,7 @@ def bare_clone(folder: Path, tree: Path = TREE) -> Path:
 
 
 def require_namespaces() -> None:
-    """Raise `Unusable` unless this machine can make the namespaces that a root needs."""
+    """Raise `Unusable` if this machine cannot create the namespaces that a root requires."""
     if os.geteuid() != 0:
         raise Unusable("debootstrap and namespaces require root (run the command as root)")
     for command in ("debootstrap", "git"):
@@ -488,7 +488,7 @@ def require_namespaces() -> None:
     )
     if done.returncode != 0:
         raise Unusable(
-            f"this machine cannot make namespaces with mounts: {done.stderr.strip()} "
+            f"this machine cannot create namespaces with mounts: {done.stderr.strip()} "
             "(use a real or virtual machine, or a container with CAP_SYS_ADMIN)"
         )
 
@@ -505,7 +505,7 @@ def _locked(file: Path, how: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """Remove the scratch folders of killed processes. Then yield a new scratch folder beside the base roots."""
+    """Yield a new scratch folder beside the base roots. First remove the scratch folders of killed processes."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with _locked(FOLDER / ".scratch.lock"):
         for old in FOLDER.glob("scratch-*"):

@@ -1,7 +1,7 @@
 """Tests of the Debian packages on each system: build, install, enrol, enable, log in, upgrade, remove, purge.
 
-Only `make deb-test` runs these tests; the first run makes the base roots. `ARGS="-k trixie"` selects a system. On each
-system, each test starts with the state at the end of the previous test.
+Only `make deb-test` runs these tests. The first run builds the base roots. `ARGS="-k trixie"` selects a system.
+Each test of a system starts in the state at the end of the previous test.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Tests of the bare roots: contents, isolation, network, and removal.
 
-Only `make systems` runs these tests. The first test makes the missing base roots.
+Only `make systems` runs these tests. The first test builds the missing base roots.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support.site import TREE, until
 from tests.systems.roots import FOLDER, FRESH, SYSTEMS, Network, Root, bare_clone
 
 pytestmark = pytest.mark.skipif(
-    "PAM_TOTP_SYSTEMS" not in os.environ, reason="only 'make systems' runs this test: it makes bare roots"
+    "PAM_TOTP_SYSTEMS" not in os.environ, reason="only 'make systems' runs this test: it builds bare roots"
 )
 
 TRIXIE = SYSTEMS["trixie"]

@@ -143,7 +143,7 @@ def test_a_link_in_the_root_does_not_lead_out_of_the_root(tmp_path: Path) -> Non
 
 @as_root
 def test_a_shallow_clone_of_another_owner_can_be_cloned(tmp_path: Path) -> None:
-    """Build services make shallow clones with a detached HEAD."""
+    """Build services use shallow clones with a detached HEAD."""
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@a.example", "-c", "safe.directory=*")
 
     def run(*words: str | Path, cwd: Path = tmp_path) -> str:
@@ -250,7 +250,7 @@ def test_one_failed_step_makes_the_run_fail(
 def test_a_machine_that_cannot_make_roots_fails_and_names_the_reason(
     uid: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The exit status is 3 for an ordinary user, and for root on a kernel that forbids namespaces."""
+    """The exit status is 3 for an ordinary user, and for root if the kernel forbids namespaces."""
     (tmp_path / "unshare").write_text("#!/bin/sh\necho unshare failed: Operation not permitted >&2\nexit 1\n")
     (tmp_path / "unshare").chmod(0o755)
     for name in ("debootstrap", "git"):

@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
             self._is_mixing = False
 
     def check_command(self, words: list[str]) -> None:
-        """Exit with an error if the first word is an unknown command. argparse's error does not suggest a command."""
+        """Exit with an error if the first word is an unknown command, and suggest a command (argparse would not)."""
         names = next(list(action.choices or ()) for action in self._actions if action.nargs == argparse.PARSER)
         if words and not words[0].startswith("-") and words[0] not in names:
             self.error(unknown(words[0], names, "command"))
@@ -105,6 +105,6 @@ def _parser() -> _Parser:
 
 
 def _report(message: str, status: int) -> int:
-    """Print a message and return the exit status."""
+    """Print a message, and return the exit status."""
     print(f"token-sim: {message}", file=sys.stderr)
     return status

@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
     add_owned_token(parser)
     parser.add_argument("by", metavar="time", help="the time to pass, such as 90d, 36h, 1h30m or 250ms")
     parser.add_argument("--temp", type=int, default=25, help="the temperature in degrees Celsius (25)")
-    parser.add_argument("--only-token", action="store_true", help="advance the token's clock, but not the true time")
+    parser.add_argument("--only-token", action="store_true", help="advance only the token's clock, not the true time")
 
 
 def run(options: argparse.Namespace) -> None:

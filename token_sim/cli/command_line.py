@@ -50,7 +50,7 @@ def add_command(
 
 
 def known(names: Iterable[str], what: str) -> Callable[[str], str]:
-    """Return a type of argparse for a name from a list, in any case. Its error suggests a name."""
+    """Return an argparse type for a name from a list, in upper or lower case. The type's error suggests a name."""
 
     def name(text: str) -> str:
         try:
@@ -62,7 +62,7 @@ def known(names: Iterable[str], what: str) -> Callable[[str], str]:
 
 
 def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
-    """Return a type of argparse for a number of type `kind` from `least` to `most`."""
+    """Return an argparse type for a number of type `kind` from `least` to `most`."""
     limits = f"{least} or more" if most == math.inf else f"{least} to {most}"
 
     def parsed(text: str) -> float:
@@ -132,7 +132,7 @@ def print_result(options: argparse.Namespace, document: dict[str, Any], text: st
 
 
 def print_reply(options: argparse.Namespace, reply: dict[str, Any]) -> None:
-    """Print a reply of the token, as JSON if --json was given, otherwise as one `key=value` per line."""
+    """Print a reply of the token: JSON if --json was given, otherwise one `key=value` per line."""
     if options.json or reply:
         lines = (f"{key}={'' if value is None else value}" for key, value in reply.items())
         print_result(options, reply, "\n".join(lines))

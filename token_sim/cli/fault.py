@@ -38,7 +38,7 @@ def add_to(commands: Commands) -> None:
         "--times", type=number(int, 1), default=1, metavar="N", help="the number of times that the fault happens (1)"
     )
     parser.add_argument("--number", type=int, metavar="N", help="the extent of the fault; the list gives the unit")
-    parser.add_argument("--clear", action="store_true", help="undo the fault, or all faults without a name")
+    parser.add_argument("--clear", action="store_true", help="undo the fault (default: all faults)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -55,8 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _listed(present: Iterable[str]) -> str:
-    """Return the list of faults, in which * marks the faults of this token. Wrap the lines to the width of a
-    terminal."""
+    """Return the list of faults, wrapped to the terminal's width. `*` marks the faults of this token."""
     lines = [f"{'*' if name in present else ' '} {name:<20} " for name in DESCRIPTIONS]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     indent = " " * len(lines[0])

@@ -1,4 +1,4 @@
-"""The owner's requests to a token: over the control socket of a running token, otherwise to the token's file."""
+"""The owner's requests to a token: over the control socket if the token is running, otherwise to the token's file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _ask_file(path: str, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] not in simulation.AT_REST or not is_lasting:
             raise CommandError(f"the token {path} is not running (start it with 'token-sim run {path}')", UNAVAILABLE)
         simulated = simulation.Simulation.of_file(token)
-        simulated.elapse(max(0, now_ms() - token.hardware.now))  # advance by the time since the last run
+        simulated.elapse(max(0, now_ms() - token.hardware.now))  # advance the token by the time since the last run
         reply = simulated.command(request)
         token.save()
         return reply

@@ -50,14 +50,14 @@ def add_code_options(parser: argparse.ArgumentParser, *, count: int | None, time
         type=number(float, 0),
         default=timeout,
         metavar="S",
-        help="seconds to wait for each code (%(default)g)",
+        help="maximum seconds to wait for each code (%(default)g)",
     )
     parser.add_argument(
         "--wait",
         type=number(float, 0),
         default=0.0,
         metavar="S",
-        help="seconds to wait for the port to appear (%(default)g)",
+        help="maximum seconds to wait for the port to appear (%(default)g)",
     )
     parser.add_argument("--lcd", action="store_true", help="draw the display")
 

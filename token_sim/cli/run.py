@@ -71,7 +71,7 @@ class Signals:
         self.end: int | None = None
         self._runner = runner
         for ending in ENDING_SIGNALS:
-            if signal.getsignal(ending) is not signal.SIG_IGN:  # keep signals ignored that nohup or `&` ignores
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # keep ignoring the signals that nohup or `&` ignores
                 signal.signal(ending, self._end)
         signal.signal(signal.SIGUSR1, self._press)
 
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
             raise CommandError(str(error)) from error
         undo.callback(file.close)
         simulation = Simulation.of_file(file, options.seed)
-        simulation.elapse(max(0, now_ms() - file.hardware.now))  # advance by the time since the last run
+        simulation.elapse(max(0, now_ms() - file.hardware.now))  # advance the token by the time since the last run
         undo.callback(file.save)
         path = options.control or control.socket_path(options.file)
         try:

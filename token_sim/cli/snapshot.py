@@ -1,4 +1,4 @@
-"""snapshot and restore: copy a token to a file, and load the copy into a token, which becomes a clone."""
+"""snapshot and restore: copy a token to a file, and load the copy into another token, which becomes a clone."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def run_restore(options: argparse.Namespace) -> None:
 
 
 def _path(options: argparse.Namespace) -> str:
-    """Return the absolute path, because a running token may have another working directory."""
+    """Return the absolute path, because the working directory of a running token can be different."""
     return os.path.abspath(str(options.copy))

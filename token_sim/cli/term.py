@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> None:
     from token_sim.client import Client, ClientError
 
     try:
-        Client(options.port).close()  # check the port first, because Client has clearer messages than miniterm
+        Client(options.port).close()  # check the port first, because Client's messages are clearer than miniterm's
     except ClientError as error:
         raise CommandError(str(error), UNAVAILABLE) from error
     from serial.tools import miniterm

@@ -1,9 +1,9 @@
-"""Output to terminals of any encoding, and to a terminal that may be closed.
+"""Output to a terminal of any encoding, which the user can close at any time.
 
 Rules:
 - A character that the terminal's encoding lacks becomes one ASCII character, so that drawings keep their shape.
 - A path that is not valid in the terminal's encoding is written as its own bytes.
-- After the terminal is closed, `Terminal` drops the output, and the interface ends.
+- `Terminal` drops the output after the terminal is closed, and the interface ends.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Terminal:
         except OSError:
             self.is_gone = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # so that a flush of the stream succeeds
+            os.dup2(nowhere, self._stream.fileno())  # redirected, so that a flush of the stream succeeds
             os.close(nowhere)
 
 

@@ -188,7 +188,7 @@ class TokenApp(App[None]):
         return size.width < LEAST.width or size.height < LEAST.height
 
     def _show(self, where: str, what: str | Text) -> None:
-        """Draw a view only if its content has changed, because the connection to the terminal may be slow."""
+        """Draw a view only if its content has changed, because the connection to the terminal can be slow."""
         if self._shown.get(where) != what:
             self._shown[where] = what
             self._views[where].update(what)
@@ -287,7 +287,7 @@ class TokenApp(App[None]):
 
 
 def _hanging(name: str, what: str) -> Table:
-    """Return a name and its text, and indent each further line of the text."""
+    """Return a name and its text, with each line of the text after the first indented."""
     table = Table.grid(padding=(0, 1))
     table.add_column(width=NAME)
     table.add_column()

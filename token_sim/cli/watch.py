@@ -1,4 +1,4 @@
-"""watch: print the code of every press by other clients or users."""
+"""watch: print the code of each press by another client or a user."""
 
 from __future__ import annotations
 

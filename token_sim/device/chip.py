@@ -1,8 +1,8 @@
 """The token's chip: the conditions and actions that the table in firmware.py uses.
 
 Rules:
-- The chip writes the next counter durably before it computes a HOTP code. Therefore, after a power failure, the token
-  cannot compute the same code again.
+- The chip writes the next counter durably before it computes a HOTP code. The token therefore cannot compute the same
+  code again after a power failure.
 - The chip reads the memory again at every press. The display shows an error instead of a code after a failed checksum.
 - Deadlines are ages of the hardware in milliseconds. This module reads no clock.
 """
@@ -119,7 +119,7 @@ class Chip:
     def has_no_slot(self) -> bool:
         """Return True if the touch selects no slot with a seed.
 
-        A touch between the first slot's maximum and the second slot's minimum selects no slot.
+        No slot is selected by a touch between the maximum of the first slot and the minimum of the second slot.
         """
         until, from_ = self.profile.slot1_until_ms, self.profile.slot2_from_ms
         held = self.hardware.age - self._pressed_at
@@ -150,7 +150,7 @@ class Chip:
         assert self._contents is not None
         return self._contents.counters[int(self._long_touch())]
 
-    # --- actions; an action may return a further signal
+    # --- actions; an action can return another signal
 
     def do_nothing(self) -> None:
         pass
@@ -172,7 +172,7 @@ class Chip:
         self._load_memory()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. No code is shown after a failed write, because `compute` follows the write."""
+        """Write the next counter. A failed write prevents the code, because `compute` follows the write."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.trigger(Fault.POWER_BEFORE_WRITE):
@@ -268,7 +268,7 @@ class Chip:
             self.emit("DISP", "OFF")
 
     def die(self) -> None:
-        """Stop because the battery is empty."""
+        """Stop, because the battery is empty."""
         self.text = self._code = self._text_to_type = ""
         self.deadlines.clear()
         self.emit("BATT", "DEAD")

@@ -1,7 +1,8 @@
-"""The possible faults of a token, and the set of armed faults.
+"""The faults that a token can have, and the set of armed faults.
 
 Rules:
-- An armed fault happens only at the point that its name states, for the armed number of times or until it is cleared.
+- An armed fault happens only at the point that its name states. It happens a given number of times, or until it is
+  cleared.
 - A new token has no armed fault.
 """
 

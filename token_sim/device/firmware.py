@@ -2,7 +2,7 @@
 
 Rules:
 - A transition has a state, a signal, a condition, the next state and an action.
-- The chip ignores a signal without a matching transition. For example, a press of a busy token has no effect.
+- The chip ignores a signal without a matching transition. A press therefore has no effect while the token is busy.
 - The chip uses the first transition with a true condition. Transitions from the current state precede those from every
   state.
 - COMMIT precedes COMPUTE, and COMPUTE precedes DISPLAY and TYPING: the counter is written before the code is shown.
@@ -23,7 +23,7 @@ from token_sim.device.states import Signal, State
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A transition. `when` is a condition of the chip. `do` is an action, which may return a further signal."""
+    """A transition. `when` is a condition of the chip. `do` is an action, which can return another signal."""
 
     state: State | None  # None: the transition applies to every state
     signal: Signal

@@ -1,8 +1,8 @@
-"""The quartz and the battery of a token, and their change over time.
+"""The quartz and the battery of a token, and how both change over time.
 
 Rules:
 - Time is in whole milliseconds, and only increases. This module reads no clock.
-- One step of an hour gives the same result as ten thousand short steps, because all arithmetic uses integers.
+- A step of an hour gives the same result as ten thousand shorter steps, because all arithmetic uses integers.
 """
 
 from __future__ import annotations

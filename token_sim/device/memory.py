@@ -3,9 +3,9 @@
 Rules:
 - The token uses a page only if the page's CRC-32 is correct.
 - A slot stores the counter of its *next* code in two pages, and a write replaces the older page. The newer page
-  therefore remains intact after an interrupted write.
-- The counter is the valid page's counter *plus one* if the other page is corrupt, because that page may have been the
-  newer page. Therefore, the token may skip a code, but never shows a code twice.
+  therefore remains intact if a write is interrupted.
+- The counter is the valid page's counter *plus one* if the other page is corrupt, because that page might have been the
+  newer page. The token can therefore skip a code, but never shows a code twice.
 - `repr` never shows a key.
 """
 
@@ -46,7 +46,7 @@ class Nvram(Protocol):
 
 
 class Ram:
-    """Memory without a file, for tests and for tokens inside one process."""
+    """Memory without a file, for tests and for tokens inside a process."""
 
     def __init__(self, image: bytes) -> None:
         self._image = bytearray(image)

@@ -1,7 +1,7 @@
 """The models of tokens as one table: behaviour, times and power.
 
 Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A comment marks each figure without a
-source in a maker's document as approximate. The value of a code does not depend on these figures.
+source in a maker's document as approximate. The figures have no effect on the value of a code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MENU_SERIAL_MS = 6_000  # show the serial number
 MENU_BATTERY_MS = 8_000  # show the battery
 HELD_TOO_LONG_MS = 30_000  # turn the display off; the release then has no effect
 
-# A model without a real product. Its times are short, so that scripts need not wait.
+# A model without a real product. Its times are short, so that scripts run fast.
 GENERIC = Profile(name="generic", title="OATH token", serial_type="GN", kind="hotp")
 
 # Source: RCDevs' page "Feitian c100 - c200 Tokens with OpenOTP" (event-based, 6 digits, shipped with PSKC). The other

@@ -3,7 +3,7 @@
 Rules:
 - Time is an argument, in whole milliseconds. This module reads no clock.
 - Random choices use a seeded generator. Only the memory does input and output.
-- The same calls at the same times give the same events, regardless of the length of the time steps.
+- The same calls at the same times cause the same events, for any length of the time steps.
 - The device records events in order, and the caller fetches them with `take_events`.
 """
 
@@ -63,7 +63,7 @@ class Device:
         events, self.chip.events = self.chip.events, []
         return events
 
-    # --- time. The device schedules events by age, because the true time may jump, or stop while the token ages.
+    # --- time. The device schedules events by age, because the true time can jump, or stop while the token ages.
 
     def elapse(self, ms: int, *, world: bool = True) -> None:
         """Advance the token by `ms` milliseconds. The true time changes only if `world` is true.
@@ -154,7 +154,7 @@ class Device:
             self.open()
 
     def permanent_faults(self) -> list[Fault]:
-        """Return the permanent faults that the token has now, regardless of their cause."""
+        """Return the permanent faults that the token has now, whatever caused each of them."""
         hardware = self.hardware
         try:
             contents = memory.load(self.memory.read())
@@ -214,7 +214,7 @@ class Device:
 
     @property
     def is_busy(self) -> bool:
-        """Return True if the token would ignore a press now."""
+        """Return True if a press now has no effect."""
         return bool(self._contact_changes) or not self.chip.is_ready() or self.state in _BUSY
 
     def press(self, ms: int | None = None) -> None:

@@ -1,7 +1,7 @@
 """Seed files of RFC 6030 (PSKC), like those of vendors: without encryption, or with AES under a transport key.
 
 Rules:
-- The file with the encrypted seeds never contains the transport key.
+- The file of encrypted seeds never contains the transport key.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Control:
         """Listen on `path`, and replace the socket of a crashed process. The caller must hold the token's lock."""
         self._path = path
         self._clients: dict[socket.socket, bytearray] = {}
-        self._is_accepting = True  # False after a failed `accept`, for example if no descriptor is free
+        self._is_accepting = True  # False after a failed `accept`, for example if all descriptors are in use
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
         self._listener = socket.socket(socket.AF_UNIX)
@@ -61,8 +61,7 @@ class Control:
             os.unlink(self._path)
 
     def descriptors(self) -> list[int]:
-        """Return the sockets to wait for. Omit the listener after a failed `accept`, because `poll` would return at
-        once for it."""
+        """Return the sockets to wait for. Omit the listener after a failed `accept`: `poll` would report it again."""
         listener = [self._listener.fileno()] if self._is_accepting else []
         return [*listener, *(client.fileno() for client in self._clients)]
 

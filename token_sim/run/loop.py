@@ -3,7 +3,7 @@
 Rules:
 - The loop uses one thread. The handler of SIGUSR1 only increments a counter of presses, which `step` reads.
 - Each step advances the token's time before it processes input.
-- If no descriptor is free, the loop continues: a port that cannot be opened stays unplugged, and a client waits.
+- The loop continues if all descriptors are in use: a port that cannot be opened stays unplugged, and a client waits.
 - The loop uses the kernel's clock, which continues while the host is suspended or a test replaces Python's clocks.
 - `close` removes links and sockets.
 """
@@ -28,11 +28,11 @@ LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; a longer b
 
 
 class Stopped(RuntimeError):
-    """The error if the loop has ended. The message gives the reason."""
+    """The error if the loop has ended. The message contains the reason."""
 
 
 def loop_clock() -> float:
-    """Return the seconds since the host started, including the time for which it was suspended."""
+    """Return the seconds since the start of the host, including the time in which the host was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

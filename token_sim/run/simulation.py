@@ -1,10 +1,10 @@
 """The simulation of one token: the device, the lines to it, and the commands of its owner.
 
 Rules:
-- Time is an argument, and every function returns at once. Results are the same for all kinds of ports.
+- Time is an argument, and no function waits. Results are the same for all kinds of ports.
 - Only `command` executes the owner's commands (faults, time, snapshots, the oracle). The lines refuse these commands.
 - No reply contains a seed.
-- The same token, seed and calls give the same log, byte for byte.
+- The same token, seed and calls always give an identical log.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Request = dict[str, Any]
 
 
 class BadRequest(ValueError):
-    """The error if a command is invalid. The message states the requirement."""
+    """The error for an invalid command. The message contains the requirement."""
 
 
 class Simulation:
@@ -214,7 +214,7 @@ class Simulation:
 
 
 def show_time(ms: int) -> str:
-    """Return a time (Unix ms) as text in UTC with milliseconds, in a fixed width."""
+    """Return a time (Unix ms) as text of a fixed width: UTC, with milliseconds."""
     seconds, rest = divmod(ms, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:03d}"
 

@@ -2,9 +2,10 @@
 
 Rules:
 - A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
-- A reader sees the old token or the new token. The file and this object hold the old token after a failed write.
+- A reader always sees a complete token: the old token or the new token. The file and this object hold the old token
+  after a failed write.
 - The token's memory has its own checksums. A flipped bit in the memory makes the token's self-test fail.
-- A process that uses a token holds the lock on `FILE.lock`, which excludes other processes.
+- A process that uses a token holds an exclusive lock on `FILE.lock`.
 """
 
 from __future__ import annotations
@@ -86,8 +87,7 @@ class TokenFile:
         return json.dumps(doc, indent=1) + "\n"
 
     def save(self) -> None:
-        """Write the token file durably. Raise FileNotFoundError if the file was removed, because `rm` must remove the
-        seed for good."""
+        """Write the token file durably. Raise FileNotFoundError if the file was removed, so that `rm` is final."""
         write_durably(self.path, self.text().encode(), is_new=False)
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ def write_durably(path: str, data: bytes, *, is_new: bool = True) -> None:
 def _open_beside(path: str, name: str, flags: int) -> int:
     """Open or create `name`, an auxiliary file in the same folder as `path`.
 
-    An error of the folder names `path`, which the user gave, instead of `name`.
+    An error about the folder names `path`, which the user gave, instead of `name`.
     """
     try:
         return os.open(name, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -3,7 +3,7 @@ virtual.
 
 Rules:
 - Time passes only during a read. The read advances the token's time until the token has output, or until the timeout.
-- A read returns at once in real time.
+- A read returns without a real delay.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Rules:
 - A call never sleeps: it advances the token's time instead. The true time of the simulation is therefore ahead of
   the host's clock.
 - The true time follows the host's clock if a test moves or stops that clock, unless `now` is given.
-- If the thread dies, the port disappears, and the next call or `close` raises the error of the thread.
+- The port disappears if the thread dies. The next call, or `close`, then raises the error of the thread.
 - `close` ends the thread and removes the port.
 """
 
@@ -30,13 +30,13 @@ __all__ = ["LiveToken", "NoCode", "Stopped"]
 
 PATIENCE_MS = 120_000  # the maximum wait for a code, in the token's time: more than three times any display time
 JUMP_MS = 1_000  # ms: a smaller difference to the host's clock comes from the simulation
-DARK_MS = 60_000  # after this time, every display is off
+DARK_MS = 60_000  # every display is off after this time
 SLOT = ("kind", "digits", "algorithm", "period", "key")
 _STUCK = (State.BLANK, State.FAILED, State.EXHAUSTED, State.DEAD, State.ZEROISED)
 
 
 class NoCode(AssertionError):
-    """The error if the token shows no code. The message states the token's state."""
+    """The error if the token shows no code. The message contains the token's state."""
 
 
 def slot_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class LiveToken:
     """A new token. `key` is its seed (given, or random), `port` the path that pyserial opens.
 
     `profile` and `slot` (kind or type, digits, algorithm, period, key) have the values of `token-sim new`. A key is
-    bytes, or hex or base32 as text. `now` is the true time in Unix ms (default: the host's time).
+    bytes, or text in hex or base32. `now` is the true time in Unix ms (default: the host's time).
     """
 
     def __init__(

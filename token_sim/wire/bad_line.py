@@ -76,8 +76,8 @@ class Line:
 def at_double_speed(data: bytes) -> bytes:
     """Return the bytes that a receiver at twice the sender's speed reads for `data`.
 
-    The receiver samples each bit of 8N1 twice, and treats every fall from idle as a start bit. So the result has about
-    two bytes for each byte, and nearly all bytes are wrong.
+    The receiver samples each bit of 8N1 twice, and treats every fall from idle as a start bit. The result has about two
+    bytes for each sent byte, and nearly all of them are wrong.
     """
     samples: list[int] = []
     for byte in data:

@@ -5,7 +5,7 @@ Rules:
 - A reply is `key=value` lines, then exactly one `OK` or `ERR n NAME`. An event is a line that starts with `+`.
 - Invalid input, in chunks of any size, does not affect the next line.
 - Typed characters never appear inside a reply: the session holds replies until the typing ends.
-- No request reads a seed. A request can change only the state that the token's user can change.
+- No request reads a seed. A request can change only the state that the token's user can also change by hand.
 """
 
 from __future__ import annotations

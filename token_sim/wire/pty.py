@@ -5,7 +5,7 @@ Rules:
 - A port without a client drops its output, as a real port does.
 - `Pty` sets the terminal to raw mode before it creates the link, and after each client disconnects.
 - A client's exclusive access (TIOCEXCL) ends with the client, as on a real port.
-- A forked process closes its copies of the ports, and leaves the links to its parent.
+- A forked process closes its copies of the ports. Only its parent removes the links.
 - `close` removes the link.
 """
 
@@ -103,7 +103,7 @@ class Pty:
             self._master = None
 
     def descriptors(self) -> list[int]:
-        """Return the master if it has a client. `select` would return at once without a client."""
+        """Return the master if it has a client. `select` would return immediately without a client."""
         self._update_client()
         return [self._master] if self._master is not None and self._has_client else []
 
@@ -199,7 +199,7 @@ class Pty:
         assert self._master is not None
         os.close(self._master)
         self._master = None
-        with contextlib.suppress(OSError):  # no free descriptor, or another file at the link: the port stays unplugged
+        with contextlib.suppress(OSError):  # the port stays unplugged after an error
             self.plug()
 
 

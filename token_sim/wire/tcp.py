@@ -36,7 +36,7 @@ class Tcp:
         self._refused_clients: list[tuple[socket.socket, float]] = []
         self._is_client_new = False
         self._has_ended = False  # the client has ended its input
-        self._is_accepting = True  # False after a failed `accept`, for example if no descriptor is free
+        self._is_accepting = True  # False after a failed `accept`, for example if all descriptors are in use
         self.plug()
 
     def url(self) -> str:
@@ -59,7 +59,7 @@ class Tcp:
     close = unplug
 
     def descriptors(self) -> list[int]:
-        """Return the sockets to wait for. Omit sockets for which `poll` would return at once again."""
+        """Return the sockets to wait for. Omit sockets that `poll` would report again without delay."""
         listener = self._listener if self._is_accepting else None
         client = None if self._has_ended else self._client
         return [s.fileno() for s in (listener, client) if s is not None]
@@ -196,7 +196,7 @@ class Telnet:
         """Return the input without telnet commands. Raise NotTelnet for invalid options."""
         try:
             return b"".join(self._manager.filter(data))
-        except Exception as error:  # PortManager raises errors of many types for invalid options
+        except Exception as error:  # PortManager raises many types of errors for invalid options
             raise NotTelnet from error
 
     def encode(self, data: bytes) -> bytearray:
