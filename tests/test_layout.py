@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# The packages and modules that each package may import besides itself. The longest matching key applies to a module.
+# The packages and modules that each package can import besides itself. The longest matching key applies to a module.
 PACKAGES = {
     "pam_totp.core": set(),
     "pam_totp.store": {"pam_totp.core"},
@@ -47,7 +47,7 @@ PACKAGES = {
     "token_sim.client": {"token_sim.extras"},
     "token_sim.cli": {"token_sim"},
 }
-# The packages of the login path, which need only the standard library.
+# The packages of the login path, which depend only on the standard library.
 STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures", "pam", "client")
 }
@@ -56,10 +56,10 @@ DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
 SEAL = {"pam_totp.store.seal"}
-# The modules of the standard library that pure modules may use: without clock, randomness, files and processes.
+# The modules of the standard library that pure modules can use. They access no clock, randomness, file or process.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
-HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # no version of Python has all of these modules
+HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # each version of Python has some of these modules
 PURE_LIBRARY |= HASHES | {"_functools", "_json", "_struct"}
 IMPURE_NAMES = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
 
@@ -79,7 +79,7 @@ def nodes(path: Path) -> list[ast.AST]:
 
 
 def imports(name: str, path: Path) -> Iterator[str]:
-    """Yield each module that a file imports anywhere. `from a import b` yields a, and also a.b if a.b is a module."""
+    """Yield each module that a file imports. `from a import b` yields a, and also a.b if a.b is a module."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in nodes(path):
         if isinstance(node, ast.Import):

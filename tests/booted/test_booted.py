@@ -159,7 +159,7 @@ def test_while_the_service_is_stopped_a_helper_answers(root: Shell) -> None:
 
 
 def test_a_helper_leaves_the_cgroup_of_its_caller_under_systemd(root: Shell) -> None:
-    """The caller is a unit that is frozen while its helper waits for the answer."""
+    """The caller is a unit, which systemd freezes while its helper waits for the answer."""
     root.does("systemctl stop pam_totp.socket pam_totp.service; mkfifo /run/answer")
     try:
         login = "exec pamtester demo alice authenticate </run/answer"

@@ -1,6 +1,6 @@
 """Tests of the Debian package under a real systemd. Only `make booted` runs these tests.
 
-A fixture builds the packages in a bare root of the same system: a build on the virtual machine would take minutes.
+A fixture builds the packages in a bare root of the same system, because a build on the virtual machine takes minutes.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as made:  # a socket's path has 107 bytes at most
+    with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as made:  # a socket's path must have at most 107 bytes
         yield Path(made)
 
 
@@ -84,7 +84,7 @@ def test_an_interrupted_demo_stops_its_processes(folder: Path, number: signal.Si
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Return the commands of all processes that name `folder`."""
+    """Return the command lines of all processes that contain the path `folder`."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as made:  # a socket's path has 107 bytes at most
+    with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as made:  # a socket's path must have at most 107 bytes
         yield Path(made)
 
 

@@ -208,7 +208,7 @@ def test_serve_names_an_address_that_is_in_use(fleet: Fleet, place: Place) -> No
 
 
 def test_serve_tells_systemd_that_it_listens(fleet: Fleet, tmp_path: Path) -> None:
-    """`systemctl start` then returns only when members can connect, or with an error."""
+    """`systemctl start` must wait until members can connect, or fail."""
     started = fleet.authorities[0].config.read_text()
     config, port = tmp_path / "site.toml", free_port()
     config.write_text(started.replace(f":{fleet.authorities[0].port}'", f":{port}'", 1))

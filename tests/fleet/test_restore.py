@@ -1,4 +1,4 @@
-"""Tests of restores of a fleet's database by the programs of PostgreSQL: used codes and removed tokens stay invalid."""
+"""Tests of a fleet's database after a restore by PostgreSQL's programs: used codes and removed tokens stay invalid."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def logs(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logs:
 
 
 def now_code(fleet: Fleet, user: str) -> str:
-    """Return the code that the phone of a user shows now."""
+    """Return the current code of a user's phone."""
     fleet.store.read(user)
     return codes(fleet.store.now() // 30, key=KEY[::-1])
 

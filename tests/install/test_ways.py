@@ -1,4 +1,5 @@
-"""Tests of the ways through a stack without a code: real runs of libpam confirm them, for random stacks."""
+"""Tests of the analysis that finds the ways through a stack without a code. Real libpam confirms it for random
+stacks."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.support.pamconf import login
 from tests.torture.pace import rounds
 
 STACKS = rounds(100, 3000)
-RESULTS = ("success", "auth_err", "ignore", "authinfo_unavail")  # the random controls name only these results
+RESULTS = ("success", "auth_err", "ignore", "authinfo_unavail")  # the random controls contain only these results
 LINE = "auth required pam_totp.so\n"
 CIS = """\
 auth    required                        pam_faillock.so preauth deny=5 unlock_time=60

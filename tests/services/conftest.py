@@ -28,7 +28,7 @@ def _machine() -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(_machine: Machine) -> Iterator[Machine]:
-    """Yield the machine, without enrolled users and log lines. Afterwards, check that pam_totp logged no secret."""
+    """Yield the machine, without enrolled users and log lines. Check after the test that pam_totp logged no secret."""
     _machine.reset()
     yield _machine
     _machine.hang_up()

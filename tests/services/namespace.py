@@ -1,11 +1,11 @@
-"""A machine for the real services: the host's programs with a private root folder and network.
+"""A test machine for the real services: it runs the host's programs with a private root folder and network.
 
 Rules:
 - The host is unchanged: /usr is an overlay, and /etc, /var, /run, /home, /tmp and /dev are new. These mounts end with
-  the namespace. The only network is a new loopback, on which every port is free.
+  the namespace. The only network interface is a new loopback, on which every port is free.
 - The host's settings are hidden: tests/support/etc.py writes /etc, /usr/local is empty, and an installed pam_totp is
   removed.
-- The real sshd, sudo, su, libpam, relay and helper run. They log to a socket of the test.
+- The real sshd, sudo, su, libpam, relay and helper run. They log to a socket that the test reads.
 - Every process of the machine ends with the test run, even if the test run is killed.
 
     machine = Machine(folder)
@@ -39,7 +39,7 @@ from tests.support.site import PATIENCE, TREE, fob, make_decoys, until
 
 ACCOUNTS = {"pam_totp": 54000, "alice": 54001, "bob": 54002, "carol": 54003}
 STORE = "/var/lib/pam_totp"
-# Paths that any account can read: the package with the relay, and the libraries of .venv.
+# Paths of the machine that every account can read: the package with the relay, and the libraries of .venv.
 COPY, LIBRARIES = "/run/tree", "/run/libraries"
 RELAY = f"{COPY}/pam_totp.so"
 HELPER = f"{COPY}/pam_totp/pam/helper.py"

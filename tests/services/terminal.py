@@ -1,4 +1,4 @@
-"""A program on a terminal with a scripted user, and the log of the machine."""
+"""A dialogue with a program on a terminal, and the log of the machine."""
 
 from __future__ import annotations
 

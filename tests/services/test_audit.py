@@ -30,7 +30,7 @@ def logged(machine: Machine) -> list[tuple[str, dict[str, str]]]:
 
 
 def as_alice(machine: Machine, *words: str, stdin: str = "") -> None:
-    """Run pam-totp as sudo does for alice: as root, with SUDO_UID."""
+    """Run pam-totp as root with SUDO_UID, as sudo does for alice."""
     python = ["env", "PYTHONPATH=/run/tree", f"SUDO_UID={ACCOUNTS['alice']}", "/usr/bin/python3", "-m", "pam_totp.cli"]
     done = machine.run(*python, *words, stdin=stdin)
     assert (done.returncode, "not in the audit log" in done.stderr) == (0, False), done
@@ -85,7 +85,7 @@ def test_every_change_is_logged_with_its_account(machine: Machine, words: tuple[
 
 
 def test_every_change_of_the_stock_is_logged_with_its_account(machine: Machine) -> None:
-    """T-1 has the key of `codes`, which therefore returns the codes of T-1."""
+    """T-1 has the key that `codes` uses, so `codes` returns the codes of T-1."""
     machine.enrol("carol", fob(5))
     other = b"another key of 20 by".hex()
     as_alice(machine, "stock", "import", "csv", "-", "--batch", "box", "--yes", stdin=f"T-1,{KEY.hex()}\nT-2,{other}\n")
@@ -178,7 +178,7 @@ def test_a_repair_is_logged(machine: Machine) -> None:
 
 
 def test_a_backup_is_rolled_forward_from_the_log_of_the_machine(machine: Machine) -> None:
-    """The input has only the lines that commands and real logins send to the log daemon."""
+    """The input contains only lines that commands and real logins send to the log daemon."""
     machine.stack("su", machine.module_line())
     as_alice(
         machine, "enroll", "bob", "--type", "hotp", "--name", "old", "--secret-stdin", "--yes", stdin=f"{HOTP_KEY}\n"

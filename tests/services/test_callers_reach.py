@@ -1,4 +1,4 @@
-"""Tests of the helper of a real su: the caller of su cannot stop the helper, slow it, or make the kernel kill it."""
+"""Tests of the helper of a real su: the caller of su cannot stop it, slow it, or cause the kernel to kill it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.services.namespace import ACCOUNTS, Machine
 from tests.support.site import codes, until
 
-# Change all attributes of this process that an ordinary account may change, and execute the arguments.
+# Change all attributes of this process that an ordinary account can change, and execute the arguments.
 _PREPARE = """
 import os, resource, sys
 for path, value in (("/proc/self/oom_score_adj", "1000"), ("/proc/self/timerslack_ns", "1000000000")):
@@ -39,7 +39,7 @@ SU = ("/usr/bin/su", "bob", "-c", "/usr/bin/id -un")
 
 
 class Caller:
-    """A running su that has asked for a code."""
+    """A running su that waits at the prompt for the code."""
 
     def __init__(self, command: list[str]) -> None:
         pipe = subprocess.PIPE
@@ -97,7 +97,7 @@ def is_frozen(cgroup: Path) -> bool:
 
 
 def test_a_frozen_caller_does_not_block_the_logins_of_its_victim(machine: Machine, cgroups: Path) -> None:
-    """Alice answers fifteen `su bob` wrongly at once, and freezes her cgroup while the helpers decide."""
+    """Alice gives wrong answers to fifteen `su bob` in parallel, and freezes her cgroup while the helpers decide."""
     machine.stack("su", machine.module_line())
     machine.enrol("bob")
     command = machine.command("sh", "-ec", _ENTER, "sh", "alice", *SU)

@@ -70,6 +70,6 @@ def test_the_documented_commands_print_the_documented_output(machine: Machine) -
                 talk.terminal.expect(pattern(line.replace("tickets.txt", f"{HOME}/tickets.txt")).encode())
         status, rest = talk.ends()
         assert status == 0, (command, rest)
-        if "invite carol" in command:  # carol enrols, and then shows the codes of the page
+        if "invite carol" in command:  # carol enrols, and then enters the codes of the page
             machine.enrol("carol", fob())
     assert count > 15

@@ -57,7 +57,7 @@ def sudo(machine: Machine, *words: str, user: str = "carol") -> Talk:
 
 
 def ask_desk(machine: Machine, counter: int, *words: str) -> tuple[int, str]:
-    """Run one action as carol, who signs in by the code at `counter`. Return the exit status and the output."""
+    """Run an action as carol, who signs in with the code at `counter`. Return the exit status and the output."""
     return sudo(machine, *words).asks(PROMPT).says(codes(counter)).ends()
 
 
@@ -138,7 +138,7 @@ def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Mac
 
 @pytest.mark.parametrize("order", [("erna", "erna-adm"), ("erna-adm", "erna")])
 def test_a_second_name_in_a_protected_primary_group_protects_the_first(desk: Machine, order: tuple[str, str]) -> None:
-    """The name service finds only the first name by the uid. The group's entry lacks members by the primary group."""
+    """A look-up by uid finds only the first name. A group's entry lacks accounts with that primary group."""
     gids = {"erna": 1500, "erna-adm": 27}
     for path, text in (
         ("/etc/passwd", "".join(f"{name}:x:1500:{gids[name]}::/:/bin/sh\n" for name in order)),
@@ -292,7 +292,7 @@ def test_an_error_in_a_session_repeats_no_control_characters(desk: Machine, line
 
 @pytest.mark.parametrize("ready", ["", f"{codes(0)}\n"], ids=["code", "action"])
 def test_a_line_without_an_end_takes_no_memory(desk: Machine, ready: str) -> None:
-    """A member of the desk could otherwise use up the memory of the host, as root."""
+    """A desk member could otherwise exhaust the host's memory, because the command runs as root."""
     script = 'ulimit -v 400000; (printf %s "$0"; cat /dev/zero) | exec sudo -n pam-totp desk'
     done = desk.run("sh", "-c", script, ready, user="carol")
     assert (done.returncode, "input line is too long" in done.stderr) == (2, True), done.stderr[-300:]

@@ -1,4 +1,4 @@
-"""Test of the spawned helper: it imports its modules before the privilege drop, and reads records after the drop."""
+"""Test of the helper: it imports its modules before it drops privileges, and reads records afterwards."""
 
 from __future__ import annotations
 

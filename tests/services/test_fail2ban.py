@@ -84,7 +84,7 @@ def test_fail2ban_finds_wrong_codes_in_the_log_of_sshd_and_of_pam_totp(
 
 @needs_fail2ban
 def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Path) -> None:
-    """A ban, or its absence, would otherwise show an attacker a right code or an enrolled user."""
+    """A ban, or its absence, could otherwise reveal a right code or an enrolled user to an attacker."""
     counted = {o.value for o in Outcome if not o.accepted} - {Outcome.TICKET.value}
     counted |= {NOT_CONFIRMED, TICKET_ENDED}
     reasons = [*counted, "no-answer", "too-many-at-once", "not-yours-to-ask"]
@@ -103,7 +103,7 @@ def test_every_refused_answer_counts_but_a_missing_answer_does_not(tmp_path: Pat
 
 @needs_fail2ban
 def test_in_a_fleet_lines_of_the_host_count_and_no_member_can_cause_a_ban(tmp_path: Path) -> None:
-    """A stolen member could otherwise have the address of an authority or of another member banned."""
+    """A stolen member could otherwise cause a ban of the address of an authority or another member."""
     member = {"authority": "otp1.example.org:8443", "rhost": "192.0.2.7"}
     lines = [
         audit_log.line("sshd", "refused", user=f"user{number}", reason=reason, **member)

@@ -38,7 +38,7 @@ ENDS = 86_400  # seconds from now
 
 
 class Ticket(str):
-    """A ticket as its owner types it."""
+    """A ticket in the form that its owner types."""
 
 
 def code(offset: int = 0) -> str:
@@ -202,7 +202,7 @@ def test_a_login_that_breaks_off_at_the_recovery_codes_has_enrolled(
 
 
 def test_without_a_terminal_the_enrolment_ends_by_itself(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """ssh reads each answer from the program SSH_ASKPASS. The test's program prints the ticket, then empty answers."""
+    """ssh reads each answer from the program SSH_ASKPASS. The test's program prints the ticket, then empty lines."""
     stack(machine)
     machine.write("/run/askpass", f"#!/bin/sh\ncase $1 in *'{CODE}'*) echo {ticket};; *) echo;; esac\n", 0o755)
     talk = sshd.ssh(
@@ -252,7 +252,7 @@ def test_of_two_sessions_with_one_ticket_one_enrols(
 
 
 def test_a_login_past_its_time_limit_leaves_the_ticket(machine: Machine, sshd: Sshd, ticket: Ticket) -> None:
-    """The test sends the SIGALRM that sshd's monitor receives at the end of LoginGraceTime."""
+    """The test sends SIGALRM to sshd's monitor, as at the end of LoginGraceTime."""
     stack(machine)
     talk = sshd.ssh().asks(CODE).says(ticket).asks(QUESTION)
     titles = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in machine.processes()}
@@ -411,7 +411,7 @@ def test_without_input_su_ends_and_leaves_the_ticket(machine: Machine, way_there
 
 
 def test_a_prompt_of_sudo_that_replaces_ours_enrols_nobody_by_chance(machine: Machine, ticket: Ticket) -> None:
-    """`sudo -p` hides the key. The user cancels, and the ticket remains valid."""
+    """`sudo -p` hides the key, so the user cancels. The ticket must remain valid."""
     stack(machine, "sudo")
     talk = sudo(machine, "-p", "secret: ").asks("secret: ").says(ticket)
     talk.asks("secret: ")
@@ -423,7 +423,7 @@ def test_a_prompt_of_sudo_that_replaces_ours_enrols_nobody_by_chance(machine: Ma
 
 
 def test_polkit_takes_no_ticket(machine: Machine, way_there: str, ticket: Ticket) -> None:
-    """pamtester replaces the agent of polkit, and uses the agent's service name."""
+    """pamtester takes the place of polkit's agent, under the same service name."""
     stack(machine, "polkit-1", way=way_there)
     pamtester = machine.talk("pamtester", "polkit-1", "alice", "authenticate")
     assert pamtester.asks(CODE).says(ticket).asks(NEXT_PROMPT).says(ticket).ends()[0] != 0

@@ -135,13 +135,13 @@ def test_a_right_code_with_a_wrong_password_looks_like_a_wrong_code(site: Site) 
         site.enrol(refused=2, failures=2, failures_at=int(time.time()))
         done = site.login(said)
         seen.add((done.result, done.prompts, done.messages, done.left))
-        assert done.delay >= 1, "the module asks libpam for the delay of a refusal, for right and wrong codes"
+        assert done.delay >= 1, "the module requests a fail delay from libpam, for right and wrong codes"
         assert done.seconds >= refusal_delay(Policy())
     assert len(seen) == 1
 
 
 def test_a_code_before_the_password_gives_no_grace(site: Site) -> None:
-    """A missing prompt would show that a code was right, even if the password with it was wrong."""
+    """A missing prompt would reveal that a code was right, even if the password with it was wrong."""
     line = f"auth required {MODULE} store={site.store} socket=none nodelay forward_pass grace_period=600"
     service(site.confdir, "demo", line)
     site.enrol()

@@ -12,12 +12,12 @@ from tests.support.site import codes
 from tests.torture.images import fill
 
 CODE = "One-time code: "
-RIGHT = {codes(0), codes(0, 2), RECOVERY}  # answers that are right for some users
+RIGHT = {codes(0), codes(0, 2), RECOVERY}  # answers that are right for one or more users
 
 
 @pytest.fixture(params=["full", "read-only"])
 def disk(request: pytest.FixtureRequest, machine: Machine) -> Iterator[str]:
-    """Put the store on a small disk, refuse each user once, and then fill the disk or remount it read-only."""
+    """Put the store on a small disk, cause one refusal for each user, then fill the disk or remount it read-only."""
     made = machine.run("mount", "-t", "tmpfs", "-o", "size=2m,mode=0700,uid=54000,gid=54000", "private", STORE)
     assert made.returncode == 0, made.stderr
     try:

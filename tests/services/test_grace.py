@@ -28,7 +28,7 @@ def an_hour_of_grace(site: Site, way: str) -> None:
 
 
 def was_prompted(done: Login) -> bool:
-    """Return True if the user was prompted. A prompted login must fail, because the test prepares no answer."""
+    """Return True if the login prompted the user. A login with a prompt must fail, because the test gives no answer."""
     assert done.result is (Result.CONV_ERR if done.prompts else Result.SUCCESS), done
     return bool(done.prompts)
 
@@ -109,7 +109,7 @@ def test_grace_ends_and_a_login_without_a_code_does_not_extend_it(site: Site) ->
 
 
 def test_grace_from_the_future_is_void(site: Site) -> None:
-    """A record may contain times in the future after the clock was set back."""
+    """A record can contain times in the future after the clock was set back."""
     site.enrol(grace=(ago(-60),))
     assert was_prompted(log_in(site))
     site.enrol(fob(last_used=int(time.time()) + 60), grace=(ago(60),))
@@ -158,7 +158,7 @@ def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """A code for one account must not give grace to another account, with which user=NAME shares the record."""
+    """A code of one account must not give grace to another account that shares its record by user=NAME."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert was_prompted(log_in(site))

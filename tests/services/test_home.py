@@ -166,7 +166,7 @@ def test_users_without_a_file_get_no_file_in_their_home(machine: Machine) -> Non
 
 
 def test_a_copy_of_another_users_file_is_refused(machine: Machine) -> None:
-    """The attack: copy bob's file to alice's path, and use bob's key. The user's name in the file prevents it."""
+    """The attack: copy bob's file to alice's path, and use bob's key. The user name in the file prevents the attack."""
     put(machine, user="bob")
     assert not gets_in(machine, codes(0))
 
@@ -184,7 +184,7 @@ def test_an_unknown_user_is_refused_by_a_helper_as_account_nobody(machine: Machi
 
 
 def test_nullok_does_not_apply_to_a_second_name_of_an_account_with_a_file(machine: Machine) -> None:
-    """The second name may have another home folder, or another path by ${USER}."""
+    """The second name can have another home folder, or another path through ${USER}."""
     passwd = machine.path("/etc/passwd").read_text()
     ids = f"{ACCOUNTS['alice']}:{ACCOUNTS['alice']}"
     machine.write("/etc/passwd", f"{passwd}ALICE:x:{ids}::/home/alice:/bin/sh\nalice2:x:{ids}::/run:/bin/sh\n")

@@ -20,7 +20,7 @@ def serving(machine: Machine) -> None:
 
 
 def unlock(machine: Machine, user: str, answer: str, *options: str, caller: str = "alice") -> bool:
-    """Return True if pamtester, run by `caller`, logs `user` in."""
+    """Return True if pamtester, run by `caller`, authenticates `user`."""
     done: subprocess.CompletedProcess[str] = machine.run(
         "pamtester", *options, "locker", user, "authenticate", user=caller, stdin=f"{answer}\n"
     )
@@ -106,7 +106,7 @@ def test_the_site_file_sets_forward_pass_for_a_screen_locker(machine: Machine) -
 
 
 def test_the_site_file_sets_forward_pass_for_a_listed_client(machine: Machine) -> None:
-    """pam_exec shows the forwarding: pam_unix would check another user's password only for root."""
+    """pam_exec shows the forwarded password, because pam_unix checks another user's password only for root."""
     one_field(machine, '[clients]\ncarol = "locker"\n[service.locker]\nforward_pass = true\n')
     line = machine.module_line(way="socket")
     shows = "auth required pam_exec.so expose_authtok stdout /usr/bin/cat"

@@ -104,7 +104,7 @@ def test_priorities_are_those_of_the_document() -> None:
 
 
 def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
-    """The remote address is logged only if the caller is root: other callers could give any address."""
+    """The remote address is logged only if the caller is root, because other callers can give any address."""
     believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")

@@ -1,4 +1,4 @@
-"""Tests of a member with its default paths: join, then logins through the real sshd, with and without a service."""
+"""Tests of a member with the default paths: join, and logins through the real sshd with and without a service."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Centre:
 
 
 def _listener(machine: Machine) -> socket.socket:
-    """Return a socket that listens in the machine's network. setns(2) changes only the thread that calls setns."""
+    """Return a socket that listens in the machine's network. setns(2) affects only the calling thread."""
     made: list[socket.socket] = []
 
     def listen() -> None:

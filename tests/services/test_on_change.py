@@ -1,4 +1,4 @@
-"""Tests of the site's program that receives every change: its input, its account, its limits, and its failures."""
+"""Tests of `hooks.on_change`, the site's program that receives each change: input, account, limits and failures."""
 
 from __future__ import annotations
 

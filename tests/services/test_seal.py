@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def sealed(machine: Machine) -> Iterator[None]:
-    """Seal the store of the machine with one user, alice."""
+    """Enrol alice as the only user of the machine, and seal the store."""
     machine.stack("su", machine.module_line())
     machine.enrol("alice")
     done = machine.pam_totp("seal", "init", "--yes")

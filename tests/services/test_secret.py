@@ -70,7 +70,7 @@ def test_users_without_account_and_without_file_are_refused_alike(site: Site, fi
 
 
 def test_an_unknown_account_is_not_treated_as_unenrolled_under_nullok(site: Site, file: Path) -> None:
-    """Every account looks unknown while a name service is unavailable."""
+    """Every account seems to be unknown while a name service is unavailable."""
     line = f"auth required {MODULE} [secret={file.parent}/${{USER}}.totp] nodelay nullok"
     service(site.confdir, "demo", line, "auth required pam_permit.so")
     assert login("demo", "no-such-user", ["755224"], site.confdir).result is Result.AUTHINFO_UNAVAIL

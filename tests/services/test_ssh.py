@@ -38,7 +38,7 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give `answers`, each at both prompts, on one connection. Check that each is refused. Return the output."""
+    """Give each of `answers` at both prompts of one connection. Check that each is refused. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:
@@ -110,7 +110,7 @@ def test_password_and_code_in_one_answer_over_password_authentication(
 
 
 def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """The output is the same for a right and a wrong code, and omits refusals and their count."""
+    """The output is equal for right and wrong codes, and omits refusals and their count."""
     unix = "auth required pam_unix.so use_first_pass nodelay"
     machine.stack("sshd", machine.module_line("forward_pass", way=way_there), unix)
     seen = set()
@@ -211,7 +211,7 @@ def test_a_token_is_resynchronised_by_two_codes_in_one_answer(machine: Machine, 
 
 
 def test_a_fob_out_of_step_is_resynchronised_by_two_answers(machine: Machine, sshd: Sshd, way_there: str) -> None:
-    """A key fob that types its code and Return answers each prompt with one code."""
+    """A key fob that types its code and the Return key answers each prompt with one code."""
     machine.stack("sshd", machine.module_line(way=way_there))
     machine.enrol("alice")
     assert is_in(sshd.ssh().asks(CODE).says(codes(40)).asks(NEXT_PROMPT).says(codes(41)))
@@ -233,7 +233,7 @@ def test_five_failures_require_two_codes_in_every_process(machine: Machine, sshd
 def test_sshd_logs_its_own_line_about_a_wrong_code(
     machine: Machine, sshd: Sshd, way_there: str, arguments: str
 ) -> None:
-    """sshd drops this line, which programs such as fail2ban read, if a module shows a text after the last answer."""
+    """sshd omits the log line for programs such as fail2ban if a module shows a text after the last answer."""
     machine.stack("sshd", machine.module_line(arguments, way=way_there))
     machine.enrol("alice")
     talk = sshd.ssh("alice", "NumberOfPasswordPrompts=1").asks(CODE)

@@ -126,7 +126,7 @@ def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_ther
 
 
 def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, way_there: str) -> None:
-    """sudo calls pam_setcred without pam_authenticate for NOPASSWD. This call resets the count of pam_faillock."""
+    """sudo calls pam_setcred without pam_authenticate for NOPASSWD. That call resets the count of pam_faillock."""
     machine.stack("sudo", machine.module_line(way=way_there))
     sudo(machine).asks(CODE).says("000000").asks("code: ").says("111111").asks(CODE).interrupts()
     sudoers = machine.path("/etc/sudoers").read_text()
@@ -139,7 +139,7 @@ def test_a_command_without_a_password_does_not_reset_failures(machine: Machine, 
 
 
 def test_a_code_before_the_password_is_not_used_as_the_password(machine: Machine, way_there: str) -> None:
-    """A later module with try_first_pass gets no password from this module, and therefore prompts."""
+    """A later module with try_first_pass prompts, because it gets no password from this module."""
     machine.stack("sudo", machine.module_line(way=way_there), "auth required pam_unix.so try_first_pass nodelay")
     status, shown = sudo(machine).asks(CODE).says(codes(0)).asks("for alice: ").says(PASSWORD).ends()
     assert (status, shown.strip()) == (0, "root")
@@ -200,7 +200,7 @@ TRAP = "open('/home/alice/sprung', 'a').write('as %d' % __import__('os').geteuid
 def test_the_callers_environment_cannot_inject_code_that_runs_as_root(
     machine: Machine, way_there: str, program: str
 ) -> None:
-    """An interpreter inside sudo, such as pam_python.so, would find its library through the caller's PATH."""
+    """An interpreter inside sudo, such as pam_python.so, would search its library through the caller's PATH."""
     machine.stack(program, machine.module_line(way=way_there))
     evil = "/home/alice/evil"
     made = machine.run("mkdir", "-p", f"{evil}/lib/python3.11", user="alice")
