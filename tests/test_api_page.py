@@ -1,4 +1,4 @@
-"""Tests of docs/api.md: it lists every public name with its signature, and its examples work.
+"""Tests of docs/api.md: the page lists every public name with its signature, and its examples work.
 
 Rules:
 - A Python block of definitions is a stub. Tests compare its names, arguments, types and defaults with the code.

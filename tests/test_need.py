@@ -1,4 +1,4 @@
-"""Tests of .ci/need, which installs or lists missing packages, with fake commands of apt and dpkg."""
+"""Tests of .ci/need, which installs or lists missing packages, with substitutes for the commands of apt and dpkg."""
 
 from __future__ import annotations
 

@@ -79,14 +79,14 @@ def test_success_and_ignore_request_no_delay(setup: Setup, result: bytes) -> Non
 
 
 def test_the_delay_of_a_login_that_a_later_module_refuses_is_the_same(setup: Setup) -> None:
-    """A missing delay would show a right code before the password check, with `forward_pass`."""
+    """A missing delay would reveal a right code before the password check (`forward_pass`)."""
     with setup.service(play(b"r0")) as service:
         for arguments, least in ((service.argument, 1), (f"{service.argument} nodelay", 0)):
             pamconf.service(setup.folder, "demo", f"auth required {RELAY} {arguments}", "auth required pam_deny.so")
             done = pamconf.login("demo", "alice", [], setup.folder)
             assert done.result is Result.AUTH_ERR
             assert done.delay >= least
-        assert done.delay == 0, "nodelay applies here too"
+        assert done.delay == 0, "nodelay also suppresses this delay"
 
 
 @pytest.mark.parametrize("arguments", [("nodelay",), ("socket=", "nodelay")])
@@ -523,7 +523,7 @@ def test_if_the_services_queue_remains_full_a_helper_is_started(setup: Setup) ->
 
 
 def full(listener: socket.socket, path: Path) -> socket.socket:
-    """Listen on `path`, and return a connection that fills the listener's queue."""
+    """Listen on `path`, and return a client connection that fills the listener's queue."""
     listener.bind(str(path))
     listener.listen(0)
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -532,7 +532,7 @@ def full(listener: socket.socket, path: Path) -> socket.socket:
 
 
 def test_by_default_a_turn_has_ten_seconds_and_a_connection_a_second(setup: Setup) -> None:
-    """Run all cases in parallel, because each case waits in real time."""
+    """Run all cases in parallel, because each case waits until a real time limit."""
     silent = setup.helper("channel.recv(1)", setup.folder / "silent.py")
     ready = setup.helper("channel.send(b'r0')", setup.folder / "ready.py")
     queue = setup.folder / "queue"

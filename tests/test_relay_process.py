@@ -1,4 +1,4 @@
-"""Tests of the helper's process (inherited state, end) and of the host, which a login leaves unchanged."""
+"""Tests of the helper's process (inherited state, end), and of the PAM host, whose state a login must not change."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
 
 @needs_root
 def test_a_helper_of_a_setuid_host_keeps_both_ids(setup: Setup) -> None:
-    """The host has the caller's real uid and the effective uid 0. The helper itself drops its privileges."""
+    """The PAM host has the caller's real uid and the effective uid 0. The helper drops privileges by itself."""
     stack = spawned(setup, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
     host = setup.run(f"""
 os.setresuid({OTHER_UID}, 0, 0)
@@ -241,7 +241,7 @@ def has_ended(pid: int) -> bool:
 
 @needs_fuse
 def test_a_helper_that_cannot_end_is_reaped_later(setup: Setup, log: Log, silent: SilentFuse) -> None:
-    """The helper waits for a file system that never answers. No signal ends this wait."""
+    """The helper waits for a file system that never answers. A signal cannot end this wait."""
     source = f"channel.send(b'pCode: ')\nchannel.close()\nos.stat({str(silent.folder)!r} + f'/{{os.getpid()}}')"
     stack = setup.stack("socket=none", f"helper={setup.helper(source)}", relay=build(END_LIMIT=300))
 
@@ -265,8 +265,8 @@ def test_a_helper_that_cannot_end_is_reaped_later(setup: Setup, log: Log, silent
             silent.end()
             for pid in left:
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        assert children() == before, "the end of the handle reaps the helpers"
-        assert has_ended(other), "the relay reaps no other child"
+        assert children() == before, "pam_end reaps the helpers"
+        assert has_ended(other), "the relay does not reap another child"
     finally:
         os.waitpid(other, 0)
 
@@ -446,7 +446,7 @@ except ChildProcessError:
 
 
 def test_a_host_that_reaps_every_child_itself_may_do_so(setup: Setup) -> None:
-    """A thread of the host waits for any child, as daemons do, and may reap the helper before the relay does."""
+    """A thread of the host waits for any child, as daemons do, and can reap the helper before the relay does."""
     host = setup.run(f"""
 signals = []
 handler = lambda *_: signals.append(1)
@@ -514,7 +514,7 @@ print(pamconf.login({spawned(setup, ASKING)!r}, "alice", answer, folder).result.
 
 @pytest.mark.parametrize(("room", "result"), [(1, "AUTHINFO_UNAVAIL"), (2, "SUCCESS"), (3, "SUCCESS")])
 def test_a_host_with_few_free_descriptors_is_answered(setup: Setup, room: int, result: str) -> None:
-    """A helper needs two descriptors. A third descriptor, a pidfd, makes the wait for its exit more reliable."""
+    """A helper requires two descriptors. A third descriptor, a pidfd, makes the wait for the helper's exit reliable."""
     host = setup.run(f"""
 import resource
 def leave_little_room(shown):

@@ -213,7 +213,7 @@ def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(setup: 
 
 @needs_root
 def test_a_foreign_module_beside_the_package_is_not_imported(setup: Setup, folder: Path) -> None:
-    """Other accounts may add files to a sticky folder. The helper imports only the package from that folder."""
+    """Other accounts can add files to a sticky folder. The helper must import only the package from that folder."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
     folder.chmod(0o1777)
     sprung = folder / "sprung"
@@ -275,7 +275,7 @@ def test_an_interpreter_that_does_not_start_is_unavailable(
 
 @pytest.fixture
 def asked(setup: Setup, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
-    """Return a function that logs in and returns the source of the decision: "service" or "helper"."""
+    """Return a function that logs in, and returns the source of the decision: "service" or "helper"."""
     with setup.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:
@@ -351,7 +351,7 @@ def test_with_a_regular_file_as_socket_a_helper_is_started(
     assert log() == [f"refusing {helper}: {helper} has the wrong file type, or is not executable"]
 
 
-# A service of another account: root binds the socket, then another account listens on it.
+# A service of another account: root binds the socket, then a process of that account listens on it.
 LISTEN = """
 import os, socket, sys
 path, uid, owner = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

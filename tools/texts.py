@@ -2,7 +2,7 @@
 
 Rules:
 - The program finds the marked texts of pam_totp/web (see texts.py there), and writes them to each catalogue.
-- Existing translations are kept. A text that is no longer used is removed. A changed text is a new text.
+- The program keeps existing translations, and removes unused texts. A changed text counts as a new text.
 - A catalogue is sorted by the English text, and has no dates or line numbers, so that two changes rarely conflict.
 - `make texts ARGS=it` adds the catalogue of a new language, here Italian.
 """
@@ -62,7 +62,7 @@ def as_text(catalog: Catalog) -> str:
 
 
 def missing(catalog: Catalog) -> Iterator[str]:
-    """Yield each text whose translation is missing, or must be checked by a person (fuzzy)."""
+    """Yield each text whose translation is missing, or is marked for review (fuzzy)."""
     for message in catalog:
         translations = message.string if isinstance(message.string, (tuple, list)) else (message.string,)
         if message.id and (message.fuzzy or not all(translations)):

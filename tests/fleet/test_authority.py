@@ -208,13 +208,13 @@ def test_begin_passes_by_grace_and_nullok_of_the_authority_only(fleet: Fleet) ->
         assert client.ask(question(user, codes(0), service="graceful")).accepted
         assert begin(client, user, "graceful") == "grace"
     with fleet.member().client() as client:
-        assert begin(client, user, "graceful") is None, "grace must count at one member only"
+        assert begin(client, user, "graceful") is None, "grace must apply to one member only"
 
 
 def test_a_guessing_member_is_held_while_others_log_in(fleet: Fleet) -> None:
     user, guesser, honest = fleet.user(), fleet.member(), fleet.member()
     with guesser.client() as client, honest.client() as other:
-        for number in range(3 * BURST):  # more than the budget regains meanwhile
+        for number in range(3 * BURST):  # more refusals than the budget allows and regains during the test
             assert not client.ask(question(f"unknown{number}", "000000")).accepted
         assert not client.ask(question(user, codes(0))).accepted
         assert other.ask(question(user, codes(0))).accepted

@@ -203,7 +203,7 @@ def test_two_prompts_accept_two_codes_in_a_row(authority: Authority) -> None:
 def test_an_earlier_answer_that_was_never_asked_counts_nothing(authority: Authority) -> None:
     authority.put(failures=3, failures_at=2**31)
     verdict = authority.ask(question(code(41), code(40)))
-    assert verdict.by == "row", "two codes in a row are accepted in one answer, too"
+    assert verdict.by == "row", "two codes in a row in one answer are also accepted"
     assert authority.record().failures == 3, "no failure is removed"
 
 
@@ -231,7 +231,7 @@ def test_three_prompts_accept_three_codes_in_a_row(authority: Authority) -> None
 
 
 def test_a_third_code_is_tried_once_for_each_pair(authority: Authority) -> None:
-    """A stolen member could otherwise try all third codes after a guessed pair."""
+    """A stolen member could otherwise try all third codes after a guessed pair of codes."""
     authority.put(failures=20, failures_at=2**31)
     first = question(code(5))
     authority.ask(first)
@@ -312,7 +312,9 @@ def test_a_guessing_member_needs_two_codes_in_a_row(authority: Authority) -> Non
     assert authority.ask(question(f"{code(0)} {code(1)}")).by == "row"
     lone = question(code(2))
     authority.ask(lone)
-    assert authority.ask(question(code(3), code(2), id=lone.id)).by == "row", "at two prompts, too"
+    assert authority.ask(question(code(3), code(2), id=lone.id)).by == "row", (
+        "the codes at two prompts are also accepted"
+    )
     assert authority.ask(question(code(0), user="bob", service="sudo"), DB).accepted, "another member is not affected"
     authority.now += 1.0
     assert authority.ask(question(code(4))).accepted

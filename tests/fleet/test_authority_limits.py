@@ -92,7 +92,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ends(connection: socket.socket) -> bool:
-    """Return True if the server closes the connection before the socket's timeout."""
+    """Return True if the server closes the connection before the socket's time-out."""
     try:
         while connection.recv(4096):
             pass
@@ -223,7 +223,7 @@ def test_unknown_are_limited_and_members_are_not(here: Here, monkeypatch: pytest
 def test_connections_of_one_member_beyond_its_share_count_as_unknown(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stolen member could otherwise open all connections that the authority may have."""
+    """A stolen member could otherwise use all connections of the authority."""
     monkeypatch.setattr(connections, "OF_ONE_MEMBER", 2)
     thief, member = here.fleet.member(), here.fleet.member()
 
@@ -261,7 +261,7 @@ def test_a_host_with_many_ipv6_links_leaves_room_for_others(here: Here) -> None:
 
 
 def until_admitted(here: Here) -> None:
-    """Connect repeatedly, until the server has noticed the end of another connection and admits the new one."""
+    """Connect repeatedly, until the server has detected the end of another connection and admits a new connection."""
     for _ in range(1000):
         try:
             here.encrypted().close()
@@ -296,7 +296,7 @@ def test_malformed_messages_get_400_and_decide_nothing(here: Here) -> None:
         with Client(here.port, member.context()) as client:
             for body in bodies():
                 status, content = client.send("POST", wire.ANSWER_PATH, body)
-                # A damaged text can still be a valid question about another user.
+                # An edited question can still be a valid question about another user.
                 assert status == 400 or content == {"verdict": "refused", "messages": [], "by": None, "again": False}
                 assert content.keys() in ({"error"}, {"verdict", "messages", "by", "again"})
             assert client.send("GET", "/").status == 404

@@ -1,4 +1,4 @@
-"""Tests of `pam-totp member break-glass`, which makes recovery codes for a member."""
+"""Tests of `pam-totp member break-glass`, which generates recovery codes for a member."""
 
 from __future__ import annotations
 

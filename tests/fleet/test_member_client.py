@@ -191,7 +191,7 @@ class DripFeeder(Server):
 
 
 def test_a_question_that_was_given_up_leaves_nothing_to_send(members: Fleet) -> None:
-    """The reset of the connection shows that TCP has dropped the unsent data."""
+    """The connection's reset proves that TCP has dropped the unsent data."""
     server = SilentServer(members.good, members.folder)
     try:
         assert problem(members.client(server.address)).endswith("no answer in time")
@@ -241,7 +241,7 @@ def test_an_authority_must_have_a_valid_certificate(members: Fleet, name: str) -
     server = members.server(signed=make(members.authority))
     begun = time.monotonic()
     assert reason in problem(members.client(server.address, answer=8))
-    assert time.monotonic() - begun < 6, "another attempt would give the same error"
+    assert time.monotonic() - begun < 6, "another attempt would fail with the same error"
     assert server.requests == []
 
 
@@ -275,7 +275,7 @@ def test_new_credentials_are_used_at_once(members: Fleet) -> None:
     client = members.client(server.address)
     ask(client)
     renewed = members.authority.sign("web1")
-    # The first steps of a renewal: write the new key beside the old key, and replace the certificate.
+    # Do the first steps of a renewal: write the new key beside the old key, and replace the certificate.
     (members.credentials / "key.pem.next").write_bytes(renewed.key)
     os.chmod(members.credentials / "key.pem.next", 0o600)
     replace(members.credentials / "certificate.pem", renewed.certificate)

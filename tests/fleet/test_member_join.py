@@ -49,7 +49,7 @@ class Joining:
             200,
             {"time": 1, "version": "1", "member": "web1", "certificate_days": 90, "store": "ok"},
         )
-        self.before: Callable[[Request], Reply | None] = lambda request: None  # may replace the usual reply
+        self.before: Callable[[Request], Reply | None] = lambda request: None  # a test can replace the reply
 
     def reply(self, request: Request) -> Reply:
         other = self.before(request)
@@ -144,7 +144,7 @@ def test_an_impostor_gets_no_token(joining: Joining) -> None:
 
 
 def test_a_server_with_the_right_ca_and_another_certificate_gets_no_token(joining: Joining) -> None:
-    """Every server can show the CA's public certificate. The CA must also have signed the server's own certificate."""
+    """Every server can present the CA's public certificate. The CA must also have signed the server's certificate."""
     impostor = joining.members.server(joining.reply, Authority("other").sign(server=True))
     status, _, err = joining.run(joining.line(impostor.address))
     assert (status, "its certificate was issued by an unknown CA" in err) == (3, True)
@@ -297,7 +297,7 @@ def test_a_full_disk_uses_up_no_token(
 @as_root
 @pytest.mark.parametrize("renews", [False, True])
 def test_a_link_of_the_services_account_leads_root_nowhere(joining: Joining, renews: bool) -> None:
-    """Root would otherwise change the mode of the link's target, and write a key there."""
+    """Root would otherwise change the mode of the link's target, and write a key to the target."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-link-") as name:
         store, target = Path(name) / "store", Path(name) / "target"
         Path(name).chmod(0o755)

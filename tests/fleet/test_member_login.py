@@ -41,8 +41,8 @@ class Login:
         self._store, self._tty = store or fleet.folder / "none", tty
         self.steps: list[str] = []
         self.log: list[str] = []
-        self.records: list[tuple[str, str] | None] = []  # of each use of the authorities
-        self.names = {"alice": "alice"}  # the accounts, and the name of each uid
+        self.records: list[tuple[str, str] | None] = []  # one entry for each use of the authorities
+        self.names = {"alice": "alice"}  # account names, with the name that each uid has
 
     def run(
         self,
@@ -107,7 +107,7 @@ Start = Callable[..., tuple[Login, Server]]
 
 @pytest.fixture
 def start(members: Fleet) -> Iterator[Start]:
-    """Yield a function of replies. It returns a login, and an authority that sends the replies in order."""
+    """Yield a function that takes replies, and returns a login and an authority that sends the replies in order."""
     clients = []
 
     def make(*replies: Reply, **settings: Any) -> tuple[Login, Server]:
@@ -277,7 +277,7 @@ def test_grace_and_nullok_are_asked_for_before_the_prompt(start: Start) -> None:
 
 
 def test_the_questions_about_one_user_follow_each_other(start: Start) -> None:
-    """Many logins of one user could otherwise block all threads of the service during an outage of the authorities."""
+    """The logins of one user could otherwise block all threads of the service during an outage of the authorities."""
     made, _ = start((200, {"verdict": "ask", "by": None}), (200, ACCEPTED))
     assert made.run(b"755224", arguments=["nullok"]) is Result.ACCEPTED
     assert made.records == [(made._settings.key, "alice")] * 2
@@ -377,7 +377,7 @@ def test_recovery_codes_of_this_host_count_under_break_glass_alone(
     made, _ = start(*replies, store=Path(store.folder), centre_down="break-glass")
     for arguments in ([], ["no_second_prompt"], ["no_second_prompt"]):
         assert made.run(*[RECOVERY.encode()] * 2, arguments=arguments) is Result.REFUSED
-    assert store.read("alice") == emergency(), "an authority's refusal must not count as an outage"
+    assert store.read("alice") == emergency(), "a refusal by an authority must not count as an outage"
 
 
 def test_the_recovery_codes_of_a_token_do_not_count(members: Fleet, store: FileStore) -> None:

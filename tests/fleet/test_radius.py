@@ -182,7 +182,7 @@ def test_a_packet_sent_again_gets_the_same_reply_and_no_decision(fleet: Fleet, r
 
 
 def test_a_recorded_packet_changes_nothing_after_a_restart(fleet: Fleet, radius: FreeRadius) -> None:
-    """FreeRADIUS sends the packet to an authority again. The repeated verdict is for the same request only."""
+    """FreeRADIUS asks an authority again. The authority repeats a verdict only for the same request."""
     user, other = fleet.user(), fleet.user()
     with radius.nas() as nas:
         packets = nas.request(user, codes(0)), nas.request(other, "000000")

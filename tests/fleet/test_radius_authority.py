@@ -51,7 +51,7 @@ def radius(fleet: Fleet) -> Member:
 
 
 def dialogue(fleet: Fleet, radius: Member, user: str, *answers: str) -> list[Reply]:
-    """Return the replies to the answers of one login. Two authorities receive the answers in turn."""
+    """Return the replies to the answers of one login, which two authorities receive alternately."""
     replies: list[Reply] = []
     for number, answer in enumerate(answers):
         with radius.client(number % 2) as client:
@@ -116,7 +116,7 @@ def test_no_reply_shows_which_users_are_enrolled(fleet: Fleet, radius: Member, a
 
 
 def test_users_and_services_of_others_look_like_wrong_codes(fleet: Fleet) -> None:
-    """An attacker without a code could otherwise find out which users belong to this member."""
+    """An attacker without a code could otherwise detect the users of this member."""
     user, member = fleet.user(), fleet.member("group-without-users")
     replies = dialogue(fleet, member, user, codes(0), codes(1))
     assert [reply.verdict for reply in replies] == [CHALLENGE, "refused"]
@@ -202,7 +202,7 @@ def test_a_state_hides_the_answers_and_their_length() -> None:
 
 
 def test_a_foreign_state_counts_as_none(fleet: Fleet, radius: Member) -> None:
-    """The second code is refused as a single code, because the first code is in the State of another user."""
+    """The second code is refused as a single code, because the State with the first code belongs to another user."""
     users = [fleet.user(tokens=(fob(row_needed=True),)) for _ in range(2)]
     (challenge,) = dialogue(fleet, radius, users[0], codes(4))
     with radius.client() as client:
@@ -289,7 +289,7 @@ def test_a_challenge_has_a_state_and_no_other_reply_has_one() -> None:
 
 
 def test_a_password_is_not_kept_in_a_state(fleet: Fleet, radius: Member) -> None:
-    """A user may type a password at the prompt of a VPN."""
+    """A user can type a password at the prompt of a VPN."""
     user = fleet.user()
     (challenge,) = dialogue(fleet, radius, user, "hunter2hunter2")
     key = states_of_key(fleet.issuer.key)

@@ -1,4 +1,5 @@
-"""Tests of RadSec: FreeRADIUS over TLS, with packets of a test, and with radsecproxy in front of stock clients."""
+"""Tests of RadSec: Tests of FreeRADIUS over TLS, with packets that the test builds, and with radsecproxy for stock
+clients."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ LOCAL = "secret-of-a-proxy-on-this-host"
 
 
 class Encrypted:
-    """FreeRADIUS with RadSec. It accepts clients of the CA `ca`, and refuses clients of the CA `other`."""
+    """FreeRADIUS with RadSec. It must accept certificates of the CA `ca`, and refuse those of the CA `other`."""
 
     def __init__(self, radius: FreeRadius, folder: Path) -> None:
         self.radius, self.folder = radius, folder

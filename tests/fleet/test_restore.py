@@ -90,7 +90,7 @@ def backup(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Backup]:
 
 
 class Logs:
-    """The logs of two authorities and of the commands, as a log daemon writes them."""
+    """The logs of two authorities and of the commands, in the format of a log daemon."""
 
     def __init__(self, fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self._fleet, self._folder = fleet, folder

@@ -32,9 +32,9 @@ SITE = Path("/etc/pam_totp.toml")
 
 @pytest.fixture(autouse=True)
 def host(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Write a site file that names the database into this namespace. Delete the file and the keyring after the test.
+    """Write a site file with the database's URL in this namespace. Delete the file and the keyring after the test.
 
-    This process is another host: it has read no keyring here.
+    The process must not use a keyring that it read in an earlier test.
     """
     monkeypatch.setattr(seal_key, "_process", seal_key._Process())
     SITE.write_text(f"[store]\nurl = {json.dumps(database)}\n[authority]\naddresses = ['otp1.example.org:8443']\n")

@@ -28,7 +28,7 @@ ARTIFACTS = Path("build/fuzz")
 
 
 def fuzz(seconds: str, name: str, folder: str) -> None:
-    """Run the fuzzer on one parser. The function does not return: the fuzzer exits the process."""
+    """Run the fuzzer on one parser. The call does not return, because the fuzzer exits the process."""
     options = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-verbosity=0"]
     options += [f"-artifact_prefix={ARTIFACTS}/{name}-", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, folder], TARGETS[name])

@@ -1,4 +1,4 @@
-"""The kept inputs of each parser: a file with one input per line, in base64, shortest first."""
+"""The saved inputs of each parser: a file with one input per line, in base64, the shortest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parsers, and the rules that each must follow for arbitrary bytes."""
+"""The parsers, and the rules that each parser must follow for arbitrary bytes."""
 
 from __future__ import annotations
 

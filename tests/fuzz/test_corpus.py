@@ -1,4 +1,4 @@
-"""Tests of each parser with the inputs that the fuzzer kept."""
+"""Tests of each parser with the saved inputs of the fuzzer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One machine for all tests of an installation. Each test starts with pam_totp installed and alice enrolled."""
+"""A machine that all tests of an installation share. Each test starts with pam_totp installed and alice enrolled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine for installations: the machine of tests/services, without the account and the folders of pam_totp.
+"""A test machine for installations: the machine of tests/services without the account and the folders of pam_totp.
 
 Rule: the real `make install` and `make uninstall` run in the namespace of the machine, so the host is unchanged.
 """
@@ -19,8 +19,8 @@ from tests.support.site import TREE, codes, until
 COMMAND = "/usr/local/bin/pam-totp"
 HELPER = "/usr/local/lib/pam_totp/pam_totp/pam/helper.py"
 ENABLED = "/var/lib/pam_totp_enabled"
-SOON = "--keep-within=1"  # seconds, for a test that waits for the end of the trial
-LATE = "--keep-within=60"  # seconds, for a test that ends before the trial ends
+SOON = "--keep-within=1"  # seconds of a trial, for a test that waits for the end of the trial
+LATE = "--keep-within=60"  # seconds of a trial, for a test that ends first
 SSHD_CONFIG = """\
 Include /etc/ssh/sshd_config.d/*.conf
 Port 2222
@@ -119,7 +119,7 @@ class Fresh(Machine):
         return {p.name: p.read_text() for p in self.path("/etc/pam.d").iterdir() if p.is_file()}
 
     def pid(self, *ending: str) -> int:
-        """Return the pid of the only process on this machine with a command line that ends with `ending`."""
+        """Return the pid of the only process of this machine whose command line ends with `ending`."""
         found = self.processes(*ending)
         assert len(found) == 1, found
         return found[0]

@@ -1,4 +1,4 @@
-"""Tests of a file's change and its roll-back, which restores the original file and keeps later edits."""
+"""Tests of changes of files. A roll-back restores the original file, but keeps later edits by other programs."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_change_killed_at_any_step_is_rolled_back(tmp_path: Path, monkeypatch:
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], None]:
-    """Mount a disk of 16 KiB at tmp_path/disk. Return a function that fills it."""
+    """Mount a disk of 16 KiB at tmp_path/disk. Return a function that fills that disk."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "private", disk], check=True)

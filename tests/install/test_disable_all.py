@@ -1,4 +1,5 @@
-"""Tests of `disable --all`, which a package runs before its removal: it restores all files, or changes no file."""
+"""Tests of `disable --all`, which a package runs before its removal. The command restores all files, or changes no
+file."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ PLACES = f"/etc/pam.d {ENABLED} {STORE}"
 
 
 def enable(machine: Fresh, service: str, first_code: int) -> None:
-    """Enable a service, and confirm it by renaming its trial file. test_enable.py confirms a service by a login."""
+    """Enable a service, and rename its trial file to confirm it. test_enable.py confirms a service by a login."""
     talk = machine.enable(service, LATE, code=codes(first_code))
     machine.shell(f"mv /var/lib/pam_totp_enabled/{service}.trial /var/lib/pam_totp_enabled/{service}.json")
     assert talk.ends()[0] == 0
@@ -29,7 +30,7 @@ def enable(machine: Fresh, service: str, first_code: int) -> None:
 
 @pytest.fixture
 def both(machine: Fresh) -> Fresh:
-    """Return the machine with sudo and su enabled. The first test enables them, and saves the files for the others."""
+    """Return the machine with sudo and su enabled. The first test enables both, and saves the files for later tests."""
     if not machine.path(SAVED).exists():
         enable(machine, "sudo", 0)
         enable(machine, "su", 1)

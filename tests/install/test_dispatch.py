@@ -1,4 +1,4 @@
-"""Tests of the computed result of a stack: it equals the result of the real libpam, for random stacks."""
+"""Tests of the computed result of a stack, which must equal the real libpam's result for random stacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def any_control(chance: random.Random) -> str:
 
 
 def any_text(chance: random.Random, folder: Path, depth: int = 0) -> str:
-    """Return the text of a random stack. Some lines are continued, also before comments and empty lines."""
+    """Return the text of a random stack. Some lines continue on the next line, which can be a comment or empty."""
     *lines, last = any_lines(chance, folder, depth)
     between = ("\n", "\n", "\n", "\n", " # \\\n", " \\\n", "\\\n# a comment\n", " \\ \n\n  # \\\n", "\n \\\n\t\n")
     return "".join(line + chance.choice(between) for line in lines) + f"{last}\n"

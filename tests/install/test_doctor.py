@@ -569,7 +569,7 @@ def test_the_kernel_reports_the_state_of_the_clock() -> None:
 def test_the_severity_of_a_socket_follows_from_the_code_of_its_probe(
     monkeypatch: pytest.MonkeyPatch, problem: probe.Code | None, found: list[tuple[Severity, Code]]
 ) -> None:
-    """The severity does not depend on the words of the message or of the socket's path."""
+    """The severity must not depend on the text of the message or of the socket's path."""
     monkeypatch.setattr(Context, "sockets", lambda _: ["/run/answer hangs up/socket"])
     monkeypatch.setattr(probe, "service", lambda _: None if problem is None else probe.Problem(problem, "any words"))
     assert [(f.severity, f.code) for f in checks_machine.sockets(Context(Machine(), []))] == found

@@ -56,7 +56,7 @@ def standbys(postgresql: Server) -> Iterator[list[Server]]:
 
 @pytest.fixture
 def url(postgresql: Server, standbys: list[Server]) -> Iterator[str]:
-    """Yield the URL of a store that requires a standby. Its database has two standbys."""
+    """Yield the URL of a store that requires a standby, in a database with two standbys."""
     url = emptied(postgresql)
     postgresql.set(synchronous_standby_names="'near, far'")
     until(lambda: postgresql.sql(FOLLOWING) == "2", "one standby is synchronous, the other potential")
@@ -365,7 +365,7 @@ def test_a_pooler_is_a_warning(url: str, pooler: Callable[[str], str], tmp_path:
 
 @pytest.fixture
 def patroni(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the settings that a fake Patroni returns, at the address in Patroni's configuration."""
+    """Yield the settings that a fake Patroni returns. It listens on the address in Patroni's configuration."""
     settings: dict[str, Any] = {"synchronous_mode": True, "synchronous_mode_strict": True}
 
     class Answers(BaseHTTPRequestHandler):

@@ -32,7 +32,7 @@ def sudoers(machine: Fresh) -> Iterator[Fresh]:
 
 
 def configure_sshd(machine: Fresh, *lines: str) -> None:
-    """Write settings that precede those of the machine, and the service file that asks for a code after a key."""
+    """Write settings that take precedence over those of the machine, and a stack that asks for a code after a key."""
     machine.write("/etc/ssh/sshd_config.d/00-test.conf", "".join(f"{line}\n" for line in lines))
     machine.write("/etc/pam.d/sshd", KEY_LINE + STACKS["sshd"])
 
@@ -281,7 +281,7 @@ KEY = "IdentityFile=/run/sshd/key"
 
 @pytest.fixture
 def key_of_bob(machine: Fresh) -> Iterator[None]:
-    """Give bob the key of the option KEY. bob has no token."""
+    """Authorise the key of the ssh option KEY for bob. bob has no token."""
     machine.shell("rm -f /run/sshd/key*; ssh-keygen -q -t ed25519 -N '' -f /run/sshd/key")
     machine.shell(
         "mkdir -p /home/bob/.ssh; cp /run/sshd/key.pub /home/bob/.ssh/authorized_keys; chown -R bob: /home/bob"

@@ -119,7 +119,7 @@ def test_a_sufficient_password_in_a_substack_ends_only_the_substack() -> None:
 
 
 def test_in_random_stacks_no_login_bypasses_an_inserted_line() -> None:
-    """Every path to success runs the inserted line, and a refusal of pam_totp.so never ends in success."""
+    """Every path to success runs the inserted line, and a refusal by pam_totp.so never leads to success."""
     chance = random.Random(7)
     done = 0
     for _ in range(400):

@@ -23,7 +23,7 @@ WATCHDOG = "/usr/local/lib/pam_totp/pam_totp/system/enable/watchdog.py"
 
 
 def as_before(machine: Fresh) -> bool:
-    """Return True if no change by pam_totp remains in /etc/pam.d and /etc/ssh."""
+    """Return True if /etc/pam.d and /etc/ssh contain no change by pam_totp."""
     found = machine.pam_d()
     drop_ins = list(machine.path("/etc/ssh/sshd_config.d").iterdir())
     return all(found[s] == text for s, text in STACKS.items()) and not drop_ins and not any(n[0] == "." for n in found)
@@ -127,7 +127,7 @@ def test_after_a_crash_of_all_processes_the_next_boot_rolls_back(machine: Fresh)
 
 
 def test_the_same_terminal_cannot_confirm(machine: Fresh) -> None:
-    """sudo caches a login for each terminal, so a confirmation from the same terminal might work without a code."""
+    """sudo caches logins by terminal, so a confirmation on the same terminal might succeed without a code."""
     script = (
         f"set -m; {COMMAND} enable sudo --for-user alice {LATE} & fg %1;"
         f"su alice -c 'sudo -k -S {COMMAND} enable sudo --keep'; echo status $?; kill -INT %1; kill -CONT %1; wait"
@@ -360,7 +360,7 @@ def test_an_edited_module_line_must_be_removed_by_hand(machine: Fresh) -> None:
     done = machine.installed("disable", "sudo")
     assert (done.returncode, "by hand" in done.stderr) == (1, True)
     assert machine.pam_d()["sudo"] == edited
-    assert LINE in machine.pam_d()["sudo-i"], "disable restores all files or none"
+    assert LINE in machine.pam_d()["sudo-i"], "disable restores all files or no file"
 
 
 def test_a_dry_run_shows_the_change_and_makes_none(machine: Fresh) -> None:
@@ -391,7 +391,7 @@ def test_a_stack_that_lets_users_in_without_a_code_is_refused(machine: Fresh) ->
 
 
 def test_the_rehearsal_refuses_a_stack_without_a_prompt(machine: Fresh) -> None:
-    """The checks report a condition that exempts some users. Only the rehearsal shows that its user is exempt."""
+    """The checks report a condition that exempts some users. Only the rehearsal detects that its own user is exempt."""
     exempt = "auth sufficient pam_exec.so /bin/true\n"
     machine.write("/etc/pam.d/sudo", exempt + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")

@@ -24,7 +24,7 @@ pytestmark = with_postgresql
 
 CODE = "One-time code: "
 DROP_IN = "/etc/systemd/system/pam_totp.service.d"
-# A substitute for the commands of systemctl that `service_network` uses: the real program requires a running systemd.
+# A substitute for the commands of systemctl that `service_network` uses, because the real program requires systemd.
 SYSTEMCTL = """#!/bin/sh
 [ "$1" = show ] || exit 0
 echo LoadState=loaded
@@ -45,7 +45,7 @@ printf '%s\\n' "NeedDaemonReload=$reload" "PrivateNetwork=$network" "RestrictAdd
 
 
 class Joined:
-    """The machine, which has joined a fleet with one authority on its loopback, and no local record."""
+    """The machine as a member of a fleet with one authority on the machine's loopback. It has no local record."""
 
     def __init__(self, machine: Fresh, fleet: Fleet, folder: Path) -> None:
         self.machine, self._fleet = machine, fleet

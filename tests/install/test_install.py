@@ -64,7 +64,7 @@ class SimulatedToken:
         self._process = subprocess.Popen([*self._command, "run", file, "--link", self._port], stdout=subprocess.DEVNULL)
         until(
             lambda: self._port.exists() or self._process.poll() is not None,
-            "the simulator creates its port, or has ended",
+            "the simulator creates its port, or exits",
         )
         assert self._port.exists()
 
@@ -209,7 +209,7 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
         ("pam_totp-portal.service", 30),
         ("pam_totp-authority.service", 15),
         ("pam_totp-figures.service", 30),
-    ):  # tenths of systemd's exposure level
+    ):  # the threshold, in tenths of systemd's exposure level
         done = machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={most}", f"{UNITS}/{unit}")
         assert done.returncode == 0, done.stdout[-300:]
 
@@ -252,7 +252,7 @@ def test_the_service_uses_the_socket_that_systemd_passes_on(machine: Fresh) -> N
 
 @pytest.mark.bare
 def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) -> None:
-    """The unit's filter makes a forbidden call fail. The trace covers the service from start to end, with a login."""
+    """The unit's filter makes a forbidden call fail. The trace covers the whole run of the service, with a login."""
     if not machine.path("/usr/bin/systemd-analyze").exists():
         pytest.skip("requires systemd")
     unit = machine.path(f"{UNITS}/pam_totp.service").read_text()
@@ -335,14 +335,14 @@ def test_a_private_clone_installs_files_that_all_users_can_read(tmp_path: Path) 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    """Return the only package index that pip reads. It has one package: segno, in a version that setup.cfg accepts."""
+    """Return a package index for pip. It contains only segno, in a version that setup.cfg accepts."""
     made = Index(tmp_path / "index")
     made.stub("segno", "1.6.6")
     return made
 
 
 def cloned(folder: Path) -> Path:
-    """Copy the files that `make install` reads, as a clone would contain them."""
+    """Copy the files that `make install` reads, as in a clone."""
     shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests"))
     shutil.copytree(TREE / ".ci", folder / ".ci")
     return folder
@@ -383,7 +383,7 @@ def test_with_an_unavailable_extra_nothing_is_installed(tmp_path: Path, index: I
 
 
 def test_files_installed_under_a_strict_umask_can_be_read_by_all(tmp_path: Path) -> None:
-    """Other accounts read the files: the service has its own account, and any account may run `pam-totp`."""
+    """Other accounts read the files: the service has its own account, and every account can run `pam-totp`."""
     tree, place = cloned(tmp_path / "clone"), tmp_path / "place"
     subprocess.run(["chmod", "-R", "go=", tree], check=True)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Tests that provoke lock-outs: the administrator can still log in, or gets an error before any file is changed."""
+"""Tests that provoke lock-outs: the administrator can still log in, or sees an error before a file is changed."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_on_a_full_disk_nothing_is_enabled_and_the_reason_is_shown(small_var: Fr
 
 
 def test_a_disk_that_fills_up_on_trial_locks_no_user_out(small_var: Fresh) -> None:
-    """A login and a roll-back need no free space, so codes are accepted and the old files restored."""
+    """A login and a roll-back require no free space: codes are accepted, and the original files are restored."""
     talk = small_var.enable("sudo", "--keep-within=3")
     fill(small_var, "/var/lib")
     login = small_var.sudo("id")
@@ -189,7 +189,7 @@ def test_a_confirmation_needs_no_disk_space(small_var: Fresh) -> None:
 
 
 def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
-    """A killed service leaves its socket. The relay then starts a helper, and doctor reports the socket."""
+    """The socket of a killed service remains. The relay must start a helper, and doctor must report the socket."""
     machine.shell("mkdir -p /run/pam_totp; chown pam_totp: /run/pam_totp")
     machine.shell(
         "/usr/bin/python3 -c 'import socket as s; s.socket(s.AF_UNIX, s.SOCK_SEQPACKET).bind(\"/run/pam_totp/socket\")'"
@@ -203,7 +203,7 @@ def test_with_the_service_stopped_a_helper_answers(machine: Fresh) -> None:
 
 
 def test_a_service_that_does_not_answer_is_reported_beforehand(machine: Fresh) -> None:
-    """The socket of systemd has no reader while systemd fails to start the service."""
+    """systemd's socket accepts connections while systemd fails to start the service."""
     machine.shell("mkdir -p /run/pam_totp")
     listens = "import socket as s, signal; l = s.socket(s.AF_UNIX, s.SOCK_SEQPACKET); l.bind('/run/pam_totp/socket'); "
     process = machine.start("/usr/bin/python3", "-c", listens + "l.listen(); signal.pause()")

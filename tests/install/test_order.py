@@ -1,4 +1,4 @@
-"""Tests of the findings about the order of modules in a stack. The real libpam confirms them."""
+"""Tests of the findings about the order of modules in a stack. The real libpam confirms each finding."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_forward_pass_before_a_module_that_uses_the_password_is_correct() -> Non
 
 
 def test_forward_pass_that_ends_the_stack_before_the_password_is_a_warning() -> None:
-    """The time of a refusal in such a stack shows that the code was wrong."""
+    """The time of a refusal in a stack with this order reveals that the code was wrong."""
     taking = COMMON.replace("nullok", "nullok use_first_pass")
     for control in ("requisite", "[success=ok default=die]"):
         text = f"auth {control} pam_totp.so forward_pass\n{taking}"

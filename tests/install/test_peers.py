@@ -1,4 +1,4 @@
-"""Tests of `enable` with another module that asks for a code: the replacement of its line, and the roll-back."""
+"""Tests of `enable` in a stack with another module for codes: the replacement of its line, and the roll-back."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_line_that_a_jump_skips_is_replaced_at_its_position() -> None:
 
 
 def test_a_stack_of_the_other_module_alone_is_enabled_after_a_key() -> None:
-    """Some guides turn the password line of sshd into a comment, and let sshd check a key first."""
+    """Some guides comment out the password line of sshd's stack, and require a key before PAM."""
     after = put(f"{THEIRS}account required pam_nologin.so\n", "key")
     assert rules(after) == ["[success=done ignore=ignore default=die] pam_totp.so"]
     assert not errors(analysis.check_order("x", flatten("x", {"x": after}.get), code_only=True))

@@ -19,7 +19,7 @@ ACCOUNT = "account required pam_permit.so"
 
 
 class Person:
-    """A user with prepared answers. `shown` lists the style and text of all prompts and messages."""
+    """A user with prepared answers. `shown` lists the styles and texts of all prompts and messages."""
 
     def __init__(self, *answers: str) -> None:
         self._answers = list(answers)
@@ -38,7 +38,7 @@ class Proves(Protocol):
 
 @pytest.fixture
 def proves(site: Site) -> Proves:
-    """Return a function that rehearses a stack: the lines `before`, and pam_totp.so with `control`."""
+    """Return a function that rehearses a stack of the lines `before` and a pam_totp.so line with `control`."""
     site.enrol()
 
     def run(control: str, person: Person, *before: str, name: str = "demo") -> list[str]:

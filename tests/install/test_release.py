@@ -55,7 +55,7 @@ def test_commands_load_their_release_and_token_sim_runs_without_pam_totp(package
 
 
 def test_a_helper_that_starts_during_an_upgrade_loads_the_next_release(packaged: Path) -> None:
-    """Here the upgrade happens after the helper has found the old package, and before it loads the modules."""
+    """The upgrade happens after the helper has found the old package, and before the helper loads the modules."""
     lib = packaged / "lib/pam_totp"
     new, lead = lib / "1.3", lib / "pam_totp/__init__.py"
     (lib / "1.2").rename(new)
@@ -69,9 +69,7 @@ def test_a_helper_that_starts_during_an_upgrade_loads_the_next_release(packaged:
     assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is None
     assert not (lib / "1.2").exists()
     new.rename(lib / "1.4")
-    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, (
-        "the helper makes a limited number of attempts"
-    )
+    assert probe.helper(PYTHON, str(lib / "pam_totp/pam/helper.py")) is not None, "the number of attempts is limited"
 
 
 def test_doctor_checks_the_code_of_the_release_too(packaged: Path) -> None:

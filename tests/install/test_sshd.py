@@ -75,7 +75,7 @@ def test_comments_are_ignored_and_every_user_is_checked() -> None:
 
 
 def test_included_files_are_read_as_sshd_reads_them(tmp_path: Path) -> None:
-    """sshd resolves relative names below /etc/ssh, in the order of the file names, and skips missing files."""
+    """sshd resolves relative names below /etc/ssh, reads files in the order of their names, and skips missing files."""
     ssh = tmp_path / "etc/ssh"
     (ssh / "sshd_config.d/folder.conf").mkdir(parents=True)
     (ssh / "sshd_config").write_text('Include /etc/ssh/sshd_config.d/*.conf "/srv/a.conf"\ninclude=more /nowhere\n')
@@ -86,7 +86,7 @@ def test_included_files_are_read_as_sshd_reads_them(tmp_path: Path) -> None:
     (tmp_path / "srv/a.conf").write_text("c\n")
     texts = sshd_files.texts(str(tmp_path))
     assert texts[1:5] == ["a\n", "b\n", "c\n", "Include more\n"]
-    assert len(texts) < 30, "a file that includes itself must not cause a loop"
+    assert len(texts) < 30, "a file that includes itself must not cause an endless loop"
     assert sshd_files.texts(str(tmp_path / "nowhere")) == []
 
 

@@ -17,7 +17,7 @@ BEFORE, ADDED = "auth required pam_unix.so\n", "auth required pam_totp.so\n"
 
 @pytest.fixture(autouse=True)
 def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Put the trial files into a temporary folder, and return the list of logged lines."""
+    """Use a temporary folder for trial files. Return the list of logged lines."""
     lines: list[str] = []
     (tmp_path / "records").mkdir()
     monkeypatch.setattr(trial, "FOLDER", str(tmp_path / "records"))

@@ -54,9 +54,7 @@ def test_only_the_longest_possible_tail_is_read_as_codes(site: Site) -> None:
     done = site.login("hunter123456" + codes(0))
     assert (done.result, done.authtok) == (Result.AUTH_ERR, "hunter"), "the last 12 digits are read as two codes"
     assert (site.counter(), site.record().failures) == (0, 1)
-    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", (
-        "of 11 digits, the last six are read as a code"
-    )
+    assert site.login("hunter12345" + codes(0)).authtok == "hunter12345", "the last six of 11 digits are read as a code"
     assert site.counter() == 1
 
 

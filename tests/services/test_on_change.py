@@ -75,7 +75,7 @@ def test_the_program_has_no_rights_and_a_clean_environment(told: Machine, words:
         assert line in ids
     names = {line.partition("=")[0] for line in environment}
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "LANG"}, "the shell sets the other variables"
-    assert int(descriptors) == 4, "input, output, error, and the folder that ls reads"
+    assert int(descriptors) == 4, "standard input, output and error, and the folder that ls reads"
 
 
 @pytest.mark.parametrize("place", ["a store of root", "no default store"])

@@ -131,7 +131,7 @@ def test_ssh_shows_nothing_of_a_code_before_the_password_is_right(machine: Machi
     ("answers", "failures"),
     [
         pytest.param(["000000", "", "7" * 600], 1, id="wrong, blank, 600 characters"),
-        pytest.param([NON_TEXT + b"755224", b"755224" + NON_TEXT, "755224x"], 0, id="more than a code"),
+        pytest.param([NON_TEXT + b"755224", b"755224" + NON_TEXT, "755224x"], 0, id="longer than a code"),
     ],
 )
 def test_wrong_answers_are_refused_and_a_right_code_is_still_accepted(

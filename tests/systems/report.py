@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 _HEAD = ("system", "user", "step", "", "exit", "seconds", "packages", "passed", "failed", "skipped")
-_LEFT = 4  # number of text columns, aligned left; the other columns are numbers
+_LEFT = 4  # number of text columns, which are aligned left; the other columns contain numbers
 
 
 class Results(NamedTuple):
@@ -80,7 +80,7 @@ def line(row: Row) -> str:
 
 
 def failed_and_skipped(rows: Iterable[Row]) -> str:
-    """Return lines with the names of the failed tests, and with each reason for skipped tests and its count."""
+    """Return lines with the names of the failed tests, then each reason for skipped tests with its count."""
     lines = []
     for row in rows:
         if row.tests is None:
@@ -93,5 +93,5 @@ def failed_and_skipped(rows: Iterable[Row]) -> str:
 
 
 def _without_figures(reason: str) -> str:
-    """Return the reason with … for each path, so that reasons that differ only in a path count as equal."""
+    """Return the reason with … in place of each path, so that reasons that differ only in a path are equal."""
     return re.sub(r"/\S+", "…", re.sub(r"\s+", " ", reason)).strip()

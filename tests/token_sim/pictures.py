@@ -1,6 +1,6 @@
 """The program that draws the pictures of docs/token_sim.md: `python -m tests.token_sim.pictures docs/images`.
 
-Every run draws the same pictures, because the token's key (RFC 4226 appendix D) and the time are fixed.
+Every run draws the same pictures, because the key (RFC 4226 appendix D) and the time are fixed.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def test_a_token_that_is_missing_or_ends_is_reported_as_not_running(tmp_path: Pa
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         with pytest.raises(control.NotRunning):
-            control.ask(path, {"do": "status"})  # the socket file exists, but has no listener
+            control.ask(path, {"do": "status"})  # the socket file exists, but no process listens
         listener.listen()
 
         def hang_up() -> None:
@@ -89,7 +89,7 @@ def test_another_uid_gets_no_answer_even_with_permission_to_connect(tmp_path: Pa
         os.chmod(run.control, 0o666)  # noqa: S103  # now only the check of credentials protects the socket
         folder = os.open(tmp_path, os.O_PATH)
         try:
-            # Use the distribution's interpreter, because other accounts may lack access to a virtual environment.
+            # Use the distribution's interpreter, because other accounts might lack access to a virtual environment.
             words = ["/usr/bin/python3", "-I", "-c", ask, f"/proc/self/fd/{folder}/fob.control"]
             owner = subprocess.run(words, pass_fds=[folder], capture_output=True, timeout=20, check=False)
             other = subprocess.run(

@@ -16,7 +16,7 @@ from token_sim.client import Client, ClientError
 from token_sim.run.token_file import TokenFile, TokenFileError
 
 PRESSES = 500
-KILLS = 3  # the minimum number of kills
+KILLS = 3  # minimum number of kills
 
 
 def test_a_token_killed_during_500_presses_shows_no_code_twice(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_token_killed_during_500_presses_shows_no_code_twice(tmp_path: Path) -
 
 
 def _positions_rise(shown: list[str]) -> bool:
-    """Return True if the codes belong to increasing counters. By chance, two counters may have the same code."""
+    """Return True if the codes belong to increasing counters. Two counters can have the same code by chance."""
     counter = 0
     for code in shown:
         while hotp(SEED, counter) != code:
@@ -88,7 +88,7 @@ def test_a_failed_write_is_an_error_and_a_later_press_succeeds(tmp_path: Path) -
     path, link = new_token(tmp_path / "fob"), tmp_path / "port"
     with running(path, "--link", link, "--speed", "20") as run:
         temporary = tmp_path / "fob.new"
-        temporary.mkdir()  # a folder of this name prevents the write of the temporary file, even by root
+        temporary.mkdir()  # a folder of this name makes the write of the temporary file fail, even for root
         done = token_sim("press", "--port", link)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"token-sim: {link} shows an error: write\n"

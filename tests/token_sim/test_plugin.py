@@ -257,7 +257,7 @@ def test_a_token_follows_the_hosts_clock_that_a_test_moves(monkeypatch: pytest.M
             assert code == totp(SEED, clock // 1000, period=60)
             ahead += token.oracle()["time_ms"] - host - ahead
         assert ahead < 5_000, "the display was dark before each press"
-        assert abs(token.oracle()["error_ms"]) < 10, "the jumps did not age the token"
+        assert abs(token.oracle()["error_ms"]) < 10, "the jumps of the clock must not age the token"
     with LiveToken(now=5_000_000) as token:
         assert token.oracle()["time_ms"] < 6_000_000
 

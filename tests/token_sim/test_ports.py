@@ -445,7 +445,7 @@ def test_unread_output_is_dropped_before_the_next_client(fob: LiveToken) -> None
         wait_until(lambda: port.in_waiting > 50, "the answer has arrived")
 
     for _ in range(2):
-        fob.oracle()  # wait for a step of the loop, which detects that the client has disconnected
+        fob.oracle()  # wait for a step of the loop, which detects the end of the client
     descriptor = os.open(
         fob.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK
     )  # a raw descriptor, because pyserial would flush the input

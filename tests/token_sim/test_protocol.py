@@ -1,4 +1,4 @@
-"""Tests of the protocol: any input in any chunks, replies, errors, echo, typing, and secrecy of the seed."""
+"""Tests of the protocol: input in arbitrary chunks, replies, errors, echo, typing, and secrecy of the seed."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def image(*, counter: int = 0, serial: str = "SMGN00000001", slots: int = 1, **s
 
 
 def token(profile: Profile = GENERIC, *, nvram: memory.Nvram | None = None, **options: Any) -> Device:
-    """Return a token that was started at NOON, and that is ready for a press."""
+    """Return a token that was started at NOON and is ready for a press."""
     options.setdefault("slots", profile.slots)
     device = Device(nvram or memory.Ram(image(**options)), profile, new_hardware(profile, NOON))
     device.elapse(1000)
@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """Make every call fail that needs a new file descriptor."""
+    """Make every call that requires a new file descriptor fail."""
     free = os.dup(0)
     os.close(free)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

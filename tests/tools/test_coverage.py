@@ -1,4 +1,4 @@
-"""Tests of tools/coverage: files behave as before, and each file that runs by its path is measured."""
+"""Tests of tools/coverage: changed files keep their behaviour, and each file that runs by its path is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of docs/scale.md: each result follows from its arithmetic, and measured figures are those of docs/speed.md."""
+"""Tests of docs/scale.md: each result equals its formula, and measured figures equal those of docs/speed.md."""
 
 from __future__ import annotations
 

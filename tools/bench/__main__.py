@@ -1,7 +1,7 @@
 """`make bench`: a benchmark of logins with pam_totp and with other modules. It prints a table, and writes bench.json.
 
-The results are medians and ratios, because times vary between runs and between machines. No test depends on a figure.
-The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
+The results are medians and ratios, because times vary between runs and between machines. Tests do not depend on these
+figures. The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ ACCOUNTS = ["totp", "spawned", "hammered", "first", *load.names(64)]
 
 
 def enter_namespace(target: str, module: str) -> bool:
-    """Run `module` with the same arguments in a private mount namespace. Return True in it, and False without root."""
+    """Run `module` again with its arguments in a private mount namespace. Return True there, False without root."""
     if os.geteuid() != 0:
         print(f"make {target}: root is required for a private /etc/pam.d (use sudo)", file=sys.stderr)
         return False
     if INSIDE not in os.environ:
         command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-m", module, *sys.argv[1:]]
         os.chdir(TREE)
-        # Replace this process. On Ctrl-C, a parent process would kill its child while the child cleans up.
+        # Replace this process. A parent process would kill its child on Ctrl-C while the child cleans up.
         os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606
     return True
 
@@ -143,7 +143,7 @@ def search(report: Report) -> None:
 
 
 def the_seal(report: Report) -> None:
-    """Measure the cost of a sealed key for a login: one opening and one sealing. A helper also loads cryptography."""
+    """Measure the cost of a sealed key for a login, which opens one key and seals one. Helpers also load cryptography."""
     sealer, document = Sealer(Keyring(current=bytes(32))), serialize(UserRecord(user="alice", tokens=(fob(),)))
     sealed = sealer.seal(document, "alice")
     rounds = [timed(lambda: sealer.seal(sealer.open(sealed, "alice", ""), "alice")) for _ in range(2000)]
@@ -187,7 +187,7 @@ def on(
 ) -> None:
     """Run the measurements that depend on the file system of the store. `folder` is on that file system.
 
-    Skip the measurements of a store with many users if `crowd` is False.
+    Measure a store with many users only if `crowd` is true.
     """
     with (
         private_etc(folder),
@@ -231,7 +231,7 @@ def on(
 def private_etc(folder: Path) -> Iterator[None]:
     """Set up a private /etc/pam.d and a private /etc/passwd with the accounts of the benchmark.
 
-    Each login would otherwise also search all other name services, unlike a login of a real user.
+    Without these accounts, each login would also search all other name services, unlike a login of a real user.
     """
     (folder / "pam.d").mkdir()
     passwd = Path("/etc/passwd").read_text()
@@ -266,9 +266,9 @@ def private_dev(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def read_log() -> Iterator[None]:
-    """Run a log daemon that reads /dev/log and discards all lines.
+    """Run a log daemon, which reads /dev/log and discards all lines.
 
-    The other modules would otherwise write to the console, which takes a millisecond.
+    Without a log daemon, other modules write to the console, which takes a millisecond.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")

@@ -1,7 +1,7 @@
 """The time and memory of commands that read all users, with a large store and with a tenth of its users.
 
-Rule: a small launcher process starts the measured command, because a command inherits the memory peak of its parent.
-The peak of this process is too large.
+Rule: a small launcher process starts the measured command. A command inherits the memory peak of its parent, and the
+peak of this process is too large.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
 
 
 def lookups(report: Says, stores: Mapping[int, Path]) -> None:
-    """Measure the look-up of existing and of unknown serial numbers. `stores` maps numbers of users to stores.
+    """Measure look-ups of existing and unknown serial numbers. `stores` maps numbers of users to stores.
 
-    `enroll`, `import` and `list --serial` look up serial numbers in this way, within their own process.
+    `enroll`, `import` and `list --serial` make the same look-ups in their own process.
     """
     for what, prefix in (("a serial number", "SN"), ("an unknown serial number", "XX")):
         medians = []

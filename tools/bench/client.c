@@ -2,7 +2,7 @@
  *
  * A PAM host that makes one login. It answers the first prompt after THINK_MS milliseconds, and later prompts at once.
  * It prints two times in nanoseconds: the login without that pause, and the part from the answer to the result. The
- * second time is the time of the whole login if no prompt was shown. The exit status is 1 if the login was refused.
+ * second time is the time of the whole login if no prompt was shown. The exit status is 1 if the login is refused.
  */
 #define _GNU_SOURCE
 #include <security/pam_appl.h>

@@ -1,8 +1,8 @@
 """`make bench-database`: a benchmark of a large and a small store in PostgreSQL, in the same run.
 
-The program makes a primary with a synchronous standby on this machine, and two databases: a small database, and a
-large database with a million users. Every user has a key fob with a serial number. The program prints the figures, and
-writes them to bench-database.json. ARGS=--help lists the options. Root is required.
+The program creates a primary with a synchronous standby on this machine, and a small and a large database. The large
+database has a million users. Every user has a key fob with a serial number. The program prints the figures, and writes
+them to bench-database.json. ARGS=--help lists the options. Root is required.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Users:
         self._next = 0
 
     def take(self) -> tuple[str, int]:
-        """Return a user and a counter that no earlier call has returned."""
+        """Return a user and a counter that differ from those of all earlier calls."""
         with self._lock:
             at, self._next = self._next, self._next + 1
         return f"user{self._numbers[at % len(self._numbers)]}", at // len(self._numbers)
@@ -151,7 +151,7 @@ def log_in(store: PostgresStore, user: str, counter: int) -> float:
 
 
 def single(report: Report, urls: dict[str, str], users: dict[str, Users], logins: int) -> None:
-    """Measure logins one after the other, in turns with both databases."""
+    """Measure single logins, which use both databases alternately."""
     stores = {name: PostgresStore(url, wait=60.0) for name, url in urls.items()}
     times: dict[str, list[float]] = {name: [] for name in urls}
     for name in urls:
@@ -206,7 +206,7 @@ def costs(report: Report, primary: Server, url: str, users: Users, logins: int) 
         for user, counter in chosen:
             log_in(store, user, counter + number)
         own = time.process_time() - own
-        time.sleep(1.0)  # a session reports its statistics once a second, after a statement
+        time.sleep(1.0)  # a session reports its statistics after a statement, at most once a second
         log_in(store, *users.take())
         after = usage(primary)
         wal, pages = (after.wal - before.wal) / logins, (after.pages - before.pages) / logins
@@ -219,7 +219,7 @@ def costs(report: Report, primary: Server, url: str, users: Users, logins: int) 
 
 
 def many(report: Report, url: str, users: Users, logins: int, pool: int) -> None:
-    """Measure logins of many threads in one process, as in an authority."""
+    """Measure logins by many threads of one process, as in an authority."""
     rates = {}
     for threads in THREADS:
         store = PostgresStore(url, wait=60.0, pool=pool)

@@ -1,8 +1,8 @@
 """`make bench-fleet`: a benchmark of logins at a member of a fleet, and of one authority.
 
-The program makes a primary with a synchronous standby, an authority and members on this machine. In each round, every
+The program creates a primary with a synchronous standby, an authority and members on this machine. In each round, every
 kind of login runs once, in a random order: by pam_permit, by the store of the host, and by the authority. A proxy
-simulates a distant authority. Then, many connections ask the authority at once. The program prints the figures, and
+simulates a distant authority. Then, many connections ask the authority in parallel. The program prints the figures, and
 writes them to bench-fleet.json. ARGS=--help lists the options. Root is required.
 """
 
@@ -210,7 +210,7 @@ def enrolled(fleet: Fleet, user: str) -> Callable[[], str]:
 
 
 def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[], str]:
-    """Return a function that touches the certificate before `answer`. The member's next login then connects again."""
+    """Return a function that touches the certificate, so that the member reconnects, and then calls `answer`."""
 
     def following() -> str:
         os.utime(member.certificate)
@@ -223,10 +223,10 @@ def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[
 
 
 def proxy(port: int, target: int) -> None:
-    """Forward the data of connections to `port`, with a delay of half of AWAY, until this process is killed.
+    """Forward the data of connections to `port`, with a delay of AWAY / 2, until this process is killed.
 
-    The kernel accepts a connection at once. The client's first data therefore waits for one more round trip, that of a
-    TCP handshake.
+    The kernel accepts a connection without delay. The client's first data is therefore delayed by one more round trip,
+    as by a TCP handshake.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -241,7 +241,7 @@ def proxy(port: int, target: int) -> None:
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: float) -> None:
-    """Copy from `reader` to `writer`, with a delay of half of AWAY. Data in the first `first` seconds is held back."""
+    """Copy from `reader` to `writer`, with a delay of AWAY / 2. Hold back all data for `first` seconds."""
     loop = asyncio.get_running_loop()
     ready = loop.time() + first
     queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -306,7 +306,7 @@ class Measured:
 
 
 class Asker:
-    """A connection of a member, with a user of its own: an authority answers questions for one user one by one."""
+    """A connection of a member, with its own user: an authority serialises the questions for one user."""
 
     def __init__(self, measured: Measured, number: int) -> None:
         self._measured, self._user, self._counter = measured, f"asker{number}", 0
@@ -368,7 +368,7 @@ def described(costs: Costs) -> str:
 
 
 def hammer(measured: Measured, askers: list[Asker], count: int, *, is_new: bool = False) -> tuple[float, Costs]:
-    """Make `count` logins, with a thread for each asker. Return the logins a second, and the costs of one."""
+    """Make `count` logins, with a thread for each asker. Return the logins a second, and the costs of a login."""
     share, failures = count // len(askers), []
 
     def work(asker: Asker) -> None:

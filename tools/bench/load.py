@@ -119,7 +119,7 @@ def making_the_same_calls(program: Path, path: Path, store: Path) -> Iterator[No
 
 @contextmanager
 def beside(work: Callable[[], None]) -> Iterator[None]:
-    """Run `work`, which never returns, in another process until the block ends."""
+    """Run `work`, which never returns, in another process until the end of the block."""
     child = os.fork()
     if child == 0:
         try:
@@ -146,7 +146,7 @@ def durable(folder: Path, name: str) -> None:
 
 
 def durable_at_once(folder: Path, processes: int, times: int) -> float:
-    """Make `times` durable writes in total, by `processes` processes at once. Return the writes per second."""
+    """Make `times` durable writes in total by `processes` parallel processes. Return the writes a second."""
     begun = time.perf_counter()
     children = []
     for number in range(processes):
@@ -181,7 +181,7 @@ def processor_seconds(pid: int) -> float:
 
 
 def start_to_answer(site: Site) -> Iterator[float]:
-    """Start services one after the other. Yield the seconds from each start to the end of the first login."""
+    """Start a service repeatedly. Yield the seconds from each start to the end of the first login."""
     counter = 0
     while True:
         site.enrol(fob(counter), user="first")

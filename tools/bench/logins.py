@@ -36,7 +36,8 @@ def pam_sm_setcred(pamh, flags, argv):
 
 @dataclass(frozen=True)
 class Case:
-    """A line of a stack, and a function that returns the next right answer. The measured time excludes `answer`."""
+    """A line of a stack, and a function that returns the next right answer. The measured time excludes calls of
+    `answer`."""
 
     name: str
     line: str

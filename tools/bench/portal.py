@@ -75,7 +75,7 @@ class Person:
 
 
 def crowd(people: int) -> int:
-    """Sign in `people` users at once, and print the times as JSON. This function runs on the test machine."""
+    """Sign in `people` users in parallel, and print the times as JSON. This function runs on the test machine."""
     seconds: list[float] = []
     errors: list[str] = []
     barrier = threading.Barrier(people)
@@ -106,7 +106,7 @@ QUANTILES = (("p50", 0.5), ("p95", 0.95), ("slowest", 1.0))  # quantiles of the 
 
 
 def debian_hash(password: str) -> str:
-    """Return the yescrypt hash, as Debian's passwd(1) computes it. The tests use a faster hash."""
+    """Return the yescrypt hash that Debian's passwd(1) computes. The tests use a faster hash."""
     crypt = passwords._crypt()
     assert crypt is not None
     data = ctypes.create_string_buffer(passwords._CRYPT_DATA)

@@ -56,9 +56,9 @@ def make_measured(tree: Path, library: Path) -> None:
 
 
 def measure(tree: Path, entry: str, library: Path) -> None:
-    """Replace a file with a stub that starts the measurement, then runs the original file from the library.
+    """Replace a file with a stub, which starts the measurement and then runs the original file from the library.
 
-    A separate stub is required, because only code that runs after the start is measured.
+    A separate stub is necessary, because only code after the start is measured.
     """
     kept = library / "originals" / entry
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -68,16 +68,16 @@ def measure(tree: Path, entry: str, library: Path) -> None:
 
 
 def spare_helpers(relay: Path) -> None:
-    """Change the relay: instead of killing the helper after the dialogue, it waits until the helper exits."""
+    """Change the relay: it waits for the helper's exit after the dialogue, instead of killing the helper."""
     source = relay.read_text()
     assert source.count("SIGKILL") == 2
     relay.write_text(source.replace("SIGKILL", "0"))
 
 
 def make_library(folder: Path) -> None:
-    """Make a library that any account can read, and a folder for data to which any account can write.
+    """Create a library that every account can read, and a data folder to which every account can write.
 
-    Both are in the copy of the tree, because the test machine for real services contains that copy.
+    Both are in the copy of the tree, because the test machine of tests/services contains that copy.
     """
     library = folder / "library"
     shutil.copytree(Path(coverage.__file__).parent, library / "coverage", ignore=shutil.ignore_patterns("htmlfiles"))
@@ -117,7 +117,7 @@ def report(tree: Path, data: Path) -> bool:
     os.chdir(tree)
     packages = ["pam_totp", "token_sim"]
     whole = coverage.Coverage(str(DATA / "data"), config_file="tools/coverage/coverage.ini", source=packages)
-    whole.start()  # start and stop: this adds the modules that the tests never import
+    whole.start()  # start and stop: this adds the modules that no test imports
     whole.stop()
     with warnings.catch_warnings():  # the data of killed processes are incomplete
         warnings.simplefilter("ignore", CoverageWarning)

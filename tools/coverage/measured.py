@@ -1,6 +1,6 @@
 """The start of the measurement of a process.
 
-In the copy of the tree for `make cover-all`, the packages import this module first.
+The packages in the copy of the tree for `make cover-all` import this module first.
 """
 
 import os
