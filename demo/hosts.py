@@ -5,8 +5,8 @@ Rules:
   overlay of the machine's /usr, with an installed pam_totp.
 - A router in a separate namespace connects all hosts. No host reaches another network. `cut` drops the packets
   between two hosts, in both directions.
-- Process 1 of a host ends with this process, even if this process is killed. The kernel then ends all other processes
-  of the host, and its mounts and networks.
+- Process 1 of a host ends with this process, even if this process is killed. The kernel then kills all other processes
+  of the host, and removes its mounts and networks.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ exec chroot . sh -c "$4"
 
 
 class HostError(Exception):
-    """The error if this machine cannot create a host. The message gives the reason."""
+    """The error if this machine cannot create a host. The message contains the reason."""
 
 
 class _Namespace:
@@ -105,7 +105,7 @@ class _Namespace:
         self.pid = 0  # the pid of process 1 in this process's namespace
 
     def wait(self) -> None:
-        """Wait until process 1 is ready. Raise HostError if it ends."""
+        """Wait until process 1 is ready. Raise HostError if process 1 exits."""
         assert self._holder.stdout is not None
         assert self._holder.stderr is not None
         if self._holder.stdout.readline() != "ready\n":
@@ -223,7 +223,7 @@ class Host:
         )
 
     def start(self, *words: str) -> Process:
-        """Start a command that runs until the host ends. Its output goes to the log of the host, too."""
+        """Start a command that runs until the host ends. The output is also written to the log of the host."""
         with self.path(LOG).open("ab") as log:
             started = subprocess.Popen(
                 self.command(*words),

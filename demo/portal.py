@@ -1,6 +1,6 @@
 """A portal with a temporary store, for a browser: `make portal`. The port is 8443; ARGS=9000 selects port 9000.
 
-- The store is a temporary folder, and the port is on loopback. The portal does not change the host, and does not
+- The store is a temporary folder, and the port is on loopback. The portal leaves the host unchanged, and does not
   require root.
 - The password is the constant `PASSWORD`. An installed portal validates passwords through PAM.
 - The user has a ticket for a phone, and can activate a simulated token instead.

@@ -114,7 +114,7 @@ class Scene:
 
 
 class Dialogue:
-    """A running command that waits for answers. Its input is a terminal; its output and errors go to one pipe."""
+    """A running command that waits for answers. Its input is a terminal, and its output and errors go to one pipe."""
 
     def __init__(self, command: list[str]) -> None:
         self._terminal, its_end = os.openpty()
@@ -211,7 +211,7 @@ class PluggedToken:
 
 @contextmanager
 def plugged_in(file: Path, port: Path) -> Iterator[PluggedToken]:
-    """Run the token of `file` on `port` until the context ends."""
+    """Run the token of `file` on `port` until the end of the context."""
     token = PluggedToken(file, port)
     try:
         yield token

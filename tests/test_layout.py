@@ -51,7 +51,7 @@ PACKAGES = {
 STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures", "pam", "client")
 }
-# A login loads these modules only if its store is in a database. Only they may import psycopg.
+# A login loads these modules only if its store is in a database. Only these modules may import psycopg.
 DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
@@ -171,7 +171,7 @@ def test_the_service_and_the_command_line_do_not_need_the_simulator(name: str) -
 @pytest.mark.bare
 @pytest.mark.parametrize("entry", ["pam_totp.pam.helper_main", "pam_totp.pam.service"])
 def test_a_login_loads_only_the_core_and_the_standard_library(entry: str) -> None:
-    """Check the distribution's interpreter with the options that the relay gives it."""
+    """Check the distribution's interpreter with the options that the relay passes to it."""
     script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); before = set(sys.modules); import {entry}; "
     script += "import json; print(json.dumps({n: getattr(m, '__file__', None) for n, m in sys.modules.items()}))"
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)

@@ -105,7 +105,7 @@ def _named(*profile: Any, **options: Any) -> dict[str, Any]:
 
 
 def _real_file_system() -> AbstractContextManager[Any]:
-    """Return a context without the fake file system of pyfakefs, if a test has one."""
+    """Return a context that suspends the fake file system of pyfakefs, if a test uses one."""
     fakes = _pyfakefs()
     patcher = None if fakes is None else fakes.Patcher.PATCHER
     return nullcontext() if fakes is None or patcher is None or not patcher.is_patching else fakes.Pause(patcher)

@@ -1,4 +1,4 @@
-"""Fixtures: scripted authorities for one test of a member."""
+"""Fixtures: scripted authorities for a test of a member."""
 
 from __future__ import annotations
 

@@ -310,7 +310,7 @@ def test_health_has_the_clock_of_the_database_and_the_days_left(fleet: Fleet) ->
 
 @contextmanager
 def unreachable(fleet: Fleet) -> Iterator[None]:
-    """Make the database unavailable to the authorities."""
+    """Disconnect the authorities from the database, and block new connections."""
     name = fleet.url.split("/")[3].partition("?")[0]
     end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     fleet.server.sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", end)

@@ -44,7 +44,7 @@ def invite(fleet: Fleet, *, tokens: tuple[object, ...] = ()) -> tuple[str, str]:
 
 
 def enrolling(fleet: Fleet) -> str:
-    """Return the name of a new group of members that may enrol all users."""
+    """Add a group of members that may enrol all users, and return its name."""
     group = f"enrolling-{secrets.token_hex(4)}"
     fleet.members.allow(group, ["all"])
     fleet.members.permit_enrolment(group, permitted=True)

@@ -162,7 +162,7 @@ def test_a_bad_reply_accepts_nobody(members: Fleet, name: str) -> None:
 
 
 def test_a_server_that_sends_byte_by_byte_gains_no_time(members: Fleet) -> None:
-    """The server would take 100 s for the reply. The member gives up after `answer` seconds."""
+    """The server would take 100 s for the reply. The member closes the connection after `answer` seconds."""
     server = DripFeeder(members.good, members.folder)
     begun = time.monotonic()
     try:
@@ -296,7 +296,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def test_a_question_under_an_old_certificate_is_repeated(members: Fleet) -> None:
-    """The authority refuses the question's certificate, because another process has renewed it meanwhile."""
+    """The authority refuses the old certificate, because another process has just renewed the certificate."""
     renewed = members.authority.sign("web1")
 
     def renew_and_refuse(request: Request) -> Reply:

@@ -381,7 +381,7 @@ def test_recovery_codes_of_this_host_count_under_break_glass_alone(
 
 
 def test_the_recovery_codes_of_a_token_do_not_count(members: Fleet, store: FileStore) -> None:
-    """The record is older than the membership of this host, so the authority may have accepted its codes before."""
+    """The record is older than the membership of this host, so the authority might already have accepted its codes."""
     store.update("alice", lambda record: (emergency(tokens=(fob(),)), None))
     assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE
 

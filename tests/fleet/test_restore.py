@@ -76,7 +76,7 @@ class Dump(Backup):
 
 @pytest.fixture
 def fleet() -> Iterator[Fleet]:
-    """Yield a fleet with a server of its own, which a test may destroy."""
+    """Yield a fleet with its own database server, which the test can destroy."""
     with servers() as server, running(server) as made:
         yield made
 

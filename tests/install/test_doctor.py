@@ -278,7 +278,7 @@ def test_enable_refuses_a_program_with_one_field_before_any_prompt(machine: Fres
 
 
 def test_only_services_that_authenticate_are_reported_to_lock_users_out(machine: Fresh) -> None:
-    """cron and atd include common-auth, but never authenticate. common-auth itself is not a service."""
+    """cron and atd include common-auth, but never authenticate. common-auth is an included file, not a service."""
     machine.write("/etc/pam.d/common-auth", f"{STACKS['common-auth']}{LINE}\n")
     quiet, asking = ("cron", "atd", "systemd-user"), ("login",)
     for service in (*quiet, *asking):

@@ -1,4 +1,4 @@
-"""Tests of libpam through ctypes: a signal during a login ends it."""
+"""Tests of libpam through ctypes: a signal ends the login."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test of the helper: it imports its modules before it drops privileges, and reads records afterwards."""
+"""Test of the helper: it imports its modules before it drops privileges, and reads records after the drop."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def ticket(machine: Machine) -> Ticket:
 
 
 def invite(machine: Machine, token: TotpToken | None = None, user: str = "alice") -> Ticket:
-    """Give `user` a ticket, and return it."""
+    """Add a ticket to the record of `user`, and return the ticket."""
     token = token or TotpToken(name="phone", secret=KEY, created=0, confirmed=False)
     record, shown = issue_ticket(UserRecord(user=user), token, int(time.time()) + ENDS, packed(token, user, "host"))
     machine.put(f"{STORE}/{user}.record", "pam_totp", record)

@@ -1,4 +1,4 @@
-"""Tests of callers without root, such as screen lockers: each caller may authenticate only its own user."""
+"""Tests of callers without root, such as screen lockers: each caller can authenticate only its own user."""
 
 from __future__ import annotations
 

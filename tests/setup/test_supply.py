@@ -132,7 +132,7 @@ def test_pip_installs_only_packages_that_a_lock_names() -> None:
 
 
 def test_only_pinned_packages_are_installed() -> None:
-    """A package may also be in the lock file of `make fuzz`. The virtual environment contains pip without a pin."""
+    """A package can also be in the lock file of `make fuzz`. The virtual environment contains pip without a pin."""
     installed = {(normal(found.metadata["Name"]), found.version) for found in importlib.metadata.distributions()}
     installed = {(name, version) for name, version in installed if name not in ("pam-totp", "pip")}
     assert len(installed) >= 40

@@ -72,7 +72,7 @@ def _first_environment() -> dict[str, str]:
 
 
 def _umask() -> int:
-    """Return the umask. umask(2) would change it for other threads too."""
+    """Return the umask. umask(2) would also change the umask of other threads."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("Umask:")[1].split()[0], 8)
 

@@ -248,7 +248,7 @@ class Fleet:
 
     @cached_property
     def key(self) -> str:
-        """The key of all members: one key, because the generation of a key is slow."""
+        """The key that all members share, because the generation of a key is slow."""
         return certificates.make_key()
 
     def join_line(self, name: str, *groups: str) -> JoinLine:

@@ -50,7 +50,7 @@ _CAP_SYS_CHROOT, _CAP_SYS_ADMIN = 18, 21
 
 
 class IsolationError(Exception):
-    """The error if the suite cannot run on this host. The message gives the reason and the remedy."""
+    """The error if the suite cannot run on this host. The message contains the reason and the remedy."""
 
 
 def _may_mount() -> bool:

@@ -46,13 +46,13 @@ class Index:
         )
 
     def like_installed(self, name: str, version: str) -> str:
-        """Add a stub wheel with the dependencies of the package installed here. Return the wheel's SHA-256."""
+        """Add a stub wheel with the dependencies of the installed package. Return the wheel's SHA-256."""
         header = (importlib.metadata.distribution(name).read_text("METADATA") or "").split("\n\n")[0].splitlines()
         kept = [line for line in header if line.startswith(("Requires-Dist:", "Provides-Extra:"))]
         return self.stub(name, version, kept)
 
     def installed(self, name: str) -> str:
-        """Add a wheel with the modules and the metadata of the package installed here. Return the wheel's SHA-256."""
+        """Add a wheel with the modules and the metadata of the installed package. Return the wheel's SHA-256."""
         found = importlib.metadata.distribution(name)
         inside = [file for file in found.files or () if ".." not in file.parts and file.suffix != ".pyc"]
         info = f"{normal(name).replace('-', '_')}-{found.version}.dist-info"

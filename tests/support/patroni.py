@@ -109,7 +109,7 @@ class Node:
         return [pid for pid in _descendants(self._process.pid) if "/usr/bin/patroni" in _command_line(pid)]
 
     def freeze(self, *, with_database: bool = False) -> None:
-        """Stop Patroni with SIGSTOP. PostgreSQL stops too if `with_database` is True."""
+        """Stop Patroni with SIGSTOP. Also stop PostgreSQL if `with_database` is true."""
         assert self._process is not None
         for pid in _descendants(self._process.pid) if with_database else self._patroni():
             os.kill(pid, signal.SIGSTOP)
@@ -199,7 +199,10 @@ class Cluster:
         return found[0] if len(found) == 1 else None
 
     def has_standbys(self, *, synchronous: bool = True) -> bool:
-        """Return True if two standbys follow the primary. With `synchronous`, Patroni may promote one of them."""
+        """Return True if two standbys follow the primary.
+
+        With `synchronous`, Patroni must also list a standby that it may promote. Otherwise, it must list no standby.
+        """
         primary = self.primary()
         if primary is None:
             return False
@@ -369,7 +372,7 @@ def _prepare(node: Node, *, strict: bool) -> None:
 
 
 def _certificates(folder: Path) -> None:
-    """Make the certificate authority, and the certificates of the servers and of both roles."""
+    """Create the certificate authority, and the certificates of the servers and of both roles."""
     keys = folder / "keys"
     keys.mkdir(mode=0o700)
     run = partial(subprocess.run, cwd=keys, check=True, capture_output=True)

@@ -222,7 +222,7 @@ def free_udp_port() -> int:
 
 @contextmanager
 def running(fleet: Fleet, name: str, *groups: str) -> Iterator[FreeRadius]:
-    """Yield a running FreeRADIUS, in a folder that its account may enter."""
+    """Yield a running FreeRADIUS, in a folder that its account can enter."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-radius-") as folder:
         Path(folder).chmod(0o755)
         made = None

@@ -69,7 +69,7 @@ def drawn_in_ascii(screen: str) -> list[list[int]]:
 
 
 def groups_of_key(screen: str) -> list[str]:
-    """Return the groups of four characters of the key, which may continue on the next line of the screen."""
+    """Return the groups of four characters of the key, which can continue on the next line of the screen."""
     return re.findall(r"\b[A-Z2-7]{4}\b", screen.partition("key: ")[2].partition("otp,")[0])
 
 

@@ -1,1 +1,1 @@
-"""Bare roots, made by debootstrap, of the systems that the README names, and the steps of `make systems` in them."""
+"""Bare roots of the systems that the README names, created by debootstrap, and the steps of `make systems` in them."""

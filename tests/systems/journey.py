@@ -93,7 +93,7 @@ class Journey:
         self._row("no package index", self._run(("sh", "-c", f"{reached} && rm -r /var/lib/apt/lists"), user="root"))
 
     def _make(self, *words: str, env: Mapping[str, str] | None = None) -> Run:
-        """Run make as the user. If make prints an apt-get line, run that line as root, then run make again."""
+        """Run make as the user. Run the apt-get line that make prints, if any, as root, then run make again."""
         self._out.say(f"  {self._label}make {words[0]} ...")
         done = self._run(("make", *words), env=env)
         line = apt_line(done.output) if self._user != "root" else None

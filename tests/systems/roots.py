@@ -9,8 +9,8 @@ Rules:
   folder at its end.
 - Process 1 of a root enters it by pivot_root in new namespaces: mount, pid, ipc and uts. The root has its own /proc,
   /sys, /dev, /run and /tmp. `nsenter --mount` would enter the host's root after a chroot.
-- Process 1 of a root ends when this process ends, even if this process is killed. The kernel then ends all other
-  processes of the root, and the mounts end with the namespace.
+- Process 1 of a root ends when this process ends, even if this process is killed. The kernel then kills all other
+  processes of the root, and removes the mounts with the namespace.
 - The mirror comes from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and similar variables.
 
     with Root(SYSTEMS["trixie"]) as root:
@@ -77,7 +77,7 @@ SYSTEMS = {
 
 
 class Network(enum.Enum):
-    """The networks that a root may reach."""
+    """The networks that a root can reach."""
 
     ALL = "all"  # the network of this machine
     ARCHIVE = "archive"  # only the distribution's archives
@@ -276,7 +276,7 @@ sys.stdin.read()
 
 
 class Root:
-    """A base root in which tests may change any file: a context manager that discards all changes at its end."""
+    """A base root in which tests can change any file: a context manager that discards all changes at its end."""
 
     def __init__(
         self,
@@ -417,7 +417,7 @@ class Root:
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
-        """Start the command `words` with pipes for input and output. The process ends with the root at the latest."""
+        """Start the command `words` with pipes for input and output. The end of the root kills the process."""
         return subprocess.Popen(
             self.command(*words, user=user, cwd=cwd, env=env),
             stdin=subprocess.PIPE,

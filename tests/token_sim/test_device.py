@@ -1,4 +1,4 @@
-"""Tests of the token itself, in virtual time: states, button, display, slots and battery."""
+"""Tests of the simulated device, in virtual time: states, button, display, slots and battery."""
 
 from __future__ import annotations
 

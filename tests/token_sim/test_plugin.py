@@ -153,7 +153,7 @@ def test_clear_without_a_name_undoes_all_faults(token_sim: LiveToken) -> None:
 
 
 def break_thread(token: LiveToken) -> None:
-    """Make the next step of the loop fail, and wait for the end of the thread."""
+    """Cause an error in the next step of the loop, and wait for the end of the thread."""
 
     def step() -> None:
         raise OSError("no descriptors left")

@@ -62,7 +62,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """Make every call that requires a new file descriptor fail."""
+    """Lower the limit of descriptors, so that calls that require a new descriptor fail."""
     free = os.dup(0)
     os.close(free)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -80,7 +80,7 @@ def token_sim(*arguments: str | os.PathLike[str], stdin: str = "", **more: Any) 
 
 
 def new_token(path: Path, *options: str) -> Path:
-    """Make a token file with the seed of RFC 4226, and return its path."""
+    """Create a token file with the seed of RFC 4226, and return its path."""
     done = token_sim("new", path, "--secret-stdin", *options, stdin=SEED.hex() + "\n")
     assert done.returncode == 0, done.stderr
     return path

@@ -25,7 +25,7 @@ Commands = Any  # argparse's type of subparsers is private
 
 
 class CommandError(Exception):
-    """An error that ends the command, with a message for the user and the exit status."""
+    """An error that ends the command. It has the message for the user and the exit status."""
 
     def __init__(self, message: str, status: int = REFUSED) -> None:
         super().__init__(message)

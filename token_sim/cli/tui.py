@@ -1,7 +1,7 @@
 """The token in the terminal: its case, its display, its button, and a pane with its hidden state.
 
 Rules:
-- The app contains no logic of the token: it calls the runner's step, draws the token, and passes presses on.
+- The app contains no logic of the token: it calls the runner's step, draws the token, and forwards presses.
 - `plain` describes the token's state in one line of text.
 """
 

@@ -80,7 +80,7 @@ class Faults:
         self._numbers.pop(fault, None)
 
     def trigger(self, fault: Fault) -> bool:
-        """Return True if `fault` is armed, and reduce its remaining times by one."""
+        """Return True if `fault` is armed, and decrement its remaining times."""
         if fault not in self._left:
             return False
         left = self._left[fault]

@@ -1,4 +1,4 @@
-"""The transitions between a token's states, as one table.
+"""The table of the transitions between a token's states.
 
 Rules:
 - A transition has a state, a signal, a condition, the next state and an action.

@@ -2,7 +2,7 @@
 
 Rules:
 - Time is in whole milliseconds, and only increases. This module reads no clock.
-- A step of an hour gives the same result as ten thousand shorter steps, because all arithmetic uses integers.
+- A step of an hour has the same result as ten thousand shorter steps, because all arithmetic uses integers.
 """
 
 from __future__ import annotations

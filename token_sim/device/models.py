@@ -1,4 +1,4 @@
-"""The models of tokens as one table: behaviour, times and power.
+"""The table of the models of tokens: behaviour, times and power.
 
 Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A comment marks each figure without a
 source in a maker's document as approximate. The figures have no effect on the value of a code.

@@ -123,7 +123,7 @@ class Device:
     # --- faults
 
     def inject(self, fault: Fault, times: int | None = 1, number: int | None = None) -> None:
-        """Apply a permanent fault at once, or arm another fault for `times` times.
+        """Apply a permanent fault immediately, or arm another fault for `times` times.
 
         Raise ValueError for an invalid number.
         """

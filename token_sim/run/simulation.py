@@ -1,4 +1,4 @@
-"""The simulation of one token: the device, the lines to it, and the commands of its owner.
+"""The simulation of a token: the device, the lines to the device, and the commands of the owner.
 
 Rules:
 - Time is an argument, and no function waits. Results are the same for all kinds of ports.

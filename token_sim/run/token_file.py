@@ -26,7 +26,7 @@ _HARDWARE = {field.name for field in fields(Hardware)}
 
 
 class TokenFileError(Exception):
-    """The error if a token cannot be used. The message gives the reason and the remedy."""
+    """The error if a token cannot be used. The message contains the reason and the remedy."""
 
 
 class TokenFile:

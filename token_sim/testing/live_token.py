@@ -111,7 +111,7 @@ class LiveToken:
         return reply
 
     def advance(self, by: str, *, temp: int = 25, only_token: bool = False) -> dict[str, Any]:
-        """Advance the token's time at once by a span such as 90d, 36h or 1h30m. Return the hidden state."""
+        """Advance the token's time by a span such as 90d, 36h or 1h30m, without waiting. Return the hidden state."""
         return self.command("advance", by=by, temp=temp, only_token=only_token)
 
     def fault(self, name: str, *, times: int | None = 1, number: int | None = None) -> None:

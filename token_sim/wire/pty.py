@@ -137,12 +137,12 @@ class Pty:
             return 0
 
     def drop_ended_client(self) -> None:
-        """Do nothing, because a pseudo-terminal has no half close."""
+        """Do nothing: pseudo-terminals lack a half close."""
 
     def _poll_client(self) -> bool:
         """Return True if the port has a client.
 
-        Unread input counts as a client, because `echo PRESS > port` writes and disconnects at once.
+        Unread input counts as a client, because `echo PRESS > port` disconnects directly after its write.
         """
         assert self._master is not None
         poll = select.poll()
@@ -177,7 +177,7 @@ class Pty:
     def _end_exclusive_access(self) -> None:
         """End the exclusive access of the last client. Only the slave end can end the access.
 
-        Make a new pseudo-terminal if the access also excludes this process. The access never excludes root.
+        Open a new pseudo-terminal if the access also excludes this process. The access never excludes root.
         """
         try:
             with self._slave() as slave:

@@ -143,7 +143,7 @@ def search(report: Report) -> None:
 
 
 def the_seal(report: Report) -> None:
-    """Measure the cost of a sealed key for a login, which opens one key and seals one. Helpers also load cryptography."""
+    """Measure the cost of a sealed key for a login, which opens and seals one key. Helpers also load cryptography."""
     sealer, document = Sealer(Keyring(current=bytes(32))), serialize(UserRecord(user="alice", tokens=(fob(),)))
     sealed = sealer.seal(document, "alice")
     rounds = [timed(lambda: sealer.seal(sealer.open(sealed, "alice", ""), "alice")) for _ in range(2000)]
