@@ -85,7 +85,7 @@ def test_an_unexpected_result_fails_the_demo(folder: Path) -> None:
 def test_an_interrupted_demo_leaves_no_host(folder: Path) -> None:
     with start(folder, "-m", "demo.fleet") as demo:
         assert demo.stdout is not None
-        assert any("3. Make the authority" in line for line in demo.stdout), "hosts and a database run"
+        assert any("3. Set up the authority" in line for line in demo.stdout), "hosts and a database run"
         assert processes_in(folder)
         demo.send_signal(signal.SIGINT)
         _, errors = demo.communicate(timeout=PATIENCE)

@@ -399,7 +399,7 @@ def test_an_answer_asked_again_costs_the_same_search(
 
 def test_a_budget_of_refused_answers_comes_back_with_time() -> None:
     budgets = Budgets()
-    for _ in range(BURST + 4):  # above the budget, because some answers are decided at the same time
+    for _ in range(BURST + 4):  # slightly above the budget, because some answers are decided in parallel
         budgets.count("web1", 10.0)
     assert budgets.is_used_up("web1", 12.0)
     assert not budgets.is_used_up("web1", 12.5)

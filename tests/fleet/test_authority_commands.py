@@ -136,7 +136,7 @@ def test_init_permits_the_network_to_logins_of_the_authority(
     words = ["authority", "init", "--config", str(place.config)]
     place.write(f"{place.text}[store]\nurl = 'postgresql:///otp'\n")
     assert main(words) == 0
-    assert not written, "the host uses another site file"
+    assert not written, "no drop-in is written if the host uses another site file"
     monkeypatch.setattr("pam_totp.cli.authority.site_file", lambda _: str(place.config))
     capsys.readouterr()
     assert main(words[:2]) == 0

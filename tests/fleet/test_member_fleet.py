@@ -52,7 +52,7 @@ class Host:
 
     def login(self, user: str, *answers: Answer, name: str = "sshd", arguments: str = "") -> Login:
         line = f"auth required {MODULE} socket={self.site.socket} nodelay {arguments}"
-        if self._lines.get(name) != line:  # write only changed stacks, because other threads may log in
+        if self._lines.get(name) != line:  # write only changed stacks, because other threads might be logging in
             service(self.site.confdir, name, line)
             self._lines[name] = line
         return login(name, user, answers, self.site.confdir, items={"rhost": RHOST})
@@ -141,7 +141,7 @@ def test_a_revoked_member_is_out_at_once(fleet: Fleet, host: Host) -> None:
     user = fleet.user()
     assert host.login(user, codes(0)).result is Result.SUCCESS
     fleet.members.revoke(host.name)
-    assert host.login(user, codes(1), codes(2)).result is Result.AUTH_ERR, "on the open connection, too"
+    assert host.login(user, codes(1), codes(2)).result is Result.AUTH_ERR, "also on the open connection"
     assert host.site.log.has("refused", f"user={user} ", "reason=not-a-member")
 
 

@@ -532,7 +532,7 @@ def test_a_missing_line_that_enable_had_added_is_found(machine: Fresh) -> None:
     first = machine.enable("sudo", "--keep-within=60")
     machine.shell("mv /var/lib/pam_totp_enabled/sudo.trial /var/lib/pam_totp_enabled/sudo.json")
     first.ends()
-    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # as an upgrade of sudo's package may do
+    machine.write("/etc/pam.d/sudo", STACKS["sudo"])  # as an upgrade of sudo's package can do
     assert (ERROR, Code.CHANGE_LOST) in codes_found(machine)
     assert machine.installed("disable", "sudo").returncode == 0
 

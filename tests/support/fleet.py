@@ -79,7 +79,7 @@ class Client:
 
 
 class Member:
-    """A member with files of its key and its certificate in `folder`."""
+    """A member, with the files of its key and its certificate in `folder`."""
 
     def __init__(self, fleet: Fleet, name: str, folder: Path) -> None:
         self._fleet, self.name, self.folder = fleet, name, folder

@@ -82,7 +82,7 @@ class Login:
     result: Result
     prompts: tuple[Shown, ...]  # in order
     messages: tuple[Shown, ...]  # information and errors, in order
-    authtok: str | None  # PAM_AUTHTOK after the last module, for services made with `carry_authtok`
+    authtok: str | None  # PAM_AUTHTOK after the last module, for services written with `carry_authtok`
     seconds: float
     delay: float  # seconds: the fail delay that the modules requested, randomised by libpam (±50 %); 0 after success
     left: int  # the number of unused answers
@@ -160,9 +160,9 @@ def login(
 ) -> Login:
     """Log `user` in at `service` once, and return the result. libpam asks for the name if `user` is None.
 
-    Each prompt uses the next answer. The conversation fails at a prompt after the last answer. `answers` may also
-    be a function, which `login` calls at every prompt. The conversation fails if a function raises an exception, and
-    `login` raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
+    Each prompt uses the next answer. The conversation fails at a prompt after the last answer. `answers` can also be a
+    function, which `login` calls at every prompt. The conversation fails if a function raises an exception, and `login`
+    raises the exception again. `items` are PAM items by lower-case name: rhost, ruser, tty, authtok …
     """
     with Session(service, user, answers, confdir, items=items) as session:
         return session.authenticate(flags)

@@ -1,6 +1,6 @@
 """Capture of the log lines of PAM modules in this process. The host's log receives none of these lines.
 
-The process loads a small library with another pam_syslog before libpam. Modules that libpam loads afterwards use this
+Before libpam, the process loads a small library that replaces pam_syslog. Modules that libpam loads afterwards use this
 pam_syslog until the process ends. The library drops all lines outside of `captured`.
 """
 

@@ -83,7 +83,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start Patroni as the first process of a new process namespace, which ends with that process."""
+        """Start Patroni as the first process of a new PID namespace, which ends with that process."""
         command = self.namespace.command("unshare", "--pid", "--fork", "--mount-proc", *_ACCOUNT)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -245,7 +245,7 @@ class Cluster:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def cut_off(self, node: Node) -> None:
-        """Drop all packets between this server and the other servers, including etcd, without an error."""
+        """Drop all packets between this server and the other servers, including etcd, without a reply to the sender."""
         self._connect(node, reached=False)
 
     def reconnect(self, node: Node) -> None:
@@ -265,7 +265,7 @@ class Cluster:
         return str(json.loads(done.stdout)[0]["address"])
 
     def enter(self) -> None:
-        """Let the calling thread, and the threads that it starts later, use the network of the cluster."""
+        """Move the calling thread to the cluster's network namespace, which threads that it starts later inherit."""
         with open(self._bridge.path, "rb") as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")

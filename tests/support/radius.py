@@ -160,7 +160,7 @@ class Nas:
         return hidden
 
     def send(self, packet: bytes, seconds: float = PATIENCE) -> Packet | None:
-        """Send a packet, and return the reply, or None at the timeout."""
+        """Send a packet, and return the reply, or None after the time-out."""
         self.socket.settimeout(seconds)
         self.socket.send(packet)
         try:

@@ -163,7 +163,7 @@ class Setup:
         return path
 
     def stack(self, *arguments: object, relay: Path = RELAY, carry_authtok: bool = False) -> str:
-        """Write a PAM service file in which libpam's result is the relay's result. Return the name of the service."""
+        """Write a PAM service file by which libpam returns the relay's result. Return the name of the service."""
         self._services += 1
         name = f"setup{self._services}"
         line = f"auth [success=ok default=die] {relay} {' '.join(map(str, arguments))}"

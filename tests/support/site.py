@@ -183,7 +183,7 @@ class Site:
 
 
 def make_decoys(store: Path) -> None:
-    """Create the lock file and the decoys like `FileStore.prepare`, but without a flush."""
+    """Create the lock file and the decoys as `FileStore.prepare` does, but without fsync."""
     (store / ".lock").touch(0o600)
     (store / DECOYS).mkdir(0o700)
     document = serialize(UNKNOWN_USER.with_token(phone()))

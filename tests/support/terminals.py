@@ -1,4 +1,4 @@
-"""Commands on a real terminal, and the QR codes that they draw there."""
+"""Commands on a real terminal, and the QR codes that the commands draw on that terminal."""
 
 from __future__ import annotations
 

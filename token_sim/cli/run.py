@@ -1,7 +1,7 @@
 """run: run a token on its ports, until a signal or for as long as a command runs.
 
 Rules:
-- When a run ends (by a signal, the command or an error), `run` removes links and sockets, and saves the token file.
+- `run` removes links and sockets, and saves the token file, at the end of a run (by a signal, the command or an error).
 - A signal handler only records the signal.
 """
 

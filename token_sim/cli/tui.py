@@ -85,7 +85,7 @@ class FaultMenu(ModalScreen[str | None]):
 class TokenApp(App[None]):
     """The app of one token, driven by `runner`, with ports at `urls`.
 
-    The app ends when `stopped` returns True or the user quits.
+    The app exits when `stopped` returns True, or when the user quits.
     """
 
     TITLE = "token-sim"

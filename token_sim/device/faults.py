@@ -51,7 +51,7 @@ DESCRIPTIONS = {
     Fault.LINE_BAUD: "the token uses half the speed of the line",
 }
 
-PERMANENT = frozenset(  # `inject` applies these faults to the token at once, and arms all other faults
+PERMANENT = frozenset(  # `inject` applies these faults to the token immediately, and arms all other faults
     (Fault.BIT_ROT, Fault.WEAK_BATTERY, Fault.DEAD_BATTERY, Fault.COUNTER_LIMIT, Fault.TAMPER)
 )
 CLEARABLE = tuple(  # a new battery undoes WEAK_BATTERY and DEAD_BATTERY
