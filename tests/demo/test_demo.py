@@ -19,7 +19,7 @@ WIDTH = 80  # columns of a terminal
 
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo with `folder` for temporary files, and without the caller's Python settings."""
+    """Run the demo with `folder` for temporary files, ignoring the caller's Python settings."""
     given = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "LC_ALL": "C.UTF-8", **environment}
     return subprocess.run(
         [PYTHON, *command], cwd=TREE, env=given, capture_output=True, text=True, timeout=PATIENCE * 3, check=False

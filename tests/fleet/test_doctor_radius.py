@@ -27,7 +27,7 @@ def installed(fleet: Fleet) -> Iterator[FreeRadius]:
 
 @pytest.fixture
 def radius(installed: FreeRadius, monkeypatch: pytest.MonkeyPatch) -> Iterator[FreeRadius]:
-    """Yield FreeRADIUS with its files as installed, and restore them after the test."""
+    """Yield FreeRADIUS with its installed files, and restore these files after the test."""
     monkeypatch.setattr(checks_radius, "FOLDER", str(installed.folder))
     kept = {path: (path.read_bytes(), path.stat().st_mode) for path in installed.folder.iterdir() if path.is_file()}
     yield installed

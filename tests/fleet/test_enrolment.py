@@ -1,4 +1,4 @@
-"""Tests of enrolment tickets on members. The authority must permit enrolment to a group of the member."""
+"""Tests of enrolment tickets on members, which require the permission to enrol the user."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Host:
         return break_glass(args, users)
 
     def codes(self) -> list[list[str]]:
-        """Return the lines of the output file as words, and delete it."""
+        """Return the words of each line of the output file, and delete the file."""
         lines = [line.split() for line in self.output.read_text().splitlines()]
         self.output.unlink()
         return lines

@@ -47,7 +47,7 @@ def _one_line(error: Exception) -> None:
 def secret_file(data: bytes) -> None:
     """Check that `parse` refuses a secret file, or that `serialize` returns the same bytes for the parsed record.
 
-    For an older document, the comparison omits the keys that later versions added.
+    The comparison of an older document omits the keys that later versions added.
     """
     try:
         record = parse(data)
@@ -73,7 +73,7 @@ def sealed(data: bytes) -> None:
 
 
 def keyring(data: bytes) -> None:
-    """Check that a keyring is refused, or that its encoding gives the same keyring."""
+    """Check that a keyring is refused, or that its encoding decodes to the same keyring."""
     try:
         found = parse_keyring(data)
     except KeyringError as e:

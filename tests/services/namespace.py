@@ -279,7 +279,7 @@ class Machine:
             self._service = None
 
     def talk(self, *words: str, user: str = "root", echo: bool = False) -> Talk:
-        """Run `words` on a terminal for a dialogue. With `echo`, the terminal echoes at the start."""
+        """Run `words` on a terminal for a dialogue. The terminal initially echoes input if `echo` is true."""
         program, *arguments = self.command(*words, user=user)
         talk = Talk(
             pexpect.spawn(

@@ -41,7 +41,7 @@ def own(*lines: str) -> str:
 
 
 def failures(tmp_path: Path, log: str, name: str = "pam_totp") -> list[tuple[str, str | None]]:
-    """Return address and user of each failure that fail2ban-regex finds in `log` by the filter `name`."""
+    """Return address and user of each failure that fail2ban-regex finds in `log` with the filter `name`."""
     folder = tmp_path / "fail2ban"
     if not folder.exists():
         shutil.copytree(FAIL2BAN, folder)

@@ -72,7 +72,7 @@ def _listener(machine: Machine) -> socket.socket:
 
 
 def _uids_of_helpers(machine: Machine) -> set[str]:
-    """Return all uids of the machine's helpers: real, effective, saved and of the file system."""
+    """Return all uids of the machine's helpers: real, effective, saved and file-system uids."""
     found = set()
     for pid in machine.processes(HELPER):
         with suppress(OSError):  # the process has ended
@@ -105,7 +105,7 @@ def test_join_writes_the_files_of_the_account_of_the_service(machine: Machine, c
 
 
 def test_join_replaces_a_store_whose_records_were_copied(machine: Machine, tmp_path: Path) -> None:
-    """The store's path is a file after the copy. An empty store with `nullok` would accept all users without a code."""
+    """A copy of all records to a database leaves a file at the store's path. An empty store is unsafe with `nullok`."""
     centre, store, aside = Centre(machine, tmp_path), machine.path(STORE), machine.path(f"{STORE}.aside")
     store.rename(aside)
     machine.write(STORE, f"{NOTICE}postgresql://authority@db1/otp\n")

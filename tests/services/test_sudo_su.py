@@ -200,7 +200,7 @@ TRAP = "open('/home/alice/sprung', 'a').write('as %d' % __import__('os').geteuid
 def test_the_callers_environment_cannot_inject_code_that_runs_as_root(
     machine: Machine, way_there: str, program: str
 ) -> None:
-    """An interpreter inside sudo, such as pam_python.so, would search its library through the caller's PATH."""
+    """An interpreter inside sudo, such as pam_python.so, would search for its library through the caller's PATH."""
     machine.stack(program, machine.module_line(way=way_there))
     evil = "/home/alice/evil"
     made = machine.run("mkdir", "-p", f"{evil}/lib/python3.11", user="alice")
