@@ -24,7 +24,7 @@ RECOVERY = "0123456789ABCDEF"
 
 @pytest.fixture(autouse=True)
 def handing_on(site: Site, way: str) -> None:
-    """Write the stack of the service `demo`, which takes both factors in one answer, and reports the forwarded password."""
+    """Write the stack of the service `demo`: one answer for both factors, and a report of the forwarded password."""
     if os.geteuid() != 0 and way == "socket":
         pytest.skip("requires root: the service accepts the module's arguments only from root")
     socket = site.socket if way == "socket" else "none"
