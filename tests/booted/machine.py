@@ -3,7 +3,7 @@
 Rules:
 - debootstrap creates each system in `build/booted` once, and no later step changes the system. Each machine gets a
   disk with a copy of its system, and with this tree in /src.
-- A test waits for a prompt or for the end of the machine. Only a machine that hangs reaches LIMIT.
+- A test waits for a prompt, or for the end of the machine. The wait exceeds LIMIT only if the machine hangs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ only_booted = [
     pytest.mark.skipif("PAM_TOTP_BOOTED" not in os.environ, reason="only 'make booted' boots virtual machines"),
     pytest.mark.skipif(os.uname().machine != "x86_64", reason="the virtual machine needs an x86_64 host"),
     pytest.mark.skipif(os.geteuid() != 0, reason="requires root for debootstrap"),
-    pytest.mark.timeout(3600),  # the first test makes the bare system, and boots a machine
+    pytest.mark.timeout(3600),  # the first test creates the bare system, and boots a machine
 ]
 SUITE = "bookworm"
 FOLDER = TREE / "build" / "booted"
@@ -42,8 +42,8 @@ _PACKAGES = (
 DISK = "3G"
 MEMORY = "1G"
 PASSWORD = "correct horse"  # the password of alice; the machine has no network
-LIMIT = 900.0  # seconds: a machine without KVM is many times slower, also if the host has other work
-SHORT = 60.0  # seconds: the limit of a step of this host
+LIMIT = 900.0  # seconds: a machine without KVM is many times slower, and the host can be busy
+SHORT = 60.0  # seconds: the limit of a step on this host
 _PROMPT = "@{}> "
 _LOGIN = """[Service]
 ExecStart=
@@ -64,7 +64,7 @@ systemctl --quiet enable serial-getty@ttyS0 serial-getty@ttyS1 ssh
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A bare system with the packages of every system here, and with `packages`."""
+    """A bare system with the common packages, and with `packages`."""
 
     name: str
     packages: str = ""
@@ -92,7 +92,7 @@ BARE = System(SUITE)
 
 
 def make_disk(disk: Path, packages: Path | None = None, system: System = BARE) -> None:
-    """Make a bootable disk that contains a system, which is made first if it does not exist, and a copy of this tree.
+    """Create a bootable disk with a system and a copy of this tree. First create the system if it is missing.
 
     `packages` is a folder of Debian packages and programs to copy to /src/packages.
     """
@@ -121,7 +121,7 @@ def make_disk(disk: Path, packages: Path | None = None, system: System = BARE) -
 
 
 class Booted:
-    """A running virtual machine. `stop` cuts its power. With `tpm`, it has a TPM2 with the state in that folder."""
+    """A running virtual machine. `stop` cuts its power. `tpm` is the folder of a TPM2's state."""
 
     def __init__(self, disk: Path, tpm: Path | None = None, system: System = BARE) -> None:
         kernel, initrd = (str(next(system.folder.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
@@ -142,7 +142,7 @@ class Booted:
         self.first, self.second = Shell(first, "1"), Shell(second, "2")
 
     def shuts_down(self) -> None:
-        """Let systemd stop all units and unmount the disk. That ends the machine's process."""
+        """Let systemd stop all units, unmount the disk, and turn the machine off."""
         self.first.types("systemctl poweroff")
         self._machine.expect(pexpect.EOF)
         self.stop()
@@ -156,7 +156,7 @@ class Booted:
 
 
 class _Tpm:
-    """A TPM2 in a process of swtpm, which ends with the machine. `options` are those of the machine's process."""
+    """A TPM2 in a process of swtpm, which exits with the machine. `options` are qemu's options for the TPM2."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -164,7 +164,7 @@ class _Tpm:
         channel.unlink(missing_ok=True)
         words = ["swtpm", "socket", "--tpm2", "--terminate", "--tpmstate", f"dir={folder}"]
         self._process = subprocess.Popen([*words, "--ctrl", f"type=unixio,path={channel}"])
-        site.until(channel.exists, "swtpm makes its socket", SHORT)
+        site.until(channel.exists, "swtpm creates its socket", SHORT)
         device = "-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0"
         self.options = ["-chardev", f"socket,id=tpm,path={channel}", *device.split()]
 
@@ -182,7 +182,7 @@ class Shell:
         if name != "1":
             terminal.sendline("")  # get a new prompt: the system printed the first prompt before this terminal was open
         self.asks("root@booted:~# ")
-        # bash would write its history, which may have keys, to the disk.
+        # bash would write its history, which can contain keys, to the disk.
         terminal.sendline(f"unset HISTFILE; stty -echo cols 500; cd /src; PS1='@''{name}> '; PS2=")
         self.asks(self.prompt)
 
@@ -212,11 +212,11 @@ class Shell:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition`, which asks the machine, is true."""
+    """Wait until `condition`, which runs commands on the machine, is true."""
     site.until(condition, what, LIMIT)
 
 
 def contains(disk: Path, content: bytes) -> bool:
-    """Return True if `content` is anywhere on a disk."""
+    """Return True if any part of the disk contains `content`."""
     with disk.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         return mapped.find(content) >= 0

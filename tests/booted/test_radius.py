@@ -1,6 +1,6 @@
 """Tests of FreeRADIUS as a member of a fleet, by the units of their packages. Only `make booted` runs these tests.
 
-One machine is all hosts: the database, the authority, FreeRADIUS and its client.
+One machine has all roles: database, authority, FreeRADIUS, and client of FreeRADIUS.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ COMMANDS = (
 
 
 class Host:
-    """The machine, and the codes of alice. It can boot again."""
+    """The machine, which can boot again, and the codes of alice."""
 
     def __init__(self, disk: Path) -> None:
         self._disk = disk
@@ -113,7 +113,7 @@ def test_the_certificate_is_renewed_by_a_unit_of_systemd(host: Host) -> None:
     read = "openssl x509 -noout -serial -in /etc/pam_totp-radius/tls/certificate.pem"
     before = host.root.does(read)
     assert "pam_totp-radius.timer" in host.root.does("systemctl --no-pager list-timers")
-    # The authority runs openssl several times. A machine without KVM may not do so in the time that a member waits.
+    # The authority runs openssl several times. A machine without KVM might exceed the time limit of the member.
     until(lambda: host.root.tries("systemctl start pam_totp-radius.service")[0] == 0, "the certificate is renewed")
     assert host.root.does(read) != before
     assert host.radclient(hotp(KEY, next(host.counter))) == "Access-Accept"
@@ -126,7 +126,7 @@ def test_after_a_boot_the_host_answers_and_refuses_used_codes(host: Host) -> Non
     assert host.radclient(hotp(KEY, next(host.counter))) == "Access-Accept"
     assert not host.has_failed_units()
     expected = {"clock-not-synchronised", "seal-not-exported"}
-    until(lambda: host.findings() == expected, "doctor has no other finding, when the service has started")
+    until(lambda: host.findings() == expected, "doctor has no other finding after the start of the service")
 
 
 def test_the_units_of_an_authority_decide_with_sealed_secrets(host: Host) -> None:

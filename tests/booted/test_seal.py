@@ -1,6 +1,6 @@
-"""Tests of the seal under a real systemd, which gives the key to the services. Only `make booted` runs these tests.
+"""Tests of the seal under a real systemd, which passes the key to the services. Only `make booted` runs these tests.
 
-One machine has a sealed store. Its key moves from the file to a credential of the host, and then to one of the TPM2.
+One machine has a sealed store. Its key moves from the file to a host credential, and then to a TPM2 credential.
 The tests run in order, because a boot takes a minute.
 """
 
@@ -65,7 +65,7 @@ class Sealed:
         return self.root.tries(f"echo {self.code()} | pamtester {service} alice authenticate")[0] == 0
 
     def assert_accepted_everywhere(self) -> None:
-        # Without KVM, the start of the service may take longer than the ten seconds that a login waits.
+        # Without KVM, the start of the service can exceed the ten seconds for which a login waits.
         self.root.does("systemctl start pam_totp.service")
         until(lambda: self.root.tries("ls /run/pam_totp/service/figures")[0] == 0, "the service is ready")
         assert self.is_accepted()
@@ -76,7 +76,7 @@ class Sealed:
         assert "0 loaded units" in self.root.does("systemctl --no-pager --failed")
 
     def assert_refused_with(self, logged: str, found: str) -> None:
-        """Assert that every login is refused, and that the log and doctor have the reason."""
+        """Check that every login is refused, and that the log and doctor report the reason."""
         for service in ("demo", "demo", "cold"):
             assert not self.is_accepted(service)
         said = self.root.does("journalctl --no-pager --boot --output=cat --identifier=pam_totp")
@@ -88,7 +88,7 @@ class Sealed:
         assert not any(finding["code"] == "record-unreadable" for finding in findings)
 
     def export(self) -> str:
-        """Return the keys of the seal. No copy of them stays on the disk."""
+        """Return the keys of the seal, and delete their copy on the disk."""
         self.root.does(f"pam-totp seal export {COPY} --yes")
         return self.root.does(f"cat {COPY}; rm {COPY}")
 
@@ -150,7 +150,7 @@ def test_a_disk_at_the_tpm2_of_another_machine_opens_nothing(sealed: Sealed) -> 
 
 
 def test_the_disk_shows_no_key_of_a_token_or_of_the_seal(sealed: Sealed) -> None:
-    seal = parse_keyring(sealed.export().encode()).current  # since the last rotation, it was in no file of its own
+    seal = parse_keyring(sealed.export().encode()).current  # the key has had no file since the last rotation
     sealed.machine.shuts_down()
     assert contains(sealed.disk, b'"secret": "sealed:')
     for key in (sealed.key, seal):
