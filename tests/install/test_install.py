@@ -320,7 +320,7 @@ def test_destdir_is_honoured_and_needs_no_root(tmp_path: Path) -> None:
         file.touch()
     done = subprocess.run([*make, "uninstall"], cwd=TREE, check=True, capture_output=True, text=True)
     assert [p for p in place.rglob("*") if p.is_file()] == [ca_key]
-    assert f"the keys and certificates in {ca_key.parent} stay" in done.stdout
+    assert f"the keys and certificates in {ca_key.parent} are kept" in done.stdout
     assert not drop_in.parent.exists()
 
 
