@@ -206,7 +206,7 @@ def print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
             print(f"in stock: {token['serial']}: {', '.join(token['notes'])}")
     if changed:
         verb = "would be changed" if dry_run else "changed"
-        print(f"stock: {count(len(changed), 'token')} {verb}; each needs codes in a row when it is handed out")
+        print(f"stock: {count(len(changed), 'token')} {verb}; key fobs need codes in a row when they are handed out")
 
 
 def _claim_serials(store: FileStore, user: str) -> None:

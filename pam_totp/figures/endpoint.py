@@ -1,8 +1,9 @@
 """The socket of the figures: a Unix socket that answers `GET /metrics` over HTTP.
 
 Rules:
-1. Separate threads serve the socket, so that no reader delays a login. Requests have limits of time, of size, and of
-   number at once. Requests of other accounts do not count towards the limits of root and of the group.
+1. Separate threads serve the socket, so that no reader delays a login. The endpoint limits the duration, the size and
+   the number of simultaneous requests. Requests of other accounts do not count towards the limits of root and of the
+   group.
 2. The figures show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
    this process's account and the members of the group `GROUP` may read them.
 3. An error of this module is logged once, and changes nothing else.

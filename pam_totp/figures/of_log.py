@@ -114,6 +114,9 @@ class LogFigures:
 
 
 def batch_of(serial: str, length: int | None = None) -> str:
-    """Return the batch of a serial number."""
+    """Return the first `length` characters of a serial number: the batch of the key fob.
+
+    By default, return all but the last BATCH_DIGITS. Return UNKNOWN_BATCH if none remain.
+    """
     text = serial[:length] if length is not None else serial[:-BATCH_DIGITS]
     return text or UNKNOWN_BATCH

@@ -384,11 +384,11 @@ def _forwarded(token: Token, known: _User, group: _Group, now: int) -> tuple[Tok
         notes.append("removed: kept as disabled, because a user without a token passes nullok")
     elif token.enabled and known.last("remove", keys) is not None:
         changed = changed.switched(False)
-        notes.append("disabled: it was removed, and a line that adds it again does not count")
+        notes.append("disabled: it was removed, and a log line that adds it again is ignored")
     elif token.enabled and (disabled := known.last("disable-token", keys)) is not None:
         changed = changed.switched(False)
         is_enabled = (known.last("enable-token", keys) or 0) > disabled
-        notes.append("disabled: a line that enables it again does not count" if is_enabled else "disabled")
+        notes.append("disabled: a log line that enables it again is ignored" if is_enabled else "disabled")
     next_factor, is_future = _next_factor(token, known, keys)
     if is_future:
         notes.append("ignored a step that is in the future")

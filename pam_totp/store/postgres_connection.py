@@ -135,7 +135,8 @@ class Connection:
                 self.close()
             if state == NO_TABLE:
                 text = (
-                    "the database has no records: they were copied to another store, or run 'pam-totp store init URL'"
+                    "the database has no tables of pam_totp: they were copied to another store, or never created"
+                    " (to create them, run 'pam-totp store init URL')"
                 )
             raise Refused(text, state)
         if self._notices:

@@ -68,7 +68,7 @@ class SystemPasswords:
         _crypt()  # load libcrypt before the first request
 
     def verify(self, user: str, password: str, delay: Callable[[float], None] = time.sleep) -> bool:
-        """Return True if the password is correct and the account may be used. Raise TooManyChecks.
+        """Return True if the password is right and the account may be used. Raise TooManyChecks.
 
         Call `delay` with the seconds to wait before a refusal: a server can pass a function that blocks no thread.
         """

@@ -132,7 +132,7 @@ def lost_phone_form() -> Page:
 
 
 def _tokens_in_use() -> list[str]:
-    """Return the names of the user's confirmed tokens, phones first."""
+    """Return the names of the user's confirmed tokens, those without a serial number first: most are phones."""
     tokens = [t for t in current_portal().factors.of(requester().user).tokens if t.confirmed]
     return [t.name for t in sorted(tokens, key=lambda t: t.serial is not None)]
 

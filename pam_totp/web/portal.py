@@ -67,7 +67,7 @@ class Passwords(Protocol):
     """The interface for checking the first factor, a password."""
 
     def verify(self, user: str, password: str, delay: Callable[[float], None]) -> bool:
-        """Return True if the password is correct. Delay a refusal by a call of `delay`. Raise TooManyChecks."""
+        """Return True if the password is right. Delay a refusal by a call of `delay`. Raise TooManyChecks."""
 
 
 @dataclass(frozen=True, kw_only=True)

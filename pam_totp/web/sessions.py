@@ -11,7 +11,7 @@ Rules:
   creates recovery codes.
 - A new token belongs to the form that shows its key, and a first code to the form of the second code. Therefore, a
   second tab cannot replace them.
-- The number of sessions on the server is limited. A user has such a session only after a correct password.
+- The number of sessions on the server is limited. A user has such a session only after the right password.
 
 Sessions are in memory, so that an unconfirmed key is never written to a disk. One process must therefore serve the
 whole portal, and every user must sign in again after a restart.
@@ -49,7 +49,7 @@ class Step(enum.Enum):
     """The step of a sign-in that a browser has reached. The values are the limits (idle, total), in seconds."""
 
     ANONYMOUS = (3600.0, 3600.0)
-    PASSWORD = (300.0, 300.0)  # the password was correct; a PAM prompt has the same limit
+    PASSWORD = (300.0, 300.0)  # the password was right; a PAM prompt has the same limit
     ENROLLING = (900.0, 1800.0)  # the guided enrolment: the user may get a token, but is not signed in by a code
     SIGNED_IN = (900.0, 3600.0)
 

@@ -99,7 +99,7 @@ def lazy_gettext(text: str) -> str:
 
 
 def of_problem(problem: Problem) -> str:
-    """Return the text of a change that failed."""
+    """Return the message that tells the user why a change failed, in the language of the page."""
     if problem.minutes > 0:
         return ngettext(
             "The clock of your phone seems to be %(num)d minute ahead. Let the phone set its time by itself. Then enter"

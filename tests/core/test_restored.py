@@ -311,7 +311,7 @@ def test_a_token_that_was_imported_again_is_disabled() -> None:
         result = forward(alice(fob(5)), *said)
         assert result.record == alice(fob(7, enabled=False)), "the later line can be forged"
         assert notes(result) == [
-            "disabled: it was removed, and a line that adds it again does not count, counter 5 -> 7"
+            "disabled: it was removed, and a log line that adds it again is ignored, counter 5 -> 7"
         ]
 
 
@@ -328,7 +328,7 @@ def test_a_disabled_token_is_disabled_and_never_enabled() -> None:
     assert forward(alice(fob(5)), off).record == alice(fob(5, enabled=False))
     result = forward(alice(fob(5)), on, off)
     assert result.record == alice(fob(5, enabled=False))
-    assert notes(result) == ["disabled: a line that enables it again does not count"]
+    assert notes(result) == ["disabled: a log line that enables it again is ignored"]
     result = forward(alice(fob(5, enabled=False)), on)
     assert result.record == alice(fob(5, enabled=False)), "a line can be forged, so it gives no rights"
     assert notes(result) == ["still disabled: it was enabled since the backup"]

@@ -71,7 +71,7 @@ class Caller:
 
 @pytest.fixture
 def cgroups(machine: Machine) -> Iterator[Path]:
-    """Mount an empty cgroup as the root of all cgroups, with a cgroup that belongs to alice. Return its path."""
+    """Mount a cgroup without processes at /sys/fs/cgroup, with a child that is delegated to alice. Yield the path."""
     name = f"pam_totp-test-{os.getpid()}"
     made = machine.run(
         *("sh", "-ec"),

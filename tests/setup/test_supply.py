@@ -144,7 +144,8 @@ def test_only_pinned_packages_are_installed() -> None:
 
 @pytest.fixture
 def newer(tmp_path: Path) -> tuple[Index, str]:
-    """Return an index with each pinned version and a newer version, and a lock with the hashes of the pinned versions.
+    """Return an index with each pinned version and a newer version, and the text of a lock file for the
+    pinned versions.
 
     Both versions have the dependencies of the real package. The pinned setuptools is real: it builds pam_totp.
     """

@@ -201,7 +201,8 @@ class Cluster:
     def has_standbys(self, *, synchronous: bool = True) -> bool:
         """Return True if two standbys follow the primary.
 
-        With `synchronous`, Patroni must also list a standby that it may promote. Otherwise, it must list no standby.
+        With `synchronous`, the primary must replicate synchronously, and Patroni must list a synchronous standby.
+        Otherwise, one of the two must be missing.
         """
         primary = self.primary()
         if primary is None:
