@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import shutil
@@ -52,6 +53,8 @@ def read_picture(data: bytes) -> bytes:
                 timeout=PICTURE_TIMEOUT,
                 env={"TMPDIR": folder, "OMP_NUM_THREADS": "1"},  # each thread would take address space
                 preexec_fn=_limit,
+                user=os.geteuid(),  # as the real ids too: zbarimg must not become root again
+                group=os.getegid(),
             )
         except subprocess.TimeoutExpired:
             raise FormatError(None, f"no QR code was found within {PICTURE_TIMEOUT} s") from None

@@ -44,6 +44,7 @@ OPENSSL = "/usr/bin/openssl"
 STEP_WAIT = 10.0  # seconds for one request, or one run of openssl
 DAY = 86_400
 RENEWED_BEFORE = 30 * DAY  # seconds before the end of a certificate: day 60 of 90
+_MAX_ERROR = 300  # characters of openssl's error, which contains no key
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "OPENSSL_CONF": "/dev/null"}
 
 
@@ -97,6 +98,8 @@ def _openssl(*arguments: str, given: str | None = None) -> str:
             text=True,
             env=_ENVIRONMENT,
             cwd="/",
+            user=os.geteuid(),  # as the real id too: under NoNewPrivileges, Linux 6.1 would restore root
+            group=os.getegid(),
             timeout=STEP_WAIT,
             check=False,
         )
@@ -105,7 +108,8 @@ def _openssl(*arguments: str, given: str | None = None) -> str:
     except (OSError, subprocess.TimeoutExpired) as e:
         raise JoinError(f"{OPENSSL}: {getattr(e, 'strerror', None) or 'no result in time'}") from None
     if done.returncode != 0:
-        raise JoinError(f"{OPENSSL} {arguments[0]} failed with status {done.returncode}")
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise JoinError(f"{OPENSSL} {arguments[0]} failed: {'; '.join(lines)[:_MAX_ERROR]}")
     return done.stdout
 
 

@@ -485,3 +485,23 @@ def test_only_a_member_can_renew(joining: Joining) -> None:
     joining.config.write_text(SITE)
     assert main(["join", "--renew", "--config", str(joining.config)]) == 1
     assert "this host is no member" in joining.capsys.readouterr().err
+
+
+ACTING = """
+import os
+from pam_totp.member import joining
+os.setegid(65534)
+os.seteuid(65534)  # the real ids remain root's, as in `pam-totp join --renew`
+print(joining.new_request().csr)
+joining.OPENSSL = "/usr/bin/grep"
+print(joining._openssl("^Uid", "/proc/self/status"))
+"""
+
+
+@as_root
+def test_openssl_runs_with_the_effective_ids_alone() -> None:
+    """With NoNewPrivileges, as in a unit of systemd, execve(2) of Linux 6.1 sets the effective ids to the real ids."""
+    command = ["setpriv", "--no-new-privs", sys.executable, "-c", ACTING]
+    done = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False)
+    assert "BEGIN CERTIFICATE REQUEST" in done.stdout, done.stderr
+    assert done.stdout.split("Uid:")[1].split() == ["65534"] * 4, "openssl cannot become root again"
