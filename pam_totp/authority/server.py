@@ -285,7 +285,7 @@ class Server:
     def _issuer(self) -> Issuer:
         """Return the CA. Raise CertificateError if this authority does not sign."""
         if not os.path.exists(self._settings.ca_key):
-            raise CertificateError(f"cannot sign certificates: {self._settings.ca_key} not found")
+            raise CertificateError(f"cannot sign certificates: {self._settings.ca_key}: not found")
         if not self._settings.addresses:
             raise CertificateError("authority.addresses of the site file must not be empty")
         return Issuer(self._settings.ca, self._settings.ca_key)

@@ -255,5 +255,5 @@ def main() -> None:
         with socket.socket(fileno=0) as channel:
             Runner(channel, 1).run()
     except Exception as e:  # standard error is closed
-        problem = f"the program gets no more changes: {e}"
+        problem = f"the program receives no more changes: {e}"
         audit_log.write(audit_log.to_syslog, audit_log.ON_CHANGE, "error", problem=problem)

@@ -274,7 +274,7 @@ def test_google_authenticator_can_open_every_exported_file_name(site: Site, tmp_
     done = site.command("export", "--all", "--format", "google-authenticator", "--output", relative)
     assert done.returncode == 1
     assert os.listdir(tmp_path / "ga") == ["alice"]
-    reason = "the other program reads a file with the user's name, and this name is not a valid file name"
+    reason = "the other program requires a file with the user's name, and this name cannot be a file name"
     assert f"skipped: EXAMPLE\\bob: {reason}" in done.stderr
     assert f"secret={tmp_path / 'ga'}/${{USER}} user=root" in done.stdout
 

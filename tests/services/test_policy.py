@@ -50,7 +50,7 @@ def test_a_member_shows_its_authorities_and_no_policy(site: Site) -> None:
     assert (shown["nullok"]["value"], shown["echo"]["value"]) == (True, True)
     assert shown["decided_by"] == "authorities"
     text = site.command("policy", "sshd", "--config", site.config, "--", "echo").stdout
-    assert "The authorities decide on every answer, according to [policy] and [service] in their site files." in text
+    assert "The authorities decide on every answer, by [policy] and [service] of their site files." in text
     local = site.command_json("policy", "sshd", "--config", site.config, "--", "store=/otp", "look_ahead=5")
     assert (local["look_ahead"]["value"], local["decided_by"]) == (5, "this host")
     assert "authorities" in local["others"]["settings"], "programs of other accounts ask the authorities"
