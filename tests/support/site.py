@@ -104,10 +104,19 @@ class Site:
         paths = ("--socket", str(self.socket), "--store", str(self.store), "--config", str(self.config))
         program = ["-c", f"{before}; from pam_totp.cli import main; main()"] if before else ["-m", "pam_totp.cli"]
         command = [sys.executable, *program, "serve", *paths, "--log", "stderr", *options]
+        stale = self._socket_identity()  # of a service that was killed
         with open(self.folder / "log", "ab") as log:
             self._service = subprocess.Popen(command, cwd=TREE, stderr=log)
-        until(lambda: self.socket.exists() or self._ended(), "the service creates its socket")
+        until(lambda: self._socket_identity() not in (None, stale) or self._ended(), "the service creates its socket")
         return self._service
+
+    def _socket_identity(self) -> tuple[int, int] | None:
+        """Return the inode and the change time of the socket, or None if it does not exist."""
+        try:
+            status = self.socket.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_ctime_ns
 
     def _ended(self) -> bool:
         return self._service is not None and self._service.poll() is not None
