@@ -150,3 +150,9 @@ def test_a_line_of_a_code_block_contains_one_command(path: Path) -> None:
     """Two comments in a line show that a wrapped paragraph has swallowed the block."""
     blocks = re.findall(r"^```.*?^```", path.read_text(), re.MULTILINE | re.DOTALL)
     assert [line for block in blocks for line in block.splitlines() if len(re.findall(r"\s# ", line)) > 1] == []
+
+
+def test_each_template_of_an_issue_begins_with_its_name_and_purpose() -> None:
+    templates = sorted((TREE / ".github" / "ISSUE_TEMPLATE").glob("*.md"))
+    assert templates
+    assert [t.name for t in templates if not re.match(r"---\nname: .+\nabout: .+\n---\n", t.read_text())] == []
