@@ -1,4 +1,4 @@
-"""stats: show the figures of the log and of the store, or write them for Prometheus."""
+"""stats: show the statistics of the log and of the store, or write metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pam_totp.cli.stats_drawing import draw, draw_note
 from pam_totp.cli.store_access import location, now, open_store, uses_own_file
 from pam_totp.core.record import DAY, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
-from pam_totp.figures.of_log import LogFigures
-from pam_totp.figures.of_store import StoreFigures
+from pam_totp.metrics.log_statistics import LogStatistics
+from pam_totp.metrics.store_statistics import StoreStatistics
 from pam_totp.operations.restored import parse_with_service, written_at
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import Store, StoreError, read_each
@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "stats",
         run,
-        "show figures: logins, tokens, skipped codes of key fobs, drift of clocks",
+        "show statistics: logins, tokens, skipped codes of key fobs, drift of clocks",
         "pam-totp stats",
         "pam-totp stats --since 30d --json",
         "pam-totp stats --log /var/log/auth.log*",
@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
     if args.textfile is not None:
         return _write_textfile(args)
     if uses_own_file(args):
-        raise CommandError("permission denied: only root can read the figures of all users", OUT_OF_REACH)
-    log = LogFigures()
+        raise CommandError("permission denied: only root can read the statistics of all users", OUT_OF_REACH)
+    log = LogStatistics()
     since = now() - DEFAULT_SPAN if args.since is None and args.log is None else args.since
     store_location = location(args, read_site())
     for at, line in _lines(args.log, since, store_location):  # as root, before the process drops its privileges
@@ -113,14 +113,14 @@ def _lines(files: list[str] | None, since: int | None, store: str) -> Iterator[t
             yield at, line
 
 
-def _of_store(store: Store) -> StoreFigures:
-    figures, at = StoreFigures(), now()
+def _of_store(store: Store) -> StoreStatistics:
+    statistics, at = StoreStatistics(), now()
     for _, record in read_each(store, sorted(store.users())):
         if isinstance(record, UserRecord):
-            figures.add(record, at)
+            statistics.add(record, at)
         else:
-            figures.unreadable += 1
-    return figures
+            statistics.unreadable += 1
+    return statistics
 
 
 def _write_textfile(args: argparse.Namespace) -> int:
@@ -144,7 +144,7 @@ def _write_textfile(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _facts(log: LogFigures, store: StoreFigures | None, since: int | None, batch: int | None) -> dict[str, Any]:
+def _facts(log: LogStatistics, store: StoreStatistics | None, since: int | None, batch: int | None) -> dict[str, Any]:
     known = {} if store is None else store.known
     return {
         "since": since,
@@ -177,7 +177,7 @@ def _facts(log: LogFigures, store: StoreFigures | None, since: int | None, batch
     }
 
 
-def _store_facts(store: StoreFigures) -> dict[str, Any]:
+def _store_facts(store: StoreStatistics) -> dict[str, Any]:
     return {
         "users": store.users,
         "enrolled": store.enrolled,

@@ -1,4 +1,4 @@
-"""The figures of a log: answers by service, outcome and reason, and the distances of accepted codes.
+"""The statistics of a log: answers by service, outcome and reason, and the distances of accepted codes.
 
 Rules:
 1. User, name and time of creation identify a token, as in a restored backup (`operations.restored`).
@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pam_totp.figures.counters import ACCEPTED, FIELDS
-from pam_totp.figures.of_store import TokenFacts
+from pam_totp.metrics.counters import ACCEPTED, FIELDS
+from pam_totp.metrics.store_statistics import TokenFacts
 
 TokenKey = tuple[str, str, int]  # user, name, creation
 UNKNOWN_BATCH = "(none)"
@@ -64,8 +64,8 @@ class Clock(NamedTuple):
     drift: Distances
 
 
-class LogFigures:
-    """The figures of the lines that were added."""
+class LogStatistics:
+    """The statistics of the lines that were added."""
 
     def __init__(self) -> None:
         self.lines = self.errors = 0

@@ -1,4 +1,4 @@
-"""Tests of the figures of a log and of a store."""
+"""Tests of the statistics of a log and of a store."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.verify import Decision, Outcome
-from pam_totp.figures.exposition import text_of
-from pam_totp.figures.of_log import LogFigures, batch_of
-from pam_totp.figures.of_store import STATES, StoreFigures, state_of
+from pam_totp.metrics.exposition import text_of
+from pam_totp.metrics.log_statistics import LogStatistics, batch_of
+from pam_totp.metrics.store_statistics import STATES, StoreStatistics, state_of
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import facts
 from pam_totp.operations.restored import parse_with_service
@@ -17,8 +17,8 @@ from tests.support.site import fob, phone
 SALT, DIGEST = "00" * 16, "ab" * 32
 
 
-def read(*lines: str, at: int = 100) -> LogFigures:
-    log = LogFigures()
+def read(*lines: str, at: int = 100) -> LogStatistics:
+    log = LogStatistics()
     for line in lines:
         parsed = parse_with_service(line)
         assert parsed is not None, line
@@ -37,8 +37,8 @@ def user(name: str, *tokens: Token, **fields: Any) -> UserRecord:
     return UserRecord(user=name, tokens=tokens, **fields)
 
 
-def store_of(*records: UserRecord) -> StoreFigures:
-    store = StoreFigures()
+def store_of(*records: UserRecord) -> StoreStatistics:
+    store = StoreStatistics()
     for record in records:
         store.add(record, 0)
     return store
