@@ -27,8 +27,8 @@ _WORDS = {"accepted": "accepted by", "refused": "refused:", "ignored": "ignored:
 Row = tuple[str, str, int]  # group, label, number
 
 
-def draw(log: LogStatistics, store: StoreStatistics | None, since: int | None, batch: int | None, source: str) -> None:
-    """Print all statistics. `store` is None on a member, which has no store."""
+def draw(log: LogStatistics, store: StoreStatistics | None, since: int | None, length: int | None, source: str) -> None:
+    """Print all statistics. `store` is None on a member, which has no store. `length` is that of a serial prefix."""
     begin = log.first if since is None else since
     span = "" if begin is None else f" since {format_time(begin)}"
     _heading(f"ANSWERS{span} ({count(log.lines, 'line')} of {source})")
@@ -44,15 +44,15 @@ def draw(log: LogStatistics, store: StoreStatistics | None, since: int | None, b
     known = {} if store is None else store.known
     if store is not None:
         _draw_store(store)
-    batches = log.batches(known, batch)
-    if batches:
+    prefixes = log.prefixes(known, length)
+    if prefixes:
         print()
-        _heading("SKIPPED CODES of key fobs, by the beginning of the serial number")
+        _heading("SKIPPED CODES of key fobs, by serial prefix")
         lines = [
-            (name, str(tokens), str(of.codes), f"{of.mean:.1f}", str(of.most))
-            for name, tokens, of in batches[:MAX_ROWS]
+            (prefix, str(tokens), str(of.codes), f"{of.mean:.1f}", str(of.most))
+            for prefix, tokens, of in prefixes[:MAX_ROWS]
         ]
-        _table(("BATCH", "TOKENS", "CODES", "MEAN", "MOST"), lines, len(batches))
+        _table(("PREFIX", "TOKENS", "CODES", "MEAN", "MOST"), lines, len(prefixes))
     clocks = [clock for clock in log.clocks(known) if abs(clock.drift.mean) >= NOTABLE_DRIFT]
     if clocks:
         print()

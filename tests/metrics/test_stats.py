@@ -67,8 +67,16 @@ def test_all_statistics_are_in_json(site: Site) -> None:
     assert data["store"]["without_recovery_codes"] == 1
     assert data["store"]["failures"] == {"alice": 2}
     assert {"type": "totp", "state": "unconfirmed", "count": 1} in data["store"]["tokens"]
-    assert data["ahead"] == [{"batch": "FT00", "tokens": 1, "codes": 3, "mean": 6.0, "most": 6}]
+    assert data["ahead"] == [{"prefix": "FT00", "tokens": 1, "codes": 3, "mean": 6.0, "most": 6}]
     assert data["drift"][0] | {"user": "bob", "period": 30, "mean": -1.0, "least": -1} == data["drift"][0]
+
+
+def test_the_length_of_a_serial_prefix_is_an_option(site: Site) -> None:
+    log = enrolled(site)
+    data: Any = site.command_json("stats", "--log", log, "--prefix", "1")
+    assert [found["prefix"] for found in data["ahead"]] == ["F"]
+    done = site.command("stats", "--log", log, "--prefix", "0")
+    assert (done.returncode, "--prefix must be at least 1" in done.stderr) == (2, True)
 
 
 def test_a_terminal_in_ascii_gets_ascii(site: Site) -> None:
