@@ -52,7 +52,7 @@ STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "metrics", "pam", "client")
 }
 # A login loads these modules only if its store is in a database. Only these modules may import psycopg.
-DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
+DATABASE_PARTS = ("", "_bulk", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
 SEAL = {"pam_totp.store.seal"}
