@@ -130,7 +130,7 @@ fuzz: build venv  ## run the parsers under a fuzzer (SECONDS=60, KEEP=1)
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.fuzz $(SECONDS) $(if $(strip $(KEEP)),--keep)
 
-# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. It prints all figures at
+# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. It prints all results at
 # the end.
 MINUTES = 60
 torture: need-torture build venv  ## run races, crashes and hostile callers for an hour (MINUTES=60)
