@@ -16,17 +16,13 @@ from pam_totp.web.portal import FirstToken
 from tests.services.conftest import _machine, _sshd, machine, sshd  # noqa: F401  fixtures
 from tests.services.namespace import Machine
 from tests.support.site import Site
+from tests.web.chromium import ALL_NAMES_HERE, running
 from tests.web.kit import Portal
 from tests.web.people import People, Person
 from tests.web.served import TELEPHONE, Served, TlsPortal, missing_programs, plain_portal
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser as Chromium
-
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 @pytest.fixture
@@ -84,13 +80,8 @@ def tls_portal(served: Served) -> TlsPortal:
 @pytest.fixture(scope="module")
 def _chromium(_served: Served) -> Iterator[Chromium]:
     """Yield a browser for one test module, then close it: Django cannot run while Playwright's event loop runs."""
-    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
-
-    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names resolve to this machine
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_served.browser, args=[*FLAGS, names])
+    with running(_served.browser, ALL_NAMES_HERE) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -11,15 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
-
 from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken
 from pam_totp.core.secretfile import unbase32
 from tests.services.namespace import Machine
 from tests.support.isolation import isolate
 from tests.support.site import KEY, codes, phone
-from tests.web.conftest import FLAGS
+from tests.web.chromium import ALL_NAMES_HERE, running
 from tests.web.people import Person, Phone
 from tests.web.served import TlsPortal
 from tests.web.test_guided_browser import CODE, PROOF, app_key, app_of, fob, invite
@@ -117,32 +115,26 @@ def take_guided_pictures(person: Person, folder: Path, look: str) -> None:
 
 
 def main(folder: Path) -> None:
-    with (
-        tempfile.TemporaryDirectory() as made,
-        tempfile.TemporaryDirectory() as program,
-        sync_playwright() as playwright,
-    ):
+    with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as program:
         machine = Machine(Path(made))
         try:
             served = TlsPortal(machine, Path(program))
             guided = TlsPortal(machine, Path(program), "ticket", (8444, 444))
-            flags = [*FLAGS, "--host-resolver-rules=MAP * 127.0.0.1"]
-            chromium = playwright.chromium.launch(executable_path=served.browser, args=flags)
-            for look, context in LOOKS.items():
-                served.delete_all_users()
-                now = int(time.time())
-                fob = HotpToken(name="fob", secret=KEY, created=now - 9_000_000, serial="SM00000042")
-                served.enrol(
-                    "alice", fob, phone(name="tablet", created=now - 4_000_000, last_used=now - 7_000, drift=1)
-                )
-                person = Person(chromium, served, **context)
-                take_pictures(person, folder, look)
-                person.close()
-                served.delete_all_users()
-                person = Person(chromium, guided, **context)
-                take_guided_pictures(person, folder, look)
-                person.close()
-            chromium.close()
+            with running(served.browser, ALL_NAMES_HERE) as chromium:
+                for look, context in LOOKS.items():
+                    served.delete_all_users()
+                    now = int(time.time())
+                    fob = HotpToken(name="fob", secret=KEY, created=now - 9_000_000, serial="SM00000042")
+                    served.enrol(
+                        "alice", fob, phone(name="tablet", created=now - 4_000_000, last_used=now - 7_000, drift=1)
+                    )
+                    person = Person(chromium, served, **context)
+                    take_pictures(person, folder, look)
+                    person.close()
+                    served.delete_all_users()
+                    person = Person(chromium, guided, **context)
+                    take_guided_pictures(person, folder, look)
+                    person.close()
         finally:
             machine.stop()
 

@@ -23,7 +23,7 @@ from tests.support.isolation import installed_browser
 from tests.support.site import PATIENCE, TREE, Site, codes, until
 from tests.support.tls import self_signed
 from tests.web.accessible import assert_no_violations
-from tests.web.conftest import FLAGS
+from tests.web.chromium import ALL_NAMES_HERE, running
 from tests.web.kit import ORIGIN, PASSWORD, Portal, enroll_fob
 from tests.web.over_http import served
 from tests.web.people import Person
@@ -206,13 +206,8 @@ def chromium() -> Iterator[Chromium]:
     browser = installed_browser()
     if browser is None:
         pytest.skip("requires chromium-headless-shell")
-    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
-
-    names = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names resolve to this machine
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=browser, args=[*FLAGS, names])
-        yield running
-        running.close()
+    with running(browser, ALL_NAMES_HERE) as started:
+        yield started
 
 
 @pytest.fixture(params=["nginx", "caddy"])

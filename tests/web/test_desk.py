@@ -18,7 +18,7 @@ from pam_totp.web.pages_desk import KINDS
 from tests.support.desk import Host
 from tests.support.site import KEY, Site, codes, fob, phone
 from tests.web import pseudo
-from tests.web.conftest import FLAGS
+from tests.web.chromium import running
 from tests.web.kit import PASSWORD, REFUSAL, Browser, Page, Portal, enroll_fob
 from tests.web.people import Person
 from tests.web.served import PlainPortal, missing_programs, plain_portal
@@ -564,12 +564,8 @@ def speaking() -> Iterator[PlainPortal]:
 
 @pytest.fixture(scope="module")
 def chromium(speaking: PlainPortal) -> Iterator[Chromium]:
-    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=speaking.browser, args=[*FLAGS])
+    with running(speaking.browser) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from pam_totp.web.host_header import canonical, is_listed
 from tests.support.isolation import installed_browser
-from tests.web.conftest import FLAGS
+from tests.web.chromium import running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -48,12 +48,8 @@ def page() -> Iterator[Page]:
     browser = installed_browser()
     if browser is None:
         pytest.skip("requires chromium-headless-shell")
-    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=[*FLAGS])
+    with running(browser) as chromium:
         yield chromium.new_page()
-        chromium.close()
 
 
 def sent(page: Page, host: str) -> str | None:

@@ -24,7 +24,7 @@ from pam_totp.web.portal import App, FirstToken
 from tests.support.site import KEY, TREE, Site, codes, phone
 from tests.web import pseudo
 from tests.web.accessible import assert_no_violations
-from tests.web.conftest import FLAGS
+from tests.web.chromium import running
 from tests.web.kit import PASSWORD, Browser, Page, Portal, code_of_app, enroll_fob, key_on_page
 from tests.web.people import Person
 from tests.web.served import PlainPortal, missing_programs, plain_portal
@@ -481,12 +481,8 @@ def speaking() -> Iterator[PlainPortal]:
 
 @pytest.fixture(scope="module")
 def chromium(speaking: PlainPortal) -> Iterator[Chromium]:
-    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=speaking.browser, args=[*FLAGS])
+    with running(speaking.browser) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

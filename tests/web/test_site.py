@@ -15,7 +15,7 @@ from tests.conftest import as_root
 from tests.services.namespace import COPY, LIBRARIES, Machine
 from tests.support.site import KEY, PATIENCE, TREE, Site, codes, until
 from tests.web.accessible import assert_no_violations
-from tests.web.conftest import FLAGS
+from tests.web.chromium import running
 from tests.web.kit import Portal, enroll_fob
 from tests.web.people import Person
 from tests.web.served import PlainPortal, listens, missing_programs, plain_portal
@@ -159,12 +159,8 @@ def ours() -> Iterator[PlainPortal]:
 
 @pytest.fixture(scope="module")
 def chromium(ours: PlainPortal) -> Iterator[Chromium]:
-    from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=ours.browser, args=[*FLAGS])
+    with running(ours.browser) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
