@@ -42,7 +42,7 @@ DATA = pam_totp/system/data
 DJANGOS = 4.2 5.2 newest
 RELAY_DEFINES = -DINTERPRETER='"$(PYTHON)"' -DHELPER='"$(CURDIR)/pam_totp/pam/helper.py"' -DBUILDER=$(shell id -u)
 
-.PHONY: demo portal test bench bench-database bench-fleet bench-portal cover cover-all fuzz torture requirements audit lint texts
+.PHONY: demo portal test bench bench-database bench-fleet bench-footprint bench-portal cover cover-all fuzz torture requirements audit lint texts
 .PHONY: build venv test-setup install fleet-demo want-root uninstall clean help want-test booted systems test-roots
 .PHONY: test-django $(DJANGOS:%=build/django/%)
 .PHONY: need-build need-fleet need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems
@@ -56,7 +56,7 @@ build: need-build build/pam_totp.so build/bin/pam-totp build/bin/token-sim  ## b
 venv: .venv/.made  ## make the Python environment of the tests, in .venv
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build  ## show logins with a simulated token (a few seconds)
 	@$(PYTHON) -m demo
@@ -106,6 +106,10 @@ cover-all: need-test want-test build venv  ## run all tests, and measure the cov
 bench: need-bench build venv  ## measure logins by pam_totp and by other modules, as root
 	$(BIN)/python -m tools.bench $(ARGS)
 
+# valgrind counts the instructions and cache lines of a login. Other programs on the machine do not change these results.
+bench-footprint: need-test build venv  ## count the instructions and cache lines of one login
+	$(BIN)/python -m tools.bench.footprint $(ARGS)
+
 # ARGS=--help lists the options. The database takes 4 GB of /var/tmp.
 bench-database: need-test want-test build venv  ## measure a million users in PostgreSQL, as root
 	$(BIN)/python -m tools.bench.database $(ARGS)
@@ -126,7 +130,7 @@ fuzz: build venv  ## run the parsers under a fuzzer (SECONDS=60, KEEP=1)
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.fuzz $(SECONDS) $(if $(strip $(KEEP)),--keep)
 
-# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. It prints all figures at
+# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. It prints all results at
 # the end.
 MINUTES = 60
 torture: need-torture build venv  ## run races, crashes and hostile callers for an hour (MINUTES=60)

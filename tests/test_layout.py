@@ -22,9 +22,9 @@ PACKAGES = {
     "pam_totp.formats": {"pam_totp.core"},
     "pam_totp.operations": {"pam_totp.core", "pam_totp.store", "pam_totp.formats"},
     "pam_totp.member": {"pam_totp.core", "pam_totp.store", "pam_totp.operations"},
-    "pam_totp.figures": {"pam_totp.core"},
-    "pam_totp.authority": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures")},
-    "pam_totp.pam": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures")},
+    "pam_totp.metrics": {"pam_totp.core"},
+    "pam_totp.authority": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "metrics")},
+    "pam_totp.pam": {f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "metrics")},
     "pam_totp.client": {"pam_totp.core", "pam_totp.pam"},
     "pam_totp.system.pamd": set(),
     "pam_totp.system": {
@@ -49,10 +49,10 @@ PACKAGES = {
 }
 # The packages of the login path, which depend only on the standard library.
 STANDARD_LIBRARY_ONLY = {
-    f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "figures", "pam", "client")
+    f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "metrics", "pam", "client")
 }
 # A login loads these modules only if its store is in a database. Only these modules may import psycopg.
-DATABASE_PARTS = ("", "_batch", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
+DATABASE_PARTS = ("", "_bulk", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
 SEAL = {"pam_totp.store.seal"}

@@ -34,7 +34,7 @@ def stage(name: str, script: str) -> Stage:
 
 
 def test_the_torture_run_continues_after_a_failed_stage_and_then_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    tried = "open(os.environ['TORTURE_FIGURES'], 'a').write('7 tried, nothing found\\n')"
+    tried = "open(os.environ['TORTURE_RESULTS'], 'a').write('7 tried, nothing found\\n')"
     stages = [stage("first", "sys.exit(1)"), stage("nothing", "sys.exit(5)"), stage("last", tried)]
     assert torture(6, stages) == 1
     said = re.sub(r" +", " ", capsys.readouterr().out)

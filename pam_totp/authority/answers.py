@@ -30,8 +30,8 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import MAX_GRACE_SERVICE, UserRecord
 from pam_totp.core.settings import Settings, Site, settings
 from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, Tickets, verify
-from pam_totp.figures.counters import Figures
 from pam_totp.member import wire
+from pam_totp.metrics.counters import Metrics
 from pam_totp.operations import audit_log, grace
 from pam_totp.operations.authenticate import DECOY, Origin, decide, facts, refusal_delay, remarks
 from pam_totp.store import StoreError, read_or_unknown
@@ -59,7 +59,7 @@ class NotPermitted(Exception):
 class Answers:
     """The decisions of an authority. Its methods block, and may be called by several threads.
 
-    `site` returns the settings, and may raise SettingsError. `monotonic` is a clock for budgets and figures.
+    `site` returns the settings, and may raise SettingsError. `monotonic` is a clock for budgets and metrics.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Answers:
         sink: audit_log.Sink,
         *,
         monotonic: Callable[[], float] = time.monotonic,
-        figures: Figures | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        self._figures = figures or Figures()
+        self._metrics = metrics or Metrics()
         self.store, self.members = store, Members(store)
         self._site, self._sink, self._monotonic = site, sink, monotonic
         self._budgets = Budgets()
@@ -194,7 +194,7 @@ class Answers:
             where: dict[str, str | None] = {"member": member, "rhost": asked.rhost}
             audit_log.write(self._sink, asked.service, verb, user=asked.user, **{**fields, **where})
             if "again" not in fields:
-                self._figures.answer(asked.service, verb, fields, self._monotonic() - begun)
+                self._metrics.answer(asked.service, verb, fields, self._monotonic() - begun)
 
         return log
 

@@ -22,7 +22,7 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
     add_config,
-    add_figures,
+    add_metrics,
     log_sink,
     site_file,
 )
@@ -40,7 +40,7 @@ from pam_totp.system.extras import how_to_get
 INIT, SERVE = "init", "serve"
 OPTIONS = {  # the options of each subcommand, in addition to the common options
     INIT: ("json", "no_seal"),
-    SERVE: ("log", "figures"),
+    SERVE: ("log", "metrics"),
     RESTORE: ("json", "log", "restored_at", "complete", "dry_run", "yes"),
     FENCE: ("json", "epoch_only", "dry_run", "yes"),
 }
@@ -83,7 +83,7 @@ def add_to(commands: Commands) -> None:
         help="serve: destination of the audit log, syslog or stderr (syslog); restore: logs of all "
         "authorities from before the backup until now, plain or gzip, or - for standard input",
     )
-    add_figures(parser)
+    add_metrics(parser)
     authority_restore.add_arguments(parser)
 
 
@@ -263,24 +263,24 @@ def _serve(args: argparse.Namespace, site: Site, file: str, settings: AuthorityS
         raise CommandError(f"an authority needs aiohttp ({how_to_get('aiohttp')})", OUT_OF_REACH) from None
     from pam_totp.authority.answers import Answers
     from pam_totp.authority.certificates import CertificateError
-    from pam_totp.figures import counters
-    from pam_totp.figures.counters import Figures
-    from pam_totp.figures.endpoint import Endpoint
+    from pam_totp.metrics import counters
+    from pam_totp.metrics.counters import Metrics
+    from pam_totp.metrics.endpoint import Endpoint
     from pam_totp.store.postgres import PostgresStore
 
     seal_key.hold()
     become_account(ACCOUNT)
     require_files(url)
-    figures = Figures()
-    how, sink = database_settings(url, site), figures.sink(log_sink(args))
+    metrics = Metrics()
+    how, sink = database_settings(url, site), metrics.sink(log_sink(args))
     store = PostgresStore(url, pool=how.pool, wait=how.wait, epoch=how.epoch, codec=seal_key.codec_of(url))
     try:
-        server = Server(settings, Answers(store, lambda: read_site(file), sink, figures=figures), sink, how.pool)
+        server = Server(settings, Answers(store, lambda: read_site(file), sink, metrics=metrics), sink, how.pool)
     except CertificateError as e:
         raise CommandError(f"{e} (run 'pam-totp authority init')", OUT_OF_REACH) from None
     with ExitStack() as stack:
-        if args.figures is not None:
-            endpoint = Endpoint(args.figures, figures, counters.AUTHORITY, partial(_log, sink))
+        if args.metrics is not None:
+            endpoint = Endpoint(args.metrics, metrics, counters.AUTHORITY, partial(_log, sink))
             endpoint.open()
             stack.callback(endpoint.close)
         asyncio.run(server.run(_report_ready))

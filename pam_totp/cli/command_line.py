@@ -84,8 +84,8 @@ def add_log(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_figures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--figures", metavar="PATH", help="Unix socket for Prometheus to create (default: none)")
+def add_metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metrics", metavar="PATH", help="Unix socket for Prometheus to create (default: none)")
 
 
 def log_sink(args: argparse.Namespace) -> audit_log.Sink:

@@ -14,8 +14,8 @@ from pam_totp.cli.command_line import (
     Commands,
     add_command,
     add_config,
-    add_figures,
     add_log,
+    add_metrics,
     log_sink,
     site_file,
 )
@@ -42,7 +42,7 @@ def add_to(commands: Commands) -> None:
         help="number of processes; each serves about a thousand logins a second (%(default)s)",
     )
     add_log(parser)
-    add_figures(parser)
+    add_metrics(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         load_postgres()
     else:
         _require_owner(store)
-    serve(args.socket, store, file, log_sink(args), args.workers, figures_path=args.figures)
+    serve(args.socket, store, file, log_sink(args), args.workers, metrics_path=args.metrics)
     return DONE
 
 

@@ -1,4 +1,4 @@
-"""stats: show the figures of the log and of the store, or write them for Prometheus."""
+"""stats: show the statistics of the log and of the store, or write metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pam_totp.cli.stats_drawing import draw, draw_note
 from pam_totp.cli.store_access import location, now, open_store, uses_own_file
 from pam_totp.core.record import DAY, UserRecord
 from pam_totp.core.settings import DEFAULT_STORE
-from pam_totp.figures.of_log import LogFigures
-from pam_totp.figures.of_store import StoreFigures
+from pam_totp.metrics.log_statistics import LogStatistics
+from pam_totp.metrics.store_statistics import StoreStatistics
 from pam_totp.operations.restored import parse_with_service, written_at
 from pam_totp.pam.login_session import read_site
 from pam_totp.store import Store, StoreError, read_each
@@ -35,7 +35,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "stats",
         run,
-        "show figures: logins, tokens, skipped codes of key fobs, drift of clocks",
+        "show statistics: logins, tokens, skipped codes of key fobs, drift of clocks",
         "pam-totp stats",
         "pam-totp stats --since 30d --json",
         "pam-totp stats --log /var/log/auth.log*",
@@ -56,10 +56,10 @@ def add_to(commands: Commands) -> None:
         help="read these logs, also gzip, in place of the journal; - for standard input",
     )
     parser.add_argument(
-        "--batch",
+        "--prefix",
         type=int,
         metavar="N",
-        help="the first N characters of a serial number name its batch (default: all but the last 4)",
+        help="group key fobs by the first N characters of their serial numbers (default: all but the last 4)",
     )
     parser.add_argument(
         "--textfile", metavar="FILE", help="write the metrics for node_exporter to FILE, in place of the output"
@@ -74,13 +74,13 @@ def _since(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.batch is not None and args.batch < 1:
-        raise CommandError("--batch must be at least 1", WRONG_USAGE)
+    if args.prefix is not None and args.prefix < 1:
+        raise CommandError("--prefix must be at least 1", WRONG_USAGE)
     if args.textfile is not None:
         return _write_textfile(args)
     if uses_own_file(args):
-        raise CommandError("permission denied: only root can read the figures of all users", OUT_OF_REACH)
-    log = LogFigures()
+        raise CommandError("permission denied: only root can read the statistics of all users", OUT_OF_REACH)
+    log = LogStatistics()
     since = now() - DEFAULT_SPAN if args.since is None and args.log is None else args.since
     store_location = location(args, read_site())
     for at, line in _lines(args.log, since, store_location):  # as root, before the process drops its privileges
@@ -88,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
             log.add(at, *parsed)
     store = None if _is_member(args) else _of_store(open_store(args))
     if args.json:
-        print_json(_facts(log, store, since, args.batch))
+        print_json(_facts(log, store, since, args.prefix))
     else:
-        draw(log, store, since, args.batch, "the journal" if args.log is None else "the log")
+        draw(log, store, since, args.prefix, "the journal" if args.log is None else "the log")
         if store is None:
             draw_note(MEMBER)
     return DONE if store is None or not store.unreadable else OUT_OF_REACH
@@ -113,14 +113,14 @@ def _lines(files: list[str] | None, since: int | None, store: str) -> Iterator[t
             yield at, line
 
 
-def _of_store(store: Store) -> StoreFigures:
-    figures, at = StoreFigures(), now()
+def _of_store(store: Store) -> StoreStatistics:
+    statistics, at = StoreStatistics(), now()
     for _, record in read_each(store, sorted(store.users())):
         if isinstance(record, UserRecord):
-            figures.add(record, at)
+            statistics.add(record, at)
         else:
-            figures.unreadable += 1
-    return figures
+            statistics.unreadable += 1
+    return statistics
 
 
 def _write_textfile(args: argparse.Namespace) -> int:
@@ -128,7 +128,7 @@ def _write_textfile(args: argparse.Namespace) -> int:
 
     Write `pam_totp_store_up 0` and the metrics of the services if the store cannot be read.
     """
-    if args.json or args.since is not None or args.log is not None or args.batch is not None:
+    if args.json or args.since is not None or args.log is not None or args.prefix is not None:
         raise CommandError("--textfile excludes all options except --store", WRONG_USAGE)
     with textfile.replaced(args.textfile) as write:
         services = textfile.of_services()  # as root, before the process drops its privileges
@@ -144,7 +144,7 @@ def _write_textfile(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _facts(log: LogFigures, store: StoreFigures | None, since: int | None, batch: int | None) -> dict[str, Any]:
+def _facts(log: LogStatistics, store: StoreStatistics | None, since: int | None, length: int | None) -> dict[str, Any]:
     known = {} if store is None else store.known
     return {
         "since": since,
@@ -158,8 +158,8 @@ def _facts(log: LogFigures, store: StoreFigures | None, since: int | None, batch
         "errors": log.errors,
         "store": None if store is None else _store_facts(store),
         "ahead": [
-            {"batch": name, "tokens": tokens, "codes": of.codes, "mean": round(of.mean, 3), "most": of.most}
-            for name, tokens, of in log.batches(known, batch)
+            {"prefix": prefix, "tokens": tokens, "codes": of.codes, "mean": round(of.mean, 3), "most": of.most}
+            for prefix, tokens, of in log.prefixes(known, length)
         ],
         "drift": [
             {
@@ -177,7 +177,7 @@ def _facts(log: LogFigures, store: StoreFigures | None, since: int | None, batch
     }
 
 
-def _store_facts(store: StoreFigures) -> dict[str, Any]:
+def _store_facts(store: StoreStatistics) -> dict[str, Any]:
     return {
         "users": store.users,
         "enrolled": store.enrolled,

@@ -1,4 +1,4 @@
-"""The figures of the log and of the store in a terminal: numbers, bars and short tables.
+"""The statistics of the log and of the store in a terminal: numbers, bars and short tables.
 
 Rules:
 - A line fits 80 columns, or the width of the terminal.
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from pam_totp.cli import terminal
 from pam_totp.cli.printing import Table, count, format_time, shown
 from pam_totp.core.record import TOKEN_TYPES
-from pam_totp.figures.of_log import Clock, LogFigures
-from pam_totp.figures.of_store import STATES, StoreFigures
+from pam_totp.metrics.log_statistics import Clock, LogStatistics
+from pam_totp.metrics.store_statistics import STATES, StoreStatistics
 
 WIDTH = 80  # columns of a file or pipe
 MAX_ROWS = 10  # of a table
@@ -27,8 +27,8 @@ _WORDS = {"accepted": "accepted by", "refused": "refused:", "ignored": "ignored:
 Row = tuple[str, str, int]  # group, label, number
 
 
-def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: int | None, source: str) -> None:
-    """Print all figures. `store` is None on a member, which has no store."""
+def draw(log: LogStatistics, store: StoreStatistics | None, since: int | None, length: int | None, source: str) -> None:
+    """Print all statistics. `store` is None on a member, which has no store. `length` is that of a serial prefix."""
     begin = log.first if since is None else since
     span = "" if begin is None else f" since {format_time(begin)}"
     _heading(f"ANSWERS{span} ({count(log.lines, 'line')} of {source})")
@@ -44,15 +44,15 @@ def draw(log: LogFigures, store: StoreFigures | None, since: int | None, batch: 
     known = {} if store is None else store.known
     if store is not None:
         _draw_store(store)
-    batches = log.batches(known, batch)
-    if batches:
+    prefixes = log.prefixes(known, length)
+    if prefixes:
         print()
-        _heading("SKIPPED CODES of key fobs, by the beginning of the serial number")
+        _heading("SKIPPED CODES of key fobs, by serial prefix")
         lines = [
-            (name, str(tokens), str(of.codes), f"{of.mean:.1f}", str(of.most))
-            for name, tokens, of in batches[:MAX_ROWS]
+            (prefix, str(tokens), str(of.codes), f"{of.mean:.1f}", str(of.most))
+            for prefix, tokens, of in prefixes[:MAX_ROWS]
         ]
-        _table(("BATCH", "TOKENS", "CODES", "MEAN", "MOST"), lines, len(batches))
+        _table(("PREFIX", "TOKENS", "CODES", "MEAN", "MOST"), lines, len(prefixes))
     clocks = [clock for clock in log.clocks(known) if abs(clock.drift.mean) >= NOTABLE_DRIFT]
     if clocks:
         print()
@@ -75,7 +75,7 @@ def draw_note(text: str) -> None:
     print(f"\n{textwrap.fill(text, _columns())}")
 
 
-def _draw_store(store: StoreFigures) -> None:
+def _draw_store(store: StoreStatistics) -> None:
     print()
     _heading(f"TOKENS of {count(store.users, 'user')}")
     tokens = [(kind, state.replace("_", " "), store.tokens[kind, state]) for kind in TOKEN_TYPES for state in STATES]

@@ -2,7 +2,7 @@
 
 Rules:
 1. The file is replaced by one rename, so that node_exporter never reads half of it. It has mode 0644.
-2. The file has no metric that distinguishes refusals (`figures.counters`, rule 5), because every account may read it.
+2. The file has no metric that distinguishes refusals (`metrics.counters`, rule 5), because every account may read it.
 3. The file has only metrics of pam_totp, even if a service sends other metrics.
 """
 
@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from pam_totp.cli.command_line import WRONG_USAGE, CommandError
-from pam_totp.figures.counters import AUTHORITY, SERVICE
-from pam_totp.figures.endpoint import fetch
-from pam_totp.figures.exposition import Metric, Sample, merged, text_of
-from pam_totp.figures.of_store import StoreFigures
+from pam_totp.metrics.counters import AUTHORITY, SERVICE
+from pam_totp.metrics.endpoint import fetch
+from pam_totp.metrics.exposition import Metric, Sample, merged, text_of
+from pam_totp.metrics.store_statistics import StoreStatistics
 from pam_totp.pam.privileges import acting_as_root
 
 EXAMPLE = "/var/lib/prometheus/node-exporter/pam_totp.prom"
 SUFFIX = ".prom"  # node_exporter reads only files with this suffix
-SOCKETS = {SERVICE: "/run/pam_totp/service/figures", AUTHORITY: "/run/pam_totp/authority/figures"}  # of the units
+SOCKETS = {SERVICE: "/run/pam_totp/service/metrics", AUTHORITY: "/run/pam_totp/authority/metrics"}  # of the units
 MODE = 0o644
 
 
@@ -39,7 +39,7 @@ def of_services(sockets: Mapping[str, str] = SOCKETS) -> dict[str, str | None]:
     return found
 
 
-def text(services: Mapping[str, str | None], store: StoreFigures | None, *, is_expected: bool) -> str:
+def text(services: Mapping[str, str | None], store: StoreStatistics | None, *, is_expected: bool) -> str:
     """Return the metrics of the services and of the store. `is_expected` is True if this host should have a store."""
     up = tuple(Sample({"role": role}, found is not None) for role, found in services.items())
     own = [Metric("pam_totp_service_up", "gauge", "1 if the running service answers.", up)] if up else []

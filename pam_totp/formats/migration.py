@@ -54,6 +54,7 @@ class Migration(Format):
         for line, text in numbered_lines(data):
             last_line = line
             message = _message(_payload(without_symbol(text.strip()), line), line)
+            # The format's names are batch_size, batch_index and batch_id.
             size, part, batch = (_number(message, field, line) for field in (3, 4, 5))
             size = max(size, 1)
             if size > MAX_PARTS or part >= size:

@@ -27,7 +27,7 @@ from pam_totp.formats.format import Format, ParsedFile, ParseOptions
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError
 from pam_totp.store import NotThere, SerialTaken, SharedStore, Store, StoreError, claims
-from pam_totp.store.batch import Change, Changes, update_many
+from pam_totp.store.bulk import Change, Changes, update_many
 from pam_totp.store.file import JOURNAL, FileStore, file_name
 from pam_totp.store.stock import is_in_stock
 

@@ -7,7 +7,7 @@ Rules:
 3. `login_quota` limits the logins of an account, before any other work.
 4. A slow name service and a held lock delay only the logins that need them. `store_queue` gives the order of the
    decisions.
-5. Each login and each answer is counted in memory (`figures`), after its line in the log.
+5. Each login and each answer is counted in memory (`metrics`), after its line in the log.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Any, NoReturn
 
 from pam_totp.core.settings import MemberSettings, SettingsError, Site
 from pam_totp.core.verify import Decision, verify
-from pam_totp.figures import counters
-from pam_totp.figures.counters import Figures
-from pam_totp.figures.endpoint import Endpoint
+from pam_totp.metrics import counters
+from pam_totp.metrics.counters import Metrics
+from pam_totp.metrics.endpoint import Endpoint
 from pam_totp.operations import audit_log
 from pam_totp.operations.conversation import Pause, Waits
 from pam_totp.operations.dialogue import Dialogue
@@ -70,7 +70,7 @@ TYPING = 0.002  # seconds after a prompt: programs answer earlier, and users lat
 MAX_STORE_USES = 256  # threads that wait for a lock or a disk; many, because a wait may never end
 THREAD_STACK = 256 * 1024  # bytes
 STOP_WAIT = 5.0  # seconds from a stop to the end of unfinished logins
-COUNTED_AS = {  # PAM result -> its name in the figures
+COUNTED_AS = {  # PAM result -> its name in the metrics
     PAM_SUCCESS: "accepted",
     PAM_AUTH_ERR: "refused",
     PAM_IGNORE: "ignored",
@@ -94,9 +94,9 @@ class Service:
         log: audit_log.Sink,
         workers: int = 1,
         *,
-        figures: Figures | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        self.figures = figures or Figures(workers + 1)
+        self.metrics = metrics or Metrics(workers + 1)
         self._listener = listener
         self._store = store
         self._site_file = site_file
@@ -281,8 +281,8 @@ class _Connection:
         self._limit = 0.0  # the end of this wait, in monotonic seconds
         self._packet_time = 0.0  # the arrival of the last packet, in monotonic seconds
         self.service_name: str | None = None  # None until the hello has arrived
-        self.may_name = uid == ROOT  # True if the client may add its service's name to the figures
-        self._result = "unfinished"  # in the figures
+        self.may_name = uid == ROOT  # True if the client may add its service's name to the metrics
+        self._result = "unfinished"  # in the metrics
 
     def acquire(self, account: Account) -> bool:
         """Count the login for `account`, until the login ends. Return False if a quota is used up."""
@@ -318,7 +318,7 @@ class _Connection:
     def count(self, verb: str, fields: Mapping[str, object]) -> None:
         """Count an answer by the verb and the fields of its line in the log, after the reply."""
         seconds, service = time.monotonic() - self._packet_time, self._service
-        count = partial(service.figures.answer, self.service_name or "", verb, fields, seconds, may_name=self.may_name)
+        count = partial(service.metrics.answer, self.service_name or "", verb, fields, seconds, may_name=self.may_name)
         service.loop.call_next(count)
 
     def _write_log(self, priority: int, line: str) -> None:
@@ -381,7 +381,7 @@ class _Connection:
         self._client.close()
         self._release()
         if self.service_name is not None:
-            self._service.figures.login(self.service_name, self._result, may_name=self.may_name)
+            self._service.metrics.login(self.service_name, self._result, may_name=self.may_name)
         self._service.remove(self)
 
 
@@ -405,18 +405,18 @@ def serve(
     log: audit_log.Sink,
     workers: int = 1,
     *,
-    figures_path: str | None = None,
+    metrics_path: str | None = None,
 ) -> None:
     """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits.
 
-    The socket `figures_path` serves the figures of all workers. A `figures_path` of None disables this socket.
+    The socket `metrics_path` serves the metrics of all workers. A `metrics_path` of None disables this socket.
     """
     _raise_descriptor_limit()
-    figures = Figures(workers + 1)  # of the parent process, and of each worker
-    log = figures.sink(log)
+    metrics = Metrics(workers + 1)  # of the parent process, and of each worker
+    log = metrics.sink(log)
     with ExitStack() as stack:
         listener = stack.enter_context(listening(path))
-        service = Service(listener, store, site_file, log, workers, figures=figures)
+        service = Service(listener, store, site_file, log, workers, metrics=metrics)
         service.stop_on(signal.SIGTERM, signal.SIGINT)
         threading.stack_size(THREAD_STACK)
         try:
@@ -427,8 +427,8 @@ def serve(
 
         def start_threads() -> None:
             renew()
-            if figures_path is not None:
-                endpoint = Endpoint(figures_path, figures, counters.SERVICE, partial(_log_error, log))
+            if metrics_path is not None:
+                endpoint = Endpoint(metrics_path, metrics, counters.SERVICE, partial(_log_error, log))
                 endpoint.open()
                 stack.callback(endpoint.close)
 
@@ -474,7 +474,7 @@ def run_workers(service: Service, count: int, then: Callable[[], None] = lambda:
         for number in range(count):
             child = os.fork()
             if child == 0:
-                service.figures.use_region(number + 1)
+                service.metrics.use_region(number + 1)
                 _work(service)
             children[os.pidfd_open(child)] = child
         service.leave_listening_to_workers()

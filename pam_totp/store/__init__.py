@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
-    from pam_totp.store.batch import Change, Changes, Progress
+    from pam_totp.store.bulk import Change, Changes, Progress
     from pam_totp.store.stock import Stock
 
     R = TypeVar("R")
@@ -128,7 +128,7 @@ class SharedStore:
     def update_many(
         self, changes: Changes[R], progress: Progress, taken: Callable[[Change[R], SerialTaken], R] | None = None
     ) -> list[R]:
-        """Do the same as `batch.update_many`."""
+        """Do the same as `bulk.update_many`."""
         raise NotImplementedError
 
     def stock(self) -> Stock:

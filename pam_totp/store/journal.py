@@ -1,7 +1,8 @@
-"""The journal of a change of many records: the folder `.import`, and the roll-back of such a change.
+"""The journal of a bulk change: the folder `.import`, and the roll-back of such a change.
 
 Rules:
-1. The file `committing` exists while a batch changes records. In this state, `undo` rolls back each changed record.
+1. The file `committing` exists while a bulk change writes records. In this state, `undo` rolls back each changed
+   record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
    document. The last line of each name counts.
 3. A roll-back succeeds on a full disk, because it only overwrites or deletes files.
@@ -171,8 +172,7 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
 
 
 def release_claims(store: FileStore, folder: int, journal: int) -> None:
-    """Release the claims of all serial numbers that the batch was about to add, unless a record has the serial
-    number."""
+    """Release the claims of the serial numbers that the bulk change was about to add. Keep those of a record."""
     from pam_totp.store import claims  # imported here because `claims` needs `FileStore`, and the roll-back is rare
 
     with suppress(StoreError, ValueError, OSError):  # after the end of the import, other processes replace stale claims

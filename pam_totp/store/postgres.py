@@ -38,7 +38,7 @@ from pam_totp.store.seal_key import require_current
 
 if TYPE_CHECKING:
     from pam_totp.store import Codec, R
-    from pam_totp.store.batch import Change, Changes, Progress
+    from pam_totp.store.bulk import Change, Changes, Progress
     from pam_totp.store.stock import Stock
 
 POOL = 4  # connections of a process
@@ -477,8 +477,8 @@ class PostgresStore(SharedStore):
         progress: Progress = lambda done, total: None,
         taken: Callable[[Change[R], SerialTaken], R] | None = None,
     ) -> list[R]:
-        """Do the same as `batch.update_many`, in one transaction. Logins wait only for its last statements."""
-        from pam_totp.store.postgres_batch import update_many
+        """Do the same as `bulk.update_many`, in one transaction. Logins wait only for its last statements."""
+        from pam_totp.store.postgres_bulk import update_many
 
         require_current(self.url)
         return self._attempts(

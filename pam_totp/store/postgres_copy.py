@@ -33,7 +33,7 @@ from pam_totp.store.byte_lock import acquire_all
 from pam_totp.store.file import LOCK, FileStore, file_name, parse_record
 from pam_totp.store.locations import NOTICE, notice
 from pam_totp.store.postgres import statements_of
-from pam_totp.store.postgres_batch import AT_ONCE, WAIT
+from pam_totp.store.postgres_bulk import AT_ONCE, WAIT
 from pam_totp.store.postgres_connection import Connection, Refused, Row, connect
 from pam_totp.store.postgres_records import serials, user_name
 from pam_totp.store.secret_file import create, flush_all

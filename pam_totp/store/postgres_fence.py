@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pam_totp.store import StoreError
 from pam_totp.store import postgres_schema as schema
 from pam_totp.store.file import file_name
-from pam_totp.store.postgres_batch import WAIT
+from pam_totp.store.postgres_bulk import WAIT
 from pam_totp.store.postgres_connection import NO_COLUMN, NO_TABLE, NOT_GRANTED, Refused, number_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.serials import serial_key
 from pam_totp.store import StoreError
 from pam_totp.store.file import file_name
-from pam_totp.store.postgres_batch import AT_ONCE, WAIT
+from pam_totp.store.postgres_bulk import AT_ONCE, WAIT
 from pam_totp.store.postgres_connection import NO_TABLE, Refused, text_of
 from pam_totp.store.postgres_records import serials as serials_of
 from pam_totp.store.postgres_records import user_name

@@ -100,20 +100,20 @@ def test_a_login_starts_the_service_with_almost_no_privileges(root: Shell) -> No
     assert "refused user=alice reason=replayed token=fob" in said
 
 
-def test_the_figures_of_the_service_reach_node_exporter(root: Shell) -> None:
+def test_the_metrics_of_the_service_reach_node_exporter(root: Shell) -> None:
     assert logs_in(root)
     owners = root.does("stat --format '%U %a' /run/pam_totp /run/pam_totp/service")
     assert owners.split() == ["root", "755", "pam_totp", "755"]
     folder = "/var/lib/prometheus/node-exporter"
-    root.does(f"mkdir -p {folder}; systemctl start pam_totp-figures.service")
-    figures = root.does(f"cat {folder}/pam_totp.prom")
-    assert 'pam_totp_answers_total{role="service",service="demo",outcome="accepted",reason="code"}' in figures
-    assert "pam_totp_store_up 1" in figures
-    assert 'pam_totp_tokens{type="hotp",state="active"} 1' in figures
-    assert root.does("systemctl is-enabled pam_totp-figures.timer || true").strip() == "disabled"
-    root.does("systemctl enable --now pam_totp-figures.timer")
-    assert "pam_totp-figures.service" in root.does("systemctl --no-pager list-timers")
-    root.does("systemctl disable --now pam_totp-figures.timer")
+    root.does(f"mkdir -p {folder}; systemctl start pam_totp-metrics.service")
+    metrics = root.does(f"cat {folder}/pam_totp.prom")
+    assert 'pam_totp_answers_total{role="service",service="demo",outcome="accepted",reason="code"}' in metrics
+    assert "pam_totp_store_up 1" in metrics
+    assert 'pam_totp_tokens{type="hotp",state="active"} 1' in metrics
+    assert root.does("systemctl is-enabled pam_totp-metrics.timer || true").strip() == "disabled"
+    root.does("systemctl enable --now pam_totp-metrics.timer")
+    assert "pam_totp-metrics.service" in root.does("systemctl --no-pager list-timers")
+    root.does("systemctl disable --now pam_totp-metrics.timer")
     drawn = " ".join(root.does("pam-totp stats").split())
     assert "of the journal" in drawn
     assert "demo accepted by code" in drawn
@@ -138,7 +138,7 @@ def test_a_killed_service_is_started_by_the_next_login(root: Shell) -> None:
 
 def test_several_workers_run_under_the_same_unit(root: Shell) -> None:
     edited = "/etc/systemd/system/pam_totp.service.d/workers.conf"
-    command = "/usr/local/bin/pam-totp serve --workers 3 --figures /run/pam_totp/service/figures"
+    command = "/usr/local/bin/pam-totp serve --workers 3 --metrics /run/pam_totp/service/metrics"
     said = f"[Service]\\nExecStart=\\nExecStart={command}\\n"
     root.does(f"mkdir -p $(dirname {edited}); printf '{said}' > {edited}")
     root.does("systemctl daemon-reload; systemctl restart pam_totp.service")

@@ -67,7 +67,7 @@ class Sealed:
     def assert_accepted_everywhere(self) -> None:
         # Without KVM, the start of the service can exceed the ten seconds for which a login waits.
         self.root.does("systemctl start pam_totp.service")
-        until(lambda: self.root.tries("ls /run/pam_totp/service/figures")[0] == 0, "the service is ready")
+        until(lambda: self.root.tries("ls /run/pam_totp/service/metrics")[0] == 0, "the service is ready")
         assert self.is_accepted()
         assert self.root.does("systemctl is-active pam_totp.service").strip() == "active"
         assert self.is_accepted("cold")

@@ -76,7 +76,7 @@ def test_commands_use_the_database_of_store(database: str) -> None:
     assert run_json("list", *store) == []
 
 
-def test_the_figures_are_those_of_the_database(database: str, tmp_path: Path) -> None:
+def test_the_statistics_are_those_of_the_database(database: str, tmp_path: Path) -> None:
     put(database)
     put(database, "bob")
     line = f"pam_totp(sshd:auth): accepted user={ME} by=code token=fob created=0 next=4 ahead=3"

@@ -15,10 +15,10 @@ import pytest
 
 from pam_totp.core.record import HotpToken, Token, UserRecord
 from pam_totp.store import SerialTaken, StoreError, claims, journal, secret_file, upkeep
-from pam_totp.store.batch import update_many
+from pam_totp.store.bulk import update_many
 from pam_totp.store.file import FileStore
 from tests.core.stores import LOCK_TIMEOUT, enrol, enrol_1
-from tests.formats.test_batch import nth
+from tests.formats.test_bulk_change import nth
 
 PATIENCE = 30.0  # seconds
 
@@ -238,7 +238,7 @@ def test_an_import_omits_a_token_of_another_user(store: FileStore) -> None:
     assert owners(store) == {"sm01": "../alice.record", "sm02": "../carl.record", "sm03": "../emil.record"}
     with pytest.raises(SerialTaken):
         update_many(store, [("fred", added("SM-04")), ("bob", added("SM-01"))])
-    assert "sm04" not in owners(store), "a batch that is rolled back releases its claims"
+    assert "sm04" not in owners(store), "a bulk change that is rolled back releases its claims"
     assert sorted(store.users()) == ["alice", "carl", "emil"]
 
 

@@ -18,7 +18,7 @@ from pam_totp.core.secretfile import base32, parse, serialize
 from pam_totp.core.slots import decode
 from pam_totp.operations import stock
 from pam_totp.store import NotThere, StoreError, journal, seal_key
-from pam_totp.store.batch import update_many
+from pam_totp.store.bulk import update_many
 from pam_totp.store.file import FileStore, file_name
 from pam_totp.store.keyring import Keyring, KeyringError, State, parse_keyring, serialize_keyring
 from pam_totp.store.postgres import PostgresStore

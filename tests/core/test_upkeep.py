@@ -15,7 +15,7 @@ import pytest
 from pam_totp.core.record import HotpToken
 from pam_totp.core.slots import decode
 from pam_totp.store import StoreError, upkeep
-from pam_totp.store.batch import update_many
+from pam_totp.store.bulk import update_many
 from pam_totp.store.decoys import FOLDER as DECOYS
 from pam_totp.store.file import FileStore
 from tests.conftest import as_root

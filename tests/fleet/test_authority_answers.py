@@ -15,10 +15,10 @@ from pam_totp.core.oath import hotp
 from pam_totp.core.record import HotpToken, TemporaryCode, UserRecord
 from pam_totp.core.settings import SettingsError, Site, parse_site
 from pam_totp.core.verify import Decision, Earlier, verify
-from pam_totp.figures.counters import AUTHORITY, Figures
-from pam_totp.figures.exposition import text_of
 from pam_totp.member import wire
 from pam_totp.member.wire import Begin, Question, Verdict
+from pam_totp.metrics.counters import AUTHORITY, Metrics
+from pam_totp.metrics.exposition import text_of
 from pam_totp.store import StoreError
 from pam_totp.store.postgres import ASKED, PostgresStore
 from pam_totp.store.postgres_members import ALL_USERS
@@ -41,7 +41,7 @@ class Authority:
         self.lines: list[str] = []
         self.site = Site.NONE
         self.now = 1000.0
-        self.figures = Figures()
+        self.metrics = Metrics()
         self.store = PostgresStore(url, wait=PATIENCE)
         self.answers = self.another()
         members = self.answers.members
@@ -56,7 +56,7 @@ class Authority:
     def another(self) -> Answers:
         """Return another process of the authority, with its own budgets."""
         sink = lambda priority, line: self.lines.append(line)  # noqa: E731
-        return Answers(self.store, lambda: self.site, sink, monotonic=lambda: self.now, figures=self.figures)
+        return Answers(self.store, lambda: self.site, sink, monotonic=lambda: self.now, metrics=self.metrics)
 
     def put(self, user: str = "alice", **fields: Any) -> None:
         record = UserRecord(user=user, **{"tokens": (fob(),)} | fields)
@@ -101,7 +101,7 @@ def test_an_authority_counts_each_question_once(authority: Authority) -> None:
     for _ in range(2):
         assert authority.ask(asked).verdict == "accepted"
     assert authority.ask(question(code(3))).verdict == "refused"
-    text = text_of(authority.figures.metrics(AUTHORITY))
+    text = text_of(authority.metrics.collect(AUTHORITY))
     answers = 'pam_totp_answers_total{role="authority",service="sshd",outcome='
     assert f'{answers}"accepted",reason="code"}} 1\n' in text
     assert f'{answers}"refused",reason="replayed"}} 1\n' in text

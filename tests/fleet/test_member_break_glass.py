@@ -134,7 +134,7 @@ def test_other_commands_name_the_authority(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="requires root: /etc/pam_totp.toml of the test's mount namespace")
-def test_a_member_shows_the_figures_of_its_log_and_names_the_authorities(
+def test_a_member_shows_statistics_of_its_log_and_names_the_authorities(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, host: Host
 ) -> None:
     for module in ("store_access", "stats"):

@@ -19,7 +19,7 @@ from pathlib import Path
 import atheris
 
 from tests.fuzz import corpus
-from tests.torture.pace import figure
+from tests.torture.pace import report
 
 with atheris.instrument_imports(include=["pam_totp"]):
     from tests.fuzz.targets import SEEDS, TARGETS
@@ -58,7 +58,7 @@ def fuzz_all(seconds: int, keep: bool) -> int:
         if process.returncode != 0 and not over:
             print((out + err)[-4000:], flush=True)
         found = "nothing found" if process.returncode == 0 else "ended early" if over else "a defect"
-        figure(f"{name}: {runs} inputs in {each} s, {found}")
+        report(f"{name}: {runs} inputs in {each} s, {found}")
         return process.returncode != 0
 
     ARTIFACTS.mkdir(parents=True, exist_ok=True)

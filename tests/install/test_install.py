@@ -38,8 +38,8 @@ INSTALLED = (
     f"{UNITS}/pam_totp-takeback.service",
     f"{UNITS}/pam_totp-portal.service",
     f"{UNITS}/pam_totp-authority.service",
-    f"{UNITS}/pam_totp-figures.service",
-    f"{UNITS}/pam_totp-figures.timer",
+    f"{UNITS}/pam_totp-metrics.service",
+    f"{UNITS}/pam_totp-metrics.timer",
     "/etc/pam.d/pam_totp-portal",
     "/etc/fail2ban/filter.d/pam_totp.conf",
     "/etc/fail2ban/jail.d/pam_totp.conf",
@@ -196,8 +196,8 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
             "pam_totp-takeback.service",
             "pam_totp-portal.service",
             "pam_totp-authority.service",
-            "pam_totp-figures.service",
-            "pam_totp-figures.timer",
+            "pam_totp-metrics.service",
+            "pam_totp-metrics.timer",
         )
     ]
     verified = machine.run("systemd-analyze", "verify", "--man=no", *units)
@@ -208,7 +208,7 @@ def test_the_units_are_valid_and_the_service_is_hardened(machine: Fresh) -> None
         ("pam_totp-takeback.service", 35),
         ("pam_totp-portal.service", 30),
         ("pam_totp-authority.service", 15),
-        ("pam_totp-figures.service", 30),
+        ("pam_totp-metrics.service", 30),
     ):  # the threshold, in tenths of systemd's exposure level
         done = machine.run("systemd-analyze", "security", "--offline=true", f"--threshold={most}", f"{UNITS}/{unit}")
         assert done.returncode == 0, done.stdout[-300:]
@@ -261,7 +261,7 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
         named = {call for group in filters.lstrip("~").split() for call in syscalls(machine, group)}
         allowed = allowed - named if filters.startswith("~") else allowed | named
     machine.shell("mkdir -p /run/pam_totp/service; chown pam_totp: /run/pam_totp /run/pam_totp/service")
-    options = ["--figures", "/run/pam_totp/service/figures", "--socket", "/run/pam_totp/socket"]
+    options = ["--metrics", "/run/pam_totp/service/metrics", "--socket", "/run/pam_totp/socket"]
     assert " ".join(["serve", *options[:2]]) in unit
     program = ["setpriv", "--reuid=pam_totp", "--regid=pam_totp", "--clear-groups", "--no-new-privs", COMMAND, "serve"]
     traced = machine.start("strace", "-f", "-qq", "-o", "/run/trace", *program, *options)
@@ -270,10 +270,10 @@ def test_the_service_makes_no_system_call_that_its_unit_forbids(machine: Fresh) 
         machine.write("/root/one", "auth required pam_totp.so nodelay\naccount required pam_permit.so\n")
         done = machine.installed("rehearse", "one", "alice", "--stack", "/root/one", stdin=f"{codes(0)}\n")
         assert done.returncode == 0, done.stderr
-        assert machine.installed("stats", "--textfile", "/run/figures.prom").returncode == 0
-        figures = machine.path("/run/figures.prom").read_text()
-        assert 'pam_totp_answers_total{role="service",service="one",outcome="accepted",reason="code"} 1' in figures
-        assert "pam_totp_store_up 1" in figures
+        assert machine.installed("stats", "--textfile", "/run/metrics.prom").returncode == 0
+        metrics = machine.path("/run/metrics.prom").read_text()
+        assert 'pam_totp_answers_total{role="service",service="one",outcome="accepted",reason="code"} 1' in metrics
+        assert "pam_totp_store_up 1" in metrics
     finally:
         os.kill(machine.pid("/usr/bin/python3", "-IS", COMMAND, "serve", *options), signal.SIGTERM)
         traced.wait(PATIENCE)

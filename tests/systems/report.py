@@ -66,8 +66,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     tests = ("", "", "")
     if row.tests is not None:
         tests = (str(row.tests.passed), str(len(row.tests.failed)), str(len(row.tests.skipped)))
-    figures = (str(row.status), f"{row.seconds:.0f}", str(row.packages))
-    return (row.system, row.user, row.step, "ok" if row.is_good else "FAILED", *figures, *tests)
+    numbers = (str(row.status), f"{row.seconds:.0f}", str(row.packages))
+    return (row.system, row.user, row.step, "ok" if row.is_good else "FAILED", *numbers, *tests)
 
 
 def line(row: Row) -> str:
@@ -87,11 +87,11 @@ def failed_and_skipped(rows: Iterable[Row]) -> str:
             continue
         where = f"{row.system}, {row.user}"
         lines += [f"{where}: failed: {name}" for name in row.tests.failed]
-        reasons = collections.Counter(map(_without_figures, row.tests.skipped))
+        reasons = collections.Counter(map(_without_paths, row.tests.skipped))
         lines += [f"{where}: {count} skipped: {reason}" for reason, count in reasons.most_common()]
     return "\n".join(lines)
 
 
-def _without_figures(reason: str) -> str:
+def _without_paths(reason: str) -> str:
     """Return the reason with … in place of each path, so that reasons that differ only in a path are equal."""
     return re.sub(r"/\S+", "…", re.sub(r"\s+", " ", reason)).strip()

@@ -1,4 +1,4 @@
-"""Tests of docs/scale.md: each result equals its formula, and measured figures equal those of docs/speed.md."""
+"""Tests of docs/scale.md: each result equals its formula, and measured values equal those of docs/speed.md."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_arithmetic_has_the_stated_result(arithmetic: str, result: str) -> N
     assert f"{value(arithmetic):.{digits}f}" == shown
 
 
-@pytest.mark.parametrize("figure", ["965", "785", "133", "1,571", "1,381", "147", "1,845", "70 KiB", "207", "614"])
-def test_the_measured_figures_are_those_of_the_benchmark(figure: str) -> None:
-    assert figure in SPEED
-    assert re.search(rf"\b{figure.replace(',', '').split()[0]}\b", PAGE)
+@pytest.mark.parametrize("number", ["965", "785", "133", "1,571", "1,381", "147", "1,845", "70 KiB", "207", "614"])
+def test_the_measured_values_are_those_of_the_benchmark(number: str) -> None:
+    assert number in SPEED
+    assert re.search(rf"\b{number.replace(',', '').split()[0]}\b", PAGE)

@@ -5,7 +5,7 @@ python -m tests.torture MINUTES [PYTEST ARGUMENT...]
 Rules:
 - Each test file is a stage. The last stage fuzzes the parsers with atheris, for 5 minutes per hour. The run continues
   after a failed stage.
-- The summary has a line for each stage, with the figures of that stage below it. The exit status is 0 if all stages
+- The summary has a line for each stage, with the results of that stage below it. The exit status is 0 if all stages
   passed, else 1.
 - SIGINT, SIGTERM or SIGHUP interrupts the running stage. The run waits until the stage has cleaned up, prints the
   summary so far, and exits with 130.
@@ -39,12 +39,12 @@ class Stage(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The result of a stage. `figures` are lines of text."""
+    """The end of a stage. `results` are lines of text."""
 
     name: str
     status: int
     seconds: float
-    figures: Sequence[str]
+    results: Sequence[str]
 
 
 def stages(minutes: float, arguments: Sequence[str]) -> list[Stage]:
@@ -65,9 +65,9 @@ def run(stage: Stage, minutes: float) -> Outcome:
     """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pam_totp-torture-") as folder:
-        figures = Path(folder, "figures")
-        figures.touch()
-        environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_FIGURES": str(figures)}
+        results = Path(folder, "results")
+        results.touch()
+        environment = {**os.environ, "TORTURE_MINUTES": str(minutes), "TORTURE_RESULTS": str(results)}
         # Delay signals that arrive while the stage starts, until the stage can be interrupted.
         kept: list[int] = []
         handlers = {number: signal.signal(number, lambda received, _: kept.append(received)) for number in ENDING}
@@ -86,16 +86,16 @@ def run(stage: Stage, minutes: float) -> Outcome:
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                 raise
-        return Outcome(stage.name, status, time.monotonic() - begun, figures.read_text("utf-8").splitlines())
+        return Outcome(stage.name, status, time.monotonic() - begun, results.read_text("utf-8").splitlines())
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Return a line for each stage, followed by its figures."""
+    """Return a line for each stage, followed by its results."""
     lines = []
     for done in outcomes:
-        result = "passed" if done.status == 0 else f"FAILED ({done.status})"
-        lines.append(f"{done.name:<16} {result:<12} {done.seconds:6.0f} s")
-        lines += [f"    {figure}" for figure in done.figures]
+        end = "passed" if done.status == 0 else f"FAILED ({done.status})"
+        lines.append(f"{done.name:<16} {end:<12} {done.seconds:6.0f} s")
+        lines += [f"    {result}" for result in done.results]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.services.conftest import _machine, _sshd, machine, sshd
-from tests.torture.pace import LONG, figure
+from tests.torture.pace import LONG, report
 
 __all__ = ["_machine", "_sshd", "machine", "sshd"]
 
@@ -14,4 +14,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if LONG:
         ends = ("passed", "failed", "error", "skipped")
         counted = {end: len(terminalreporter.getreports(end)) for end in ends}
-        figure("tests: " + ", ".join(f"{number} {end}" for end, number in counted.items() if number or end == "passed"))
+        report("tests: " + ", ".join(f"{number} {end}" for end, number in counted.items() if number or end == "passed"))

@@ -1,4 +1,4 @@
-"""Duration and figures of the torture tests: `make test` runs a short form, and `make torture` runs for about an hour.
+"""Duration and results of the torture tests: `make test` runs a short form, and `make torture` runs for about an hour.
 
 `make torture MINUTES=60` sets TORTURE_MINUTES. The number of rounds is proportional to this duration.
 """
@@ -16,9 +16,9 @@ def rounds(short: int, in_an_hour: int) -> int:
     return max(short, round(in_an_hour * MINUTES / 60)) if LONG else short
 
 
-def figure(text: str) -> None:
+def report(text: str) -> None:
     """Print a line with the number of attempts and the result. `make torture` repeats this line in its summary."""
     print(f"\n{text}", flush=True)
-    if path := os.environ.get("TORTURE_FIGURES"):
+    if path := os.environ.get("TORTURE_RESULTS"):
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{text}\n")

@@ -30,7 +30,7 @@ from tests.torture.crash import (
     injections,
     judge,
 )
-from tests.torture.pace import LONG, figure
+from tests.torture.pace import LONG, report
 from tests.torture.sites import site_on
 
 pytestmark = [
@@ -70,7 +70,7 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
     assert counted.total() == len(points)
     process = {by_helper: "helper", by_service: "service", by_service_thread: "service's thread"}[log_in]
     results = ", ".join(f"{n} {what}" for what, n in counted.items())
-    figure(f"faults in the {process}, {kind.name}: {len(points)} injected, {results}")
+    report(f"faults in the {process}, {kind.name}: {len(points)} injected, {results}")
     return counted
 
 

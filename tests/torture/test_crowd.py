@@ -18,7 +18,7 @@ from tests.conftest import as_root
 from tests.support.pamconf import Result
 from tests.support.site import Site
 from tests.torture.crowd import refusals
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 from tests.torture.ranks import Rounds, detectable, favour, p_value
 
 USERS = {"enrolled": "daemon", "not enrolled": "nobody", "no account": "no-such-account"}
@@ -47,12 +47,12 @@ def test_simultaneous_refusals_do_not_show_if_a_user_is_enrolled(site: Site, way
 def compare(times: dict[str, list[list[float]]], way: str) -> None:
     """Print the medians, and fail if the rank test finds a difference."""
     medians = {kind: statistics.median(chain.from_iterable(crowds)) for kind, crowds in times.items()}
-    figure(f"{way}, {CROWD} at once, medians: {', '.join(f'{k} {1000 * m:.1f} ms' for k, m in medians.items())}")
+    report(f"{way}, {CROWD} at once, medians: {', '.join(f'{k} {1000 * m:.1f} ms' for k, m in medians.items())}")
     values = {}
     for first, second in PAIRS:
         a, b = times[first], times[second]
         values[first, second] = p_value(a, b)
-        figure(
+        report(
             f"{way}, {first} against {second}: {len(a) * CROWD} refusals each, slower in {100 * favour(a, b):.1f} % of "
             f"pairs, p = {values[first, second]:.4f}; a shift of {detectable(a, b, ALPHA)} ms is found with power 0.9"
         )

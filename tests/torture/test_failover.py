@@ -23,7 +23,7 @@ from tests.core.racing import in_processes, in_threads
 from tests.support.cluster import Server, replicated, with_postgresql
 from tests.support.site import KEY, PATIENCE, until
 from tests.torture.failover import PHONE, RECOVERY, USERS, Crowd, check, enrol, log_in
-from tests.torture.pace import figure, rounds
+from tests.torture.pace import report, rounds
 
 pytestmark = with_postgresql
 MANY = 50
@@ -59,7 +59,7 @@ def test_a_promoted_standby_accepts_no_used_code_again() -> None:
             finally:
                 crowd.remove()
             check(store, accepted)
-            figure(f"failover {number + 1}: {len(accepted)} accepted, {refused} refused meanwhile, none again")
+            report(f"failover {number + 1}: {len(accepted)} accepted, {refused} refused meanwhile, none again")
 
 
 def initialise_without_replication(server: Server) -> None:
@@ -120,7 +120,7 @@ def test_only_one_of_fifty_racing_logins_in_two_processes_succeeds(url: str, kin
         refused = "wrong" if kind == "recovery" else "replayed"
         accepted = "recovery" if kind == "recovery" else "code"
         assert Counter(words) == {accepted: 1, refused: MANY - 1}
-    figure(f"{MANY} racers in two processes, one answer ({kind}): one success in each round")
+    report(f"{MANY} racers in two processes, one answer ({kind}): one success in each round")
 
 
 def racers(url: str, answer: str) -> list[str]:

@@ -23,7 +23,7 @@ from tests.core.racing import in_threads
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import Client, Fleet, Member, question
 from tests.support.site import KEY, PATIENCE, fob, phone, until
-from tests.torture.pace import figure, rounds
+from tests.torture.pace import report, rounds
 
 pytestmark = with_postgresql
 RACERS = 50
@@ -68,7 +68,7 @@ def test_of_fifty_racers_over_two_authorities_one_is_accepted(fleet: Fleet, clie
         assert results == {"accepted": 1, "refused": RACERS - 1}, results
     for client in clients:
         client.close()
-    figure(f"{kind}: {rounds(1, 50)} rounds of {RACERS} racers, one accepted in each")
+    report(f"{kind}: {rounds(1, 50)} rounds of {RACERS} racers, one accepted in each")
 
 
 class Host:
@@ -147,7 +147,7 @@ def test_a_killed_authority_loses_no_login_and_counts_each_answer_once(fleet: Fl
     again = sum(host.asked_again for host in hosts)
     assert again > 0, "no authority was killed during a question"
     logins = f"{progress(hosts)} logins and {len(guessed)} wrong answers"
-    figure(f"{kills} authorities killed: {logins}, {again} asked again, all answered, each counted once")
+    report(f"{kills} authorities killed: {logins}, {again} asked again, all answered, each counted once")
 
 
 def progress(hosts: list[Host]) -> int:

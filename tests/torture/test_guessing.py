@@ -20,7 +20,7 @@ from tests.support.site import ME, TREE, Site, codes
 from tests.torture.attacker import BEGIN, LOGINS_A_DAY, World, formula, live
 from tests.torture.crowd import in_processes, in_threads
 from tests.torture.owner import share_of_two_codes, simulated_share
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 
 BOTH = ("warm", "cold")
 
@@ -120,7 +120,7 @@ def test_a_year_of_guessing_has_the_probability_of_the_formula(kind: str, greedy
     assert year.chance == pytest.approx(formula(kind, 6, greedy=greedy), rel=0.0001)
     assert year.chance <= {"hotp": 0.00406, "totp": 0.00111}[kind]
     who = "greedy" if greedy else "patient"
-    figure(f"guessing {kind}, {who}: 365 days, {year.logins} logins of the owner, chance {100 * year.chance:.3g} %")
+    report(f"guessing {kind}, {who}: 365 days, {year.logins} logins of the owner, chance {100 * year.chance:.3g} %")
     assert set(year.answers_needed) == {2 if greedy else 1}, (
         "the owner needs two codes in a row against the greedy attacker, and a single code against the patient attacker"
     )
@@ -135,7 +135,7 @@ def test_a_flood_of_wrong_answers_neither_succeeds_nor_blocks_the_owner() -> Non
         floods = days * LOGINS_A_DAY // 10
         assert (year.guesses[1], year.guesses[2]) == (5 + days - 1, 15 * floods)
         assert year.chance == pytest.approx(formula(kind, 6, greedy=True, days=days, floods=floods), rel=0.0001)
-        figure(f"guessing {kind}, with a flood before every tenth login: {days} days, chance {100 * year.chance:.3g} %")
+        report(f"guessing {kind}, with a flood before every tenth login: {days} days, chance {100 * year.chance:.3g} %")
 
 
 @pytest.mark.parametrize("seed", range(rounds(4, 200)))
@@ -162,7 +162,7 @@ def test_the_rate_of_right_guesses_matches_the_probability() -> None:
         world.now += DAY
     expected = (5 + days - 1) * 101e-6
     assert abs(world.year.hits - expected) <= 4 * expected**0.5, (world.year.hits, expected)
-    figure(f"right guesses, look_ahead 100: {world.year.hits} in {days} days, {expected:.0f} expected")
+    report(f"right guesses, look_ahead 100: {world.year.hits} in {days} days, {expected:.0f} expected")
 
 
 @pytest.mark.parametrize("kind", ["hotp", "totp"])
@@ -197,7 +197,7 @@ def test_the_shares_of_two_codes_in_security_md_are_right() -> None:
     for percent, share in stated:
         computed = share_of_two_codes(int(percent) / 100)
         assert float(share) == pytest.approx(100 * computed, rel=0.06)
-        figure(
+        report(
             f"an owner who mistypes {percent} % of the codes needs two codes in {100 * computed:.2g} % of the logins"
         )
 
@@ -207,7 +207,7 @@ def test_a_simulation_needs_two_codes_as_often_as_the_markov_chain() -> None:
     days = rounds(500, 20_000)
     simulated, computed = simulated_share(0.05, days, seed=1), share_of_two_codes(0.05)
     assert simulated == pytest.approx(computed, rel=0.1 if LONG else 0.3)
-    figure(f"5 % mistyped, {days} days: {100 * simulated:.3g} % need two codes, computed {100 * computed:.3g} %")
+    report(f"5 % mistyped, {days} days: {100 * simulated:.3g} % need two codes, computed {100 * computed:.3g} %")
 
 
 def test_an_owner_who_never_mistypes_needs_one_code() -> None:
@@ -246,6 +246,6 @@ def test_the_owner_is_accepted_during_a_flood_of_wrong_answers(site: Site) -> No
     assert set(refused) <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}, (
         "every wrong answer is refused, some by a lock timeout"
     )
-    figure(
+    report(
         f"the owner during a flood: {number + 1} of {number + 1} logins succeeded, during {len(refused)} wrong answers"
     )

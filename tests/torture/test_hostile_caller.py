@@ -21,7 +21,7 @@ from pam_totp.store.decoys import FOLDER as DECOYS
 from tests.services.namespace import HELPER, RELAY, STORE, Machine
 from tests.support.site import codes
 from tests.torture.hostile import ATTACKS, TRAP
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 
 HOSTILE = "/run/hostile.py"
 PROGRAMS = {  # the user that enters a code, the target user, the command
@@ -141,7 +141,7 @@ def test_signals_from_the_caller_do_not_change_a_result(attacked: Machine, progr
     for pid in attacked.processes(HELPER):  # a killed program can leave a stopped helper
         os.kill(pid, signal.SIGKILL)
     assert got_in <= 1, "the same three codes are accepted at most once"
-    figure(f"signals to {program} and its children: {times} logins, {got_in} accepted (0 or 1 expected)")
+    report(f"signals to {program} and its children: {times} logins, {got_in} accepted (0 or 1 expected)")
     first = counter(attacked, user)
     assert first in (0, 3)
     in_order(attacked, user)

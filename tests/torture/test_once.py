@@ -18,7 +18,7 @@ from tests.services.terminal import Talk
 from tests.support.pamconf import Result
 from tests.support.site import Site, codes, fob, phone
 from tests.torture.crowd import in_processes, in_threads
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 from tests.torture.sites import FOLDERS, site_on
 
 MANY = 50
@@ -66,7 +66,7 @@ def test_of_fifty_processes_with_one_code_one_succeeds(kind: str, way: str, plac
             counted = in_processes(site, [enrolled(site, kind)] * MANY, WAYS[way])
             assert one_succeeded(counted, place), f"round {number}: {counted}"
             assert site.record().failures == 0, "replays and wrong recovery codes are not counted"
-        figure(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, one success in each")
+        report(f"{MANY} processes, one answer ({kind}, {way}, {place}): {number + 1} rounds, one success in each")
 
 
 @pytest.mark.timeout(3600)
@@ -79,7 +79,7 @@ def test_of_fifty_threads_of_one_host_with_one_code_one_succeeds(kind: str, way:
         for number in range(rounds(1, 10)):
             counted = in_threads(site, [enrolled(site, kind)] * MANY, WAYS[way])
             assert one_succeeded(counted, place), f"round {number}: {counted}"
-        figure(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, one success in each")
+        report(f"{MANY} threads, one answer ({kind}, {way}, {place}): {number + 1} rounds, one success in each")
 
 
 def test_each_of_ten_codes_given_five_times_succeeds_at_most_once() -> None:
@@ -110,4 +110,4 @@ def test_of_three_concurrent_logins_through_real_sshd_one_succeeds(machine: Mach
         assert sorted(status for status, _ in ends) == [0, 255, 255], ends
         assert sum("in as alice" in shown for _, shown in ends) == 1
         assert machine.record("alice").failures == 0
-    figure(f"3 logins through sshd, one code ({way}): {times} rounds, one success in each")
+    report(f"3 logins through sshd, one code ({way}): {times} rounds, one success in each")

@@ -19,7 +19,7 @@ from pam_totp.core.record import Token
 from pam_totp.operations.authenticate import REFUSED, refusal_delay
 from tests.support.pamconf import Login, Result
 from tests.support.site import ME, Site, codes, fob, phone
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 
 pytestmark = pytest.mark.bare
 
@@ -112,7 +112,7 @@ def test_refusal_times_are_measured(site: Site) -> None:
             took[name].append(done.seconds)
     medians = {name: statistics.median(values) for name, values in took.items()}
     spread = max(medians.values()) - min(medians.values())
-    figure(
+    report(
         f"refusals: {', '.join(f'{name} {1000 * m:.2f} ms' for name, m in medians.items())}; the medians differ by "
         f"{1000 * spread:.2f} ms; the documented {1000 * BOUND:.0f} ms are {'kept' if spread <= BOUND else 'exceeded'}"
     )

@@ -27,7 +27,7 @@ from pam_totp.system.pamd.findings import Code
 from tests.support.patroni import AUTHORITY, OWNER, SLOW, Cluster, Node, cluster, with_patroni
 from tests.support.site import KEY, PATIENCE, until
 from tests.torture.failover import USERS, Crowd, check, enrol, log_in
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 
 pytestmark = [
     with_patroni,
@@ -129,7 +129,7 @@ def test_a_lost_primary_accepts_no_code_twice(strict: Cluster, lose: Lose) -> No
             crowd.remove()
         check(store_of(strict), accepted)
         name = lose.__name__.replace("_", " ")
-        figure(f"{name} {number + 1}: {len(accepted)} accepted, {refused} refused, gap {gap:.1f} s, none again")
+        report(f"{name} {number + 1}: {len(accepted)} accepted, {refused} refused, gap {gap:.1f} s, none again")
 
 
 def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -> None:

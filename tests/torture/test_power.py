@@ -25,7 +25,7 @@ from tests.conftest import with_mounts
 from tests.core.stores import code, log_in
 from tests.support.site import ME, Site, fob, phone
 from tests.torture.images import ON_DISK, make_and_mount
-from tests.torture.pace import figure, rounds
+from tests.torture.pace import report, rounds
 from tests.torture.private import in_mount_namespace, mount
 
 _SHUTDOWN = 0x8004587D  # ioctl(2) EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN
@@ -105,6 +105,6 @@ def test_no_acknowledged_use_of_a_code_is_lost(site: Site, system: str, killed: 
             assert log_in(site.store, code(first), ME) == "code"
             assert log_in(site.store, code(first), ME) == "replayed"
             first += 1
-        figure(f"{cuts} power cuts of {system}{' after a kill' if killed else ''}: {first} logins, none lost")
+        report(f"{cuts} power cuts of {system}{' after a kill' if killed else ''}: {first} logins, none lost")
 
     in_mount_namespace(work)

@@ -10,7 +10,7 @@ from tests.fleet.radius_load import log_in_under_load
 from tests.support.cluster import with_postgresql
 from tests.support.fleet import Fleet
 from tests.support.radius import running, with_freeradius
-from tests.torture.pace import figure, rounds
+from tests.torture.pace import report, rounds
 
 pytestmark = [with_postgresql, with_freeradius, pytest.mark.timeout(3600)]
 
@@ -21,4 +21,4 @@ def test_logins_through_freeradius_survive_killed_authorities(fleet: Fleet) -> N
         begun = time.monotonic()
         log_in_under_load(fleet, radius, logins=logins, kills=kills)
         seconds = time.monotonic() - begun
-    figure(f"FreeRADIUS: {logins} logins in {seconds:.1f} s, {kills} authorities killed, each code accepted once")
+    report(f"FreeRADIUS: {logins} logins in {seconds:.1f} s, {kills} authorities killed, each code accepted once")

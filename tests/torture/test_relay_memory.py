@@ -16,7 +16,7 @@ import pytest
 from tests.support import pamconf
 from tests.support.relay_kit import INTERPRETER, RELAY, ROOT, Script, Service, in_turn, play
 from tests.support.site import codes
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 
 pytestmark = pytest.mark.bare
 
@@ -163,7 +163,7 @@ def test_ten_thousand_logins_leak_no_memory_descriptor_or_child(folder: Path, si
     cold = run([host, folder, spawning(folder, RELAY), ACCOUNT, codes(0)], logins, 4, sigchld)
     assert (cold.in_, cold.out, cold.descriptors, cold.children) == (0, logins, 0, 0)
     kept = f"{warm.grown} bytes, {warm.descriptors} descriptors and {warm.children} children remain"
-    figure(f"relay, SIGCHLD {sigchld}: {warm.in_} logins by socket and {cold.out} by helper, {kept}")
+    report(f"relay, SIGCHLD {sigchld}: {warm.in_} logins by socket and {cold.out} by helper, {kept}")
 
 
 @pytest.mark.timeout(3600)
@@ -178,7 +178,7 @@ def test_the_fuzzing_corpus_and_its_mutations_succeed_only_with_r0(folder: Path)
     )
     assert done.returncode == 0, done.stderr[-4000:]
     assert int(done.stdout) == len(kept) + made >= 5_100
-    figure(f"relay under sanitizers: {len(kept)} stored inputs and {made} mutations, no error")
+    report(f"relay under sanitizers: {len(kept)} stored inputs and {made} mutations, no error")
 
 
 @pytest.mark.timeout(3600)
@@ -208,4 +208,4 @@ def test_the_fuzzed_relay_succeeds_only_with_r0(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     runs = next(line.split()[-1] for line in done.stderr.splitlines() if "number_of_executed_units" in line)
-    figure(f"relay under libFuzzer: {runs} inputs in {seconds} s, no error")
+    report(f"relay under libFuzzer: {runs} inputs in {seconds} s, no error")

@@ -26,7 +26,7 @@ from tests.services.namespace import COPY, SOCKET, STORE, Machine
 from tests.support.pamconf import Result
 from tests.support.site import ME, PATIENCE, TREE, Site, codes, until
 from tests.torture.many_uids import many_uids
-from tests.torture.pace import LONG, figure, rounds
+from tests.torture.pace import LONG, report, rounds
 
 OTHER_UIDS = tuple(pwd.getpwnam(name).pw_uid for name in ("nobody", "daemon", "bin", "games"))  # the attackers
 EACH = 500  # connections
@@ -180,7 +180,7 @@ def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkey
     for client in held:
         client.close()
     by_service = sum(f"[{service}]" in line for line in machine.log.lines() if "accepted user=alice" in line)
-    figure(
+    report(
         f"{accepted} of {number} sudo logins accepted ({by_service} by the service, the rest by helpers),"
         f" while {len(held)} others held prompts, and {uids} uids made {connections} connections"
     )
@@ -257,7 +257,7 @@ def test_a_restart_under_load_loses_only_the_logins_in_flight(site: Site, how: s
     assert results.keys() <= {Result.AUTH_ERR, Result.AUTHINFO_UNAVAIL}
     assert results.total() >= restarts * 2 * clients
     assert lost <= (restarts * clients if how is signal.SIGKILL else 0), results
-    figure(f"{restarts} restarts by {how.name} under load: {lost} of {results.total()} logins lost")
+    report(f"{restarts} restarts by {how.name} under load: {lost} of {results.total()} logins lost")
 
 
 def test_a_code_is_used_once_across_restarts(site: Site) -> None:

@@ -133,7 +133,7 @@ class TokenApp(App[None]):
         self._runner, self._urls, self._stopped = runner, urls, stopped
         self._shown: dict[str, str | Text] = {}
         self._views = {
-            name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "small", "plain", "figures", "log")
+            name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "small", "plain", "facts", "log")
         }
         self._button = Button("PRESS", id="button")
         self._case = Vertical(id="case")
@@ -155,7 +155,7 @@ class TokenApp(App[None]):
                 yield self._views["back"]
                 yield self._button
             with self._pane:
-                yield self._views["figures"]
+                yield self._views["facts"]
                 yield self._views["log"]
         yield self._views["small"]
         yield self._views["plain"]
@@ -177,7 +177,7 @@ class TokenApp(App[None]):
         self._show("small", self._small())
         self._button.set_class(self.simulation.device.is_button_closed, "down")
         if not self._pane.has_class("hidden"):
-            self._show("figures", self._figures())
+            self._show("facts", self._facts())
             self._show("log", "\n".join(list(self.simulation.log)[: -LOG_SHOWN - 1 : -1]))  # newest first
 
     def on_resize(self, event: events.Resize) -> None:
@@ -273,7 +273,7 @@ class TokenApp(App[None]):
         shown = self.simulation.device.visible_text() or "off"
         return f"too small: {now}\nneeds {LEAST.width}x{LEAST.height}\ndisplay: {shown}"
 
-    def _figures(self) -> str:
+    def _facts(self) -> str:
         true = self.simulation.oracle()
         time, age = show_time(true["time_ms"])[:-4], show_span(true["age_ms"] // 1000 * 1000)
         faults = ", ".join(true["faults"]) or "none"

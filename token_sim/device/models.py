@@ -1,7 +1,7 @@
 """The table of the models of tokens: behaviour, times and power.
 
-Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A comment marks each figure without a
-source in a maker's document as approximate. The figures have no effect on the value of a code.
+Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A comment marks each value without a
+source in a maker's document as approximate. These values have no effect on a code.
 """
 
 from __future__ import annotations

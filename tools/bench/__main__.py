@@ -1,7 +1,7 @@
 """`make bench`: a benchmark of logins with pam_totp and with other modules. It prints a table, and writes bench.json.
 
 The results are medians and ratios, because times vary between runs and between machines. Tests do not depend on these
-figures. The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
+results. The benchmark runs as root in a private mount namespace, with its own /etc/pam.d.
 """
 
 from __future__ import annotations
@@ -81,23 +81,23 @@ def main() -> int:
 
 
 class Report:
-    """The figures of a run. `say` prints each figure immediately, and `write` writes all figures to bench.json."""
+    """The results of a run. `say` prints each result immediately, and `write` writes all results to bench.json."""
 
     def __init__(self) -> None:
-        self.figures: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
         self._section = ""
 
     def section(self, title: str) -> None:
         self._section = title
         print(f"\n{title}", flush=True)
 
-    def say(self, what: str, figure: str, target: str = "", **data: Any) -> None:
-        print(f"   {what:<46} {figure:<34} {target}".rstrip(), flush=True)
-        self.figures.append({"section": self._section, "what": what, "figure": figure, "target": target} | data)
+    def say(self, what: str, result: str, target: str = "", **data: Any) -> None:
+        print(f"   {what:<46} {result:<34} {target}".rstrip(), flush=True)
+        self.results.append({"section": self._section, "what": what, "result": result, "target": target} | data)
 
     def write(self, path: Path) -> None:
         machine = {"system": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()}
-        path.write_text(json.dumps({"machine": machine, "figures": self.figures}, indent=1) + "\n")
+        path.write_text(json.dumps({"machine": machine, "results": self.results}, indent=1) + "\n")
         print(f"\nwritten to {path.name}")
 
 
@@ -155,8 +155,8 @@ def the_seal(report: Report) -> None:
         return statistics.median(timed(lambda: subprocess.run([*python, script], check=True)) for _ in range(15))
 
     loading = start(f"{path}, pam_totp.store.seal") - start(path)
-    figure = f"{us(middle)}, and {ms(loading)} in a helper"
-    report.say("open and seal one key", figure, seconds=middle, helper=loading)
+    result = f"{us(middle)}, and {ms(loading)} in a helper"
+    report.say("open and seal one key", result, seconds=middle, helper=loading)
 
 
 def compile_programs(folder: Path) -> None:
@@ -317,17 +317,17 @@ def one_login(report: Report, times: dict[str, list[logins.Times]], medium: str,
         if name == "pam_permit":
             report.say(name, us(own), seconds=own)
             continue
-        figure = f"{us(whole[name])} ({1e6 * (low - own):.0f} … {1e6 * (high - own):.0f}), {us(decision[name])}"
-        report.say(name, figure, seconds=whole[name], decision=decision[name], samples=values)
-    for figures, module, peer, target in ratios(medium, pause_ms):
-        seconds = {"login": whole, "answer to result": decision}[figures]
+        result = f"{us(whole[name])} ({1e6 * (low - own):.0f} … {1e6 * (high - own):.0f}), {us(decision[name])}"
+        report.say(name, result, seconds=whole[name], decision=decision[name], samples=values)
+    for kind, module, peer, target in ratios(medium, pause_ms):
+        seconds = {"login": whole, "answer to result": decision}[kind]
         if peer in seconds and module in seconds:
             ratio = seconds[module] / seconds[peer]
-            report.say(f"{figures}: {module} / {peer}", f"{ratio:.2f}", f"at most {target}", ratio=ratio)
+            report.say(f"{kind}: {module} / {peer}", f"{ratio:.2f}", f"at most {target}", ratio=ratio)
 
 
 def ratios(medium: str, pause_ms: int) -> Iterator[tuple[str, str, str, float]]:
-    """Yield the ratios to report: the figures, the module, the other module and the target."""
+    """Yield the ratios to report: the kind of time, the module, the other module and the target."""
     in_memory = medium == "tmpfs"
     for peer in ("google_authenticator, HOTP", "pam_oath, 1 user"):
         if in_memory:
@@ -351,8 +351,8 @@ def clients_of(report: Report, path: Path, clients: list[load.Client]) -> None:
             client.seconds.clear()
         rates[count] = rate = 2000 / load.hammer(path, clients[:count], 2000)
         middle, last = centiles([s for c in clients for s in c.seconds])
-        figure = f"{rate:.0f}/s, p50 {ms(middle)}, p99 {ms(last)}"
-        report.say(f"{count} client{'s' * (count > 1)}", figure, per_second=rate, p50=middle, p99=last)
+        result = f"{rate:.0f}/s, p50 {ms(middle)}, p99 {ms(last)}"
+        report.say(f"{count} client{'s' * (count > 1)}", result, per_second=rate, p50=middle, p99=last)
     report.say("8 clients / 1 client, logins a second", f"{rates[8] / rates[1]:.2f}", "at least 1.7")
     fair = 64 / rates[64]  # seconds: the time of a login if the service treats 64 clients equally
     report.say("64 clients: p99 / (64 / logins a second)", f"{last / fair:.2f}", "at most 1.3", ratio=last / fair)
@@ -366,8 +366,8 @@ def many_clients(report: Report, site: Site) -> None:
         quiet.append(quiet_clients(site, clients[:8], None))
         beside.append(quiet_clients(site, clients[:8], load.Client("hammered")))
     alone, pressed = statistics.median(quiet), statistics.median(beside)
-    figure = f"p99 {ms(alone)} alone, {ms(pressed)} under load: {pressed / alone:.1f} ×"
-    report.say("8 clients, while 64 others send wrong codes", figure, "at most 1.5 ×", ratio=pressed / alone)
+    result = f"p99 {ms(alone)} alone, {ms(pressed)} under load: {pressed / alone:.1f} ×"
+    report.say("8 clients, while 64 others send wrong codes", result, "at most 1.5 ×", ratio=pressed / alone)
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:

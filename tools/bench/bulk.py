@@ -38,9 +38,9 @@ LOOKUPS = 1000
 
 
 class Says(Protocol):
-    """A report: `say` prints and stores one figure."""
+    """A report: `say` prints and stores one result."""
 
-    def say(self, what: str, figure: str, target: str = "", **data: Any) -> None: ...
+    def say(self, what: str, result: str, target: str = "", **data: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,19 @@ def commands(report: Says, store: Path, users: int, folder: Path) -> None:
     tenth.mkdir(mode=0o700)
     for i in range(sizes[0]):
         shutil.copy2(store / f"user{i}.record", tenth / f"user{i}.record")
-    figures: dict[str, list[Run]] = {}
+    results: dict[str, list[Run]] = {}
     for size, place in zip(sizes, (tenth, store), strict=True):
         for name, words in _commands(place, size, folder):
             done = run(*words)
-            figures.setdefault(name, []).append(done)
-            figure = f"{done.seconds:.1f} s ({done.processor:.1f} s CPU), {done.megabytes:.1f} MB, exit {done.status}"
+            results.setdefault(name, []).append(done)
+            result = f"{done.seconds:.1f} s ({done.processor:.1f} s CPU), {done.megabytes:.1f} MB, exit {done.status}"
             target = f"under {LIMIT:.0f} s" if size == users else ""
-            report.say(f"{name}, {size:,} users", figure, target, **vars(done))
-    for name, (few, many) in figures.items():
+            report.say(f"{name}, {size:,} users", result, target, **vars(done))
+    for name, (few, many) in results.items():
         each = (many.megabytes - few.megabytes) * 1024 * 1024 / (sizes[1] - sizes[0])
         ratio, busy = many.seconds / few.seconds, many.processor / few.processor
-        figure = f"{ratio:.1f} × the time ({busy:.1f} × CPU), {each:.0f} bytes per user"
-        report.say(f"{name}: ten times the users", figure, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
+        result = f"{ratio:.1f} × the time ({busy:.1f} × CPU), {each:.0f} bytes per user"
+        report.say(f"{name}: ten times the users", result, "at most 10 ×", ratio=ratio, busy=busy, bytes_a_user=each)
     lookups(report, {size: _numbered(size, folder) for size in sizes})
 
 
@@ -100,10 +100,10 @@ def lookups(report: Says, stores: Mapping[int, Path]) -> None:
                 assert owner == (f"user{number}" if prefix == "SN" else None)
             processor = (time.process_time() - began) / LOOKUPS
             medians.append(statistics.median(seconds))
-            figure = f"{1e6 * medians[-1]:.0f} µs, at most {1e6 * max(seconds):.0f} µs ({1e6 * processor:.0f} µs CPU)"
+            result = f"{1e6 * medians[-1]:.0f} µs, at most {1e6 * max(seconds):.0f} µs ({1e6 * processor:.0f} µs CPU)"
             target = f"under {1000 * LOOKUP_LIMIT:.0f} ms"
             more = {"seconds": medians[-1], "longest": max(seconds), "processor": processor}
-            report.say(f"look-up of {what} of {users:,}", figure, target, **more)
+            report.say(f"look-up of {what} of {users:,}", result, target, **more)
         ratio = medians[-1] / medians[0]
         report.say(f"look-up of {what}: ten times the users", f"{ratio:.1f} × the time", ratio=ratio)
 

@@ -1,7 +1,7 @@
 """`make bench-database`: a benchmark of a large and a small store in PostgreSQL, in the same run.
 
 The program creates a primary with a synchronous standby on this machine, and a small and a large database. The large
-database has a million users. Every user has a key fob with a serial number. The program prints the figures, and writes
+database has a million users. Every user has a key fob with a serial number. The program prints the results, and writes
 them to bench-database.json. ARGS=--help lists the options. Root is required.
 """
 
@@ -162,8 +162,8 @@ def single(report: Report, urls: dict[str, str], users: dict[str, Users], logins
     middle, last = {}, {}
     for name, values in times.items():
         middle[name], last[name] = centiles(values)
-        figure = f"p50 {ms(middle[name])}, p99 {ms(last[name])}"
-        report.say(f"one thread, {name} database", figure, p50=middle[name], p99=last[name])
+        result = f"p50 {ms(middle[name])}, p99 {ms(last[name])}"
+        report.say(f"one thread, {name} database", result, p50=middle[name], p99=last[name])
     ratio = middle[LARGE] / middle[SMALL], last[LARGE] / last[SMALL]
     report.say("large / small", f"p50 {ratio[0]:.2f}, p99 {ratio[1]:.2f}", "at most 1.2", p50=ratio[0], p99=ratio[1])
     lookups = []
@@ -211,10 +211,10 @@ def costs(report: Report, primary: Server, url: str, users: Users, logins: int) 
         after = usage(primary)
         wal, pages = (after.wal - before.wal) / logins, (after.pages - before.pages) / logins
         server = sum(now - before.processor.get(pid, 0.0) for pid, now in after.processor.items()) / logins
-        figure = f"{wal:,.0f} bytes, {pages:.2f} full pages"
-        report.say(f"log of one login, {when}", figure, wal=wal, pages=pages)
-        figure = f"{1e6 * own / logins:.0f} µs here, {1e6 * server:.0f} µs in the primary"
-        report.say(f"processor time of one login, {when}", figure, client=own / logins, server=server)
+        result = f"{wal:,.0f} bytes, {pages:.2f} full pages"
+        report.say(f"log of one login, {when}", result, wal=wal, pages=pages)
+        result = f"{1e6 * own / logins:.0f} µs here, {1e6 * server:.0f} µs in the primary"
+        report.say(f"processor time of one login, {when}", result, client=own / logins, server=server)
         report.say("scans of whole tables meanwhile", f"{after.scans - before.scans}", "none", scans=after.scans)
 
 
@@ -238,8 +238,8 @@ def many(report: Report, url: str, users: Users, logins: int, pool: int) -> None
         rates[threads] = len(times) / (time.perf_counter() - begun)
         p50, p99 = centiles(times)
         what = f"{threads} thread{'s' * (threads > 1)}, {pool} connections"
-        figure = f"{rates[threads]:.0f}/s, p50 {ms(p50)}, p99 {ms(p99)}"
-        report.say(what, figure, per_second=rates[threads], p50=p50, p99=p99)
+        result = f"{rates[threads]:.0f}/s, p50 {ms(p50)}, p99 {ms(p99)}"
+        report.say(what, result, per_second=rates[threads], p50=p50, p99=p99)
 
 
 def commands(report: Report, urls: dict[str, str], args: argparse.Namespace, folder: Path) -> None:
@@ -258,8 +258,8 @@ def commands(report: Report, urls: dict[str, str], args: argparse.Namespace, fol
         }
         for what, command in words.items():
             done = bulk.run(*command)
-            figure = f"{done.seconds:.1f} s ({done.processor:.1f} s CPU), {done.megabytes:.0f} MB, exit {done.status}"
-            report.say(f"{what}, {name} database", figure, **vars(done))
+            result = f"{done.seconds:.1f} s ({done.processor:.1f} s CPU), {done.megabytes:.0f} MB, exit {done.status}"
+            report.say(f"{what}, {name} database", result, **vars(done))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The program creates a primary with a synchronous standby, an authority and members on this machine. In each round, every
 kind of login runs once, in a random order: by pam_permit, by the store of the host, and by the authority. A proxy
-simulates a distant authority. Then, many connections ask the authority in parallel. The program prints the figures, and
+simulates a distant authority. Then, many connections ask the authority in parallel. The program prints the results, and
 writes them to bench-fleet.json. ARGS=--help lists the options. Root is required.
 """
 
@@ -150,8 +150,8 @@ def one_login(report: Report, fleet: Fleet, folder: Path, rounds: int, pause_ms:
         if name == PERMIT:
             report.say(name, us(own), seconds=own)
             continue
-        figure = f"{ms(whole[name] - own)} ({1e3 * (low - own):.2f} … {1e3 * (high - own):.2f})"
-        report.say(name, figure, seconds=whole[name] - own, samples=values)
+        result = f"{ms(whole[name] - own)} ({1e3 * (low - own):.2f} … {1e3 * (high - own):.2f})"
+        report.say(name, result, seconds=whole[name] - own, samples=values)
     for name in (KEPT, NEW, HELPER, FAR, FAR_NEW):
         ratio = (whole[name] - own) / (whole[LOCAL] - own)
         report.say(f"{name} / {LOCAL}", f"{ratio:.2f}", ratio=ratio)
@@ -283,8 +283,8 @@ def services(report: Report, fleet: Fleet, folder: Path, count: int) -> None:
             before = load.processor_seconds(pid)
             rate = count / load.hammer(site.socket, clients, count)
             each[name] = (load.processor_seconds(pid) - before) / count
-        figure = f"{rate:.0f}/s, {us(each[name])} of the processor for each login"
-        report.say(name, figure, per_second=rate, seconds=each[name])
+        result = f"{rate:.0f}/s, {us(each[name])} of the processor for each login"
+        report.say(name, result, per_second=rate, seconds=each[name])
     report.say("processor of a member / of a host with a store", f"{each[KEPT] / each[LOCAL]:.2f}")
 
 
@@ -346,9 +346,9 @@ def under_load(report: Report, measured: Measured, count: int) -> None:
     for threads in THREADS:
         rate, costs = hammer(measured, askers[:threads], count)
         p50, p99 = centiles([s for asker in askers[:threads] for s in asker.seconds])
-        figure = f"{rate:.0f}/s, p50 {ms(p50)}, p99 {ms(p99)}; {described(costs)}"
+        result = f"{rate:.0f}/s, p50 {ms(p50)}, p99 {ms(p99)}; {described(costs)}"
         what = f"{threads} connection{'s' * (threads > 1)}"
-        report.say(what, figure, per_second=rate, p50=p50, p99=p99, costs=costs._asdict())
+        report.say(what, result, per_second=rate, p50=p50, p99=p99, costs=costs._asdict())
         if threads == NEW_AT_ONCE:
             kept = costs
     rate, costs = hammer(measured, askers[:NEW_AT_ONCE], count // 4, is_new=True)

@@ -127,7 +127,7 @@ _pam_totp_value() { # PROGRAM COMMAND OPTION STORE FIRST: print the words for th
         _pam_totp_devices /dev
         compgen -f -- "$current"
         ;;
-    --store | --stack | --config | --credentials | --folder | --socket | --figures | --textfile | --output | --map | --homes | --key | --key-file | --password-file | --replaces) ;&
+    --store | --stack | --config | --credentials | --folder | --socket | --metrics | --textfile | --output | --map | --homes | --key | --key-file | --password-file | --replaces) ;&
     --log)
         [[ $option == --log && $command == authority && $first != restore ]] && printf '%s\n' syslog stderr
         [[ $option == --log && $command =~ ^(serve|portal|authority)$ && $first != restore ]] || compgen -f -- "$current"

@@ -72,7 +72,7 @@ def merged(texts: Iterable[str]) -> str:
         for line in text.splitlines():
             found = _LINE.fullmatch(line)
             if found is None:
-                raise ValueError("each line must be a line of pam_totp's figures")
+                raise ValueError("each line must be a line of pam_totp's metrics")
             if line.startswith("# HELP"):
                 metric = found[1]
                 is_new = metric not in heads

@@ -1,4 +1,4 @@
-"""An atomic change of many records. The change is complete or rolled back, even after a kill of the process.
+"""A bulk change: an atomic change of many records. It is complete or rolled back, even after a kill of the process.
 
 Rules:
 1. First the process computes all new records, writes them to the journal beside the old records, and flushes the
@@ -67,26 +67,26 @@ def update_many(
         try:
             with (
                 closing(journal.Manifest(opened)) as manifest,
-                closing(_Batch(store, folder, manifest, taken)) as batch,
+                closing(_BulkChange(store, folder, manifest, taken)) as bulk,
             ):
                 results: list[R] = []
                 for user, change in changes:
                     if len(results) % _REPORT_EVERY == 0:
                         progress(len(results), total)
-                    results.append(batch.stage(user, change))
+                    results.append(bulk.stage(user, change))
                 claims.flush(folder)
-                batch.flush()
+                bulk.flush()
                 journal.mark(folder, opened)
                 marked = True
                 progress(len(changes), total)
                 outdated = set()
-                for done, entry in enumerate(batch.entries(), len(changes)):
-                    if not batch.commit(entry):
+                for done, entry in enumerate(bulk.entries(), len(changes)):
+                    if not bulk.commit(entry):
                         outdated.add(entry.name)
                     if done % _REPORT_EVERY == 0:
                         progress(done, total)
                 if outdated:
-                    batch.compute_again(outdated, changes, results)
+                    bulk.compute_again(outdated, changes, results)
             flush_all(folder)
             journal.unmark(opened)
         except BaseException as why:
@@ -102,7 +102,7 @@ def update_many(
     return results
 
 
-class _Batch:
+class _BulkChange:
     """The two phases of `update_many`, stage and commit. Staged records are in the manifest instead of memory."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Tests of the socket of the figures, alone and in a running service."""
+"""Tests of the socket of the metrics, alone and in a running service."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from pam_totp.figures import endpoint
-from pam_totp.figures.counters import SERVICE, Figures
-from pam_totp.figures.endpoint import MAX_CLIENTS, Endpoint, fetch
+from pam_totp.metrics import endpoint
+from pam_totp.metrics.counters import SERVICE, Metrics
+from pam_totp.metrics.endpoint import MAX_CLIENTS, Endpoint, fetch
 from tests.conftest import as_root
 from tests.support.pamconf import Result
 from tests.support.site import OTHER_UID, PATIENCE, Site, codes, until
@@ -29,8 +29,8 @@ class Served:
     """An endpoint with counters, at a path that every account can reach. `problems` lists the logged errors."""
 
     def __init__(self, folder: Path) -> None:
-        self.path, self.figures, self.problems = folder / "figures", Figures(), list[str]()
-        self.endpoint = Endpoint(str(self.path), self.figures, SERVICE, self.problems.append)
+        self.path, self.metrics, self.problems = folder / "metrics", Metrics(), list[str]()
+        self.endpoint = Endpoint(str(self.path), self.metrics, SERVICE, self.problems.append)
         self.endpoint.open()
 
     def connected(self) -> socket.socket:
@@ -82,8 +82,8 @@ def test_a_request_gets_the_status_of_http(served: Served, request_: bytes, stat
     assert (b"# TYPE pam_totp_answers_total counter" in body) == (status == 200)
 
 
-def test_curl_reads_the_figures(served: Served) -> None:
-    served.figures.error()
+def test_curl_reads_the_metrics(served: Served) -> None:
+    served.metrics.error()
     words = ["curl", "--silent", "--fail", "--unix-socket", str(served.path), "http://localhost/metrics"]
     try:
         text = subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
@@ -112,7 +112,7 @@ def as_account(uid: int, groups: list[int], served: Served) -> bytes:
 
 
 @as_root
-def test_only_root_and_the_group_read_the_figures(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_root_and_the_group_read_the_metrics(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_account(OTHER_UID, [], served).startswith(b"HTTP/1.1 403 ")
     found: dict[str, grp.struct_group] = {}
     monkeypatch.setattr(grp, "getgrnam", found.__getitem__)
@@ -168,17 +168,17 @@ def test_the_number_and_the_time_of_requests_are_bounded(served: Served, monkeyp
 
 def test_a_path_that_cannot_be_used_is_logged_and_kept(tmp_path: Path) -> None:
     served = Served(tmp_path / "missing")
-    assert served.problems == [f"figures: {served.path}: no such file or directory"]
-    (tmp_path / "figures").write_text("kept")
+    assert served.problems == [f"metrics: {served.path}: no such file or directory"]
+    (tmp_path / "metrics").write_text("kept")
     served = Served(tmp_path)
-    assert served.problems == [f"figures: {served.path}: must be a socket"]
+    assert served.problems == [f"metrics: {served.path}: must be a socket"]
     assert served.path.read_text() == "kept"
     served.endpoint.close()
     assert served.path.exists()
 
 
 def test_a_socket_of_an_ended_service_is_replaced(served: Served) -> None:
-    successor = Endpoint(str(served.path), Figures(), SERVICE, served.problems.append)
+    successor = Endpoint(str(served.path), Metrics(), SERVICE, served.problems.append)
     successor.open()
     served.endpoint.close()
     assert fetch(str(served.path), reasons=True), "the first service must not unlink its successor's socket"
@@ -187,11 +187,11 @@ def test_a_socket_of_an_ended_service_is_replaced(served: Served) -> None:
     assert served.problems == []
 
 
-def test_a_service_that_has_no_figures_is_out_of_reach(tmp_path: Path) -> None:
+def test_a_service_that_has_no_metrics_is_out_of_reach(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        fetch(str(tmp_path / "figures"), reasons=True)
+        fetch(str(tmp_path / "metrics"), reasons=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(tmp_path / "figures"))
+        listener.bind(str(tmp_path / "metrics"))
         listener.listen()
 
         def close_at_once() -> None:
@@ -199,8 +199,8 @@ def test_a_service_that_has_no_figures_is_out_of_reach(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=close_at_once)
         thread.start()
-        with pytest.raises(OSError, match=r"no figures|reset|Broken pipe"):
-            fetch(str(tmp_path / "figures"), reasons=True)
+        with pytest.raises(OSError, match=r"no metrics|reset|Broken pipe"):
+            fetch(str(tmp_path / "metrics"), reasons=True)
         thread.join(PATIENCE)
 
 
@@ -209,13 +209,13 @@ def test_a_service_that_has_no_figures_is_out_of_reach(tmp_path: Path) -> None:
 
 def sample(site: Site, line: str) -> int:
     """Return the value of the sample whose line begins with `line`, or 0 if it is missing."""
-    text = fetch(str(site.folder / "figures"), reasons=True).replace('role="service",', "")
+    text = fetch(str(site.folder / "metrics"), reasons=True).replace('role="service",', "")
     return next((int(found.rpartition(" ")[2]) for found in text.splitlines() if found.startswith(line)), 0)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_service_counts_the_logins_of_all_its_workers(site: Site, workers: int) -> None:
-    site.start("--workers", str(workers), "--figures", str(site.folder / "figures"))
+    site.start("--workers", str(workers), "--metrics", str(site.folder / "metrics"))
     site.enrol()
     site.configure("demo", way="socket")
     for counter in range(6):
@@ -233,7 +233,7 @@ def test_a_service_counts_the_logins_of_all_its_workers(site: Site, workers: int
 
 
 def test_an_error_line_of_the_service_is_counted(site: Site) -> None:
-    site.start("--figures", str(site.folder / "figures"))
+    site.start("--metrics", str(site.folder / "metrics"))
     site.enrol()
     site.configure("demo", way="socket")
     site.path().write_text("damaged")
@@ -242,17 +242,17 @@ def test_an_error_line_of_the_service_is_counted(site: Site) -> None:
     until(lambda: sample(site, 'pam_totp_logins_total{service="demo",result="unavailable"}') == 1, "a counted login")
 
 
-def test_logins_succeed_without_a_place_for_the_figures(site: Site) -> None:
-    site.start("--figures", "/no/such/folder/figures")
+def test_logins_succeed_without_a_place_for_the_metrics(site: Site) -> None:
+    site.start("--metrics", "/no/such/folder/metrics")
     site.enrol()
     site.configure("demo", way="socket")
     assert site.gets_in(codes(0))
-    assert site.log.has("error", "figures", "/no/such/folder/figures")
+    assert site.log.has("error", "metrics", "/no/such/folder/metrics")
 
 
-def test_the_service_removes_its_socket_of_figures(site: Site) -> None:
-    path = site.folder / "figures"
-    process = site.start("--figures", str(path))
+def test_the_service_removes_its_socket_of_metrics(site: Site) -> None:
+    path = site.folder / "metrics"
+    process = site.start("--metrics", str(path))
     until(path.exists, "the socket exists")
     assert stat.S_ISSOCK(path.stat().st_mode)
     process.terminate()

@@ -1,4 +1,4 @@
-"""A change of many records in PostgreSQL: one transaction, complete or without effect.
+"""A bulk change of many records in PostgreSQL: one transaction, complete or without effect.
 
 Rules:
 1. The transaction first computes all new records, without a lock, and keeps them in a temporary table.
@@ -25,7 +25,7 @@ from pam_totp.store.postgres_schema import OWNER, OWNERS, Statements
 
 if TYPE_CHECKING:
     from pam_totp.store import Codec, R
-    from pam_totp.store.batch import Change, Changes, Progress
+    from pam_totp.store.bulk import Change, Changes, Progress
 
 WAIT = 600.0  # seconds that one statement may take: the last statements write all records
 AT_ONCE = 500  # records in one statement
@@ -53,22 +53,22 @@ def update_many(
     *,
     codec: Codec | None = None,
 ) -> list[R]:
-    """Apply all changes in one transaction, and return their results; see `batch.update_many`."""
+    """Apply all changes in one transaction, and return their results; see `bulk.update_many`."""
     run = _Runner(connection)
     run("BEGIN")
     run(_STAGED)
-    batch = _Batch(run, statements, taken, codec)
+    bulk = _BulkChange(run, statements, taken, codec)
     results: list[R] = []
     pairs = iter(changes)
     while some := list(islice(pairs, AT_ONCE)):
         progress(len(results), 2 * len(changes))
-        results += batch.stage(some)
+        results += bulk.stage(some)
     progress(len(changes), 2 * len(changes))
     run(statements.change_staged)
     run(statements.create_staged)
     if outdated := {text_of(name) for (name,) in run(_OUTDATED)}:
-        batch.compute_again(outdated, changes, results)
-    batch.move_serials()
+        bulk.compute_again(outdated, changes, results)
+    bulk.move_serials()
     run.commit()
     progress(2 * len(changes), 2 * len(changes))
     return results
@@ -90,7 +90,7 @@ class _Runner:
             raise StoreError("interrupted, perhaps after the change was made (see 'pam-totp list')") from None
 
 
-class _Batch:
+class _BulkChange:
     """The records and the serial numbers of one transaction."""
 
     def __init__(
@@ -102,7 +102,7 @@ class _Batch:
     ) -> None:
         self._run, self._statements, self._taken, self._codec = run, statements, taken, codec
         self._moves: dict[str, tuple[dict[str, str], dict[str, str]]] = {}  # name -> serial numbers before and after
-        self._owners: dict[str, str] = {}  # key of a serial number -> the owner's name, in this batch
+        self._owners: dict[str, str] = {}  # key of a serial number -> the owner's name, in this bulk change
 
     def stage(self, pairs: list[tuple[str, Change[R]]]) -> list[R]:
         """Compute the new records, write those that differ to the temporary table, and return the results of the

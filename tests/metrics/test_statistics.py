@@ -1,4 +1,4 @@
-"""Tests of the figures of a log and of a store."""
+"""Tests of the statistics of a log and of a store."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from pam_totp.core.record import Token, UserRecord
 from pam_totp.core.verify import Decision, Outcome
-from pam_totp.figures.exposition import text_of
-from pam_totp.figures.of_log import LogFigures, batch_of
-from pam_totp.figures.of_store import STATES, StoreFigures, state_of
+from pam_totp.metrics.exposition import text_of
+from pam_totp.metrics.log_statistics import LogStatistics, prefix_of
+from pam_totp.metrics.store_statistics import STATES, StoreStatistics, state_of
 from pam_totp.operations import audit_log
 from pam_totp.operations.authenticate import facts
 from pam_totp.operations.restored import parse_with_service
@@ -17,8 +17,8 @@ from tests.support.site import fob, phone
 SALT, DIGEST = "00" * 16, "ab" * 32
 
 
-def read(*lines: str, at: int = 100) -> LogFigures:
-    log = LogFigures()
+def read(*lines: str, at: int = 100) -> LogStatistics:
+    log = LogStatistics()
     for line in lines:
         parsed = parse_with_service(line)
         assert parsed is not None, line
@@ -37,8 +37,8 @@ def user(name: str, *tokens: Token, **fields: Any) -> UserRecord:
     return UserRecord(user=name, tokens=tokens, **fields)
 
 
-def store_of(*records: UserRecord) -> StoreFigures:
-    store = StoreFigures()
+def store_of(*records: UserRecord) -> StoreStatistics:
+    store = StoreStatistics()
     for record in records:
         store.add(record, 0)
     return store
@@ -67,30 +67,31 @@ def test_a_repeated_question_counts_once() -> None:
     line = accepted(user("alice", fob()), 3)
     log = read(line, f"{line.removesuffix(' rhost=192.0.2.7')} again=yes member=web1")
     assert log.answers == {("sshd", "accepted", "code"): 1}
-    assert [batch.ahead.codes for batch in log.batches({})] == [1]
+    assert [found.ahead.codes for found in log.prefixes({})] == [1]
 
 
-def test_the_batch_that_runs_ahead_is_first() -> None:
+def test_the_prefix_that_runs_ahead_is_first() -> None:
     people = [user(f"user{i}", fob(serial=f"{'FT' if i % 2 else 'UB'}{i:06}", created=i)) for i in range(8)]
     log = read(*(accepted(person, 7 if i % 2 else i // 4) for i, person in enumerate(people)))
-    batches = log.batches(store_of(*people).known)
-    assert [(batch.name, batch.tokens, batch.ahead.mean, batch.ahead.most) for batch in batches] == [
+    prefixes = log.prefixes(store_of(*people).known)
+    assert [(found.prefix, found.tokens, found.ahead.mean, found.ahead.most) for found in prefixes] == [
         ("FT00", 4, 7.0, 7),
         ("UB00", 4, 0.5, 1),
     ]
-    assert [batch.name for batch in log.batches(store_of(*people).known, 1)] == ["F", "U"]
+    assert [found.prefix for found in log.prefixes(store_of(*people).known, 1)] == ["F", "U"]
 
 
-def test_a_token_without_a_serial_number_has_no_batch() -> None:
+def test_a_token_without_a_serial_number_has_no_prefix() -> None:
     log = read(accepted(user("alice", fob()), 2), accepted(user("bob", fob(serial="12")), 2))
     known = store_of(user("alice", fob()), user("bob", fob(serial="12"))).known
-    assert [batch.name for batch in log.batches(known)] == ["(none)"]
-    assert batch_of("12", 5) == "12"
+    assert [found.prefix for found in log.prefixes(known)] == ["(none)"]
+    assert prefix_of("12", 5) == "12"
 
 
 def test_another_token_of_the_same_name_is_not_mixed_up() -> None:
     log = read(accepted(user("alice", fob(created=1)), 9))
-    assert [b.name for b in log.batches(store_of(user("alice", fob(created=2, serial="FT000001"))).known)] == ["(none)"]
+    known = store_of(user("alice", fob(created=2, serial="FT000001"))).known
+    assert [found.prefix for found in log.prefixes(known)] == ["(none)"]
 
 
 def test_the_clock_that_is_furthest_off_is_first() -> None:

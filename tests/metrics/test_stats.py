@@ -19,7 +19,7 @@ from pam_totp.cli.command_line import CommandError
 from pam_totp.core.record import UserRecord
 from tests.cli.test_restored import write_log
 from tests.conftest import as_root
-from tests.figures.test_of_log import accepted
+from tests.metrics.test_statistics import accepted
 from tests.support.site import OTHER_UID, PATIENCE, TREE, Site, codes, fob, phone
 
 REFUSED = "pam_totp(sshd:auth): refused user=alice reason=wrong rhost=192.0.2.7"
@@ -36,7 +36,7 @@ def enrolled(site: Site) -> Path:
     return write_log(site.folder / "auth.log", *lines, "pam_totp(sshd:auth): error user=bob problem=broken")
 
 
-def test_the_figures_are_drawn_in_80_columns(site: Site) -> None:
+def test_the_statistics_are_drawn_in_80_columns(site: Site) -> None:
     log = enrolled(site)
     done = site.command("stats", "--log", log)
     assert (done.returncode, done.stderr) == (0, "")
@@ -59,7 +59,7 @@ def test_the_figures_are_drawn_in_80_columns(site: Site) -> None:
         assert expected in words
 
 
-def test_all_figures_are_in_json(site: Site) -> None:
+def test_all_statistics_are_in_json(site: Site) -> None:
     log = enrolled(site)
     data: Any = site.command_json("stats", "--log", log)
     assert data["answers"][0] == {"service": "sshd", "outcome": "accepted", "reason": "code", "count": 3}
@@ -67,8 +67,16 @@ def test_all_figures_are_in_json(site: Site) -> None:
     assert data["store"]["without_recovery_codes"] == 1
     assert data["store"]["failures"] == {"alice": 2}
     assert {"type": "totp", "state": "unconfirmed", "count": 1} in data["store"]["tokens"]
-    assert data["ahead"] == [{"batch": "FT00", "tokens": 1, "codes": 3, "mean": 6.0, "most": 6}]
+    assert data["ahead"] == [{"prefix": "FT00", "tokens": 1, "codes": 3, "mean": 6.0, "most": 6}]
     assert data["drift"][0] | {"user": "bob", "period": 30, "mean": -1.0, "least": -1} == data["drift"][0]
+
+
+def test_the_length_of_a_serial_prefix_is_an_option(site: Site) -> None:
+    log = enrolled(site)
+    data: Any = site.command_json("stats", "--log", log, "--prefix", "1")
+    assert [found["prefix"] for found in data["ahead"]] == ["F"]
+    done = site.command("stats", "--log", log, "--prefix", "0")
+    assert (done.returncode, "--prefix must be at least 1" in done.stderr) == (2, True)
 
 
 def test_a_terminal_in_ascii_gets_ascii(site: Site) -> None:
@@ -143,7 +151,7 @@ def test_a_missing_journal_is_reported_with_the_remedy(tmp_path: Path, monkeypat
 
 
 @as_root
-def test_another_account_gets_no_figures(site: Site) -> None:
+def test_another_account_gets_no_statistics(site: Site) -> None:
     words = [sys.executable, "-m", "pam_totp.cli", "stats"]
     done = subprocess.run(
         words, cwd=TREE, user=OTHER_UID, group=OTHER_UID, extra_groups=[], capture_output=True, text=True, check=False
@@ -196,8 +204,8 @@ def test_a_link_in_place_of_the_textfile_is_replaced(site: Site, tmp_path: Path)
 
 
 def test_the_textfile_has_the_counters_of_a_running_service(site: Site) -> None:
-    socket = str(site.folder / "figures")
-    site.start("--figures", socket)
+    socket = str(site.folder / "metrics")
+    site.start("--metrics", socket)
     site.enrol()
     site.configure("demo", way="socket")
     assert site.gets_in(codes(0))
@@ -212,8 +220,8 @@ def test_the_textfile_has_the_counters_of_a_running_service(site: Site) -> None:
 
 
 def test_a_service_that_sends_something_else_is_down(tmp_path: Path) -> None:
-    (tmp_path / "figures").write_text("no socket")
-    found = textfile.of_services({"service": str(tmp_path / "figures")})
+    (tmp_path / "metrics").write_text("no socket")
+    found = textfile.of_services({"service": str(tmp_path / "metrics")})
     assert found == {"service": None}
     assert 'pam_totp_service_up{role="service"} 0\n' in textfile.text(found, None, is_expected=False)
 
@@ -221,14 +229,14 @@ def test_a_service_that_sends_something_else_is_down(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="requires promtool (Debian: prometheus)")
 def test_promtool_accepts_the_metrics(site: Site, tmp_path: Path) -> None:
     enrolled(site)
-    socket = str(site.folder / "figures")
-    site.start("--figures", socket)
+    socket = str(site.folder / "metrics")
+    site.start("--metrics", socket)
     site.configure("demo", way="socket")
     site.enrol()
     assert site.gets_in(codes(0))
     path = tmp_path / "pam_totp.prom"
     assert site.command("stats", "--textfile", path).returncode == 0
-    from pam_totp.figures.endpoint import fetch
+    from pam_totp.metrics.endpoint import fetch
 
     for text in (path.read_text(), fetch(socket, reasons=True), fetch(socket, reasons=False)):
         done = subprocess.run(

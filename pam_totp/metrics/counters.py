@@ -7,7 +7,7 @@ Rules:
 3. A counter never contains the name of a user, host or token, or a serial number.
 4. Several processes count in one shared memory, each in its own region. Reading adds the regions up, without waiting
    for any process.
-5. The reason of a refusal is secret (law 9). `metrics` can leave out all facts that distinguish refusals: their
+5. The reason of a refusal is secret (law 9). `collect` can leave out all facts that distinguish refusals: their
    reasons, and the times of their decisions.
 """
 
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from pam_totp import __version__
-from pam_totp.figures.exposition import Metric, Sample, histogram
+from pam_totp.metrics.exposition import Metric, Sample, histogram
 
 SERVICE, AUTHORITY = "service", "authority"  # roles
 OTHER = "other"
@@ -79,7 +79,7 @@ _DRIFT = _AHEAD + len(AHEAD) + 2
 _REGION = _DRIFT + len(DRIFT) + 2  # cells
 
 
-class Figures:
+class Metrics:
     """The counters of `processes` processes. Each of several processes calls `use_region` after its fork."""
 
     def __init__(self, processes: int = 1, *, now: Callable[[], float] = time.time) -> None:
@@ -159,7 +159,7 @@ class Figures:
 
     # ---- reading
 
-    def metrics(self, role: str, *, reasons: bool = True) -> list[Metric]:
+    def collect(self, role: str, *, reasons: bool = True) -> list[Metric]:
         """Return all metrics. Omit the facts that distinguish refusals if `reasons` is False (rule 5)."""
         total = [sum(values) for values in zip(*self._regions(), strict=True)]
         labels = {"role": role}

@@ -1,4 +1,4 @@
-"""The figures of a store: tokens by type and state, users without recovery codes, users with wrong answers.
+"""The statistics of a store: tokens by type and state, users without recovery codes, users with wrong answers.
 
 Rules:
 1. A metric never contains the name of a user or token, or a serial number. Only the terminal shows names.
@@ -12,7 +12,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from pam_totp.core.record import TOKEN_TYPES, Token, TotpToken, UserRecord
-from pam_totp.figures.exposition import Metric, Sample
+from pam_totp.metrics.exposition import Metric, Sample
 
 STATES = ("active", "never_used", "row_needed", "unconfirmed", "disabled")
 
@@ -25,8 +25,8 @@ class TokenFacts(NamedTuple):
     drift: int
 
 
-class StoreFigures:
-    """The figures of the records that were added."""
+class StoreStatistics:
+    """The statistics of the records that were added."""
 
     def __init__(self) -> None:
         self.users = self.enrolled = self.unreadable = 0

@@ -1,4 +1,4 @@
-"""Tests of `update_many`: a batch changes all records or none, even if it is killed, and used codes remain used."""
+"""Tests of `update_many`: a bulk change is complete or rolled back, even after a kill, and used codes remain used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pam_totp.core.slots import BLOCK, decode, new_file
 from pam_totp.core.verify import verify
 from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.store import NotThere, StoreError, journal
-from pam_totp.store.batch import Changes, update_many
+from pam_totp.store.bulk import Changes, update_many
 from pam_totp.store.file import FileStore
 from tests.support.site import KEY, codes, fob
 
@@ -117,9 +117,9 @@ def killed(
     progress: Callable[[int, int], None] = lambda done, total: None,
     changes: Changes[str] = CHANGES,
 ) -> bool:
-    """Run a batch in a child process that kills itself before call number `number` of `os.<call>`.
+    """Run a bulk change in a child process that kills itself before call number `number` of `os.<call>`.
 
-    Return False if the batch ended before that call.
+    Return False if the bulk change ended before that call.
     """
     pid = os.fork()
     if pid == 0:
@@ -144,7 +144,7 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
             assert all(store.read(user).token("came") is not None for user in USERS), "a commit changes every record"
             break
         assert not (Path(store.folder) / ".import").exists()
-    assert number > 0, "at least one kill interrupted the batch"
+    assert number > 0, "at least one kill interrupted the bulk change"
     update_many(store, [("next", added)])
     assert store.read("next").token("came") is not None
 
@@ -200,7 +200,7 @@ def test_the_roll_back_of_an_import_keeps_used_recovery_codes_and_guesses(store:
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), OSError(errno.EIO, "I/O error")]
 )
 @pytest.mark.parametrize(("call", "number"), [("pwritev", 1), ("pwritev", 4), ("link", 1), ("link", 5)])
-def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
+def test_a_bulk_change_that_cannot_finish_is_rolled_back_at_once(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, error: BaseException, call: str, number: int
 ) -> None:
     before = content(store)
@@ -216,10 +216,10 @@ def test_a_batch_that_cannot_finish_is_rolled_back_at_once(
 
 
 @pytest.mark.parametrize("call", ["pwritev", "link"])
-def test_a_batch_is_rolled_back_even_on_a_full_disk(
+def test_a_bulk_change_is_rolled_back_even_on_a_full_disk(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The disk becomes full after the batch has written some records."""
+    """The disk becomes full after the bulk change has written some records."""
 
     def full() -> None:
         monkeypatch.setattr(os, "open", opened)
@@ -252,7 +252,7 @@ def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
 
 
 def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store: FileStore) -> None:
-    """A batch flushes the files of new users together at its end. An earlier power cut can leave these files empty."""
+    """A bulk change flushes the files of new users together at its end. An earlier power cut can leave them empty."""
     before = content(store)
     assert killed(store, "link", 4)
     for user in ("new0", "new1"):
@@ -320,7 +320,7 @@ def test_a_record_with_an_invalid_document_is_kept_by_the_roll_back(store: FileS
     assert path.read_bytes() == new_file(b"an invalid document", BLOCK)
 
 
-def test_a_batch_changes_records_of_version_1_too(store: FileStore) -> None:
+def test_a_bulk_change_writes_records_of_version_1_too(store: FileStore) -> None:
     folder = Path(store.folder)
     for user in OLD:
         path = folder / f"{user}.record"
@@ -389,7 +389,7 @@ def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
 def test_an_interrupt_near_the_end_reports_commit_or_roll_back(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """An interrupt before the removal of the roll-back mark rolls the batch back; a later interrupt has no effect."""
+    """An interrupt before the removal of the roll-back mark rolls the change back; a later interrupt has no effect."""
     before = content(store)
 
     def interrupt() -> None:
@@ -426,9 +426,9 @@ def test_a_record_that_was_used_meanwhile_is_decided_again(store: FileStore) -> 
 
 
 def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
-    """Return a progress callback that changes two records after the batch has staged all records.
+    """Return a progress callback that changes two records after the bulk change has staged all records.
 
-    The batch has not yet written any of the staged records.
+    The bulk change has not yet written any of the staged records.
     """
 
     def progress(done: int, total: int) -> None:
@@ -494,10 +494,10 @@ def test_the_result_is_that_of_the_last_decision(store: FileStore) -> None:
     assert update_many(store, changes, used_meanwhile(store)) == [1, 1, 1, 1, 1, 0, 0, 0, 1, 0]
 
 
-def test_only_one_batch_runs_at_a_time(store: FileStore) -> None:
+def test_only_one_bulk_change_runs_at_a_time(store: FileStore) -> None:
     def meanwhile(done: int, total: int) -> None:
         if done == 0:
-            assert journal.recover(store) == 0, "a running batch is not rolled back"
+            assert journal.recover(store) == 0, "a running bulk change is not rolled back"
             with pytest.raises(StoreError, match="another import is running"):
                 update_many(store, [("x", added)])
 
@@ -507,7 +507,7 @@ def test_only_one_batch_runs_at_a_time(store: FileStore) -> None:
         store.read("x")
 
 
-def test_a_damaged_record_stops_the_batch_and_is_unchanged(store: FileStore) -> None:
+def test_a_damaged_record_stops_the_bulk_change_and_is_unchanged(store: FileStore) -> None:
     damaged = Path(store.folder) / "old2.record"
     damaged.write_text("{}")
     before = content(store)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pam_totp.cli import textfile
-from pam_totp.figures.counters import AUTHORITY, REASONS, RESULTS, SERVICE, Figures
-from pam_totp.figures.exposition import text_of
-from pam_totp.figures.of_store import STATES, StoreFigures
+from pam_totp.metrics.counters import AUTHORITY, REASONS, RESULTS, SERVICE, Metrics
+from pam_totp.metrics.exposition import text_of
+from pam_totp.metrics.store_statistics import STATES, StoreStatistics
 from tests.support.site import PATIENCE, TREE
 
 EXAMPLES = TREE / "examples/prometheus"
@@ -27,16 +27,16 @@ with_promtool = pytest.mark.skipif(
 
 def all_lines() -> list[str]:
     """Return one line of each metric, with all its labels."""
-    figures = Figures()
+    metrics = Metrics()
     for result in RESULTS:
-        figures.login("sshd", result)
+        metrics.login("sshd", result)
     for outcome, reasons in REASONS.items():
         for reason in reasons:
-            figures.answer(
+            metrics.answer(
                 "sshd", outcome, {"by": reason, "reason": reason, "what": reason, "ahead": 1, "drift": 1}, 0.1
             )
     text = textfile.text(
-        {role: text_of(figures.metrics(role)) for role in (SERVICE, AUTHORITY)}, StoreFigures(), is_expected=True
+        {role: text_of(metrics.collect(role)) for role in (SERVICE, AUTHORITY)}, StoreStatistics(), is_expected=True
     )
     return [line for line in text.splitlines() if not line.startswith("#")]
 
@@ -75,8 +75,8 @@ def test_every_label_value_of_the_examples_exists() -> None:
 
 
 def test_the_documentation_names_every_metric() -> None:
-    page = (TREE / "docs/figures.md").read_text()
-    for line in text_of([*Figures().metrics(SERVICE), *StoreFigures().metrics()]).splitlines():
+    page = (TREE / "docs/metrics.md").read_text()
+    for line in text_of([*Metrics().collect(SERVICE), *StoreStatistics().metrics()]).splitlines():
         if line.startswith("# TYPE"):
             assert f"`{line.split()[2]}`" in page
     for name in ("pam_totp_store_up", "pam_totp_service_up", *STATES):

@@ -1,8 +1,8 @@
-"""The figures of a log: answers by service, outcome and reason, and the distances of accepted codes.
+"""The statistics of a log: answers by service, outcome and reason, and the distances of accepted codes.
 
 Rules:
 1. User, name and time of creation identify a token, as in a restored backup (`operations.restored`).
-2. A batch of tokens is the beginning of their serial numbers.
+2. The serial prefix of a key fob is the beginning of its serial number.
 3. The times and the lines are arguments.
 """
 
@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from pam_totp.figures.counters import ACCEPTED, FIELDS
-from pam_totp.figures.of_store import TokenFacts
+from pam_totp.metrics.counters import ACCEPTED, FIELDS
+from pam_totp.metrics.store_statistics import TokenFacts
 
 TokenKey = tuple[str, str, int]  # user, name, creation
-UNKNOWN_BATCH = "(none)"
-BATCH_DIGITS = 4  # at the end of a serial number: they count the tokens of a batch
+NO_PREFIX = "(none)"
+SUFFIX_LENGTH = 4  # characters at the end of a serial number: they distinguish the tokens of one prefix
 _DISTANCE = re.compile(r"-?[0-9]{1,10}")
 
 
@@ -47,10 +47,10 @@ class Distances:
         return self.total / self.codes if self.codes else 0.0
 
 
-class Batch(NamedTuple):
-    """The key fobs of a batch. `name` is the beginning of their serial numbers."""
+class SerialPrefix(NamedTuple):
+    """A serial prefix, with the number of its key fobs and the distances of their codes."""
 
-    name: str
+    prefix: str
     tokens: int
     ahead: Distances
 
@@ -64,8 +64,8 @@ class Clock(NamedTuple):
     drift: Distances
 
 
-class LogFigures:
-    """The figures of the lines that were added."""
+class LogStatistics:
+    """The statistics of the lines that were added."""
 
     def __init__(self) -> None:
         self.lines = self.errors = 0
@@ -92,20 +92,20 @@ class LogFigures:
             if _DISTANCE.fullmatch(text := fields.get(field, "")):
                 of.setdefault((user, name, int(created[:20])), Distances()).add(int(text))
 
-    def batches(self, known: Mapping[TokenKey, TokenFacts], length: int | None = None) -> list[Batch]:
-        """Return the batches with accepted codes, the batch that is furthest ahead first.
+    def prefixes(self, known: Mapping[TokenKey, TokenFacts], length: int | None = None) -> list[SerialPrefix]:
+        """Return the serial prefixes with accepted codes, the prefix that is furthest ahead first.
 
-        The first `length` characters of a serial number are its batch; by default, all but the last BATCH_DIGITS.
+        The first `length` characters of a serial number are its prefix; by default, all but the last SUFFIX_LENGTH.
         """
         ahead: dict[str, Distances] = {}
         tokens: Counter[str] = Counter()
         for key, distances in self.ahead.items():
             facts = known.get(key)
-            name = UNKNOWN_BATCH if facts is None or facts.serial is None else batch_of(facts.serial, length)
-            ahead.setdefault(name, Distances()).add_all(distances)
-            tokens[name] += 1
-        found = [Batch(name, tokens[name], distances) for name, distances in ahead.items()]
-        return sorted(found, key=lambda batch: (-batch.ahead.mean, batch.name))
+            prefix = NO_PREFIX if facts is None or facts.serial is None else prefix_of(facts.serial, length)
+            ahead.setdefault(prefix, Distances()).add_all(distances)
+            tokens[prefix] += 1
+        found = [SerialPrefix(prefix, tokens[prefix], distances) for prefix, distances in ahead.items()]
+        return sorted(found, key=lambda group: (-group.ahead.mean, group.prefix))
 
     def clocks(self, known: Mapping[TokenKey, TokenFacts]) -> list[Clock]:
         """Return the tokens with clocks, the token with the largest mean drift first."""
@@ -113,10 +113,10 @@ class LogFigures:
         return sorted(found, key=lambda clock: (-abs(clock.drift.mean), clock.user, clock.token))
 
 
-def batch_of(serial: str, length: int | None = None) -> str:
-    """Return the first `length` characters of a serial number: the batch of the key fob.
+def prefix_of(serial: str, length: int | None = None) -> str:
+    """Return the first `length` characters of a serial number.
 
-    By default, return all but the last BATCH_DIGITS. Return UNKNOWN_BATCH if none remain.
+    By default, return all but the last SUFFIX_LENGTH. Return NO_PREFIX if none remain.
     """
-    text = serial[:length] if length is not None else serial[:-BATCH_DIGITS]
-    return text or UNKNOWN_BATCH
+    text = serial[:length] if length is not None else serial[:-SUFFIX_LENGTH]
+    return text or NO_PREFIX

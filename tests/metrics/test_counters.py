@@ -12,30 +12,30 @@ import pytest
 
 from pam_totp.core.record import UserRecord
 from pam_totp.core.verify import Decision, Outcome
-from pam_totp.figures.counters import FIELDS, MAX_SERVICES, OTHER, REASONS, SECONDS, SERVICE, Figures
-from pam_totp.figures.exposition import Metric, Sample, merged, text_of
+from pam_totp.metrics.counters import FIELDS, MAX_SERVICES, OTHER, REASONS, SECONDS, SERVICE, Metrics
+from pam_totp.metrics.exposition import Metric, Sample, merged, text_of
 from pam_totp.operations.authenticate import facts
 
 
-def lines(figures: Figures, **options: Any) -> set[str]:
-    text = text_of(figures.metrics(SERVICE, **options))
+def lines(metrics: Metrics, **options: Any) -> set[str]:
+    text = text_of(metrics.collect(SERVICE, **options))
     return {line.replace('role="service",', "").replace('{role="service"}', "") for line in text.splitlines()}
 
 
-def answered(figures: Figures, verb: str, service: str = "sshd", seconds: float = 0.004, **fields: Any) -> None:
-    figures.answer(service, verb, fields, seconds)
+def answered(metrics: Metrics, verb: str, service: str = "sshd", seconds: float = 0.004, **fields: Any) -> None:
+    metrics.answer(service, verb, fields, seconds)
 
 
 def test_answers_are_counted_by_service_outcome_and_reason() -> None:
-    figures = Figures()
+    metrics = Metrics()
     for _ in range(2):
-        answered(figures, "accepted", by="code", user="alice", token="blue")
-    answered(figures, "refused", "sudo", reason="wrong", user="bob", rhost="192.0.2.7")
-    figures.login("sshd", "accepted")
-    text = "\n".join(lines(figures))
-    assert 'pam_totp_answers_total{service="sshd",outcome="accepted",reason="code"} 2' in lines(figures)
-    assert 'pam_totp_answers_total{service="sudo",outcome="refused",reason="wrong"} 1' in lines(figures)
-    assert 'pam_totp_logins_total{service="sshd",result="accepted"} 1' in lines(figures)
+        answered(metrics, "accepted", by="code", user="alice", token="blue")
+    answered(metrics, "refused", "sudo", reason="wrong", user="bob", rhost="192.0.2.7")
+    metrics.login("sshd", "accepted")
+    text = "\n".join(lines(metrics))
+    assert 'pam_totp_answers_total{service="sshd",outcome="accepted",reason="code"} 2' in lines(metrics)
+    assert 'pam_totp_answers_total{service="sudo",outcome="refused",reason="wrong"} 1' in lines(metrics)
+    assert 'pam_totp_logins_total{service="sshd",result="accepted"} 1' in lines(metrics)
     assert not re.search("alice|bob|blue|192", text), "a label contains no user name"
 
 
@@ -46,45 +46,45 @@ def test_every_outcome_of_an_answer_has_its_own_reason() -> None:
 
 
 def test_an_unknown_reason_counts_as_other() -> None:
-    figures = Figures()
-    answered(figures, "accepted", by="new")
-    answered(figures, "refused", reason=None)
-    assert 'pam_totp_answers_total{service="sshd",outcome="accepted",reason="other"} 1' in lines(figures)
-    assert 'pam_totp_answers_total{service="sshd",outcome="refused",reason="other"} 1' in lines(figures)
+    metrics = Metrics()
+    answered(metrics, "accepted", by="new")
+    answered(metrics, "refused", reason=None)
+    assert 'pam_totp_answers_total{service="sshd",outcome="accepted",reason="other"} 1' in lines(metrics)
+    assert 'pam_totp_answers_total{service="sshd",outcome="refused",reason="other"} 1' in lines(metrics)
 
 
 def test_the_number_of_services_is_bounded() -> None:
-    figures = Figures()
+    metrics = Metrics()
     for number in range(MAX_SERVICES + 20):
-        figures.login(f"service{number}", "refused")
-    found = {line for line in lines(figures) if line.startswith("pam_totp_logins_total")}
+        metrics.login(f"service{number}", "refused")
+    found = {line for line in lines(metrics) if line.startswith("pam_totp_logins_total")}
     assert len(found) == MAX_SERVICES + 1
     assert f'pam_totp_logins_total{{service="{OTHER}",result="refused"}} 20' in found
 
 
 @pytest.mark.parametrize("name", ["", "s" * 33, "a\nb", "ssh\u00e9", "\udcff"])
 def test_a_name_that_no_service_has_counts_as_other(name: str) -> None:
-    figures = Figures()
-    figures.login(name, "refused")
-    assert f'pam_totp_logins_total{{service="{OTHER}",result="refused"}} 1' in lines(figures)
+    metrics = Metrics()
+    metrics.login(name, "refused")
+    assert f'pam_totp_logins_total{{service="{OTHER}",result="refused"}} 1' in lines(metrics)
 
 
 def test_an_untrusted_account_adds_no_name() -> None:
-    figures = Figures()
-    figures.login("sshd", "refused", may_name=False)
-    figures.login("sshd", "accepted")
-    figures.login("sshd", "refused", may_name=False)
-    found = lines(figures)
+    metrics = Metrics()
+    metrics.login("sshd", "refused", may_name=False)
+    metrics.login("sshd", "accepted")
+    metrics.login("sshd", "refused", may_name=False)
+    found = lines(metrics)
     assert f'pam_totp_logins_total{{service="{OTHER}",result="refused"}} 1' in found
     assert 'pam_totp_logins_total{service="sshd",result="refused"} 1' in found, "the service name is already known"
 
 
 def test_times_and_distances_are_histograms() -> None:
-    figures = Figures()
-    answered(figures, "accepted", seconds=0.004, by="code", ahead=3)
-    answered(figures, "accepted", seconds=0.6, by="row", ahead=5000)
-    answered(figures, "accepted", seconds=99.0, by="code", drift=-2)
-    found = lines(figures)
+    metrics = Metrics()
+    answered(metrics, "accepted", seconds=0.004, by="code", ahead=3)
+    answered(metrics, "accepted", seconds=0.6, by="row", ahead=5000)
+    answered(metrics, "accepted", seconds=99.0, by="code", drift=-2)
+    found = lines(metrics)
     for bound, count in (("0.0025", 0), ("0.005", 1), ("0.5", 1), ("1", 2), ("10", 2), ("+Inf", 3)):
         assert f'pam_totp_decision_seconds_bucket{{outcome="accepted",le="{bound}"}} {count}' in found
     assert 'pam_totp_decision_seconds_sum{outcome="accepted"} 99.604' in found
@@ -97,74 +97,74 @@ def test_times_and_distances_are_histograms() -> None:
 
 @pytest.mark.parametrize("reason", ["grace", "no-answer", "not-yours-to-ask"])
 def test_a_line_without_a_decision_adds_no_time(reason: str) -> None:
-    figures = Figures()
-    answered(figures, "accepted" if reason == "grace" else "refused", by=reason, reason=reason)
+    metrics = Metrics()
+    answered(metrics, "accepted" if reason == "grace" else "refused", by=reason, reason=reason)
     for outcome in ("accepted", "refused"):
-        assert f'pam_totp_decision_seconds_count{{outcome="{outcome}"}} 0' in lines(figures)
+        assert f'pam_totp_decision_seconds_count{{outcome="{outcome}"}} 0' in lines(metrics)
 
 
 def test_without_reasons_all_refusals_are_alike() -> None:
     shown = set()
     for reason in [reason for reason in REASONS["refused"] if reason not in ("no-answer", "not-yours-to-ask")]:
         if reason != "too-many-at-once":
-            figures = Figures(now=lambda: 0)
-            answered(figures, "refused", seconds=random.random(), reason=reason)
-            shown.add(text_of(figures.metrics(SERVICE, reasons=False)))
+            metrics = Metrics(now=lambda: 0)
+            answered(metrics, "refused", seconds=random.random(), reason=reason)
+            shown.add(text_of(metrics.collect(SERVICE, reasons=False)))
     assert len(shown) == 1
     assert 'outcome="refused",reason="refused"} 1' in shown.pop()
 
 
 def test_an_error_line_is_counted_and_passed_on() -> None:
-    figures, passed = Figures(), list[str]()
-    sink = figures.sink(lambda priority, line: passed.append(line))
+    metrics, passed = Metrics(), list[str]()
+    sink = metrics.sink(lambda priority, line: passed.append(line))
     sink(3, "an error")
     sink(6, "a login")
     assert passed == ["an error", "a login"]
-    assert "pam_totp_errors_total 1" in lines(figures)
+    assert "pam_totp_errors_total 1" in lines(metrics)
 
 
 def test_processes_add_up() -> None:
-    figures = Figures(processes=3)
+    metrics = Metrics(processes=3)
     for number in range(3):
         child = os.fork()
         if child == 0:
-            figures.use_region(number)
+            metrics.use_region(number)
             for service in ("sshd", "sudo")[:: 1 if number else -1]:
-                figures.login(service, "accepted")
-            figures.error()
+                metrics.login(service, "accepted")
+            metrics.error()
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
-    found = lines(figures)
+    found = lines(metrics)
     assert 'pam_totp_logins_total{service="sshd",result="accepted"} 3' in found
     assert 'pam_totp_logins_total{service="sudo",result="accepted"} 3' in found
     assert "pam_totp_errors_total 3" in found
 
 
 def test_threads_lose_no_count() -> None:
-    figures = Figures()
+    metrics = Metrics()
 
     def count() -> None:
         for _ in range(5000):
-            answered(figures, "accepted", by="code", ahead=1)
+            answered(metrics, "accepted", by="code", ahead=1)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert "pam_totp_hotp_ahead_counters_sum 20000" in lines(figures)
+    assert "pam_totp_hotp_ahead_counters_sum 20000" in lines(metrics)
 
 
 def test_a_fault_of_the_counters_reaches_no_caller() -> None:
-    figures = Figures()
-    figures._cells.release()
-    figures._own.release()
-    figures.login("sshd", "accepted")
-    figures.answer("sshd", "refused", {"reason": "wrong"}, 0.1)
-    figures.answer("sshd", "accepted", {"by": "code", "ahead": 1 << 80}, float("nan"))
-    figures.error()
+    metrics = Metrics()
+    metrics._cells.release()
+    metrics._own.release()
+    metrics.login("sshd", "accepted")
+    metrics.answer("sshd", "refused", {"reason": "wrong"}, 0.1)
+    metrics.answer("sshd", "accepted", {"by": "code", "ahead": 1 << 80}, float("nan"))
+    metrics.error()
     with pytest.raises(ValueError, match="released"):
-        figures.metrics(SERVICE)
+        metrics.collect(SERVICE)
 
 
 def test_label_values_are_escaped() -> None:
@@ -175,9 +175,9 @@ def test_label_values_are_escaped() -> None:
 
 
 def test_merged_texts_have_each_metric_once() -> None:
-    figures = Figures()
-    answered(figures, "accepted", by="code")
-    texts = [text_of(figures.metrics(role)) for role in ("service", "authority")]
+    metrics = Metrics()
+    answered(metrics, "accepted", by="code")
+    texts = [text_of(metrics.collect(role)) for role in ("service", "authority")]
     text = merged(texts)
     assert merged(texts[:1]) == texts[0]
     assert text.count("# TYPE pam_totp_answers_total counter") == 1

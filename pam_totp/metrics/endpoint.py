@@ -1,10 +1,10 @@
-"""The socket of the figures: a Unix socket that answers `GET /metrics` over HTTP.
+"""The socket of the metrics: a Unix socket that answers `GET /metrics` over HTTP.
 
 Rules:
 1. Separate threads serve the socket, so that no reader delays a login. The endpoint limits the duration, the size and
    the number of simultaneous requests. Requests of other accounts do not count towards the limits of root and of the
    group.
-2. The figures show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
+2. The metrics show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
    this process's account and the members of the group `GROUP` may read them.
 3. An error of this module is logged once, and changes nothing else.
 """
@@ -22,10 +22,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from pam_totp.figures.counters import Figures
-from pam_totp.figures.exposition import CONTENT_TYPE, text_of
+from pam_totp.metrics.counters import Metrics
+from pam_totp.metrics.exposition import CONTENT_TYPE, text_of
 
-GROUP = "pam_totp-figures"  # a site may create this group
+GROUP = "pam_totp-metrics"  # a site may create this group
 METRICS = "/metrics"
 WITHOUT_REASONS = "/metrics/without-reasons"  # for files that every account can read
 MAX_REQUEST = 8192  # bytes
@@ -47,10 +47,10 @@ class _Who(enum.Enum):
 
 
 class Endpoint:
-    """A socket at `path` for the counters of `figures`, until `close`. `log` gets the text of an error."""
+    """A socket at `path` for the counters of `metrics`, until `close`. `log` gets the text of an error."""
 
-    def __init__(self, path: str, figures: Figures, role: str, log: Callable[[str], None]) -> None:
-        self._path, self._figures, self._role, self._log = path, figures, role, log
+    def __init__(self, path: str, metrics: Metrics, role: str, log: Callable[[str], None]) -> None:
+        self._path, self._metrics, self._role, self._log = path, metrics, role, log
         self._free = {who: threading.BoundedSemaphore(MAX_CLIENTS) for who in _Who}
         self._gid: int | None = None  # of the group, as of the last request: a look-up may wait for a name service
         self._listener: socket.socket | None = None
@@ -64,7 +64,7 @@ class Endpoint:
             self._gid = _gid_of_group()
             threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
         except (OSError, RuntimeError) as e:
-            self._log(f"figures: {self._path}: {(getattr(e, 'strerror', None) or str(e)).lower()}")
+            self._log(f"metrics: {self._path}: {(getattr(e, 'strerror', None) or str(e)).lower()}")
 
     def close(self) -> None:
         """Unlink the socket, unless another socket has replaced it. The threads end with the process."""
@@ -130,7 +130,7 @@ class Endpoint:
 
     def _reply(self, request: str, *, may_read: bool) -> bytes:
         if not may_read:
-            return _response(403, f"only root and the group {GROUP} may read the figures\n")
+            return _response(403, f"only root and the group {GROUP} may read the metrics\n")
         words = request.split()
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return _response(400, "the request must be HTTP/1.0 or HTTP/1.1\n")
@@ -138,8 +138,8 @@ class Endpoint:
         if method != "GET":
             return _response(405, "only GET is allowed\n")
         if path not in (METRICS, WITHOUT_REASONS):
-            return _response(404, f"the figures are at {METRICS}\n")
-        return _response(200, text_of(self._figures.metrics(self._role, reasons=path == METRICS)))
+            return _response(404, f"the metrics are at {METRICS}\n")
+        return _response(200, text_of(self._metrics.collect(self._role, reasons=path == METRICS)))
 
 
 _STATUS = {200: "OK", 400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed"}
@@ -191,13 +191,13 @@ def _groups(client: socket.socket) -> tuple[int, ...]:
     """Return the supplementary groups of the peer at the time of its connection."""
     try:
         packed = client.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)
-    except OSError:  # a peer in more than 256 groups gets no figures
+    except OSError:  # a peer in more than 256 groups gets no metrics
         return ()
     return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
 def fetch(path: str, *, reasons: bool) -> str:
-    """Return the figures of the service at `path`. Raise OSError."""
+    """Return the metrics of the service at `path`. Raise OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         end = time.monotonic() + REQUEST_SECONDS
         client.settimeout(REQUEST_SECONDS)
@@ -214,6 +214,6 @@ def fetch(path: str, *, reasons: bool) -> str:
     status = head.partition(b"\r\n")[0].split()
     if len(received) > MAX_REPLY or status[1:2] != [b"200"]:
         raise OSError(
-            f"{path}: no figures (status {status[1].decode('ascii', 'replace') if status[1:] else 'missing'})"
+            f"{path}: no metrics (status {status[1].decode('ascii', 'replace') if status[1:] else 'missing'})"
         )
     return body.decode("utf-8", "replace")
