@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import as_root
 from tests.support import pamconf
 from tests.support.pamconf import Result, Session, Shown, Style, login
-from tests.support.relay_kit import AS_ROOT, RELAY, ROOT, Log, Service, Setup, brisk, in_turn, needs_root, play, told
+from tests.support.relay_kit import AS_ROOT, RELAY, ROOT, Log, Service, Setup, brisk, in_turn, play, told
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
@@ -324,7 +325,7 @@ FULL = "denied: the service is full"
 HELPER_ANSWERS = 'channel.send(b"pCode: ")\ntell((hello, channel.recv(600)))\nchannel.send(b"r0")\n'
 
 
-@needs_root
+@as_root
 def test_if_the_service_is_full_root_starts_a_helper(setup: Setup, log: Log) -> None:
     with setup.service(play(b"f")) as service:
         done = setup.login(service.argument, f"helper={setup.helper(HELPER_ANSWERS)}", answers=["123456"])

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import as_root
 from tests.support import pamconf
 from tests.support.isolation import MAY_MOUNT
 from tests.support.pamconf import Result, Shown, login
-from tests.support.relay_kit import ROOT, Log, Setup, brisk, build, in_turn, library, needs_root, play, told
+from tests.support.relay_kit import ROOT, Log, Setup, brisk, build, in_turn, library, play, told
 from tests.support.silent_fuse import SilentFuse, needs_fuse
 from tests.support.site import ME, OTHER_UID, PATIENCE
 
@@ -124,7 +125,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
     assert {number for number in signal.Signals if ignored >> number - 1 & 1} == ignored_by_python
 
 
-@needs_root
+@as_root
 def test_a_helper_of_a_setuid_host_keeps_both_ids(setup: Setup) -> None:
     """The PAM host has the caller's real uid and the effective uid 0. The helper drops privileges by itself."""
     stack = spawned(setup, "tell((os.getresuid(), os.getresgid()))" + ACCEPTING)
@@ -135,7 +136,7 @@ print(pamconf.login({stack!r}, "alice", [], folder).messages[0].text)
     assert literal_eval(host.stdout) == ((OTHER_UID, 0, 0), (0, 0, 0)), host.stderr
 
 
-@needs_root
+@as_root
 def test_the_caller_of_a_setuid_host_is_not_trusted(setup: Setup) -> None:
     stack = spawned(setup, ACCEPTING)
     os.chown(setup.folder / "helper.py", OTHER_UID, -1)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import as_root
 from tests.support.pamconf import Result
-from tests.support.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Log, Setup, build, needs_root, play
+from tests.support.relay_kit import AS_ROOT, INTERPRETER, RELAY, ROOT, Log, Setup, build, play
 from tests.support.site import OTHER_UID, UNPRIVILEGED_UID
 
 pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
@@ -46,7 +47,7 @@ def test_a_helper_of_the_same_account_is_started(setup: Setup, log: Log, helper:
     assert log() == []
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("of", ["helper.py", "."])
 def test_a_helper_of_another_account_is_refused(setup: Setup, log: Log, folder: Path, helper: Path, of: str) -> None:
     os.chown(folder / of, OTHER_UID, -1)
@@ -75,7 +76,7 @@ def test_a_sticky_folder_may_be_world_writable(setup: Setup, folder: Path, helpe
     assert result(setup, helper) == Result.SUCCESS
 
 
-@needs_root
+@as_root
 def test_a_sticky_folder_of_another_account_is_refused(setup: Setup, folder: Path, helper: Path) -> None:
     folder.chmod(0o1777)
     os.chown(folder, OTHER_UID, -1)
@@ -106,7 +107,7 @@ def test_dot_dot_after_a_link_is_the_parent_of_its_target(setup: Setup, helper: 
     assert result(setup, f"{setup.folder}/there/../folder/helper.py") == Result.SERVICE_ERR
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("name", ["link.py", "link"])
 def test_a_link_of_another_account_is_refused(setup: Setup, log: Log, folder: Path, helper: Path, name: str) -> None:
     link = setup.folder / name
@@ -190,7 +191,7 @@ def test_a_helper_that_is_not_a_file_is_refused(setup: Setup, folder: Path, kind
     assert result(setup, path) == Result.SERVICE_ERR
 
 
-@needs_root
+@as_root
 def test_the_builder_is_trusted_if_one_is_compiled_in(setup: Setup, folder: Path, helper: Path) -> None:
     os.chown(folder, OTHER_UID, -1)
     os.chown(helper, OTHER_UID, -1)
@@ -199,7 +200,7 @@ def test_the_builder_is_trusted_if_one_is_compiled_in(setup: Setup, folder: Path
     assert result(setup, helper, relay=build(BUILDER=OTHER_UID + 1)) == Result.SERVICE_ERR
 
 
-@needs_root
+@as_root
 def test_the_service_account_is_not_trusted_with_a_helper(setup: Setup, helper: Path) -> None:
     os.chown(helper, UNPRIVILEGED_UID, -1)
     assert result(setup, helper, relay=build(ACCOUNT="nobody")) == Result.SERVICE_ERR
@@ -211,7 +212,7 @@ def test_the_compiled_in_helper_is_used_unless_an_argument_names_another(setup: 
     assert result(setup, "/nonexistent/helper.py", relay=compiled) == Result.SERVICE_ERR
 
 
-@needs_root
+@as_root
 def test_a_foreign_module_beside_the_package_is_not_imported(setup: Setup, folder: Path) -> None:
     """Other accounts can add files to a sticky folder. The helper must import only the package from that folder."""
     shutil.copytree(ROOT / "pam_totp", folder / "pam_totp")
@@ -252,7 +253,7 @@ def test_an_interpreter_that_is_writable_or_not_executable_is_refused(
     assert log()[0].startswith(f"refusing {interpreter}: {interpreter} ")
 
 
-@needs_root
+@as_root
 def test_an_interpreter_of_another_account_is_refused(setup: Setup, helper: Path, interpreter: Path) -> None:
     os.chown(interpreter, OTHER_UID, -1)
     assert result(setup, helper, relay=build(INTERPRETER=str(interpreter))) == Result.SERVICE_ERR
@@ -294,7 +295,7 @@ def test_a_service_is_used_if_all_accounts_may_connect_to_it(
     assert log() == []
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("of", ["socket", "."])
 def test_a_socket_of_an_untrusted_account_is_not_used(setup: Setup, folder: Path, log: Log, of: str) -> None:
     helper = setup.helper("channel.send(b'r0')")
@@ -380,7 +381,7 @@ def listening(path: Path, peer: int, owner: int) -> Iterator[None]:
             process.kill()
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize(
     ("peer", "owner"), [(0, 0), (UNPRIVILEGED_UID, UNPRIVILEGED_UID), (UNPRIVILEGED_UID, 0), (0, UNPRIVILEGED_UID)]
 )
@@ -392,7 +393,7 @@ def test_a_socket_of_the_service_account_is_used(
     assert log() == []
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("account", ["no-such-account", "root", "daemon"])
 def test_a_socket_of_another_account_is_not_used(
     asked: Callable[..., str], log: Log, folder: Path, account: str
@@ -402,7 +403,7 @@ def test_a_socket_of_another_account_is_not_used(
     assert log() == [f"refusing {folder}/other: {folder}/other belongs to an untrusted user"]
 
 
-@needs_root
+@as_root
 def test_a_trusted_socket_with_an_untrusted_listener_is_not_used(
     asked: Callable[..., str], log: Log, folder: Path
 ) -> None:

@@ -18,7 +18,8 @@ from pam_totp.core.record import UserRecord
 from pam_totp.core.secretfile import serialize
 from pam_totp.core.slots import new_file, slot_size
 from pam_totp.store.file import FileStore
-from tests.support.relay_kit import INTERPRETER, ROOT, needs_root
+from tests.conftest import as_root
+from tests.support.relay_kit import INTERPRETER, ROOT
 from tests.support.site import PATIENCE, codes, fob
 
 OWNER = 12_345  # uid of a store's owner without an account
@@ -122,7 +123,7 @@ ANSWERS = {
 }
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("arguments", [[], ["debug"], ["grace_period=60", "try_first_pass"], ["echo"]])
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_helper_imports_the_package_before_it_drops_root(copied: Path, name: str, arguments: list[str]) -> None:
@@ -131,7 +132,7 @@ def test_a_helper_imports_the_package_before_it_drops_root(copied: Path, name: s
     assert _log_in(copied, answer, f"store={copied}/store", *arguments) == result
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("user", ["mallory", "bob"])
 def test_a_helper_refuses_unknown_users_after_it_dropped_root(copied: Path, user: str) -> None:
     put(copied / "store", owner=OWNER)
@@ -139,7 +140,7 @@ def test_a_helper_refuses_unknown_users_after_it_dropped_root(copied: Path, user
     assert _log_in(copied, codes(0), f"store={copied}/store", "nullok", user=user) == b"r9", "law 10"
 
 
-@needs_root
+@as_root
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_helper_imports_the_home_store_before_it_drops_root(copied: Path, name: str) -> None:
     answer, result = ANSWERS[name]
@@ -154,7 +155,7 @@ def test_a_helper_imports_the_home_store_before_it_drops_root(copied: Path, name
     assert _log_in(copied, answer, f"secret={copied}/home/${{USER}}", user=account.pw_name) == result
 
 
-@needs_root
+@as_root
 def test_a_damaged_record_is_logged_after_root_was_dropped(copied: Path) -> None:
     put(copied / "store", owner=OWNER)
     (copied / "store" / "alice.record").write_bytes(b"{")

@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support import pamconf
 from tests.support.site import PATIENCE
 
@@ -25,7 +23,6 @@ RELAY = ROOT / "build" / "pam_totp.so"  # the output of `make build`
 INTERPRETER = "/usr/bin/python3"
 AS_ROOT = os.geteuid() == 0
 
-needs_root = pytest.mark.skipif(not AS_ROOT, reason="requires root: only root can give files to another owner")
 
 Script = Callable[[socket.socket, list[bytes]], None]
 Log = Callable[[], list[str]]
