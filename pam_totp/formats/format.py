@@ -72,7 +72,7 @@ def parsed_at_once(tokens: list[ImportedToken]) -> ParsedFile:
 
 
 class Format(Protocol):
-    """One file format. `registry.FORMATS` lists the subclasses, which override the defaults here."""
+    """One file format. `registry` has an instance of each subclass, which overrides the defaults here."""
 
     name: str
     """The format's name on the command line."""

@@ -1,4 +1,4 @@
-"""All file formats. A new format requires a module with a subclass of `Format`, and an entry in FORMATS."""
+"""All file formats. A new format requires a module with a subclass of `Format`, and an instance in `_ALL`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Tests of the registry of formats: a file is recognised only by its own format, and tokens.md lists every format."""
+"""Tests of the registry of formats: a file is recognised only by its own format, and the documents list every
+format."""
 
 from __future__ import annotations
 
@@ -56,3 +57,5 @@ def test_the_tokens_of_a_file_can_be_iterated_again(name: str) -> None:
 @pytest.mark.parametrize("chosen", FORMATS.values(), ids=lambda known: known.name)
 def test_every_format_is_in_the_documentation(chosen: Format) -> None:
     assert re.search(rf"^\| `{chosen.name}` \|", (TREE / "docs" / "tokens.md").read_text(), re.MULTILINE)
+    manual = (TREE / "pam_totp" / "system" / "data" / "pam-totp.1").read_text()
+    assert re.search(rf"The first argument can name the format instead:(\n\.Cm.*|\nor)*\b{chosen.name}\b", manual)
