@@ -20,7 +20,7 @@ WANT_TEST  = chromium-headless-shell fail2ban fonts-dejavu-core iproute2 nginx-l
 # Other ssh clients, and their locales: a separate list, because not every system has the browser. Tests that need a missing
 # package are skipped.
 WANT_SSH   = locales putty-tools python3-paramiko
-# `make` does not install these packages, because some of them start servers, and not all supported systems have caddy. Tests
+# `make` does not install these packages, because some of them start servers, and some supported systems lack caddy. Tests
 # that need a missing package are skipped:
 # - patroni, etcd-server and etcd-client: a failover by Patroni
 # - prometheus: alert rules and metrics, by promtool

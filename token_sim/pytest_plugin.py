@@ -98,7 +98,7 @@ def _factory(folders: pytest.TempPathFactory, tokens: ExitStack) -> Callable[...
 def _named(*profile: Any, **options: Any) -> dict[str, Any]:
     """Return the options by their names. Only the profile can be positional."""
     if len(profile) > 1 or (profile and "profile" in options):
-        pytest.fail("token_sim: one profile is required at most, as the first argument or as profile=", pytrace=False)
+        pytest.fail("token_sim: at most one profile is allowed, as the first argument or as profile=", pytrace=False)
     if "type" in options and "kind" not in options:  # so that a test's `kind` replaces its class's `type`
         options["kind"] = options.pop("type")
     return {"profile": profile[0], **options} if profile else options

@@ -4,13 +4,13 @@ Rules:
 1. A member is a row of the database that is not revoked. The row is read for each question, so a revocation is in force
    immediately. `decide` makes the decision, as at a login on one host.
 2. The policy is that of this authority for the PAM service. A member cannot change it.
-3. The earlier answers of a login count only as their stored verdicts state: the failures that they added, and the code
-   that completes codes in a row. A third code is tried once for each pair.
+3. The earlier answers of a login count only as their stored verdicts state. A verdict states the failures that the
+   answer added, and the code that completes codes in a row. A third code is tried once for each pair.
 4. The same question of the same member gets the stored verdict, also from another authority.
 5. The member gets a verdict and messages for the user. The reason is in the log of this authority alone.
 6. A member that has sent too many refused answers needs two codes in a row (`budget`).
-7. Every refused answer counts in the budget, also a repeated one, and costs the same search. Otherwise the
-   budget or the time could show a stolen member which users are enrolled, or that a code is right but not enough alone.
+7. Every refused answer counts in the budget, also a repeated answer, and costs the same search. Otherwise the budget or
+   the time could show a stolen member which users are enrolled, or that a code is right but not sufficient alone.
 """
 
 from __future__ import annotations

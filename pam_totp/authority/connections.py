@@ -38,7 +38,7 @@ REQUEST = 10.0  # seconds
 # have thousands of IPv6 links.
 UNKNOWN = (256, 1000, 2000)
 ALL_UNKNOWN = 4000
-OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has one
+OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has a connection
 CONNECTIONS = 20_000  # in total
 _ALL = ""  # the key of the count of all unknown peers, among the keys for networks
 LINGER = 1.0  # seconds

@@ -43,7 +43,7 @@ Log: TypeAlias = Callable[[str, Mapping[str, str | int | None]], None]
 
 
 def tickets_at(chosen: Settings, service: str, member: Found) -> Tickets:
-    """Return the users whose tickets count in a login to `service` at this member."""
+    """Return the users whose tickets are valid in a login to `service` at this member."""
     return tickets_of(chosen, service) if member.may_enroll else Tickets.NONE
 
 

@@ -1,4 +1,4 @@
-"""assign: give a user a token from the stock.
+"""assign: assign a token in stock to a user.
 
 Rules:
 - The token is unconfirmed. The owner confirms the token in the portal by two codes in a row, or at the desk
@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "assign",
         run,
-        "give a user a token from the stock",
+        "assign a token in stock to a user",
         "pam-totp assign T-1001 alice",
         "pam-totp assign T-1001 alice --confirm",
         data=True,

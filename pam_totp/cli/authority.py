@@ -48,8 +48,8 @@ LOGS = ("syslog", "stderr")
 KEY_MODE = 0o640  # the service runs in the group of its account
 CA_NAME = "pam_totp"  # the name in the CA's certificate
 NO_KEY = (
-    "the secrets are not sealed on this host (run 'pam-totp seal export FILE' on another authority, and "
-    "'pam-totp seal init --key FILE' here, if the fleet has a seal)"
+    "the secrets are not sealed on this host (in a sealed fleet, run 'pam-totp seal export FILE' on another authority, "
+    "then 'pam-totp seal init --key FILE' here)"
 )
 MISSING = "[authority] is missing in {0} (see pam_totp.toml(5))"
 
@@ -59,8 +59,8 @@ def add_to(commands: Commands) -> None:
         commands,
         "authority",
         run,
-        "create the certificates of an authority, which decides for the members of a fleet; run the authority, or "
-        "make a restored database of the fleet safe",
+        "run an authority, which decides for the members of a fleet; create its certificates, or make a restored "
+        "database safe",
         "pam-totp authority init",
         "pam-totp authority serve --log stderr",
         "pam-totp authority restore --log otp1.txt otp2.txt --dry-run",

@@ -85,8 +85,8 @@ disable USER --token NAME    refuse the codes of a token
 disable USER --all           refuse every code, also recovery codes
 enable USER --token NAME     accept the codes of a token again
 stock                        tokens without a user
-assign SERIAL USER           give a user a token of the stock
-replace OLD NEW              another token of the stock; --lost: OLD is gone
+assign SERIAL USER           assign a token in stock to a user
+replace OLD NEW              another token in stock; --lost: OLD is gone
 quit                         end the session
 """
 

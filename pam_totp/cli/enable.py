@@ -278,7 +278,7 @@ def _wait_for_confirmation(service: str, keep_within: int) -> int:
         print(f"\n{service} now asks for a code, on trial. Log in from a second terminal, then run there:\n")
         print(f"    {CONFIRM.get(service, CONFIRM['sudo']).format(service)}\n")
         if service == "su":
-            print(f"If root has no password, run 'su - USER', and in that login: {CONFIRM['sudo'].format(service)}\n")
+            print(f"Run 'su - USER' if root has no password, and in that login: {CONFIRM['sudo'].format(service)}\n")
         print(f"within {keep_within} seconds, or the change is rolled back. Each login needs another code: {NEXT_CODE}")
         print("Keep this terminal open.", flush=True)
         while trial.load(service, trial.TRIAL) is not None:

@@ -53,7 +53,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "member",
         run,
-        "on an authority: add, list or revoke the hosts of the fleet, and set their groups of users; "
+        "on an authority: manage the hosts of the fleet and their user groups; "
         "on a member: create recovery codes for break-glass, or set up FreeRADIUS",
         "pam-totp member add web1.example.org --group web",
         "pam-totp member groups web --allow all",

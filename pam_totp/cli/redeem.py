@@ -34,7 +34,7 @@ from pam_totp.system.libpam import PROMPT_ECHO_OFF, PROMPT_ECHO_ON, TEXT_INFO
 PROMPT = "Enrolment ticket: "
 STYLES = {b"p": PROMPT_ECHO_OFF, b"P": PROMPT_ECHO_ON, b"i": TEXT_INFO, b"e": TEXT_INFO}
 START = "start the service: 'systemctl start pam_totp.socket'"
-WRONG_TICKET = "refused: the ticket is wrong, was used, or is past its end (ask for a new ticket)"
+WRONG_TICKET = "refused: the ticket is wrong, used or expired (ask for a new ticket)"
 NOT_CONFIRMED = "enrolment failed; nothing was changed"
 
 

@@ -1,4 +1,4 @@
-"""replace: give a user a new key, or a token from the stock, in place of a token that is lost, stolen or broken.
+"""replace: give a user a new key, or assign a token in stock, in place of a token that is lost, stolen or broken.
 
 Rules:
 - The old token is valid until the new token is confirmed. One change of the record then replaces it.
@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--stock",
         action="store_true",
-        help="the arguments are two serial numbers: of a user's token, and of the new token in the stock",
+        help="the arguments are two serial numbers: of a user's token, and of the new token in stock",
     )
     parser.add_argument("--lost", action="store_true", help="--stock: do not take the old token into the stock")
 
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_stock(args: argparse.Namespace) -> int:
-    """Replace a user's token by a token from the stock. The arguments are their serial numbers."""
+    """Replace a user's token by a token in stock. The arguments are their serial numbers."""
     for option in (*OPTIONS, *NOT_WITH_STOCK):
         if getattr(args, option) != args.parser.get_default(option):
             raise CommandError(f"--stock excludes --{option.replace('_', '-')}", WRONG_USAGE)

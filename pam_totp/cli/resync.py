@@ -50,7 +50,7 @@ DEFAULT_SEARCH = 100_000  # counters or steps
 MAX_SEARCH = 10_000_000
 REQUIRED = (
     f"must be two or three codes in a row from one token, of {MIN_DIGITS} to {MAX_DIGITS} digits each "
-    "(select a token by --token NAME, or omit the codes to enter them at a prompt)"
+    "(give --token NAME, or omit the codes)"
 )
 
 

@@ -56,7 +56,7 @@ _LOST = (
 )
 _STEPS = (State.OPENING, State.SEALING, State.SEALED)
 _LATER = "run 'pam-totp seal init'"
-_RESTART = "restart the services of pam_totp that run, because systemd did not: they have no new key"
+_RESTART = "restart the running services of pam_totp, because systemd did not: they lack the new key"
 _EXPORT_FIRST = "next: 'pam-totp seal export FILE', and keep that file away from this host and its backups"
 
 

@@ -117,7 +117,7 @@ def location(args: argparse.Namespace, site: Site) -> str:
 
 
 def opened_folder(folder: str) -> FileStore:
-    """Return the store in `folder`. Without its key, it refuses secrets if it contains sealed ones."""
+    """Return the store in `folder`. A store with sealed secrets refuses every secret while its key is missing."""
     store = opened(folder)
     assert isinstance(store, FileStore)
     store.codec = store.codec or seal_key.codec_of_copy(folder)
@@ -260,7 +260,7 @@ def user_before(args: argparse.Namespace, store: Store, *, token: bool) -> tuple
     """Return the user and None or, if the caller omitted USER, the caller and the first word.
 
     The caller may omit USER if the store is the caller's own file. The first word must then differ from the caller's
-    name. It must be the name of a token of the caller (with `token`), or a word that is not the name of an account.
+    name. `token` must be True, and the caller must have a token of that name, if an account has that name.
     """
     word = args.user
     if word is None or not uses_own_file(args):
@@ -380,7 +380,7 @@ def serial_errors() -> Iterator[None]:
 def _taken(serial: str, owner: str | None) -> CommandError:
     if owner is None:
         what = f"the token with the serial number {serial} is in stock; nothing was changed"
-        return CommandError(f"{what} (give it to a user with 'pam-totp assign {serial} USER')")
+        return CommandError(f"{what} (assign it with 'pam-totp assign {serial} USER')")
     what = f"{owner} has the token with the serial number {serial}; nothing was changed"
     return CommandError(f"{what} (see 'pam-totp list {owner}', and 'pam-totp remove --help')")
 

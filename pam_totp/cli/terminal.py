@@ -1,7 +1,7 @@
 """The terminal of a command: its character set, its colours and its size.
 
 Rules:
-- Output never raises UnicodeEncodeError: a character that the stream cannot encode becomes an escape.
+- A character outside the stream's encoding becomes an escape, so output never raises UnicodeEncodeError.
 - A terminal gets only characters of its character set. The locale's variables name this set, even if the locale is
   missing on the host: Python would then assume UTF-8 (PEP 538, PEP 540). UTF-8 is assumed if no variable is set.
 - A terminal gets colour if terminfo lists colours for it, or does not know it. NO_COLOR (no-color.org), TERM=dumb

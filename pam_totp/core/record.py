@@ -435,15 +435,16 @@ class UserRecord(Value):
     def with_token(self, token: Token) -> UserRecord:
         """Return the record with one more token. Grace ends when the tokens change.
 
-        A ticket ends if `token` is the user's first confirmed token. Otherwise the ticket would later replace `token`.
+        A ticket becomes void if `token` is the user's first confirmed token. Otherwise the ticket would later replace
+        `token`.
         """
         return self._replace(tokens=(*self.tokens, token), grace=(), ticket=self._ticket_beside(token))
 
     def with_changed(self, old: Token, new: Token) -> UserRecord:
         """Return the record with `new` in place of `old`. Grace ends when the tokens change.
 
-        A ticket for `old` becomes a ticket for `new`, or ends if `new` is confirmed. A ticket for another token ends if
-        `new` is the user's first confirmed token.
+        A ticket for `old` becomes a ticket for `new`, or void if `new` is confirmed. A ticket for another token becomes
+        void if `new` is the user's first confirmed token.
         """
         ticket = self._ticket_beside(new)
         if ticket is not None and ticket.token == old.name:
@@ -451,7 +452,7 @@ class UserRecord(Value):
         return self._replace(tokens=tuple(new if t is old else t for t in self.tokens), grace=(), ticket=ticket)
 
     def _ticket_beside(self, token: Token) -> Ticket | None:
-        """Return the ticket of the record after `token` is added or changed, or None if the ticket ends."""
+        """Return the ticket of the record after `token` is added or changed, or None if the ticket becomes void."""
         return None if token.confirmed and not self.enrolled else self.ticket
 
     def without_token(self, name: str) -> UserRecord:
@@ -474,7 +475,7 @@ class UserRecord(Value):
     def redeemed(self, confirmed: Token) -> UserRecord:
         """Return the record after its ticket was used for the token `confirmed`.
 
-        The token replaces all tokens that were confirmed before, and the temporary code ends.
+        The token replaces all tokens that were confirmed before, and the temporary code becomes void.
         """
         kept = (confirmed if t.name == confirmed.name else t for t in self.tokens)
         tokens = tuple(t for t in kept if t is confirmed or not t.confirmed)
@@ -515,7 +516,7 @@ class UserRecord(Value):
         return self.changes.split(_BETWEEN) if self.changes else []
 
     def with_recovery(self, salt: str, digests: tuple[str, ...]) -> UserRecord:
-        """Return the record with these recovery codes in place of the old ones."""
+        """Return the record with these recovery codes in place of the old codes."""
         return self._replace(salt=salt, recovery=digests)
 
     def with_grace(self, grace: tuple[Grace, ...]) -> UserRecord:

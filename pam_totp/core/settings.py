@@ -72,7 +72,7 @@ class Settings(Value):
         return self.nullok and (self.nullok_until is None or now < _end_of(self.nullok_until))
 
     def takes_tickets(self, service: str) -> bool:
-        """Return True if an enrolment ticket counts at the prompt of this login.
+        """Return True if an enrolment ticket is valid at the prompt of this login.
 
         `use_first_pass` shows no prompt, and the prompt of `forward_pass` hides the verdict.
         """

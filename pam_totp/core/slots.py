@@ -32,7 +32,7 @@ _EMPTY = (0, b"")  # sequence number and document of an empty slot
 class Slots(Value):
     """The content of a secret file.
 
-    `document` encodes the record. It is from slot `current`, which has the sequence number `sequence`. `size` is the
+    `document` encodes the record, and is from slot `current`, which has the sequence number `sequence`. `size` is the
     size of each slot in bytes, or 0 for version 1. `other` is the document of the other slot: empty for an empty slot,
     None for a damaged slot.
     """

@@ -1,7 +1,7 @@
 """Verification: decide whether one answer is accepted, and compute the record after it.
 
 Rules (docs/architecture.md numbers all laws of verification):
-1. A counter or step is accepted at most once, and the next must be higher.
+1. A counter or step is accepted at most once. The next accepted counter or step must be higher.
 2. A wrong code changes only the counts of failures and refusals.
 3. The decision depends only on the record, the answer, the time and the policy.
 4. The record remains unchanged after a malformed answer, after a ticket, and after any answer for a user without a
@@ -59,7 +59,7 @@ _ACCEPTED = {Outcome.CODE, Outcome.CONSECUTIVE, Outcome.RECOVERY, Outcome.TEMPOR
 
 
 class Tickets(Enum):
-    """The users whose enrolment tickets count in a dialogue."""
+    """The users whose enrolment tickets are valid in a dialogue."""
 
     NONE = "none"
     UNENROLLED = "unenrolled"
@@ -237,7 +237,7 @@ def verify(
                 return Decision(outcome=outcome, record=after, token=token.name, next_code=following)
             outcome = Outcome.CODE if len(row) == 1 else Outcome.CONSECUTIVE
             after = record.accepted(token, first, len(row), now)
-            if outcome is Outcome.CONSECUTIVE:  # law 5: the same person caused the dialogue's failures
+            if outcome is Outcome.CONSECUTIVE:  # law 5: the same user caused the dialogue's failures
                 after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             distance = _distance(token, first, len(row), now)
             return Decision(
@@ -311,7 +311,7 @@ def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
 
 
 def _used(token: Token) -> range:
-    """Return the last `REPLAYS` counters or steps before the next acceptable one: their codes are replays (law 8)."""
+    """Return the last `REPLAYS` counters or steps before the next factor. Their codes are replays (law 8)."""
     if isinstance(token, HotpToken):
         return range(token.counter - REPLAYS, token.counter)
     assert isinstance(token, TotpToken)

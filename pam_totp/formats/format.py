@@ -3,8 +3,8 @@
 Rules:
 - `parse` reads a whole file or raises FormatError. A line of an unknown form is an error.
 - A format with one token per line parses its lines again at each iteration, so that memory holds one token at a time.
-- `write` never drops a property silently: `lost_fields` names the properties that a format loses, and `unwritable`
-  gives the reason why a format cannot represent a token.
+- `write` never drops a property silently: `lost_fields` names the properties that a format loses. `unwritable` gives
+  the reason why a format cannot represent a token.
 - `sniff` is strict: a file that fits no format, or two, is imported only if the user names the format. The command
   shows the recognised format.
 """

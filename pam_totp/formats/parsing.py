@@ -117,7 +117,7 @@ def key_of(text: str, line: int | None, what: str, encoding: Encoding | None = N
     """Return the bytes of a key in hexadecimal, with or without `0x`, or in base32. Raise FormatError.
 
     Case, spaces, hyphens, colons and padding are ignored. Without `encoding`, a text of hexadecimal digits is read as
-    hexadecimal: 32 random letters of base32 are such a text with a probability of 1 in 4e13. Without `encoding`, base32
+    hexadecimal. 32 random letters of base32 are such a text with a probability of 1 in 4e13. Without `encoding`, base32
     must have at least 80 bits, because a shorter text is probably a word.
     """
     squeezed = _SEPARATORS.sub("", text)

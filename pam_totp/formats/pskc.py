@@ -1,7 +1,9 @@
 """PSKC, the XML container of RFC 6030 and of its drafts: plain, or encrypted with a pre-shared key or a password.
 
-The drafts name the same parts differently: `Device` in place of `KeyPackage`, `Secret` in place of `Key`, and `Value`
-with `ValueDigest` for a value that may be encrypted. ActivIdentity's files follow such a draft.
+ActivIdentity's files follow a draft. The drafts name the same parts differently:
+- `Device` in place of `KeyPackage`
+- `Secret` in place of `Key`
+- `Value` with `ValueDigest` for a value that may be encrypted
 
 Rules:
 - python-pskc reads a file only after two checks: by `xml_guard`, and by this module for each value that python-pskc

@@ -1,7 +1,7 @@
 """users.oath, the file of pam_oath and, with nine columns, of mod_authn_otp.
 
-pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter belongs to the last code. If
-the last code is missing, the counter belongs to the next code.
+pam_oath's columns are `type user pin key [counter [last code [timestamp]]]`. The counter belongs to the last code, or
+to the next code if the last code is missing.
 
 mod_authn_otp adds a column with the number of failures before the last code, and a column with an address at the end.
 In its files, the counter always belongs to the next code. The counter column of a time-based token holds the drift.

@@ -69,7 +69,7 @@ class Connection:
         return reply.status, content
 
     def _raise_alert(self) -> None:
-        """Raise the alert that preceded the end of the connection, if there is one.
+        """Raise the alert that preceded the end of the connection, if an alert arrived.
 
         An authority verifies the certificate of this host after the handshake (RFC 8446, 4.6.2 and E.1.2). The request
         fails before the alert is read if the authority closes the connection before it has read the request.

@@ -5,8 +5,8 @@ Rules:
 2. Other accounts cannot write the certificates. Root or the account of this process owns them.
 3. TLS is version 1.3. The member verifies the certificate and the name of each authority against its own CA file, never
    against the CAs of the system.
-4. New files get their names in this order: the new key beside the old key, the certificates, the new key in place of
-   the old key. One of the two keys therefore always matches the certificate, even after a crash.
+4. New files get their names in this order: the new key beside the old key, the certificates, the new key in its final
+   place. One of the two keys therefore always matches the certificate, even after a crash.
 5. One process at a time replaces the files.
 """
 
@@ -43,7 +43,7 @@ class Credentials:
         return cls(settings.certificate, settings.key, settings.ca)
 
     def version(self) -> Version:
-        """Return a value that changes when a file is replaced. Raise StoreError if a file is missing."""
+        """Return a value that changes when a certificate is replaced. Raise StoreError if a certificate is missing."""
         try:
             found = [os.stat(path) for path in (self.certificate, self.ca)]
         except OSError as e:

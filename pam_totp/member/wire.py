@@ -5,7 +5,7 @@ Rules:
    value has its type and its limits. Any other message raises WireError, which never shows a value.
 2. A question has the id of its login, which is 128 random bits. All questions of one login have the same id.
 3. The digest of a question covers the member's name, the id, and everything on which the decision depends. Each part is
-   framed with its length, and an absent part differs from an empty one.
+   framed with its length, and an absent part differs from an empty part.
 4. A question contains the refused answers before it, and therefore determines the digest of each earlier question.
 5. `repr` shows no field, because answers and tokens are secrets.
 """
@@ -122,8 +122,9 @@ _message = line_of(1, MAX_NAME)
 
 
 def _pem(v: object) -> str | None:
-    """Require text in ASCII, as files of keys and certificates contain it."""
-    return "must be in PEM" if text_of(1, MAX_PEM)(v) is not None or not str(v).isascii() else None
+    """Require text in ASCII, as files of keys and certificates contain it. Another module parses the text."""
+    requirement = f"must be PEM: 1 to {MAX_PEM} bytes of ASCII"
+    return requirement if text_of(1, MAX_PEM)(v) is not None or not str(v).isascii() else None
 
 
 # ---- messages
@@ -183,7 +184,7 @@ class Question(Message):
             raise WireError("second: must be null without first")
 
     def before(self) -> Question | None:
-        """Return the question before this one in the same login, or None if this is the first."""
+        """Return the previous question of the same login, or None if this question is the first."""
         if self.second is not None:
             return self._replace(answer=self.second, second=None)
         return None if self.first is None else self._replace(answer=self.first, first=None)

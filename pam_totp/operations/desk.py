@@ -82,10 +82,10 @@ TEXTS = {
     Reason.ROOT_ONLY: "permission denied: only root can change tokens of root, of desk members, and of members of the"
     " protected groups",
     Reason.NO_ACCOUNT: "there is no account of this name on this host: only root can change its tokens",
-    Reason.NO_TOKENS: "the user has no token (make a ticket, or assign a token of the stock)",
+    Reason.NO_TOKENS: "the user has no token (create a ticket, or assign a token in stock)",
     Reason.NO_SUCH_TOKEN: "the user has no token of that name",
     Reason.TOKEN_CONFIRMED: "the user has confirmed this token already",
-    Reason.NOT_CONFIRMED: "the user has not confirmed a token yet (make a ticket instead)",
+    Reason.NOT_CONFIRMED: "the user has not confirmed a token yet (create a ticket instead)",
     Reason.TOO_MANY_TOKENS: f"the user has {MAX_TOKENS} tokens, which is the maximum",
     Reason.INVALID_TIME: f"a temporary code must be valid for a minute to a day, and a ticket for at most"
     f" {MAX_TICKET // DAY} days",
@@ -200,7 +200,7 @@ class Person:
     """The facts about a user that the desk sees, without keys and digests. Times are in Unix seconds.
 
     `denied` is the reason why the desk may not change the user's factors, or None. `ticket` is the name of the token
-    that a valid ticket confirms. `ticket_ends` and `temporary_ends` are None for a code that is missing or has ended.
+    that a valid ticket confirms. `ticket_ends` and `temporary_ends` are None for a code that is missing or expired.
     """
 
     user: str
@@ -407,7 +407,7 @@ class Desk:
         return self._change(by, user, "unlock", change, lambda failures: {"failures": failures})
 
     def temporary_code(self, by: str, user: str, valid: int = DEFAULT_TEMPORARY) -> Handed:
-        """Give the user a new code for one login within `valid` seconds, at most a day. Return the code."""
+        """Create a temporary code of the user for one login within `valid` seconds, at most a day. Return the code."""
         if not LEAST_VALID <= valid <= MAX_TEMPORARY:
             raise DeskError(Reason.INVALID_TIME)
 
@@ -421,7 +421,7 @@ class Desk:
         return self._change(by, user, "temporary-code", change, lambda handed: {"ends": handed.ends})
 
     def ticket(self, by: str, user: str, valid: int = DEFAULT_TICKET, token: str | None = None) -> Handed:
-        """Give the user a ticket for a new phone app, or for the unconfirmed token named `token`. Return the ticket."""
+        """Create a ticket for a new phone app, or for the unconfirmed token named `token`. Return the ticket."""
         if not LEAST_VALID <= valid <= MAX_TICKET:
             raise DeskError(Reason.INVALID_TIME)
 
@@ -440,7 +440,7 @@ class Desk:
     def disable(self, by: str, user: str, token: str | None = None) -> tuple[str, ...]:
         """Disable a token. Return the names of the disabled tokens.
 
-        Disable all tokens, and end the ticket, the temporary code and the recovery codes, if `token` is None.
+        Disable all tokens, and void the ticket, the temporary code and the recovery codes, if `token` is None.
         """
         voided: list[int] = [0]
 
@@ -470,7 +470,10 @@ class Desk:
         return self._change(by, user, "enable-token", change)
 
     def assign(self, by: str, serial: str, user: str) -> TokenFacts:
-        """Give a user a token of the stock, and return it. The token is unconfirmed: the user confirms it by codes."""
+        """Assign a token in stock to a user. Return the facts of the token.
+
+        The token is unconfirmed until the user confirms it by codes.
+        """
         self.require(by, user, "assign")
         also = self._also(by, user, "assign")
         try:
@@ -483,7 +486,7 @@ class Desk:
     def replace(
         self, by: str, old: str, new: str, *, lost: bool = False, user: str | None = None
     ) -> tuple[str, TokenFacts]:
-        """Replace the user's token `old` by the token `new` from the stock. Return the user and the new token.
+        """Replace the user's token `old` by the token `new` in stock. Return the user and the facts of the new token.
 
         `old` and `new` are serial numbers. With `lost`, the old token is removed; otherwise it returns to the stock.
         `user` is the user who must have the old token, or None for any user.

@@ -13,7 +13,8 @@ Rules:
 8. A dialogue wipes all answers when it ends.
 9. In sshd, the text of a refusal precedes the second prompt, and no text follows the last answer. sshd omits the line
    `PAM: Authentication failure for USER from ADDRESS` if a module shows a text after the last answer.
-10. A right enrolment ticket is not an accepted answer. It continues with `first_login`, which has its own prompts.
+10. A right enrolment ticket is not an accepted answer. The dialogue continues with `first_login`, which has its own
+    prompts.
 """
 
 from __future__ import annotations

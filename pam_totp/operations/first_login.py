@@ -35,10 +35,10 @@ MAX_ROUNDS = 8
 MAX_WRONG = 3
 MAX_EMPTY = 2
 NOT_CONFIRMED = "not-confirmed"  # the reason of a refusal: no right code followed the ticket
-TICKET_ENDED = "ticket-ended"  # the reason of a refusal: the ticket was used meanwhile, replaced, or is past its end
-NOTHING_CHANGED = "Not enrolled. Log in with the ticket again before it ends to get the same key."
+TICKET_ENDED = "ticket-ended"  # the reason of a refusal: the ticket was used or replaced meanwhile, or has expired
+NOTHING_CHANGED = "Not enrolled. Log in with the ticket again before it expires to get the same key."
 PRESS_ENTER = "Press Enter: "
-WRONG = "Wrong code. Wait for the next one, and check the clock of the phone."
+WRONG = "Wrong code. Wait for the next code, and check the clock of the phone."
 WRONG_FOB = "Wrong codes. Type two new codes in a row, in one line."
 _DIGITS = {6: "six", 7: "seven", 8: "eight"}
 _LINE = 70  # characters of a line of a key
@@ -113,7 +113,7 @@ class FirstLogin:
 def key_prompt(invitation: Invitation, *, again: bool = False) -> str:
     """Return the prompt for the first code, with the key. `again` is True after a wrong code.
 
-    It begins with a newline, because ssh shows the user's name before the first line.
+    The prompt begins with a newline, because ssh shows the user's name before the first line.
     """
     has_picture = picture_prompt(invitation) is not None
     if invitation.key is None:
@@ -136,7 +136,7 @@ def picture_prompt(invitation: Invitation) -> str | None:
     """Return the prompt with the QR code, or None if the QR code is missing or the prompt would be too long."""
     if invitation.picture is None or invitation.key is None:
         return None
-    caption = "Scan the left picture on a dark screen, the right one on a light screen."
+    caption = "Scan the left picture on a dark screen, the right picture on a light screen."
     lines = [*side_by_side(invitation.picture), caption, *_wrapped(invitation.key.split(" "))]
     prompt = _prompt(lines, _question(invitation))
     return prompt if len(prompt.encode()) <= MAX_PICTURE else None

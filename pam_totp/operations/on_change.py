@@ -3,7 +3,7 @@
 Rules:
 1. A change is complete and logged before the program gets it. The program cannot delay or prevent a change.
 2. Each process starts one runner (`system.hook`) at its first change, and sends it every change. The runner starts the
-   program with a time limit. It ends after the last change when this process has ended.
+   program with a time limit. The runner ends after the last change when this process has ended.
 3. A message has the fields of the log line, which never contain a code or a key.
 4. The runner starts only if the site file contains the word `on_change`. Only the runner parses and checks the file.
 5. This process never waits for the runner. A change that the socket cannot take is counted in a memfd.

@@ -2,8 +2,8 @@
 library.
 
 A half block holds two modules, one above the other. A terminal shows light text on a dark background, or dark text on a
-light background. A login cannot detect the colours. It therefore draws the QR code twice, side by side: the text is the
-light modules in the left drawing, and the dark modules in the right drawing.
+light background. A login cannot detect the colours. The login therefore draws the QR code twice, side by side. The text
+is the light modules in the left drawing, and the dark modules in the right drawing.
 """
 
 from __future__ import annotations

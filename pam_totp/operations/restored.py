@@ -320,10 +320,10 @@ class Forwarded:
 def covers(token: HotpToken, covering: int | None) -> bool:
     """Return True if a log with `covering` as the highest counter of this token covers the time since the backup.
 
-    `covering` is of lines older than the restore. The log covers the token if the log has a use at or after the backup:
-    the same log has all later uses, because counters only increase. For a token that was not used since the backup, the
-    log must reach back to its last use before the backup. Lines must come from a source that names their writer,
-    because a forged line can claim coverage.
+    `covering` is of lines older than the restore. The log covers the token if the log has a use at or after the backup.
+    The same log then has all later uses, because counters only increase. For a token that was not used since the
+    backup, the log must reach back to its last use before the backup. Lines must come from a source that names their
+    writer, because a forged line can claim coverage.
     """
     return covering is not None and covering >= token.counter
 

@@ -6,8 +6,8 @@ Rules:
 3. A member must join again if the log has a later certificate of this member than the database.
 4. A permission of a group, or the membership of a user in a group, remains withdrawn, even if a later line gives it
    again.
-5. A member keeps only the groups and services that are in its last line of the log, and in each of its lines since it
-   joined. Otherwise a forged last line would undo a withdrawal.
+5. A member keeps only the groups and services that are in its last line of the log. They must also be in each of its
+   lines since it joined. Otherwise a forged last line would undo a withdrawal.
 6. A line about another database counts, because authorities can have different URLs of the same database.
 7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority might be missing. A
    host counts once under its short and its full name. A host that only runs commands, such as that of the portal, is no

@@ -6,8 +6,8 @@ Rules:
 - The first code from a new token confirms the token, and is used up.
 - A user without a token can add the first token only if the site allows it (`first_token`). The exceptions are a token
   that an administrator assigned, which the user confirms by two codes in a row, and a token with a ticket.
-- A ticket, a recovery code or a temporary code begins the guided enrolment. The last step of the guided enrolment is
-  one update: it uses up that code, confirms the new token, removes the lost tokens, and replaces the recovery codes.
+- A ticket, a recovery code or a temporary code begins the guided enrolment. The last step of the enrolment is one
+  update. It uses up that code, confirms the new token, removes the lost tokens, and replaces the recovery codes.
 - Users cannot remove their last active token, because they would lock themselves out.
 - The audit log names the user, the address and the token of every change.
 - A change that fails has a `Reason` for programs. The text of a `Problem` is for the user only.
@@ -69,7 +69,7 @@ TEXTS = {
     Reason.REFUSED: REFUSED,
     Reason.INVALID_CODE: "Wrong code. Enter a code from the new token.",
     Reason.CLOCK: "The clock of your phone is wrong. Let the phone set its time by itself. Then enter the next code.",
-    Reason.TICKET_ENDED: "This ticket was used or replaced, or it has ended. Ask your administrator for a new one.",
+    Reason.TICKET_ENDED: "This ticket was used or replaced, or has expired. Ask your administrator for a new ticket.",
     Reason.NOT_CONSECUTIVE: "Wrong codes. Enter two codes in a row from this token.",
     Reason.CODES_NEEDED: "Enter two codes in a row: press the button, enter the code, and do both again.",
     Reason.NO_TOKEN_WAITING: "You have no unconfirmed token with this serial number. Ask your administrator.",
@@ -220,14 +220,14 @@ class Factors:
         return None
 
     def invited_token(self, asking: Asking) -> Token | None:
-        """Return the token that the ticket in `asking.proof` confirms, or None if the ticket has ended."""
+        """Return the token that the ticket in `asking.proof` confirms, or None if the ticket is no longer valid."""
         record = self.of(asking.user)
         return record.invited_token if is_ticket(record, Answer.parse(asking.proof), self._now()) else None
 
     def redeem(self, asking: Asking, first: bytes) -> list[str] | Problem:
         """Confirm the token of the ticket in `asking.proof` by its first codes. Return the new recovery codes.
 
-        The same change ends the ticket, and removes all tokens that were confirmed before. Of two browsers with one
+        The same change uses up the ticket, and removes all tokens that were confirmed before. Of two browsers with one
         ticket, only one succeeds.
         """
         ticket, answer = Answer.parse(asking.proof), Answer.parse(first)
@@ -450,7 +450,7 @@ class Factors:
         return None
 
     def _unproved(self, user: str, change: Change, assigned: bool) -> bool:
-        """Apply `change` and return True if the user is not enrolled. Otherwise return False."""
+        """Apply `change` if the user is not enrolled. Return True if `change` was applied."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
             if record.enrolled:

@@ -237,7 +237,7 @@ def assign(
     codes: bytes | None = None,
     also: Also = _unchanged,
 ) -> Given:
-    """Give a user the token with this serial number, and return it.
+    """Assign the token in stock with this serial number to a user. Return the user and the token.
 
     The token is unconfirmed if `codes` is None. Otherwise `codes` confirm the token, and are used up: one code, or two
     in a row for a returned token. `name` is the token's name, or None for a free name. `now` is in Unix seconds. The
@@ -314,7 +314,7 @@ def replace(
     lost: bool = False,
     also: Also = _unchanged,
 ) -> Replaced:
-    """Replace the user's token `old` by the token `new` from the stock, in one change, under the old name.
+    """Replace the user's token `old` by the token `new` in stock, in one change, under the old name.
 
     `old` and `new` are serial numbers. `old` returns to the stock; with `lost`, it is deleted instead, with its key.
     `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was confirmed:

@@ -2,10 +2,10 @@
 
 Rules:
 1. A ticket and a temporary code have 80 random bits, as a recovery code has. They are shown once, and stored as salted
-   digests with their end.
+   digests with the time of their expiry.
 2. `issue_ticket` adds the token to the record, unconfirmed. The owner of the ticket therefore sees the same key at
    every try, for example after a lost connection.
-3. `redeem_ticket` is one change: it confirms the token by its first code, and ends the ticket. It also replaces the
+3. `redeem_ticket` is one change: it confirms the token by its first code, and uses up the ticket. It also replaces the
    recovery codes and all earlier confirmed tokens. Of two logins with one ticket at the same time, only one succeeds.
 4. A wrong ticket is no failure, because a ticket is too long to be guessed. A wrong first code is no failure, because
    the owner of the ticket knows the key. The key of a key fob is hidden. A key fob therefore needs two codes in a row,
@@ -75,9 +75,9 @@ class Invitation(Value):
 class Confirmation(Value):
     """The decision on a first code.
 
-    `is_open` is True if the code is wrong and the ticket still counts. `recovery_codes` are the new codes if the token
-    was confirmed, otherwise None. `fields` are for the log; `removed` are the fields of the replaced tokens. `at` is
-    the time of the change (Unix seconds).
+    `is_open` is True if the code is wrong and the ticket is still valid. `recovery_codes` are the new codes if the
+    token was confirmed, otherwise None. `fields` are for the log; `removed` are the fields of the replaced tokens. `at`
+    is the time of the change (Unix seconds).
     """
 
     is_open: bool
@@ -103,7 +103,7 @@ Confirmation.CLOSED = Confirmation(is_open=False)
 
 
 def tickets_of(chosen: Settings, service: str) -> Tickets:
-    """Return the users whose tickets count in a login to `service`."""
+    """Return the users whose tickets are valid in a login to `service`."""
     if service == REDEEM_SERVICE:
         return Tickets.EVERYBODY
     return Tickets.UNENROLLED if chosen.takes_tickets(service) else Tickets.NONE
@@ -169,7 +169,7 @@ def redeem_ticket(
 
     The ticket lowers the failures as a recovery code does (law 8).
 
-    Return None for a wrong first code, and for a ticket that is wrong, used, or has ended by `now` (Unix seconds).
+    Return None for a wrong first code, and for a ticket that is wrong, used, or expired at `now` (Unix seconds).
     """
     token = record.invited_token
     if token is None or not is_ticket(record, ticket, now):
@@ -224,6 +224,6 @@ def shows_key(token: Token) -> bool:
 
 
 def with_temporary_code(record: UserRecord, ends: int) -> tuple[UserRecord, str]:
-    """Return `record` with a new temporary code that ends at `ends` (Unix seconds), and the code for display."""
+    """Return `record` with a new temporary code that expires at `ends` (Unix seconds), and the code for display."""
     salt, (code, shown) = os.urandom(_SALT).hex(), new_long_code()
     return record.with_temporary(TemporaryCode(salt=salt, digest=recovery_digest(salt, code), ends=ends)), shown

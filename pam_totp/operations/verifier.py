@@ -124,9 +124,9 @@ class LocalVerifier:
 
     `origin` is the login's key of grace (`grace.origin`), or None if the login cannot have grace. `came_from` is for
     the recent logins of the record. `search` verifies answers that need a long search. `tickets` are the users whose
-    tickets count; with EVERYBODY, no other answer is accepted. With `nullok`, the argument of `check_account` is the
-    longest wait for a lock, in seconds. It returns True if the user may pass without a token, and raises StoreError if
-    the lookup fails.
+    tickets are valid; with EVERYBODY, no other answer is accepted. With `nullok`, the argument of `check_account` is
+    the longest wait for a lock, in seconds. `check_account` returns True if the user may pass without a token, and
+    raises StoreError if the lookup fails.
     """
 
     def __init__(

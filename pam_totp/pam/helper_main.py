@@ -4,8 +4,10 @@ Rules:
 1. The helper drops root's rights before it reads a store: it becomes the store's owner or, with `secret=`, the user.
    On a member, it becomes the owner of the credentials before it reads them. As root, it only opens the keyring of a
    sealed store (`seal_key`).
-2. It imports all modules of this package before that, because the new account might be unable to read them.
-3. It imports slow modules of the standard library only if it uses them, because the user waits for every import.
+2. The helper imports all modules of this package before it drops these rights, because the new account might be unable
+   to read them.
+3. The helper imports slow modules of the standard library only if it uses them, because the user waits for every
+   import.
 4. Only a child process opens a file in a home folder, so that the host can reap this process at any time.
 5. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
 """

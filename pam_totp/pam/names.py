@@ -132,7 +132,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 
 
 def asks_files_first(path: str) -> bool:
-    """Return True if the line `passwd` of nsswitch.conf(5) begins with `files`, and no action changes its success.
+    """Return True if the line `passwd` of nsswitch.conf(5) begins with `files`, and no action follows `files`.
 
     Return True if the file or the line is missing, because glibc then uses `files`.
     """

@@ -2,8 +2,8 @@
  *
  * Rules:
  * - The relay does not decide on answers. It reads message types and four module arguments.
- * - It returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
- * - It connects to a service, or starts a program, only if no untrusted account could have replaced it.
+ * - The relay returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
+ * - The relay connects to a service, or starts a program, only if no untrusted account could have replaced it.
  * - The host is the program that loaded the relay. It may be setuid, multi-threaded, or have descriptors 0-2 closed.
  *   The relay leaves its signal dispositions, environment, descriptors, children and static state unchanged.
  *   The exception is a helper that still runs after END_LIMIT (`leave_behind`).

@@ -9,8 +9,8 @@ Rules:
 4. A claim without a token is stale: its owner's record lacks the serial number. A killed process can leave a stale
    claim. The next process that needs the serial number replaces this claim.
 5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
-   record. It creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a process
-   that checked for `.import` before could still delete the claim.
+   record. The import creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a
+   process that checked for `.import` before could still delete the claim.
 6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
 7. The target of a claim can also be an entry of the stock (`stock_entries`). The owner is the user whose record has the
    token and to whom the claim points. Otherwise the owner is the stock, if its entry contains a token. This rule has

@@ -49,7 +49,7 @@ def new() -> UserRecord:
 
 
 def refused(record: UserRecord) -> UserRecord:
-    """Return the record of a decoy after one more refusal. It depends only on `record` (rule 2)."""
+    """Return the record of a decoy after one more refusal. The result depends only on `record` (rule 2)."""
     return record.refused_uncounted().with_recent(_REFUSAL)
 
 

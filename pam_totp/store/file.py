@@ -191,7 +191,7 @@ class FileStore:
         return file_name(user) + _SUFFIX
 
     def temporary(self, name: str) -> str:
-        """Return the name of the temporary file for `name`. It begins with a dot, unlike the file names of users."""
+        """Return the name of the temporary file for `name`: it begins with a dot, unlike the file names of users."""
         return f".{name}"
 
     def peek(self, folder: int, name: str) -> Slots | None:
@@ -365,7 +365,10 @@ class FileStore:
         return last.record
 
     def _claims(self, folder: int, name: str, old: UserRecord, new: UserRecord) -> AbstractContextManager[None]:
-        """Return the context of a write of `new` in place of `old`. It claims serial numbers, or raises SerialTaken."""
+        """Return the context of a write of `new` in place of `old`.
+
+        The context claims serial numbers, or raises SerialTaken.
+        """
         before, after = [t.serial for t in old.tokens], [t.serial for t in new.tokens]
         if before == after or not any(before + after):
             return suppress()

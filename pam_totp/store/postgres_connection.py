@@ -1,7 +1,7 @@
 """Connections to PostgreSQL with a deadline for every wait, and a pool of them.
 
 Rules:
-1. A query is never cancelled, even at a deadline or at Ctrl-C: a cancel would end the wait for the standby, and the
+1. A query is never cancelled, even at Ctrl-C or at a deadline. A cancel would end the wait for the standby, and the
    primary alone would commit. Instead, this process closes the socket.
 2. A statement might be in force after `Unanswered`, now or later. It is not in force after any other error.
 3. A notice makes a statement fail with `Noticed`, because the primary reports in a notice that it committed alone.
@@ -49,7 +49,7 @@ class Noticed(StoreError):
 
 
 class Refused(StoreError):
-    """The error for a statement that the server refused with the SQLSTATE `state`. It is not in force."""
+    """The error for a statement that the server refused with the SQLSTATE `state`. The statement is not in force."""
 
     def __init__(self, text: str, state: str) -> None:
         super().__init__(text)
@@ -135,8 +135,8 @@ class Connection:
                 self.close()
             if state == NO_TABLE:
                 text = (
-                    "the database has no tables of pam_totp: they were copied to another store, or never created"
-                    " (to create them, run 'pam-totp store init URL')"
+                    "the database has no tables of pam_totp: they were copied to another store, or must be created"
+                    " (run 'pam-totp store init URL')"
                 )
             raise Refused(text, state)
         if self._notices:

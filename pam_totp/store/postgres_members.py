@@ -300,7 +300,7 @@ def _required(work: Work, made: _Statements, sql: str, *parameters: str | int | 
 
 
 def _explained(work: Work, made: _Statements) -> list[Row]:
-    """Raise StoreError if the guard forbids changes. Otherwise return no rows: no change was necessary."""
+    """Raise StoreError if the guard forbids changes. Otherwise return an empty list: no change was necessary."""
     ((problem,),) = work.run(made.guard)
     if problem is not None:
         raise StoreError(f"the database does not keep changes safely: {text_of(problem)}")

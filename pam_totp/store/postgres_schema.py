@@ -7,8 +7,8 @@ Rules:
 3. A name is in the encoding of file names (`file.file_name`), which is ASCII in every database.
 4. `serial` contains the result of `serial_key` for each serial number. `name` is the owner, or NULL for a token in
    stock.
-5. The version of a record only increases, even if its user is deleted and enrolled again. It starts at the current
-   time.
+5. The version of a record only increases, even if its user is deleted and enrolled again. The version starts at the
+   current time.
 6. `stock` contains the entry of each serial number that is or was in stock (`stock`). An entry is deleted with its row
    of `serial`.
 7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that

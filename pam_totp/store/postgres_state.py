@@ -2,7 +2,7 @@
 
 Rules:
 1. The module only reads, under the role of the store.
-2. A value is None if the role may not see it, or if the server has no such setting.
+2. A value is None if the role may not see it, or if the server lacks the setting.
 3. A pooler reports its own process id, or shares one process of the server between two connections.
 """
 

@@ -8,8 +8,8 @@ Rules:
    owner is a user name, or a serial number in stock. A secret in another user's record cannot be decrypted. The name of
    a token is not bound, because the user may rename the token.
 3. A secret has one sealed text for each key, so a document has one encoding, and a login that changes only counters
-   keeps the text. The nonce is derived from the bound data and from the secret (as in RFC 8452): two different
-   secrets have different nonces, even if the process lacks randomness.
+   keeps the text. The nonce is derived from the bound data and from the secret (as in RFC 8452). Two different secrets
+   have different nonces, even if the process lacks randomness.
 4. A login never makes a document longer, because all sealed texts of a secret have the same length.
 5. An error names the place, and never shows a secret.
 """

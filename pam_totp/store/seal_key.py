@@ -9,7 +9,7 @@ Rules:
 4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
    writes no secret either. The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
 5. A process reads the keyring once. The commands of `pam-totp seal` restart the services. A process whose keyring is
-   older than the note writes no record (`require_current`), because no other process could open the record.
+   older than the note writes no record (`require_current`), because only that process could open the record.
 """
 
 from __future__ import annotations

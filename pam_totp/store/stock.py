@@ -3,7 +3,7 @@
 Rules:
 1. The stock has an entry for each serial number that was imported into it. The entry contains the token, with its key,
    while the token is in stock. It contains no key while a user has the token.
-2. A token is in the record of one user, or in stock. `exchange` changes the record and the stock together: after a kill
+2. A token is in the record of one user, or in stock. `exchange` changes the record and the stock together. After a kill
    at any moment, the serial number has one owner, and only the record or the stock has the key.
 3. A returned token keeps its counter or step. Codes that one user has used are refused for the next user too.
 4. Serial numbers are compared by `core.serials`.
@@ -75,8 +75,8 @@ class Held(NamedTuple):
 
 
 if TYPE_CHECKING:
-    # the old record, and the entries of the named serial numbers (None for a serial number without an entry)
-    # -> the new record (None: delete it), the entries to add to the stock, and the result
+    # The arguments: the old record, and the entries of the named serial numbers (None: there is no entry). The results:
+    # the new record (None: delete it), the entries to add to the stock, and the result.
     Exchange = Callable[
         [UserRecord, Mapping[str, StockEntry | None]], tuple[UserRecord | None, Sequence[StockEntry], R]
     ]
@@ -155,7 +155,7 @@ def is_in_stock(store: Store, serial: str) -> bool:
 
 
 def owner_of(serial: str) -> str:
-    """Return the owner of a token in stock, for the seal. It contains NUL, and so differs from each user name."""
+    """Return the owner of a token in stock, for the seal. The text contains NUL, so it differs from each user name."""
     return f"\0stock\0{serial_key(serial)}"
 
 

@@ -1,9 +1,9 @@
 """The stock of a file store: entries in the folder `.stock`, and claims in the folder `.serial`.
 
 Rules:
-1. `exchange` holds the lock of the user's record, then the locks of the claims. It writes in this order: entries of
-   tokens that are added to the stock, claims of tokens that are removed from it, the record, and the rest
-   (`claims.settle`). Each write is durable before the next. Rule 7 of `claims` names the owner after a kill.
+1. `exchange` holds the lock of the user's record, then the locks of the claims. It first writes the entries of tokens
+   that are added to the stock. Then it writes the claims of tokens that are removed from the stock, the record, and the
+   rest (`claims.settle`). Each write is durable before the next. Rule 7 of `claims` names the owner after a kill.
 2. `add` writes all entries to a folder beside `.stock`, and flushes them. The rename of that folder to `.stock.ready`
    is the moment of the import. Then it moves each entry into `.stock`, under the lock of the claim. The next use of the
    stock completes a killed `add`.

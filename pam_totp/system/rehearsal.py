@@ -119,7 +119,7 @@ def prove(
     else:
         place = " on an authority" if _is_member() else ""
         remedy = (
-            f"check the password and the code; 'pam-totp list {user}'{place} shows whether {user} has a token; "
+            f"check the password and the code, and by 'pam-totp list {user}'{place} that {user} has a token; "
             "--for-user names another user"
         )
         raise RehearsalError(f"{user} could not log in to {service}: {outcome} ({remedy})")

@@ -2,7 +2,7 @@
 
 Rules:
 - The real sshd decides whether a block applies to a login (sshd -T -C). This module only finds logins that may fit.
-- A block that names users or groups yields a login of each person whom it fits. Any other block yields one login.
+- A block that names users or groups yields a login of each user whom it fits. Any other block yields one login.
 - A block is skipped if its patterns fit none of the addresses, hosts and ports that this module tries.
 """
 
@@ -50,7 +50,7 @@ LOCAL = Place()
 def logins(
     texts: Iterable[str], people: Sequence[str], groups_of: Callable[[str], Iterable[str]]
 ) -> list[tuple[str, Place]]:
-    """Return the logins to check: every person at LOCAL, then for each Match block the people that it may fit."""
+    """Return the logins to check: of every user at LOCAL, then for each Match block of the users that it may fit."""
     found = [(name, LOCAL) for name in people]
     for criteria in (_criteria(words) for text in texts for keyword, words in lines(text) if keyword == "match"):
         place = _place(criteria)
@@ -96,7 +96,7 @@ def _example(patterns: str | None, usual: Sequence[str], is_valid: Callable[[str
 
 
 def _users(criteria: dict[str, str], people: Sequence[str], groups_of: Callable[[str], Iterable[str]]) -> list[str]:
-    """Return the users to check: the users that the block names, and the people who fit its patterns."""
+    """Return the users to check: those that the block names, and those in `people` that fit its patterns."""
     users, groups = criteria.get("user"), criteria.get("group")
     if users is None and groups is None:
         return [next((name for name in people if name != "root"), "root")]

@@ -194,8 +194,8 @@ def _add_error_pages(app: Flask) -> None:
         # Other forms are on pages that need the cookie. They expire, for example after a sign-out in another tab.
         if request.endpoint == request_limits.SIGN_IN and not cast(Cookies, app.session_interface).was_sent(request):
             return _message_page(gettext("Your browser blocks cookies"), gettext(NO_COOKIE), status=400)
-        text = gettext("This form is out of date and was ignored. Nothing was changed.")
-        return _message_page(gettext("The form is out of date"), text, status=400)
+        text = gettext("This form has expired and was ignored. Nothing was changed.")
+        return _message_page(gettext("The form has expired"), text, status=400)
 
     def out_of_reach(error: StoreError | ClientError) -> Response:
         sink, user = current_portal().config.sink, current_session().state.user
@@ -204,7 +204,7 @@ def _add_error_pages(app: Flask) -> None:
         return _message_page(gettext("Not available now"), text, status=503, retry_after=A_MINUTE)
 
     def too_many_checks(_: TooManyChecks) -> Response:
-        text = gettext("Too many people are signing in now. Wait a minute, then try again.")
+        text = gettext("Too many users are signing in now. Wait a minute, then try again.")
         return _message_page(gettext("Too many sign-ins"), text, status=503, retry_after=A_MINUTE)
 
     def http_error(error: HTTPException) -> Response:

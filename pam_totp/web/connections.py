@@ -7,7 +7,7 @@ Rules:
 - A connection has `REQUEST_TIMEOUT` seconds from its start to its first complete request, and from each response to the
   next request. The server closes the connection that has waited longest if many connections wait for a request.
   Therefore, slow clients cannot block other clients.
-- A client that does not read its responses occupies one descriptor, and little memory: a connection has few requests at
+- A client that does not read its responses occupies one descriptor, and little memory. A connection has few requests at
   once, and a response keeps no file open.
 """
 

@@ -50,7 +50,7 @@ STOCK_TEXTS = {
     StockReason.ASSIGNED: lazy_gettext("Another user has the key fob with this serial number."),
     StockReason.TOO_MANY_TOKENS: lazy_gettext("This user has the maximum number of tokens."),
 }
-ALREADY_SHOWN = lazy_gettext("A code is shown only once. Create a new one if the user did not get it.")
+ALREADY_SHOWN = lazy_gettext("A code is shown only once. Create a new code if the user did not get it.")
 
 LOGGED = {"ticket": "invite", "disable": "disable-token", "enable": "enable-token"}  # page -> name in the audit log
 
@@ -248,14 +248,14 @@ KINDS = {
     ),
     "assign": Kind(
         lazy_gettext("Assign a key fob"),
-        lazy_gettext("The user gets a key fob of the stock, and puts it into use by two codes."),
+        lazy_gettext("The user gets a key fob that is in stock, and puts it into use by two codes."),
         lazy_gettext("Assign"),
         AssignForm,
         _assign,
     ),
     "replace": Kind(
         lazy_gettext("Replace a key fob"),
-        lazy_gettext("The user gets another key fob of the stock in place of this one."),
+        lazy_gettext("Another key fob in stock replaces this key fob."),
         lazy_gettext("Replace"),
         ReplaceForm,
         _replace,
@@ -289,14 +289,14 @@ def change(what: str) -> Page:
         return _change_page(what, user, form)
     made = kind.make(desk, by, user, form)
     if isinstance(made, Handed):
-        current_session().set_handed(made)
+        current_session().set_to_hand_over(made)
         return redirect_to("desk.code")
     flash(made)
     return _to_person(user)
 
 
 def _is_in_stock(desk: Desk, by: str, form: Any) -> bool:
-    """Check the serial number before the member's code is used up."""
+    """Return True if the form has no serial number, or the number of a key fob in stock. Use up no code."""
     if "serial" not in form:
         return True
     try:
@@ -320,10 +320,10 @@ def _change_page(what: str, user: str, form: FormWithProof) -> Page:
 
 def _is_shown(what: str, user: str) -> bool:
     """Return True if the change `what` has created a code for the user that the member must still hand over."""
-    handed = current_session().handed
-    if handed is None or handed.user != user:
+    kept = current_session().to_hand_over
+    if kept is None or kept.user != user:
         return False
-    return what == ("temporary-code" if handed.token is None else "ticket")
+    return what == ("temporary-code" if kept.token is None else "ticket")
 
 
 # ---- a code to hand over
@@ -332,16 +332,16 @@ def _is_shown(what: str, user: str) -> bool:
 @pages.get("/code")
 @requires_desk
 def code() -> Page:
-    handed = current_session().handed
-    if handed is None:
+    kept = current_session().to_hand_over
+    if kept is None:
         flash(gettext(ALREADY_SHOWN))
         return redirect_to("desk.find")
-    return render_template("desk_code.html", handed=handed)
+    return render_template("desk_code.html", handed=kept)
 
 
 @pages.post("/code")
 @requires_desk
 def code_handed_over() -> Page:
-    handed = current_session().handed
-    current_session().set_handed(None)
-    return redirect_to("desk.find") if handed is None else _to_person(handed.user)
+    kept = current_session().to_hand_over
+    current_session().set_to_hand_over(None)
+    return redirect_to("desk.find") if kept is None else _to_person(kept.user)

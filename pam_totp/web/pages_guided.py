@@ -3,7 +3,7 @@
 Rules:
 - The enrolment begins with a ticket or, where the site allows that, with the password alone. A user with a lost token
   begins with a recovery code, a temporary code or a ticket.
-- The beginning uses up no code. The first code of the new token makes all changes at once: it uses up the proof,
+- The beginning uses up no code. The first code of the new token makes all changes at once. It uses up the proof,
   removes the lost tokens, confirms the new token and replaces the recovery codes.
 - The session is at the step ENROLLING until then, and can open only these pages.
 - The key of a ticket's token is in the record, so every browser with the ticket shows the same key. Any other new key
@@ -38,8 +38,8 @@ from pam_totp.web.sessions import Enrolment, Step
 from pam_totp.web.texts import gettext, lazy_gettext
 
 REFUSED_TICKET = lazy_gettext(
-    "Refused. Compare it with your ticket. A ticket works once, and only until its end."
-    " Ask for a new one if it has ended."
+    "Refused. Compare it with your ticket. A ticket works once, and only until it expires."
+    " Ask for a new ticket if it has expired."
 )
 REFUSED_PROOF = lazy_gettext(
     "Refused. Compare it with your list or ticket. Each code works once, so try one that you have not used."

@@ -92,7 +92,10 @@ def _proof_form() -> ProofForm:
 
 
 def new_code_hint(record: UserRecord, now: int) -> str:
-    """Return a hint on how to get a code that is not used up, with the seconds until a clock shows it."""
+    """Return a hint on how to get an unused code.
+
+    The hint has the seconds until then if all active tokens are TOTP tokens whose current code is used up.
+    """
     active = [t for t in record.tokens if t.active]
     waits = [(t.next_factor - t.drift) * t.period - now for t in active if isinstance(t, TotpToken)]
     if not waits:

@@ -39,8 +39,8 @@ SIGN_IN = "signin.sign_in"
 LARGER = (1, 2, 4)  # factors of the limit of one address, for the networks of core.address.PREFIXES
 PAGES = 10  # factor of `per_address`: requests for pages
 CHANGES = 20  # a minute from one address
-# The POST requests that take a password or a code, the step of the session that they need (None: any), and their limit
-# in a minute from one address (None: `per_address`).
+# The POST requests that take a password or a code. The values are the step of the session that a request needs (None:
+# any), and its limit in a minute from one address (None: `per_address`).
 LIMITS: dict[str, tuple[Step | None, int | None]] = {
     SIGN_IN: (None, None),
     "signin.code": (Step.PASSWORD, None),

@@ -130,14 +130,14 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
         self._change(lambda session: replace(session, recovery_codes=tuple(codes)))
 
     @property
-    def handed(self) -> Handed | None:
-        """The code that a desk member must still hand over, including a code from another request."""
+    def to_hand_over(self) -> Handed | None:
+        """The temporary code or ticket that a desk member must still hand over, also if another request made it."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
-        return None if stored is None else stored.handed
+        return None if stored is None else stored.to_hand_over
 
-    def set_handed(self, handed: Handed | None) -> None:
-        """Keep a code until the desk member confirms that the user has it."""
-        self._change(lambda session: replace(session, handed=handed))
+    def set_to_hand_over(self, made: Handed | None) -> None:
+        """Keep a temporary code or a ticket until the desk member confirms that the user has it."""
+        self._change(lambda session: replace(session, to_hand_over=made))
 
     def _change(self, change: Callable[[Session], Session]) -> Session | None:
         """Change the stored session. Return the session before the change, or None if it has ended."""

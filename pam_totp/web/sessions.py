@@ -82,7 +82,7 @@ class Session:
 
     `by_code` is True if the user gave a code. Otherwise, the session is valid only until the user has a token. `values`
     belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5).
-    `handed` is the code that a desk member must still hand over.
+    `to_hand_over` is the temporary code or the ticket that a desk member must still hand over.
     """
 
     step: Step = Step.ANONYMOUS
@@ -96,7 +96,7 @@ class Session:
     earlier: Earlier = field(default=Earlier.NONE, repr=False)
     first_codes: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)  # form -> its fields
     enrolment: Enrolment | None = field(default=None, repr=False)
-    handed: Handed | None = field(default=None, repr=False)
+    to_hand_over: Handed | None = field(default=None, repr=False)
     values: dict[str, object] = field(default_factory=dict, repr=False)
 
     def is_expired(self, now: float) -> bool:
@@ -179,7 +179,7 @@ class Sessions:
                     earlier=after.earlier,
                     first_codes=after.first_codes,
                     enrolment=after.enrolment,
-                    handed=after.handed,
+                    to_hand_over=after.to_hand_over,
                 )
             return before
 

@@ -134,7 +134,7 @@ def test_resync_sets_the_drift_of_a_time_token(site: Site) -> None:
         (
             ["resync", ME, "fbo"],
             "must be two or three codes in a row from one token, of 6 to 8 digits each "
-            "(select a token by --token NAME, or omit the codes to enter them at a prompt)",
+            "(give --token NAME, or omit the codes)",
         ),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_token_of_another_user_is_refused_and_the_user_named(box: Site) -> Non
     assert "zoe has the token with the serial number T-1; nothing was changed" in refused.stderr
     refused = box.command("enroll", ME, "--serial", "t2", "--secret-stdin", "--yes", stdin=f"hex:{'ab' * 20}\n")
     assert refused.returncode == 1
-    assert "is in stock; nothing was changed (give it to a user with 'pam-totp assign t2 USER')" in refused.stderr
+    assert "is in stock; nothing was changed (assign it with 'pam-totp assign t2 USER')" in refused.stderr
 
 
 def test_a_vendors_file_cannot_enrol_a_token_in_stock(box: Site, tmp_path: Path) -> None:

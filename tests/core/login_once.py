@@ -4,7 +4,8 @@
 process and prints the process ID. The process waits for a further line, performs the change WORD, and prints:
 - the name of the outcome, if WORD is an answer
 - WORD, if WORD is 'decoy' or a name in `CHANGES`
-Then the program prints 'exit' and the exit status. It forks because a new Python for each change would be slower.
+Then the program prints 'exit' and the exit status. The program forks because a new Python for each change would be
+slower.
 """
 
 import ctypes

@@ -237,7 +237,7 @@ class Model:
     def _completes(token: ModelToken, place: int, codes: list[str], now: int, policy: dict[str, int]) -> bool:
         """Return True if `codes` completes the pair (law 5).
 
-        It is the next code, near the clock, of a token that was not used after the pair.
+        The code must be the next code, near the clock, of a token that was not used after the pair.
         """
         reach = max(policy["window"], policy["resync_steps"])
         last_places = [token.step(now) + token.drift + off for off in range(-reach, reach + 1)] if token.period else []

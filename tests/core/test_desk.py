@@ -368,7 +368,7 @@ def test_a_temporary_code_opens_one_login_before_its_end(bench: Bench) -> None:
     assert handed.code.replace("-", "") not in "".join(bench.lines)
     assert handed.ends == NOW + HOUR
     bench.now += HOUR
-    assert bench.log_in(handed.code) is Outcome.WRONG, "after its end"
+    assert bench.log_in(handed.code) is Outcome.WRONG, "after its expiry"
     bench.now -= 1
     assert bench.log_in(handed.code) is Outcome.TEMPORARY
     assert bench.log_in(handed.code) is Outcome.WRONG, "a second time"

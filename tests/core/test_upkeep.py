@@ -152,7 +152,7 @@ def test_a_damaged_slot_is_written_again(folder: Path, store: FileStore) -> None
 def test_a_temporary_file_of_a_running_process_of_version_1_is_kept(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process holds the user's lock. It would fail if a repair deleted the file before the process renames it."""
+    """The process holds the user's lock, and would fail if a repair deleted the file before the process renames it."""
     monkeypatch.setattr(upkeep, "LOCK_WAIT", 0.01)
     temporary = folder / ".bob.json.tmp"
     temporary.touch(0o600)

@@ -1,6 +1,6 @@
 """Tests of a new project, created by `startproject` and changed as docs/web.md describes, with the real service.
 
-`make test` uses the installed Django. `make test-django` uses environments with Django 4.2, 5.2 and the newest.
+`make test` uses the installed Django. `make test-django` uses environments with Django 4.2, 5.2 and the newest release.
 """
 
 from __future__ import annotations

@@ -239,6 +239,60 @@ def test_the_days_of_the_certificate_are_counted(
     assert all(words in finding.what for finding in found)
 
 
+# ---- logins with break-glass
+
+BREAK_GLASS_ON = "centre_down = 'break-glass'\n"
+
+
+def effects(findings: list[Finding]) -> list[str]:
+    """Return the consequences of the errors for logins."""
+    return [finding.what.rpartition("; ")[2] for finding in findings if finding.severity is ERROR]
+
+
+def test_without_credentials_break_glass_is_an_exception(members: Scripted, store: FileStore, tmp_path: Path) -> None:
+    emergency(store, "root", 2)
+    site, exception = (
+        scripted(members, health(members), more=BREAK_GLASS_ON),
+        "every login is refused, except by break-glass",
+    )
+    (members.credentials / "key.pem").write_text(make_key())  # does not fit the certificate
+    assert effects(examine(tmp_path, site)) == [exception]
+    (members.credentials / "key.pem").chmod(0o644)
+    assert effects(examine(tmp_path, site)) == [exception]
+    (members.credentials / "key.pem").unlink()
+    assert effects(examine(tmp_path, site)) == [exception]
+
+
+def test_after_the_certificate_s_end_break_glass_is_an_exception(
+    members: Scripted, store: FileStore, tmp_path: Path
+) -> None:
+    emergency(store, "root", 2)
+    signed = members.authority.sign("web1", days=(-95, -5))
+    (members.credentials / "certificate.pem").write_bytes(signed.certificate)
+    (members.credentials / "key.pem").write_bytes(signed.key)
+    site = scripted(members, health(members), more=BREAK_GLASS_ON)
+    assert effects(examine(tmp_path, site)) == ["every login is refused, except by break-glass"]
+
+
+def test_a_revoked_member_has_no_break_glass(members: Scripted, store: FileStore, tmp_path: Path) -> None:
+    """A refusal of the member is an answer of an authority, so the host does not use its own recovery codes."""
+    emergency(store, "root", 2)
+    refusing = members.server(lambda request: (401, {"error": "the member is revoked"})).address
+    closed = f"127.0.0.1:{free_port()}"
+    found = examine(tmp_path, scripted(members, refusing, closed, more=BREAK_GLASS_ON))
+    assert effects(found) == ["every login is refused"] * 2
+    found = examine(tmp_path, scripted(members, closed, more=BREAK_GLASS_ON))
+    assert effects(found) == ["every login is refused, except by break-glass"]
+
+
+def test_an_authority_that_refuses_the_member_refuses_its_logins(members: Scripted, tmp_path: Path) -> None:
+    """A login does not ask another authority after a refusal of the member."""
+    refusing = members.server(lambda request: (401, {"error": "the member is revoked"})).address
+    [finding] = examine(tmp_path, scripted(members, refusing, health(members)))
+    assert (finding.severity, finding.code) == (WARNING, Code.MEMBER_REFUSED)
+    assert finding.what.endswith(": the member is revoked; this authority refuses every login that asks it")
+
+
 # ---- break-glass and the store of the host
 
 

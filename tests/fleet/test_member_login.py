@@ -402,6 +402,15 @@ def test_break_glass_works_without_the_credentials_too(members: Fleet, store: Fi
     assert "key.pem: no such file or directory" in made.log[0]
 
 
+def test_break_glass_works_after_the_end_of_the_certificate(members: Fleet, store: FileStore) -> None:
+    signed = members.authority.sign("web1", days=(-95, -5))
+    (members.credentials / "certificate.pem").write_bytes(signed.certificate)
+    (members.credentials / "key.pem").write_bytes(signed.key)
+    made = Login(members, members.server().address, store=Path(store.folder), centre_down="break-glass")
+    assert made.run(RECOVERY.encode()) is Result.ACCEPTED
+    assert "the certificate of this host has expired" in made.log[0]
+
+
 def test_a_store_that_fails_under_break_glass_is_named(members: Fleet, store: FileStore) -> None:
     Path(store.folder).chmod(0o755)
     made = unreachable(members, store)

@@ -1,5 +1,4 @@
-"""Tests of RadSec: Tests of FreeRADIUS over TLS, with packets that the test builds, and with radsecproxy for stock
-clients."""
+"""Tests of RadSec (FreeRADIUS over TLS), with packets that the test builds, and with radsecproxy for stock clients."""
 
 from __future__ import annotations
 
@@ -95,7 +94,7 @@ def test_without_a_certificate_of_the_ca_there_is_no_login(
 
 @pytest.mark.skipif(shutil.which("radsecproxy") is None, reason="needs the package radsecproxy")
 def test_stock_pam_radius_auth_logs_in_through_radsecproxy(fleet: Fleet, encrypted: Encrypted, tmp_path: Path) -> None:
-    """The packets need no Message-Authenticator: plain RADIUS does not leave the host."""
+    """The packets may lack a Message-Authenticator, because plain RADIUS stays on the host."""
     port, client = free_udp_port(), encrypted.ca.sign("proxy")
     certificate, key = client.write(tmp_path, "proxy")
     configuration = tmp_path / "radsecproxy.conf"

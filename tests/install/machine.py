@@ -98,7 +98,7 @@ class Fresh(Machine):
         def is_new() -> bool:
             try:
                 return path.stat().st_mtime_ns != before
-            except FileNotFoundError:  # sshd removes the file before it writes the new one
+            except FileNotFoundError:  # sshd removes the file before it writes the new file
                 return False
 
         until(is_new, "sshd writes its pid file again")

@@ -365,7 +365,7 @@ def test_a_pooler_is_a_warning(url: str, pooler: Callable[[str], str], tmp_path:
 
 @pytest.fixture
 def patroni(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the settings that a fake Patroni returns. It listens on the address in Patroni's configuration."""
+    """Yield the settings that a fake Patroni returns, on the address in Patroni's configuration."""
     settings: dict[str, Any] = {"synchronous_mode": True, "synchronous_mode_strict": True}
 
     class Answers(BaseHTTPRequestHandler):

@@ -28,7 +28,7 @@ NOW = 1_700_000_000
 
 
 def in_a_child(work: Callable[[], bool]) -> bool:
-    """Return the result of `work` in a child process with its own limits."""
+    """Return True if `work` returns True in a child process with its own limits."""
     child = os.fork()
     if child == 0:
         found = 2

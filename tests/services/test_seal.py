@@ -32,7 +32,7 @@ def sealed(machine: Machine) -> Iterator[None]:
     done = machine.pam_totp("seal", "init", "--yes")
     assert done.returncode == 0, done.stderr
     assert f"{STORE}: 1 record sealed now; key " in done.stdout
-    assert "restart the services of pam_totp that run, because systemd did not" in done.stdout
+    assert "restart the running services of pam_totp, because systemd did not" in done.stdout
     yield
     machine.run("rm", "-rf", seal_key.FOLDER, "/etc/systemd/system")
 

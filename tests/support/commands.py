@@ -79,7 +79,7 @@ def _umask() -> int:
 
 @cache
 def _forker() -> socket.socket:
-    """Start the process that forks, and return a socket to it. It exits when this process closes the socket."""
+    """Start the process that forks, and return a socket to it. The forker exits when this process closes the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.commands", str(theirs.fileno())]
     subprocess.Popen(command, cwd=TREE, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)

@@ -27,7 +27,7 @@ from tests.support import etc
 _TREE = Path(__file__).resolve().parent.parent.parent
 _SITE_FILE = Path("/etc/pam_totp.toml")
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb"}
-# Prefixes of the variables that tests read. The suite removes all other variables.
+# Prefixes of the variables that tests read. The suite removes other variables, except those in `_clean_environment`.
 _KEPT = ("PYTEST_", "COV", "HYPOTHESIS_", "TORTURE_", "PAM_TOTP_EXAMPLES", "PAM_TOTP_DJANGO", "PYTHONDONTWRITEBYTECODE")
 # Variables that enable tests of other systems. The host's apt settings select the packages of these systems.
 OWN_SYSTEMS = {

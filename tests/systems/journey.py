@@ -118,7 +118,7 @@ class Journey:
         return Run(status, output, seconds, len(self._root.installed() - before))
 
     def _row(self, title: str, done: Run, *, is_good: bool | None = None, tests: Results | None = None) -> bool:
-        """Report the step; return True if it succeeded."""
+        """Report the step. Return True if it succeeded."""
         good = done.is_good if is_good is None else is_good
         step = self._label + title
         system = self._root.system.title

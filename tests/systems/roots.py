@@ -210,8 +210,9 @@ def _run_alone(*words: str) -> tuple[int, str]:
 
 _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL")
 _QUIET = {"DEBIAN_FRONTEND": "noninteractive"}
-# The arguments: an empty folder of the host, the base root, "overlay" or "writable", then pairs of a folder of the host
-# and its mount point in the root. The overlay's folders have relative names, because mount options cannot quote a path.
+# The arguments are an empty folder of the host, the base root, and "overlay" or "writable". Pairs of a folder of the
+# host and its mount point in the root follow. The overlay's folders have relative names, because mount options cannot
+# quote a path.
 _ENTER = r"""
 set -eu
 scratch=$1 base=$2 way=$3

@@ -204,7 +204,7 @@ def test_a_restored_snapshot_repeats_codes(simulation: Simulation, tmp_path: Pat
 def test_a_snapshot_of_another_model_is_refused(simulation: Simulation, tmp_path: Path) -> None:
     done = token_sim("new", tmp_path / "other", "--profile", "yubikey")
     assert done.returncode == 0
-    with pytest.raises(ValueError, match="is a yubikey token"):
+    with pytest.raises(ValueError, match="must be a snapshot of a generic token with 128 bytes of memory"):
         simulation.command({"do": "restore", "from": str(tmp_path / "other")})
 
 

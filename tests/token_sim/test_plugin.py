@@ -115,7 +115,7 @@ class TestMarks:
     [
         (["c20"], {}, "token_sim: unknown profile 'c20': did you mean 'c200'?"),
         ([], {"profile": "rsa"}, "token_sim: unknown profile 'rsa': must be one of generic, c100, c200, etoken-pass"),
-        (["c200"], {"profile": "c100"}, "token_sim: one profile is required at most"),
+        (["c200"], {"profile": "c100"}, "token_sim: at most one profile is allowed"),
         ([], {"digit": 8}, "token_sim: unknown option 'digit': did you mean 'digits'?"),
         ([], {"counters": 8}, "token_sim: unknown option 'counters': did you mean 'counter'?"),
         ([], {"type": "hotpp"}, "token_sim: unknown type 'hotpp': did you mean 'hotp'?"),

@@ -1,7 +1,7 @@
 """Logins through the real helper or service with a fault at a system call: a kill before the call, or an error.
 
 The test starts the process, waits for its prompt, attaches strace, and then sends the answer. The trace therefore
-contains the calls from the answer to the result: the process reads the secret file, decides, and records the use of the
+contains the calls from the answer to the result. The process reads the secret file, decides, and records the use of the
 code.
 """
 

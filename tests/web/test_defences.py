@@ -419,7 +419,7 @@ def test_every_error_page_has_a_title_of_its_own(site: Site, monkeypatch: pytest
         (browser.post("/sign-in", {"user": "alice"}), 400, "Your browser blocks cookies"),
         (browser.post("/sign-in", {}, content_type="text/plain"), 415, "The request failed"),
         (browser.post("/sign-in", {"csrf_token": browser.open("/sign-in").csrf, **long}), 413, "The form is too long"),
-        (browser.post("/sign-in", {"csrf_token": "x"}), 400, "The form is out of date"),
+        (browser.post("/sign-in", {"csrf_token": "x"}), 400, "The form has expired"),
     ]
     browser.sign_in()
     monkeypatch.setattr(portal.app.extensions["pam_totp"].second_factor, "verify", None)

@@ -16,7 +16,7 @@ from tests.support.site import KEY, codes, fob
 from tests.web.kit import Portal
 
 OTHER, HANDED_OUT = KEY[::-1], b"7" * 20
-DONE, OLD = "This change was already made", "This form is out of date and was ignored. Nothing was changed."
+DONE, OLD = "This change was already made", "This form has expired and was ignored. Nothing was changed."
 
 
 @pytest.mark.parametrize(

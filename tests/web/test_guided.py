@@ -40,7 +40,7 @@ def portal(site: Site) -> Portal:
 
 
 def ticket(portal: Portal, token: Token | None = None, ends: float = DAY) -> str:
-    """Create a ticket for alice that ends in `ends` seconds, and return the ticket."""
+    """Create a ticket for alice that expires in `ends` seconds, and return the ticket."""
     now = int(portal.wall())
     new = token or new_token("totp", name="new phone", secret=b"n" * 20, algorithm="SHA1", digits=6, now=now)
 
@@ -172,8 +172,8 @@ def test_a_wrong_ticket_costs_what_a_refusal_costs_and_is_not_counted(portal: Po
         assert (page.status, page.heading) == (401, START)
         errors.append(page.error)
     assert set(errors) == {
-        "Refused. Compare it with your ticket. A ticket works once, and only until its end."
-        " Ask for a new one if it has ended."
+        "Refused. Compare it with your ticket. A ticket works once, and only until it expires."
+        " Ask for a new ticket if it has expired."
     }
     assert sum("refused user=alice reason=not-enrolled" in line for line in portal.log) == 2
     assert portal.site.record("alice").failures == 0
@@ -265,7 +265,7 @@ def test_a_ticket_that_ends_or_is_replaced_on_the_way_is_said(portal: Portal) ->
     key = b"n" * 20
     ticket(portal, new_token("totp", name="x", secret=b"x" * 20, algorithm="SHA1", digits=6, now=0))
     page = browser.send(code=code_of_app(key, portal.wall))
-    assert (page.status, page.heading) == (410, "The ticket has ended")
+    assert (page.status, page.heading) == (410, "The ticket is no longer valid")
     assert other.open("/set-up/app").status == 410
     assert browser.send().notice == "Nothing was changed."
     assert tokens(portal) == []

@@ -368,7 +368,7 @@ def test_an_old_form_changes_nothing_and_gets_a_clear_page(portal: Portal) -> No
     for old, fields in ((sign_in, {"user": "alice", "password": PASSWORD}), (code, {"proof": codes(1)})):
         page = browser.post(old.action, {"csrf_token": old.csrf, **fields})
         assert page.status == 400
-        assert "This form is out of date and was ignored." in page.text
+        assert "This form has expired and was ignored." in page.text
         assert "Go to your tokens" in page.text
     assert browser.open("/").heading == "Your tokens"
     assert portal.site.counter("alice") == 1, "the old form does not use up its code"

@@ -164,8 +164,9 @@ class Simulation:
         with open(path, encoding="utf-8") as stream:
             old = TokenFile.parse(path, stream.read())
         if old.profile is not self.device.profile or len(old.read()) != len(self.device.memory.read()):
-            models = f"it is a {old.profile.name} token, and this is a {self.device.profile.name} token"
-            raise BadRequest(f"{path} cannot be restored: {models}")
+            size = len(self.device.memory.read())
+            required = f"must be a snapshot of a {self.device.profile.name} token with {size} bytes of memory"
+            raise BadRequest(f"{path} cannot be restored: {required}")
         self.device.restore(old.read(), old.hardware)
         return self.oracle()
 

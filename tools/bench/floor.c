@@ -1,7 +1,7 @@
 /* floor SOCKET STORE
  *
  * A service that makes the system calls of a login, and accepts every answer. Its time is a lower bound for services
- * that use a socket, a lock, two reads of the record, a durable write, and a log line.
+ * with a socket, a lock, two reads of the record, a durable write and a log line.
  *
  * The steps of a login:
  * - Accept the connection, and read the hello and the record.

@@ -116,7 +116,7 @@ def _copies(context: Context, state: State) -> Iterator[Finding]:
         remedy = f"stop that server; after a restore from a backup, {_RESTORE}"
         yield _finding(ERROR, Code.DATABASE_OUTDATED, f"{what}every code is refused", remedy)
     elif state["is_moved"]:
-        what = "the database was restored from a dump, or moved, and was not fenced: used codes are accepted again"
+        what = "the database was restored from a dump, or moved, and was not fenced: used codes may be accepted again"
         remedy = f"{_RESTORE}; after an upgrade without logins, run 'pam-totp authority fence --epoch-only'"
         yield _finding(WARNING, Code.DATABASE_RESTORED, what, remedy)
     elif epoch > least:

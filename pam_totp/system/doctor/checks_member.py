@@ -2,7 +2,7 @@
 
 Rules:
 - All authorities are asked at once, for at most `fleet_member.WAIT` seconds.
-- One authority that answers is enough for logins, so a problem of some authorities is a warning.
+- One authority that decides is enough if the others are out of reach, so a problem of some authorities is a warning.
 - Only the authorities know the enrolled users, and no check asks for these users.
 """
 
@@ -27,6 +27,7 @@ CLOCK_OFF, CLOCK_WRONG = 300, DAY  # seconds: certificates are valid from a day 
 OLD_CODES = 365  # days
 _JOIN = "run 'pam-totp member add' for this host on an authority, then 'pam-totp join' here"
 _BREAK_GLASS = "run 'pam-totp member break-glass USER'"
+_REFUSED = "every login is refused"
 
 
 def member(context: Context) -> Iterator[Finding]:
@@ -83,20 +84,20 @@ def _files(settings: MemberSettings) -> Iterator[Finding]:
         try:
             status = os.lstat(path)
         except OSError as e:
-            what = f"{path}: {(e.strerror or str(e)).lower()}; every login is refused"
+            what = f"{path}: {(e.strerror or str(e)).lower()}; {_outage(settings)}"
             yield _finding(ERROR, Code.MEMBER_FILE, what, _JOIN)
             continue
         found = stat.S_IMODE(status.st_mode)
         if not (stat.S_ISDIR if path == folder else stat.S_ISREG)(status.st_mode):
             kind = "folder" if path == folder else "regular file"
-            yield _finding(ERROR, Code.MEMBER_FILE, f"{path}: must be a {kind}; every login is refused", _JOIN)
+            yield _finding(ERROR, Code.MEMBER_FILE, f"{path}: must be a {kind}; {_outage(settings)}", _JOIN)
             continue
         if status.st_uid != owner and (mode is not None or status.st_uid != 0):
-            what = f"{path}: must belong to {_name(owner)}, not to {_name(status.st_uid)}; every login is refused"
+            what = f"{path}: must belong to {_name(owner)}, not to {_name(status.st_uid)}; {_outage(settings)}"
             yield _finding(ERROR, Code.MEMBER_FILE, what, f"run 'chown {_name(owner)}: {path}'")
         if (mode is not None and found != mode) or found & 0o022:
             wanted = 0o600 if mode is None else mode
-            what = f"{path}: its mode is {found:04o}; every login is refused"
+            what = f"{path}: its mode is {found:04o}; {_outage(settings)}"
             yield _finding(ERROR, Code.MEMBER_FILE, what, f"run 'chmod {wanted:04o} {path}'")
 
 
@@ -107,22 +108,27 @@ def _name(uid: int | None) -> str:
         return str(uid)
 
 
+def _outage(settings: MemberSettings) -> str:
+    """Return the consequence for logins if no authority can be asked."""
+    return "every login is refused, except by break-glass" if settings.allows_break_glass else _REFUSED
+
+
 # ---- authorities
 
 
 def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding]:
     state = fleet_member.state_of(settings)
-    yield from certificate(context, settings.certificate, state.ends)
+    yield from certificate(context, settings, state.ends)
     if state.problem is not None:
-        yield _finding(ERROR, Code.MEMBER_CREDENTIALS, f"{state.problem}; every login is refused", _JOIN)
+        yield _finding(ERROR, Code.MEMBER_CREDENTIALS, f"{state.problem}; {_outage(settings)}", _JOIN)
         return
     if not state.seen:
         return
     decides = [seen for seen in state.seen if seen.problem is None and seen.store == "ok"]
     worst = WARNING if decides else ERROR
-    effect = "logins use the other authorities" if decides else "every login is refused"
-    if settings.allows_break_glass and not decides:
-        effect = "every login is refused, except by break-glass"
+    # A refusal of this host by an authority is an answer, so break-glass does not apply.
+    refusal = _REFUSED if any(seen.is_unknown for seen in state.seen) else _outage(settings)
+    effect = "logins use the other authorities" if decides else refusal
     for seen in state.seen:
         if seen.problem is None:
             context.facts.append(_fact(seen))
@@ -139,6 +145,7 @@ def _fact(seen: Seen) -> Fact:
 def _authority(seen: Seen, settings: MemberSettings, worst: Severity, effect: str) -> Iterator[Finding]:
     """Report the problem of one authority. `effect` is the consequence for logins."""
     if seen.is_unknown:
+        effect = effect if worst is ERROR else "this authority refuses every login that asks it"
         what = f"{seen.authority} does not accept this host: {seen.problem}; {effect}"
         remedy = f"{_JOIN}; check that all authorities use one database if another authority accepts this host"
         yield _finding(worst, Code.MEMBER_REFUSED, what, remedy)
@@ -170,17 +177,17 @@ def _clock(decides: Sequence[Seen]) -> Iterator[Finding]:
     yield _finding(ERROR if abs(off) > CLOCK_WRONG else WARNING, Code.MEMBER_CLOCK, what, remedy)
 
 
-def certificate(context: Context, path: str, ends: int | None) -> Iterator[Finding]:
+def certificate(context: Context, settings: MemberSettings, ends: int | None) -> Iterator[Finding]:
     """Report a certificate of this member that has expired, or that the service should have renewed."""
     if ends is None:
         return
-    left = ends - int(time.time())
+    path, left = settings.certificate, ends - int(time.time())
     context.facts.append(Fact("certificate", {"days": left // DAY}, f"certificate: valid for {left // DAY} days"))
     if left <= 0:
-        what = f"{path}: expired {-left // DAY} days ago, or the clock is wrong; every login is refused"
+        what = f"{path}: expired {-left // DAY} days ago, or the clock is wrong; {_outage(settings)}"
         yield _finding(ERROR, Code.MEMBER_CERTIFICATE, what, _JOIN)
     elif -(-left // DAY) < LEAST_DAYS:
-        what = f"{path}: ends in {left // DAY} days, and the service has not renewed it"
+        what = f"{path}: expires in {left // DAY} days, and the service has not renewed it"
         remedy = "run 'pam-totp join --renew' (the log of the service has the reason of the failed renewal)"
         yield _finding(WARNING, Code.MEMBER_CERTIFICATE, what, remedy)
 

@@ -1,4 +1,4 @@
-"""Checks of people: the users who are locked out, and the users who log in without a code, by name.
+"""Checks that name users: those who are locked out, and those who log in without a code.
 
 Rules:
 - A check considers only accounts that can log in to the service now.
@@ -77,7 +77,7 @@ def users(context: Context) -> Iterator[Finding]:
 class _Logins:
     """The people on the host, and two functions for the logins to a service.
 
-    `can_log_in` returns True if a person can log in. `owner_of` returns the user whose token the service then asks for.
+    `can_log_in` returns True if a user can log in. `owner_of` returns the user whose token the service then asks for.
     """
 
     people: Sequence[str]

@@ -31,7 +31,8 @@ def radius(context: Context) -> Iterator[Finding]:
     if not os.path.exists(os.path.join(FOLDER, pack.CONFIGURATION)):
         return
     if os.geteuid() != 0:
-        yield _finding(NOTE, Code.RADIUS_NOT_CHECKED, "the checks of FreeRADIUS require root", "run this as root")
+        what = "the checks of FreeRADIUS require root"
+        yield _finding(NOTE, Code.RADIUS_NOT_CHECKED, what, "run this command as root")
         return
     try:
         settings = read_site(os.path.join(FOLDER, pack.MEMBER)).member
@@ -105,7 +106,7 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
         yield _finding(ERROR, Code.RADIUS_CREDENTIALS, what, f"delete {FOLDER}/{pack.MEMBER}, then {_INSTALL}")
     elif state.ends is not None and state.ends - time.time() < LEAST_DAYS * DAY:
         days = int(state.ends - time.time()) // DAY
-        what = f"{settings.certificate}: ends in {days} days, and {pack.TIMER} has not renewed it"
+        what = f"{settings.certificate}: expires in {days} days, and {pack.TIMER} has not renewed it"
         remedy = f"run 'pam-totp join --renew --config {FOLDER}/{pack.MEMBER}', and see 'systemctl status {pack.TIMER}'"
         yield _finding(ERROR if days < 0 else WARNING, Code.RADIUS_CREDENTIALS, what, remedy)
     decides = any(seen.problem is None for seen in state.seen)

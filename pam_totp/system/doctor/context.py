@@ -101,7 +101,7 @@ class Context:
                 continue
 
     def stores(self) -> list[str]:
-        """Return the folders or URLs of the stores of all lines, or the store of this host if there is no line."""
+        """Return the stores (folders, URLs) of valid lines without `secret=`. Return the host's if no line is valid."""
         used = [None if s.secret is not None else s.store for _, s in self.settings()]
         if used:
             return sorted({store for store in used if store is not None})
