@@ -17,7 +17,7 @@ from pam_totp.member.health import Seen
 from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.store.file import FileStore
 from pam_totp.system import fleet_member
-from pam_totp.system.doctor import checks_member, checks_people
+from pam_totp.system.doctor import checks_member, checks_people, checks_radius
 from pam_totp.system.doctor.checks_member import DAY, member
 from pam_totp.system.doctor.context import Context
 from pam_totp.system.machine import Machine
@@ -289,8 +289,25 @@ def test_an_authority_that_refuses_the_member_refuses_its_logins(members: Script
     """A login does not ask another authority after a refusal of the member."""
     refusing = members.server(lambda request: (401, {"error": "the member is revoked"})).address
     [finding] = examine(tmp_path, scripted(members, refusing, health(members)))
-    assert (finding.severity, finding.code) == (WARNING, Code.MEMBER_REFUSED)
+    assert (finding.severity, finding.code) == (ERROR, Code.MEMBER_REFUSED)
     assert finding.what.endswith(": the member is revoked; this authority refuses every login that asks it")
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"), [(2, (WARNING, "expires in 2 days")), (-3, (ERROR, "expired 3 days ago"))]
+)
+def test_the_days_of_the_certificate_of_freeradius_are_counted(
+    members: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, expected: tuple[Severity, str]
+) -> None:
+    context = context_of(tmp_path, scripted(members, health(members)))
+    settings = context.site().member
+    assert settings is not None
+    state = fleet_member.State(ends=int(time.time()) + days * DAY + 60)
+    monkeypatch.setattr(fleet_member, "state_of", lambda settings: state)
+    [finding] = checks_radius._authorities(context, settings)
+    severity, words = expected
+    assert (finding.severity, finding.code) == (severity, Code.RADIUS_CREDENTIALS)
+    assert f": {words}, and " in finding.what
 
 
 # ---- break-glass and the store of the host

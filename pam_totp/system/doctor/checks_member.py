@@ -148,7 +148,7 @@ def _authority(seen: Seen, settings: MemberSettings, worst: Severity, effect: st
         effect = effect if worst is ERROR else "this authority refuses every login that asks it"
         what = f"{seen.authority} does not accept this host: {seen.problem}; {effect}"
         remedy = f"{_JOIN}; check that all authorities use one database if another authority accepts this host"
-        yield _finding(worst, Code.MEMBER_REFUSED, what, remedy)
+        yield _finding(ERROR, Code.MEMBER_REFUSED, what, remedy)  # a refusal ends a login
     elif seen.problem is not None:
         what = f"{seen.authority}: {seen.problem}; {effect}"
         remedy = "check that host, its pam_totp-authority.service, and the network to it"

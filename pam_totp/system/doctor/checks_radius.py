@@ -106,7 +106,8 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
         yield _finding(ERROR, Code.RADIUS_CREDENTIALS, what, f"delete {FOLDER}/{pack.MEMBER}, then {_INSTALL}")
     elif state.ends is not None and state.ends - time.time() < LEAST_DAYS * DAY:
         days = int(state.ends - time.time()) // DAY
-        what = f"{settings.certificate}: expires in {days} days, and {pack.TIMER} has not renewed it"
+        expiry = f"expires in {days} days" if days >= 0 else f"expired {-days} days ago"
+        what = f"{settings.certificate}: {expiry}, and {pack.TIMER} has not renewed it"
         remedy = f"run 'pam-totp join --renew --config {FOLDER}/{pack.MEMBER}', and see 'systemctl status {pack.TIMER}'"
         yield _finding(ERROR if days < 0 else WARNING, Code.RADIUS_CREDENTIALS, what, remedy)
     decides = any(seen.problem is None for seen in state.seen)
