@@ -169,7 +169,7 @@ def test_a_helper_leaves_the_cgroup_of_its_caller_under_systemd(root: Shell) -> 
         until(lambda: "One-time code" in root.does("cat /run/result"), "the helper waits for the answer")
         root.does("systemctl daemon-reload; systemctl freeze caller.service")
         assert root.does("cat /proc/$(pgrep -f /helper.py)/cgroup").strip() == "0::/pam_totp.helpers"
-        weight = root.does("cd /sys/fs/cgroup; echo +cpu >cgroup.subtree_control; cat pam_totp.helpers/cpu.weight")
+        weight = root.does("(cd /sys/fs/cgroup; echo +cpu >cgroup.subtree_control; cat pam_totp.helpers/cpu.weight)")
         assert weight.strip() == "100", "the cgroup has the default weight"
         assert logs_in(root), "another login of alice"
         root.does(f"systemctl thaw caller.service; echo {code()} >/run/answer; kill $(cat /run/writer)")
