@@ -15,6 +15,7 @@ import pytest
 from tests.support import isolation, pamlog
 from tests.support.cluster import Server, emptied, servers
 from tests.support.fleet import Fleet, running
+from tests.support.huge_pages import use_huge_pages
 from tests.support.relay_kit import Setup
 from tests.support.site import Site
 
@@ -47,6 +48,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+    use_huge_pages()
 
 
 def pytest_report_header() -> str:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from pam_totp.core.settings import SettingsError, Site
-from pam_totp.operations.desk import PROTECTED, desk_settings
 
 _PASSWD = "/etc/passwd"
 
@@ -65,6 +64,10 @@ def defect(site: Site) -> str | None:
     """Return the reason why the site's desk cannot help users. Return None if the desk works, or if `[desk]` is
     missing.
     """
+    if site.desk is None:
+        return None
+    from pam_totp.operations.desk import PROTECTED, desk_settings  # imported here: few sites have a desk
+
     try:
         found = desk_settings(site)
     except SettingsError as e:

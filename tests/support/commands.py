@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import json
@@ -103,6 +104,7 @@ def _read(end: int) -> str:
 def _serve(channel: socket.socket) -> None:
     for name in _IMPORTS:
         importlib.import_module(name)
+    gc.freeze()  # otherwise each command would copy the memory that its garbage collections examine
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
     while True:
         request, ends, _, _ = socket.recv_fds(channel, _MOST, 4)

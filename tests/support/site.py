@@ -198,9 +198,10 @@ def make_decoys(store: Path) -> None:
     document = serialize(UNKNOWN_USER.with_token(phone()))
     content = encode(1, document, BLOCK) + encode(2, document, BLOCK)
     for number in range(DECOY_COUNT):
-        path = store / DECOYS / f"{number:02}"
-        path.write_bytes(content)
-        path.chmod(0o600)
+        # by os.open: pathlib takes twice as long, and 2,000 tests need these 64 files
+        decoy = os.open(store / DECOYS / f"{number:02}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(decoy, content)
+        os.close(decoy)
 
 
 def fob(counter: int = 0, **fields: Any) -> HotpToken:

@@ -4,11 +4,13 @@ Rules:
 - The browser receives the program once for each page object: sending it for each address takes longer than axe itself.
 - Only the rules about colours and scrolling run in dark mode, because the other rules examine the elements. A test of
   pages in dark mode also examines the same pages in light mode.
+- A test of several looks loads each page once, and changes the look of the loaded page: a load takes longer than axe.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from axe_playwright_python.sync_playwright import Axe, AxeResults
@@ -25,6 +27,17 @@ _RUN = f"""async () => {{
     const {{violations}} = await axe.run({{resultTypes: ['violations'], ...rules}});
     return {{violations}};
 }}"""
+
+NARROW_LIGHT, WIDE_DARK = (320, "light"), (1280, "dark")  # pixels, and the colour scheme
+NARROW_DARK = (320, "dark")
+
+
+def in_looks(page: Page, looks: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Give the page each of the looks, each time before the caller's checks."""
+    for width, scheme in looks:
+        page.set_viewport_size({"width": width, "height": 640})
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        yield width, scheme
 
 
 def assert_no_violations(page: Page) -> None:

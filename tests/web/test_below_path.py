@@ -22,7 +22,7 @@ from tests.support.fleet import free_ports
 from tests.support.isolation import installed_browser
 from tests.support.site import PATIENCE, TREE, Site, codes, until
 from tests.support.tls import self_signed
-from tests.web.accessible import assert_no_violations
+from tests.web.accessible import NARROW_DARK, NARROW_LIGHT, assert_no_violations, in_looks
 from tests.web.chromium import ALL_NAMES_HERE, running
 from tests.web.kit import ORIGIN, PASSWORD, Portal, enroll_fob
 from tests.web.over_http import served
@@ -255,11 +255,8 @@ def person(chromium: Chromium, front: Front, portals: Portals) -> Iterator[Calla
         yield make
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_person_uses_the_portal_below_a_path(
-    front: Front, portals: Portals, person: Callable[..., Person], scheme: str
-) -> None:
-    alice = person(viewport={"width": 320, "height": 640}, color_scheme=scheme)
+def test_a_person_uses_the_portal_below_a_path(front: Front, portals: Portals, person: Callable[..., Person]) -> None:
+    alice = person()
     alice.page.goto(front.at(0, "/otp"))
     assert (alice.heading, alice.page.url) == ("Sign in", front.at(0, "/otp/sign-in"))
     _check(alice)
@@ -285,8 +282,9 @@ def _check(person: Person) -> None:
     page = person.page
     assert page.locator("header .logo").evaluate("image => image.naturalWidth") == 80
     assert page.evaluate("[...document.styleSheets].map(sheet => sheet.cssRules.length > 0)") == [True, True]
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
-    assert_no_violations(page)
+    for look in in_looks(page, (NARROW_LIGHT, NARROW_DARK)):
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (page.url, look)
+        assert_no_violations(page)
 
 
 def test_one_browser_is_signed_in_to_several_portals_on_a_host(

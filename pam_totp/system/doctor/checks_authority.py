@@ -5,23 +5,25 @@ Rules:
 - Other authorities show their CA and their clock. Only a member detects an authority with another database, because
   this authority refuses the member.
 - The checks of the database itself are those of the store.
+- Only a check that needs `system.fleet_authority` imports it, because its imports take longer than all other checks.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pam_totp.core.settings import SITE_FILE, AuthoritySettings
-from pam_totp.system import fleet_authority
 from pam_totp.system.doctor.context import ACCOUNT, Context, Fact
 from pam_totp.system.extras import how_to_get
-from pam_totp.system.fleet_authority import Answer, Members, State
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, names
+
+if TYPE_CHECKING:
+    from pam_totp.system.fleet_authority import Answer, Members, State
 
 CHECK = "authority"
 DAY = 86_400  # seconds
@@ -40,6 +42,10 @@ def authority(context: Context) -> Iterator[Finding]:
     settings = site.authority
     if settings is None:
         return
+    import importlib.util
+
+    from pam_totp.system import fleet_authority
+
     if not settings.addresses:
         what = f"the authority does not start: authority.addresses is missing in {SITE_FILE}"
         remedy = "list the HOST:PORT of every authority there, as members connect to them"
@@ -125,6 +131,8 @@ def _has_account() -> bool:
 
 
 def _state(context: Context, settings: AuthoritySettings) -> Iterator[Finding]:
+    from pam_totp.system import fleet_authority
+
     state = fleet_authority.state_of(settings, ACCOUNT)
     for path in state.unreadable:
         what = f"{path}: the account {ACCOUNT} cannot read this file"

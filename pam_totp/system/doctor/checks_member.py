@@ -4,6 +4,7 @@ Rules:
 - All authorities are asked at once, for at most `fleet_member.WAIT` seconds.
 - One authority that decides is enough if the others are out of reach, so a problem of some authorities is a warning.
 - Only the authorities know the enrolled users, and no check asks for these users.
+- Only a check that needs `system.fleet_member` imports it, because its imports take as long as many checks.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import pwd
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pam_totp.core.settings import CREDENTIALS, DEFAULT_STORE, SITE_FILE, MemberSettings
-from pam_totp.system import fleet_member, probe, service_network
+from pam_totp.system import probe, service_network
 from pam_totp.system.doctor.context import ACCOUNT, Context, Fact
-from pam_totp.system.fleet_member import Codes, Seen
 from pam_totp.system.pamd.findings import ERROR, NOTE, WARNING, Code, Finding, Severity, names
+
+if TYPE_CHECKING:
+    from pam_totp.system.fleet_member import Codes, Seen
 
 CHECK = "member"
 DAY = 86_400  # seconds
@@ -117,6 +121,8 @@ def _outage(settings: MemberSettings) -> str:
 
 
 def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding]:
+    from pam_totp.system import fleet_member
+
     state = fleet_member.state_of(settings)
     yield from certificate(context, settings, state.ends)
     if state.problem is not None:
@@ -197,6 +203,8 @@ def certificate(context: Context, settings: MemberSettings, ends: int | None) ->
 
 def _local(context: Context, settings: MemberSettings) -> Iterator[Finding]:
     """Check break-glass, and report users whose tokens no login uses."""
+    from pam_totp.system import fleet_member
+
     is_there = os.path.isdir(DEFAULT_STORE)
     local = fleet_member.local_of(DEFAULT_STORE) if is_there else fleet_member.Local()
     if local.problem is not None:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 from pam_totp.core.settings import MemberSettings, SettingsError
 from pam_totp.pam.login_session import read_site
-from pam_totp.system import fleet_member
 from pam_totp.system import radius as pack
 from pam_totp.system.doctor.checks_member import DAY, LEAST_DAYS
 from pam_totp.system.doctor.context import Context, Fact
@@ -100,6 +99,8 @@ def _clients() -> Iterator[Finding]:
 
 
 def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding]:
+    from pam_totp.system import fleet_member  # imported here: few hosts run FreeRADIUS
+
     state = fleet_member.state_of(settings)
     if state.problem is not None:
         what = f"{state.problem}; every login over FreeRADIUS is refused"
