@@ -71,8 +71,8 @@ want-root:
 portal: build venv  ## run the portal for your browser, with a temporary store (ARGS=PORT)
 	@$(BIN)/python -m demo.portal $(ARGS)
 
-# The tests run in four processes, because tests spend much time waiting. With ARGS, the tests run in one process.
-PROCESSES = $(if $(strip $(ARGS)),0,4)
+# The tests run in five processes, because tests spend much time waiting. With ARGS, the tests run in one process.
+PROCESSES = $(if $(strip $(ARGS)),0,5)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
 # Tests of this machine's installation rather than of the code. They run make, pip and the demos.
 SETUP_TESTS = tests/install tests/setup tests/demo
