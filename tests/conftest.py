@@ -123,7 +123,7 @@ def fleet(postgresql: Server) -> Iterator[Fleet]:
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[str]]]:
     """Yield a function that returns the log lines of PAM modules in this process, which do not reach the host's log."""
-    with pamlog.captured() as lines:
+    with pamlog.capture() as lines:
         yield lines
 
 

@@ -1,9 +1,10 @@
-"""Tests of docs/api.md: the page lists every public name with its signature, and its examples work.
+"""Tests of docs/api.md: the page lists every public name with its signature, and the examples of the page work.
 
 Rules:
-- A Python block of definitions is a stub. Tests compare its names, arguments, types and defaults with the code.
+- A Python block of definitions is a stub. Tests compare the names, arguments, types and defaults of a stub with
+  the code.
 - Every other Python block is an example, which a test executes.
-- A module's `__all__` is the list of its public names. A class's public names are those without an underscore.
+- A module's `__all__` is the list of its public names. A class's public names begin without an underscore.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def attributes_set_by(method: Callable[..., None]) -> set[str]:
 
 
 def same_class(node: ast.ClassDef, thing: type, *, names: set[str] | None = None) -> None:
-    """Compare a class with its stub: bases, attributes, properties, methods. `names` overrides its public names."""
+    """Compare a class with its stub: bases, attributes, properties, methods. `names` overrides the public names."""
     bases = [base.__name__ for base in thing.__bases__ if base is not object]
     assert [ast.unparse(base).rpartition(".")[2] for base in node.bases] == bases, node.name
     documented: set[str] = set()
@@ -161,7 +162,7 @@ def same_attribute(node: ast.AnnAssign, thing: type) -> None:
 
 
 def same_names(heading: str, module: ModuleType) -> None:
-    """Compare every stub of a section with the module, and the list of names with its `__all__`."""
+    """Compare every stub of a section with `module`, and the list of names with the module's `__all__`."""
     documented = stubs(heading)
     assert set(documented) == set(module.__all__)
     for name, node in documented.items():
@@ -210,7 +211,7 @@ def test_the_page_and_the_code_have_the_same_django_classes(_django: None) -> No
 
 
 def own_methods(thing: type) -> set[str]:
-    """Return the public methods that pam_totp itself defines in a Django model."""
+    """Return the names of the public methods that pam_totp itself defines in a class for Django."""
     functions = [value for value in vars(thing).values() if inspect.isfunction(value)]
     return {f.__name__ for f in functions if f.__module__ == thing.__module__ and not f.__name__.startswith("_")}
 

@@ -51,12 +51,12 @@ PACKAGES = {
 STANDARD_LIBRARY_ONLY = {
     f"pam_totp.{package}" for package in ("core", "store", "operations", "member", "metrics", "pam", "client")
 }
-# A login loads these modules only if its store is in a database. Only these modules may import psycopg.
+# A login loads these modules only if its store is in a database. Of these modules, only `_connection` imports psycopg.
 DATABASE_PARTS = ("", "_bulk", "_connection", "_copy", "_fence", "_members", "_state", "_stock")
 DATABASE = {f"pam_totp.store.postgres{part}" for part in DATABASE_PARTS}
 # A login loads this module only if a store is sealed. Only this module of the login path may import cryptography.
 SEAL = {"pam_totp.store.seal"}
-# The modules of the standard library that pure modules can use. They access no clock, randomness, file or process.
+# The modules of the standard library that pure modules can use: without clock, randomness, files or processes.
 PURE_LIBRARY = {"__future__", "collections", "enum", "functools", "typing"}
 PURE_LIBRARY |= {"binascii", "contextlib", "hashlib", "ipaddress", "json", "struct", "tomllib"}
 HASHES = {"_sha1", "_sha2", "_sha256", "_sha512"}  # each version of Python has some of these modules
@@ -136,7 +136,7 @@ def test_only_the_code_for_databases_imports_psycopg() -> None:
 
 
 def test_no_module_of_the_login_path_loads_the_code_for_databases_early() -> None:
-    """Imports at the beginning of a module run in every login. Imports in a function run only with a database."""
+    """Imports at the beginning of a module run in every login. Imports in a function run when it is called."""
     for name in PATH:
         tree = ast.parse(EVERYTHING[name].read_text("utf-8"))
         early = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])

@@ -13,7 +13,7 @@ NEED = TREE / ".ci" / "need"
 
 
 def need(folder: Path, *packages: str, uid: int, installed: str = "", known: str = "") -> tuple[int, str, list[str]]:
-    """Run .ci/need on a simulated system. Return its exit status, its output, and the arguments of apt-get."""
+    """Run .ci/need on a simulated system. Return the exit status, the output, and the arguments of apt-get."""
     asked = folder / "asked"
     asked.touch()
     answers = {

@@ -449,7 +449,7 @@ def test_messages_after_a_result_are_ignored(setup: Setup) -> None:
 
 
 def decision(messages: list[bytes]) -> int:
-    """Return the result that the protocol defines for these messages."""
+    """Return the result that the protocol defines for `messages`."""
     for message in messages[:64]:
         kind, text = message[:1], message[1:]
         if kind == b"r" and text in (b"0", b"3", b"7", b"9", b"19", b"25"):

@@ -46,7 +46,7 @@ def children() -> set[int]:
 
 
 def spawned(setup: Setup, source: str) -> str:
-    """Write a stack that starts a helper with this source. Return the stack's name."""
+    """Write a stack that starts a helper with the code `source`. Return the stack's name."""
     return setup.stack("socket=none", f"helper={setup.helper(source)}", "nodelay")
 
 
@@ -247,7 +247,7 @@ def test_a_helper_that_cannot_end_is_reaped_later(setup: Setup, log: Log, silent
     stack = setup.stack("socket=none", f"helper={setup.helper(source)}", relay=build(END_LIMIT=300))
 
     def answer(_: Shown) -> str:
-        assert silent.asked.acquire(timeout=PATIENCE)
+        assert silent.requests.acquire(timeout=PATIENCE)
         return "123456"
 
     other = os.fork()
@@ -278,7 +278,7 @@ def test_a_home_that_never_answers_leaves_the_host_no_child(setup: Setup, silent
     before = children()
     done = setup.login(f"secret={silent.folder}/file", relay=relay, user=ME)
     assert done.result == Result.AUTHINFO_UNAVAIL
-    assert silent.asked.acquire(blocking=False), "the helper waits for the file system"
+    assert silent.requests.acquire(blocking=False), "the helper waits for the file system"
     assert children() == before
 
 
@@ -501,7 +501,7 @@ def test_signals_to_the_host_do_not_prolong_a_turn(setup: Setup) -> None:
 
 
 def test_a_service_that_exits_does_not_end_the_host(setup: Setup) -> None:
-    """Python ignores SIGPIPE by default, unlike sudo and sshd."""
+    """Python ignores SIGPIPE by default. The test sets the default action of a C program."""
     host = setup.run(f"""
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 def answer(shown):

@@ -1,4 +1,4 @@
-"""Tests of trust: the relay uses a socket, helper or interpreter only if no other account can change its path."""
+"""Tests of trust: the relay uses a socket, helper or interpreter only if no other account can change the path."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.bare, pytest.mark.usefixtures("log")]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder for trusted and untrusted files, outside the folder of the stacks."""
+    """Return a subfolder for trusted and untrusted files, so that the folder of the stacks stays trusted."""
     path = tmp_path / "folder"
     path.mkdir(0o755)
     return path
@@ -276,7 +276,7 @@ def test_an_interpreter_that_does_not_start_is_unavailable(
 
 @pytest.fixture
 def asked(setup: Setup, helper: Path, folder: Path) -> Iterator[Callable[..., str]]:
-    """Return a function that logs in, and returns the source of the decision: "service" or "helper"."""
+    """Yield a function that logs in, and returns the source of the decision: "service" or "helper"."""
     with setup.service(play(b"r7"), folder / "socket"):
 
         def attempt(path: Path = folder / "socket", relay: Path = RELAY) -> str:

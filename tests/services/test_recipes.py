@@ -1,4 +1,4 @@
-"""Tests of the recipes in docs/module.md, with the real sshd and the PAM modules that they name."""
+"""Tests of the recipes in docs/module.md, with the real sshd and the PAM modules that the recipes name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ DOCUMENT = (TREE / "docs" / "module.md").read_text()
 
 
 def recipe(machine: Machine, heading: str, way: str) -> None:
-    """Install the files that docs/module.md shows under `heading`, with the path of this relay and without delays."""
+    """Install the files that docs/module.md shows under `heading`, with the path of this relay and without delays.
+
+    `way` is `spawn` for a helper, or `socket` for the service.
+    """
     text = DOCUMENT.split(f"### {heading}\n", 1)[1].split("\n### ", 1)[0].split("\n## ", 1)[0]
     lines = [line.strip() for line in re.findall(r"^    (auth .*)$", text, re.MULTILINE)]
     assert lines, heading

@@ -299,7 +299,7 @@ def test_another_store_of_the_host_stays_open(machine: Machine) -> None:
 
 
 def open_files(machine: Machine) -> list[str]:
-    """Return the files of the store that show the key of alice's token."""
+    """Return the paths of the files that show the key of alice's token, relative to the store."""
     store = machine.path(STORE)
     files = (path for path in store.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(store)) for path in files if OPEN.encode() in path.read_bytes())

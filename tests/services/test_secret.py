@@ -18,7 +18,7 @@ from tests.support.site import ME, MODULE, Site, codes, fob
 
 @pytest.fixture
 def file(site: Site) -> Path:
-    """Configure the service `demo`. Return the path of this user's secret file, which does not exist yet."""
+    """Configure the service `demo`. Return the path of the secret file of ME, which does not exist yet."""
     folder = site.folder / "home"
     folder.mkdir(0o755)
     line = f"auth required {MODULE} [secret={folder}/${{USER}}.totp] socket={site.socket} nodelay second_prompt"

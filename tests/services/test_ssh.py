@@ -38,7 +38,7 @@ def is_in(talk: Talk, user: str = "alice") -> bool:
 
 
 def refused(sshd: Sshd, user: str, *answers: str | bytes, port: int = Sshd.KEYBOARD) -> str:
-    """Give each of `answers` at both prompts of one connection. Check that each is refused. Return the output."""
+    """Give each of `answers` at both prompts of an attempt of one connection. Check the refusals. Return the output."""
     shown = ""
     talk = sshd.ssh(user, f"NumberOfPasswordPrompts={len(answers)}", port=port)
     for answer in answers:

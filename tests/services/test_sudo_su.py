@@ -112,7 +112,7 @@ def test_sudo_without_a_terminal_reads_the_code_from_standard_input(machine: Mac
 
 
 def test_automation_answers_one_prompt_of_sudo_or_two(machine: Machine, way_there: str) -> None:
-    """sudo -p replaces both prompts. A program that gives only one answer is refused without a second prompt."""
+    """sudo -p replaces the prompts for password and code. A program that answers only the first prompt is refused."""
     ask = ("sudo", "-k", "-S", "-p", "[become] ", *ID)
     machine.stack("sudo", "auth requisite pam_unix.so nodelay", machine.module_line(way=way_there))
     done = machine.run(*ask, user="alice", stdin=f"{PASSWORD}\n{codes(0)}\n")

@@ -1,6 +1,6 @@
 """Tests of the suite's isolation: the suite passes on hosts with settings that affect the tested programs.
 
-Each run is a separate pytest, in a private mount namespace that imitates such a host.
+`run` starts a separate pytest in a private mount namespace, which imitates such a host.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ exit $status
 
 
 def run(folder: Path, host: str, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the script `host` and then a command, both in a private mount namespace."""
+    """Run the script `host`, which runs the command `words`, in a private mount namespace with the empty `folder`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "unchanged", "sh", "-euc", COPIED + host, "sh", folder, TREE, *words],

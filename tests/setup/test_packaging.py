@@ -1,7 +1,7 @@
 """Tests of the wheel and the sdist of `python -m build`, and of their metadata.
 
 Rules:
-- Only pam_totp states the version. Other files read the version from pam_totp, or a test compares them with pam_totp.
+- `pam_totp.__version__` is the version. Other files read this version, or a test compares their version with it.
 - The wheel has every file for run time. The sdist also has every file for builds and tests.
 """
 
@@ -64,7 +64,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, index: Index) -> Built:
-    """Build the sdist and the wheels with the locked setuptools and without an index."""
+    """Return the sdist and the wheels, built with the locked setuptools and without an index."""
     folder = tmp_path_factory.mktemp("packaging")
     tree = folder / "tree"
     for name in FOLDERS:
@@ -106,7 +106,7 @@ def test_the_sdist_has_every_tracked_file() -> None:
 
 
 class Environment:
-    """A virtual environment without pip. The tests' own pip installs into it from the local index only."""
+    """A virtual environment without pip. The tests' own pip installs packages from the local index only."""
 
     def __init__(self, folder: Path, index: Index) -> None:
         self.folder = folder
@@ -152,7 +152,7 @@ def test_the_wheel_runs_without_the_source_tree(built: Built, environment: Envir
 
 
 def test_the_sdist_installs_with_only_the_build_requirements(built: Built, environment: Environment) -> None:
-    """pip builds the wheel in an environment of its own. The wheel and its dependencies are the same."""
+    """pip builds the wheel in a separate environment. Another test installs the dependencies of the wheel."""
     environment.pip("install", "--no-deps", built.sdist)
     assert environment.run(environment.folder / "bin/pam-totp", "--version") == f"pam-totp {VERSION}\n"
 

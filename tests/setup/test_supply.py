@@ -1,9 +1,9 @@
 """Tests of the lock files, of `make audit`, and of reproducible builds.
 
 The rules of the lock file, tests/requirements.txt:
-- It contains all dependencies for every tested Python, so pip resolves none.
+- The file contains all dependencies for every tested Python, so pip resolves none.
 - Each pin has the hashes of its files. The file names no index.
-- It contains only packages that the extras `test` and `lint` of setup.cfg require.
+- The file contains only packages that the extras `test` and `lint` of setup.cfg require.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def pinned(lock: str = "requirements.txt") -> list[Pin]:
 
 
 def wanted(*extras: str) -> list[Requirement]:
-    """Return the requirements of these extras in setup.cfg."""
+    """Return the requirements of `extras` in setup.cfg."""
     config = configparser.ConfigParser()
     config.read(TREE / "setup.cfg")
     lines = [line for extra in extras for line in config["options.extras_require"][extra].splitlines() if line]
@@ -62,7 +62,7 @@ def wanted(*extras: str) -> list[Requirement]:
 
 
 def linux(python: str) -> dict[str, str]:
-    """Return the values of all markers for a version of Python on Linux."""
+    """Return the values of markers (PEP 508) for the version `python` of CPython on Linux."""
     return {
         "implementation_name": "cpython",
         "os_name": "posix",
@@ -75,7 +75,7 @@ def linux(python: str) -> dict[str, str]:
 
 
 def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iterator[Requirement]:
-    """Yield these requirements and, recursively, the requirements of their packages, which must be installed."""
+    """Yield `requirements` and, recursively, the requirements of the required packages, which must be installed."""
     todo = list(requirements)
     done: set[tuple[str, str]] = set()
     while todo:
@@ -90,7 +90,7 @@ def needed(requirements: list[Requirement], environment: dict[str, str]) -> Iter
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_the_lock_has_exactly_the_packages_that_each_python_needs(python: str) -> None:
-    """Compare the pins with the requirements, as `pip check` does, also for missing versions of Python."""
+    """Compare the pins with the requirements, as `pip check` does. The version `python` can be missing here."""
     environment = linux(python)
     there = {pin.name: pin.version for pin in pinned() if pin.applies(environment)}
     asked = list(needed(wanted("test", "lint"), environment))
@@ -144,10 +144,10 @@ def test_only_pinned_packages_are_installed() -> None:
 
 @pytest.fixture
 def newer(tmp_path: Path) -> tuple[Index, str]:
-    """Return an index with each pinned version and a newer version, and the text of a lock file for the
-    pinned versions.
+    """Return an index with each pinned version and a newer version, and the text of a lock for the pinned versions.
 
-    Both versions have the dependencies of the real package. The pinned setuptools is real: it builds pam_totp.
+    Both versions have the dependencies of the real package, if it is installed. The pinned setuptools is real, because
+    setuptools builds pam_totp.
     """
     index = Index(tmp_path / "index")
     adapted = text("requirements.txt")
@@ -183,7 +183,7 @@ def test_newer_releases_do_not_change_the_packages_that_make_installs(tmp_path: 
     here = linux(".".join(map(str, sys.version_info[:2])))
     assert packages == {pin.name: pin.version for pin in pinned() if pin.applies(here)}
 
-    # pip installs the newer versions without the lock.
+    # Without the lock, pip chooses the newer versions.
     some = sorted(packages)[::10]
     pip("download", "--quiet", "--no-deps", "--dest", tmp_path / "taken", *some)
     assert len(list((tmp_path / "taken").glob("*.post1-*.whl"))) == len(some)

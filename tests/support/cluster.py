@@ -2,9 +2,9 @@
 account.
 
 Rules:
-- A server runs the programs of Debian's package `postgresql`. Tests are skipped if these programs are missing.
+- A server runs the programs of Debian's package `postgresql`. pytest skips the tests if these programs are missing.
 - Root changes the owner of the folder to another account, because PostgreSQL refuses to run as root.
-- `stop` and `kill` end only the process that `start` started.
+- `stop` and `kill` end only the process that `start` started, and its children.
 """
 
 from __future__ import annotations
@@ -132,7 +132,10 @@ class Server:
         return done.stdout.strip()
 
     def sql(self, *statements: str, wait_for_standby: bool = False) -> str:
-        """Run statements one by one. Return the rows of the last statement as lines, with `|` between fields."""
+        """Run statements one by one. Return the rows of the last statement as lines, with `|` between fields.
+
+        A commit waits for the standby only if `wait_for_standby` is true.
+        """
         options = "" if wait_for_standby else "-c synchronous_commit=local"
         lines: list[str] = []
         with psycopg.connect(self.url, autocommit=True, options=options, connect_timeout=int(PATIENCE)) as connection:
@@ -158,7 +161,7 @@ class Server:
         until(lambda: self.sql("SELECT pg_is_in_recovery()") == "False", f"{self.name} is the primary")
 
     def kill(self) -> None:
-        """Kill the postmaster and all its processes with SIGKILL, to simulate a power cut."""
+        """Kill the postmaster and its child processes with SIGKILL, to simulate a power cut."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for pid in (self._process.pid, *map(int, children)):
@@ -180,7 +183,7 @@ def _text(value: object) -> str:
 
 
 def owned(folder: Path) -> None:
-    """Change the owner of a folder to the servers' account."""
+    """Change the owner of `folder` to the servers' account."""
     os.chown(folder, *_owner())
 
 
@@ -214,7 +217,7 @@ def servers() -> Iterator[Server]:
 
 @contextmanager
 def replicated(settings: Mapping[str, str] | None = None) -> Iterator[tuple[Server, Server]]:
-    """Yield a primary and its synchronous standby, both running. `settings` are added to those of both servers."""
+    """Yield a primary and its synchronous standby, both running. `settings` are additional settings of both servers."""
     folder = Path(tempfile.mkdtemp(prefix="pam_totp-pg-"))
     folder.chmod(0o755)
     with servers() as primary:
@@ -236,7 +239,7 @@ def replicated(settings: Mapping[str, str] | None = None) -> Iterator[tuple[Serv
 
 
 def emptied(server: Server, replication: str = NONE) -> str:
-    """Create the tables of the store, without records. Return the URL."""
+    """Delete the tables of the store, and create them without records. Return the URL of the store."""
     from pam_totp.store.postgres import initialise
     from pam_totp.store.postgres_connection import connect
 

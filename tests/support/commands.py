@@ -1,4 +1,4 @@
-"""Runs of `pam-totp` with a fast start: forks of a process that has already imported third-party modules.
+"""Runs of `pam-totp` with a fast start: forks of a process that has already imported slow modules.
 
 Rules:
 - A command has its own process, standard streams, umask and exit status. The command imports the modules of pam_totp in
@@ -35,7 +35,10 @@ _MOST = 1 << 17  # maximum bytes of a request
 
 
 def run(words: Sequence[str], stdin: str, timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run `pam-totp` with the arguments `words` in this tree. Raise TimeoutExpired after `timeout` seconds."""
+    """Run `pam-totp` with the arguments `words` and the input `stdin` in this tree, and return the result.
+
+    Raise TimeoutExpired after `timeout` seconds.
+    """
     if _environment() != _first_environment():
         command = [sys.executable, "-m", "pam_totp.cli", *words]
         return subprocess.run(
@@ -80,7 +83,7 @@ def _umask() -> int:
 
 @cache
 def _forker() -> socket.socket:
-    """Start the process that forks, and return a socket to it. The forker exits when this process closes the socket."""
+    """Start the process that forks, and return a socket to it. The process exits when the caller closes the socket."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-m", "tests.support.commands", str(theirs.fileno())]
     subprocess.Popen(command, cwd=TREE, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
@@ -127,7 +130,7 @@ def _fork(work: Callable[[], object]) -> int:
 
 
 def _supervise(request: bytes, ends: Sequence[int], channel: socket.socket) -> None:
-    """Start the command. Write its pid, and its exit status in the form of subprocess."""
+    """Start the command. Write its pid and then its exit status, in the form of subprocess, to the last of `ends`."""
     channel.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *streams, result = ends

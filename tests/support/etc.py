@@ -54,7 +54,7 @@ _SYSTEM = {
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace `path` by a file with this text and mode. Create the parent folder if necessary."""
+    """Replace `path` by a file with `text` and `mode`. Create the parent folder if necessary."""
     path.parent.mkdir(exist_ok=True)
     path.parent.chmod(0o755)
     path.unlink(missing_ok=True)
@@ -62,20 +62,21 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
     path.chmod(mode)
 
 
-def write_accounts(etc: Path, people: Mapping[str, int] | None = None) -> None:
+def write_accounts(etc: Path, accounts: Mapping[str, int] | None = None) -> None:
     """Write the files of accounts, groups and passwords, and an nsswitch.conf that reads these files only.
 
-    `people` maps names to uids. These users and root have PASSWORD. Each user has a separate group and a home in /home.
+    `accounts` maps names of ordinary users to uids. These users and root have PASSWORD. Each of these users has a
+    separate group, and a home in /home.
     """
-    people = people or {}
+    accounts = accounts or {}
     users = {name: ids for name, ids in _USERS.items() if name != "root"}
-    passwords = dict.fromkeys(_USERS, "*") | dict.fromkeys(("root", *people), PASSWORD_HASH)
-    groups = _GROUPS | dict(people)
+    passwords = dict.fromkeys(_USERS, "*") | dict.fromkeys(("root", *accounts), PASSWORD_HASH)
+    groups = _GROUPS | dict(accounts)
     _write_lines(
         etc / "passwd",
         "root:x:0:0:root:/root:/bin/bash",
         *(f"{name}:x:{uid}:{gid}::/nonexistent:/usr/sbin/nologin" for name, (uid, gid) in users.items()),
-        *(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/sh" for name, uid in people.items()),
+        *(f"{name}:x:{uid}:{uid}::/home/{name}:/bin/sh" for name, uid in accounts.items()),
     )
     _write_lines(etc / "group", *(f"{name}:x:{gid}:" for name, gid in groups.items()))
     _write_lines(etc / "shadow", *(f"{name}:{hashed}:19000:0:99999:7:::" for name, hashed in passwords.items()))

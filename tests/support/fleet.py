@@ -91,7 +91,7 @@ class Member:
 
     @property
     def site(self) -> str:
-        """The text of the member's site file."""
+        """Return the text of the member's site file."""
         return (
             f"[member]\nauthorities = {json.dumps(self._fleet.addresses)}\ncertificate = '{self.certificate}'\n"
             f"key = '{self.key}'\nca = '{self.ca}'\n"
@@ -174,7 +174,7 @@ class AuthorityProcess:
 
 
 class Fleet:
-    """A database with the tables of a store, and two authorities. The group `web` may ask for all users."""
+    """A database with the tables of a store, and two authorities. The group `web` may ask about all users."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self._folder = folder
@@ -196,7 +196,7 @@ class Fleet:
         self.issuer = Issuer(str(folder / "tls/ca.pem"), str(folder / "tls/ca.key"))
 
     def configure(self, authority: AuthorityProcess, policy: str = POLICY) -> None:
-        """Write the site file of an authority."""
+        """Write the site file of `authority`, which ends with the lines `policy`."""
         tls, url = self._folder / "tls", json.dumps(self.url)
         authority.config.write_text(
             f"[store]\nurl = {url}\nwait = 3.0\n[authority]\nlisten = '{HOST}:{authority.port}'\n"
@@ -205,7 +205,7 @@ class Fleet:
         )
 
     def command(self, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        """Run a command on the first authority."""
+        """Run `pam-totp` with the site file of the first authority. Check the exit status, and return the result."""
         command: list[str | Path] = [sys.executable, "-m", "pam_totp.cli", *words]
         done = subprocess.run(
             [*command, "--config", self.authorities[0].config],
@@ -234,7 +234,10 @@ class Fleet:
         return user
 
     def member(self, *groups: str, services: list[str] | None = None) -> Member:
-        """Add a new member of these groups, by default of `web`."""
+        """Add a new member to `groups`, by default to `web`, and return the member.
+
+        `services` are the PAM services for which the member may ask, by default all services.
+        """
         name = f"web{next(self._numbers)}.example.org"
         member = Member(self, name, self._folder / name)
         member.folder.mkdir()
@@ -248,17 +251,17 @@ class Fleet:
 
     @cached_property
     def key(self) -> str:
-        """The key that all members share, because the generation of a key is slow."""
+        """Return the key that all members share, because the generation of a key is slow."""
         return certificates.make_key()
 
     def join_line(self, name: str, *groups: str) -> JoinLine:
-        """Return the join line for a new member."""
+        """Add the new member `name` to `groups`, by default to `web`. Return the join line of the member."""
         token = secrets.token_bytes(wire.TOKEN_BYTES)
         self.members.add(name, groups or ("web",), None, sha256(token).digest(), 3600)
         return JoinLine(authorities=tuple(self.addresses), pin=self.pin, token=token.hex())
 
     def context(self) -> ssl.SSLContext:
-        """Return a context that trusts the CA of the fleet, without a certificate."""
+        """Return a TLS context that trusts the CA of the fleet, without a certificate of a member."""
         return ssl.create_default_context(cafile=self.issuer.certificate)
 
     def anonymous(self, authority: int = 0) -> Client:
@@ -267,7 +270,7 @@ class Fleet:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on loopback that are free now."""
+    """Return `count` ports on loopback that are free now."""
     with_ports = [socket.socket() for _ in range(count)]
     try:
         for listener in with_ports:
@@ -279,7 +282,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def question(user: str, answer: str, *before: str, id: str | None = None, **fields: Any) -> Question:
-    """Return a question of a new login, or of the login `id`. `before` lists its refused answers."""
+    """Return a question of a new login, or of the login `id`. `before` lists the refused answers of the login."""
     given: dict[str, Any] = {"service": "sshd", "rhost": "192.0.2.7", "tty": "ssh"} | fields
     first, second = (*before, None, None)[:2]
     return Question(id=id or secrets.token_hex(16), user=user, answer=answer, first=first, second=second, **given)

@@ -1,4 +1,5 @@
-/* A PAM application that makes one login, and keeps no copy of the answer. A test then searches its memory.
+/* A PAM application that makes one login, and keeps no copy of the answer. A test then searches the memory of the
+ * application.
  *
  * host CONFDIR SERVICE USER
  *

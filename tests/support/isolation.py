@@ -1,15 +1,17 @@
 """Isolation of the suite from the host: the suite and the host do not affect each other.
 
 Rules:
-- The suite sets umask, environment and home folder. The values in the shell have no effect.
-- As root, the suite runs in a private mount namespace, with the accounts and PAM stacks of tests/support/etc.py. The
-  namespace hides the settings, records and socket of an installed pam_totp.
+- The suite sets umask, environment and home folder. Only a few variables of the shell have an effect
+  (`_clean_environment`).
+- As root with permission to mount, the suite runs in a private mount namespace, with the accounts and PAM stacks of
+  tests/support/etc.py. The namespace hides the settings, records and socket of an installed pam_totp.
 - Each worker of xdist has its own namespace and its own /etc, so two tests can write the same file at the same time.
 - The suite hides cgroups from helpers. A test of cgroups mounts a cgroup file system in its own namespace.
 - The isolation also works in a chroot. Mounts of the suite do not propagate to the host.
-- As root, temporary files are on a tmpfs, so tests do not wait for a disk. The kernel deletes the files at the end.
+- As root, temporary files are on a tmpfs if the memory suffices, so tests do not wait for a disk. The kernel deletes
+  the files at the end.
   `TMPDIR=/tmp make test` keeps the files, for the analysis of a failed test.
-- Before the first test, the suite prints the tests that it skips, each with the reason.
+- Before the first test, the suite prints the kinds of tests that it skips, each with the reason.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ OWN_SYSTEMS = {
 BROWSERS = ("chromium-headless-shell", "chromium")
 _NEEDED = ("/proc/self/status", "/dev/null", "/dev/ptmx", "/dev/pts/ptmx", "/dev/shm")  # noqa: S108  paths that must exist
 
-_MEMORY = "/media"  # a tmpfs in the namespace hides it; the path is short, because sockets are in it
+_MEMORY = "/media"  # a tmpfs in the namespace hides this folder; the path is short, because sockets are in it
 _ENOUGH = 4 << 30  # bytes of memory: a run needs less than 1 GiB for its temporary files
 _PHYSICAL = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -67,7 +69,7 @@ MAY_MOUNT = _may_mount()  # False for ordinary users, and in containers that for
 def isolate(home: Path, *, has_workers: bool = False) -> None:
     """Isolate this process and its child processes. `home` is an empty folder. Raise IsolationError on failure.
 
-    Call this function once. A process with workers runs no test. Each of its workers calls `isolate_worker`.
+    Call this function once. With `has_workers`, this process runs no test, and each worker calls `isolate_worker`.
     """
     if sys.flags.optimize:
         raise IsolationError("python -O removes the assertions (unset PYTHONOPTIMIZE)")
@@ -93,7 +95,7 @@ def isolate(home: Path, *, has_workers: bool = False) -> None:
 
 
 def isolate_worker(home: Path) -> None:
-    """Enter a namespace for this worker, and set its home folder. Its parent process is already isolated."""
+    """Enter a namespace for this worker, and set the home folder to `home`. The parent process is already isolated."""
     os.environ["HOME"] = str(home)
     if MAY_MOUNT:
         _enter_namespace()
@@ -109,7 +111,7 @@ def _has_account(uid: int) -> bool:
 
 def _clean_environment(home: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name.startswith(_KEPT)}
-    # `make cover-all` sets this variable, because it tests a copy of the tree.
+    # `make cover-all` sets PYTHONPATH, because it tests a copy of the tree.
     if os.environ.get("PYTHONPATH") == str(_TREE):
         kept["PYTHONPATH"] = str(_TREE)
     if _is_open_to_all(os.environ.get("TMPDIR")):  # keep the folder if other accounts can enter it
@@ -130,7 +132,7 @@ def _enter_namespace() -> None:
     """Enter a new mount namespace in which every mount is private. The root folder is unchanged.
 
     mount(2) can make all mounts private only at the root of the namespace, and a chroot is below that root. setns(2)
-    therefore changes to the root of the namespace first. A descriptor of the chroot allows the return to it.
+    therefore changes to the root of the namespace first. A descriptor of the chroot allows the return.
     """
     _call("unshare", _CLONE_NEWNS)
     # opened after unshare, so that both paths are in the new namespace
@@ -146,7 +148,7 @@ def _enter_namespace() -> None:
 
 
 def _hide_host() -> None:
-    """Create overlays, replace the accounts and PAM stacks in them, and delete the files of an installed pam_totp."""
+    """Hide the host's accounts and PAM stacks, and the site file, records and socket of an installed pam_totp."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-layers-") as layers:
         _mount("tmpfs", layers, "mode=0700")
         try:

@@ -8,12 +8,12 @@ PIECE = 8  # bytes: a partly overwritten secret is found by its other pieces
 
 
 def pieces(secret: bytes) -> list[bytes]:
-    """Return the consecutive pieces of a secret, of PIECE bytes each."""
+    """Return the consecutive pieces of `secret`, of PIECE bytes each, without a shorter rest."""
     return [secret[at : at + PIECE] for at in range(0, len(secret) - PIECE + 1, PIECE)]
 
 
 def copies(pid: int, secrets: Iterable[bytes]) -> list[bytes]:
-    """Return the pieces of `secrets` in the memory of process `pid`. This requires permission for ptrace(2)."""
+    """Return the pieces of `secrets` in the memory of process `pid`. The search requires permission for ptrace(2)."""
     sought = [piece for secret in secrets for piece in pieces(secret)]
     found = []
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-NOWHERE = "http://127.0.0.1:9"  # a proxy for all other hosts: nothing listens there, so connections fail at once
+NOWHERE = "http://127.0.0.1:9"  # a proxy for all other hosts: no process listens there, so connections fail at once
 
 
 def normal(name: str) -> str:
@@ -33,7 +33,7 @@ class Index:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment for a pip that uses only this index, and ignores the host's settings."""
+        """Return the environment for a pip that uses only this index, and ignores the host's settings."""
         kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("PIP_", "PYTHON"))}
         proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"), NOWHERE)
         settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": self._pages.as_uri(), "PIP_RETRIES": "0"}

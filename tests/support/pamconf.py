@@ -30,7 +30,7 @@ StrPath = str | os.PathLike[str]
 
 
 class Result(IntEnum):
-    """The results of libpam (security/_pam_types.h) that occur in these tests."""
+    """Results of libpam, with the numbers of security/_pam_types.h."""
 
     SUCCESS = 0
     OPEN_ERR = 1
@@ -211,7 +211,7 @@ class Session:
         self._handle = c_void_p()
 
     def authenticate(self, flags: int = 0) -> Login:
-        """Call pam_authenticate, and record its messages."""
+        """Call pam_authenticate with `flags`. Return the result, with the prompts and messages."""
         self._reset()
         begun = time.monotonic()
         self._result = _authenticate(self._handle, flags)
@@ -230,7 +230,7 @@ class Session:
         )
 
     def setcred(self, flags: int = 0) -> Result:
-        """Call pam_setcred."""
+        """Call pam_setcred with `flags`, and return the result."""
         self._result = _setcred(self._handle, flags)
         return Result(self._result)
 
@@ -257,7 +257,7 @@ class Session:
         self._delay = microseconds / 1e6 if result != Result.SUCCESS else 0.0
 
     def _converse(self, count: int, messages: Any, responses: Any, _data: object) -> int:
-        """Answer the messages. malloc allocates the array and the texts, because libpam frees them."""
+        """Answer the messages. calloc and strdup allocate the array and the texts, because libpam frees them."""
         try:
             shown = [Shown(Style(messages[i][0].style), _text(messages[i][0].text)) for i in range(count)]
             answers = [self._answer(message) for message in shown]

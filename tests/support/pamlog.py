@@ -1,7 +1,7 @@
 """Capture of the log lines of PAM modules in this process. The host's log receives none of these lines.
 
-Before libpam, the process loads a small library that replaces pam_syslog. Modules that libpam loads afterwards use this
-pam_syslog until the process ends. The library drops all lines outside of `captured`.
+The process loads a small library whose pam_syslog takes precedence over that of libpam. Modules that libpam loads
+afterwards use this pam_syslog until the process ends. The library drops all lines outside of `capture`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _library() -> ctypes.CDLL:
 
 
 @contextmanager
-def captured() -> Iterator[Callable[[], list[str]]]:
+def capture() -> Iterator[Callable[[], list[str]]]:
     """Yield a function that returns all lines logged so far, by all threads."""
     log_to = ctypes.c_int.in_dll(_library(), "log_to")
     with tempfile.TemporaryFile("a+", errors="surrogateescape") as file:

@@ -2,7 +2,7 @@
 
 Rules:
 - The configuration is examples/patroni.yml, with other names, addresses and folders (`_configuration`). The settings of
-  etcd and the statements that create the database are those of docs/fleet.md (`_documented`).
+  etcd and the statements that create the database are those of docs/fleet.md (`_code_block`).
 - Each server has its own network namespace and its own processes. All namespaces are on one bridge. The tests, as the
   client, are in the namespace of the bridge (`Cluster.enter`), or use the servers' Unix sockets.
 - `kill` simulates a power cut of a server. `cut_off` disconnects a server from etcd and from the other servers, but not
@@ -140,7 +140,7 @@ class Node:
         return False
 
     def synchronous(self) -> set[str]:
-        """Return the names of the synchronous standbys of this server."""
+        """Return the names of the synchronous standbys of this server, or no names if the server does not answer."""
         with suppress(psycopg.Error):
             return {
                 str(n) for (n,) in self.sql("SELECT application_name FROM pg_stat_replication WHERE sync_state='sync'")
@@ -183,7 +183,7 @@ class Cluster:
         for name in ETCD:
             folder = self.folder / name
             folder.mkdir()
-            settings = _with_addresses(_documented("ini").replace("ETCD_NAME=etcd1", f"ETCD_NAME={name}"), name)
+            settings = _with_addresses(_code_block("ini").replace("ETCD_NAME=etcd1", f"ETCD_NAME={name}"), name)
             environment = os.environ | dict(line.split("=", 1) for line in settings.split())
             command = [*_ENDS_WITH_PARENT, *self._namespaces[name].command("etcd", "--data-dir", str(folder / "data"))]
             with (folder / "log").open("ab") as log:
@@ -202,7 +202,7 @@ class Cluster:
         """Return True if two standbys follow the primary.
 
         With `synchronous`, the primary must replicate synchronously, and Patroni must list a synchronous standby.
-        Otherwise, one of the two must be missing.
+        Otherwise, at least one of the two must be missing.
         """
         primary = self.primary()
         if primary is None:
@@ -239,14 +239,14 @@ class Cluster:
         )
 
     def patronictl(self, *words: str) -> str:
-        """Run patronictl with the configuration of the primary, and return its output."""
+        """Run patronictl with the configuration of the primary, and return the output."""
         primary = self.primary()
         assert primary is not None
         command = self._bridge.command("patronictl", "-c", str(primary.folder / "patroni.yml"), *words)
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def cut_off(self, node: Node) -> None:
-        """Drop all packets between this server and the other servers, including etcd, without a reply to the sender."""
+        """Drop all packets between `node` and the other servers, including etcd, without a reply to the sender."""
         self._connect(node, reached=False)
 
     def reconnect(self, node: Node) -> None:
@@ -266,20 +266,20 @@ class Cluster:
         return str(json.loads(done.stdout)[0]["address"])
 
     def enter(self) -> None:
-        """Move the calling thread to the cluster's network namespace, which threads that it starts later inherit."""
+        """Move the calling thread, and the threads that it starts later, to the cluster's network namespace."""
         with open(self._bridge.path, "rb") as namespace:
             if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
 
     def url(self, role: str = AUTHORITY, order: Sequence[str] = NAMES) -> str:
-        """Return the URL over TCP and TLS, with the certificate of the role. libpq tries the servers in this order."""
+        """Return the URL over TCP and TLS, with the certificate of `role`. libpq tries the servers in `order`."""
         hosts = ",".join(ADDRESSES[name] for name in order)
         keys = self.folder / "keys"
         tls = f"sslmode=verify-full&sslrootcert={keys}/ca.crt&sslcert={keys}/{role}.crt&sslkey={keys}/{role}.key"
         return f"postgresql://{role}@{hosts}/{DATABASE}?{tls}&target_session_attrs=read-write"
 
     def local_url(self, nodes: Sequence[Node] = ()) -> str:
-        """Return the URL over the Unix sockets of these servers, or of all servers, for the superuser."""
+        """Return the URL over the Unix sockets of `nodes`, by default of all servers, for the superuser."""
         folders = [str(node.folder) for node in nodes or self.nodes.values()]
         return f"postgresql://postgres@/{DATABASE}?host={','.join(folders)}"
 
@@ -309,7 +309,7 @@ def cluster(*, strict: bool = True) -> Iterator[Cluster]:
         made.start(strict=strict)
         primary = made.primary()
         assert primary is not None
-        for statement in _documented("sql").split(";")[:-1]:
+        for statement in _code_block("sql").split(";")[:-1]:
             primary.sql(statement)
         yield made
     except BaseException:
@@ -320,14 +320,14 @@ def cluster(*, strict: bool = True) -> Iterator[Cluster]:
         shutil.rmtree(folder)
 
 
-def _documented(kind: str) -> str:
-    """Return the only code block with the label `kind` in the document."""
+def _code_block(kind: str) -> str:
+    """Return the only code block with the label `kind` in docs/fleet.md."""
     (block,) = re.findall(rf"^ *```{kind}\n(.*?)^ *```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     return str(block)
 
 
 def _with_addresses(settings: str, own: str) -> str:
-    """Return the settings of `own`: those of etcd1, with addresses in place of the servers' names."""
+    """Return the settings of the server `own`: `settings` of etcd1, with addresses in place of the servers' names."""
     settings = re.sub(r"(URLS=http://)etcd1", rf"\1{own}", settings)
     return re.sub(r"//(etcd\d)", lambda name: f"//{ADDRESSES[name[1]]}", settings)
 
@@ -338,7 +338,7 @@ urllib.request.urlopen(urllib.request.Request(sys.argv[1], sys.argv[2].encode(),
 
 
 def _configuration(node: Node, *, strict: bool) -> str:
-    """Return the example with the values of a node. `trust` replaces `peer`, because the account has no name here."""
+    """Return the example with the values of `node`. `trust` replaces `peer`, because the account has no name here."""
     text = EXAMPLE.read_text()
     assert PROGRAMS is not None
     replacements = {

@@ -1,9 +1,9 @@
 """FreeRADIUS of this system, as a member of a fleet for tests, on loopback.
 
 Rules:
-- Its configuration is that of `pam-totp member radius install`. Only `listen.conf` differs.
-- The packages are those of Debian: freeradius, freeradius-rest, freeradius-utils and libpam-radius-auth. Their service
-  must be stopped: the tests start their own process.
+- The configuration is that of `pam-totp member radius install`. Only `listen.conf` differs.
+- The packages are those of Debian: freeradius, freeradius-rest, freeradius-utils and libpam-radius-auth. The tests
+  start their own process of FreeRADIUS.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ with_freeradius = pytest.mark.skipif(
     os.geteuid() != 0 or bool(pack.missing()) or shutil.which("radclient") is None or not PAM_MODULE.exists(),
     reason="needs root, and the packages freeradius, freeradius-rest, freeradius-utils and libpam-radius-auth",
 )
-REQUEST, ACCEPT, REJECT, CHALLENGE = 1, 2, 3, 11  # codes of packets (RFC 2865 3)
+REQUEST, ACCEPT, REJECT, CHALLENGE = 1, 2, 3, 11  # types of packets (RFC 2865 3)
 NAMES = {ACCEPT: "accept", REJECT: "reject", CHALLENGE: "challenge"}
 USER_NAME, USER_PASSWORD, REPLY_MESSAGE, STATE, CALLING_STATION, AUTHENTICATOR = 1, 2, 18, 24, 31, 80
 _LISTEN = "listen {{\n\ttype = auth\n\tipaddr = {host}\n\tport = {port}\n\tclients = pam_totp\n}}\n"
@@ -97,7 +97,7 @@ class FreeRadius:
     def radclient(
         self, user: str, answer: str, *lines: str, client: str = "vpn", as_chap: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Send a request by radclient. `lines` contains additional attributes."""
+        """Send a request by radclient. `lines` are further attributes, by default a Message-Authenticator."""
         source = "127.0.0.1" if client == "vpn" else "127.0.0.2"
         password = "CHAP-Password" if as_chap else "User-Password"
         attributes = [f'User-Name = "{user}"', f'{password} = "{answer}"', f"Packet-Src-IP-Address = {source}"]
@@ -115,7 +115,7 @@ class FreeRadius:
 
 
 class Nas:
-    """A client of RADIUS that builds its own packets, and can send a packet twice. It verifies each reply."""
+    """A client of RADIUS that builds its own packets, and can send a packet twice. The client verifies each reply."""
 
     def __init__(self, port: int, secret: str, address: str = HOST) -> None:
         self._secret = secret.encode()
@@ -134,9 +134,9 @@ class Nas:
         vector: bytes | None = None,
         more: bytes = b"",
     ) -> bytes:
-        """Return a new Access-Request. `vector` is its Request Authenticator, which is random by default.
+        """Return a new Access-Request, with a Message-Authenticator if `is_signed` is true.
 
-        `more` are further attributes.
+        `vector` is the Request Authenticator, which is random by default. `more` are further encoded attributes.
         """
         vector, self._next = vector or os.urandom(16), (self._next + 1) % 256
         attributes = {USER_NAME: user.encode(), USER_PASSWORD: self._hidden(answer.encode(), vector)}
@@ -150,7 +150,7 @@ class Nas:
         return head + bytes([AUTHENTICATOR, 18]) + signature + body
 
     def _hidden(self, password: bytes, vector: bytes) -> bytes:
-        """Return a User-Password (RFC 2865 5.2)."""
+        """Return `password` as a User-Password (RFC 2865 5.2). `vector` is the Request Authenticator."""
         padded = password.ljust(max(16, -(-len(password) // 16) * 16), b"\0")
         hidden, last = b"", vector
         for begin in range(0, len(padded), 16):
@@ -160,7 +160,7 @@ class Nas:
         return hidden
 
     def send(self, packet: bytes, seconds: float = PATIENCE) -> Packet | None:
-        """Send a packet, and return the reply, or None after the time-out."""
+        """Send `packet`, and return the reply, or None after `seconds`."""
         self.socket.settimeout(seconds)
         self.socket.send(packet)
         try:
@@ -172,7 +172,10 @@ class Nas:
             return None
 
     def insist(self, packet: bytes) -> Packet:
-        """Send a packet each second until there is a reply. FreeRADIUS drops a packet that arrives while it replies."""
+        """Send `packet` each second until a reply arrives, and return the reply.
+
+        FreeRADIUS drops a packet that arrives while FreeRADIUS replies.
+        """
         for _ in range(int(PATIENCE)):
             reply = self.send(packet, 1.0)
             if reply is not None:
@@ -180,7 +183,7 @@ class Nas:
         raise AssertionError("no reply")
 
     def _read(self, reply: bytes, vector: bytes) -> Packet:
-        """Verify the signatures of a reply, and return the reply."""
+        """Verify both signatures of `reply`, and return the parsed reply. `vector` is the Request Authenticator."""
         expected = hashlib.md5(reply[:4] + vector + reply[20:] + self._secret, usedforsecurity=False).digest()
         assert reply[4:20] == expected, "the Response Authenticator is wrong"
         found, at, signed = list[tuple[int, bytes]](), 20, b""
@@ -222,7 +225,7 @@ def free_udp_port() -> int:
 
 @contextmanager
 def running(fleet: Fleet, name: str, *groups: str) -> Iterator[FreeRadius]:
-    """Yield a running FreeRADIUS, in a folder that its account can enter."""
+    """Yield a running FreeRADIUS, in a folder that the account of FreeRADIUS can enter."""
     with tempfile.TemporaryDirectory(prefix="pam_totp-radius-") as folder:
         Path(folder).chmod(0o755)
         made = None

@@ -45,7 +45,10 @@ def build(**defines: str | int) -> Path:
 
 
 def library(folder: Path, source: str) -> Path:
-    """Compile a shared library for LD_PRELOAD, which replaces functions of other libraries."""
+    """Compile `source` to a shared library in `folder`, and return the path of the library.
+
+    LD_PRELOAD loads the library, which replaces functions of other libraries.
+    """
     target = folder / "library.so"
     command: list[str | Path] = ["cc", "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", target, "-lpam"]
     subprocess.run(command, input=source, text=True, check=True)
@@ -60,8 +63,8 @@ def brisk() -> Path:
 def play(*messages: bytes, hang_up: bool = False) -> Script:
     """Return the script of a service that reads the hello, and sends `messages`.
 
-    The service reads an answer after each prompt. At the end, it waits until the relay disconnects, or disconnects
-    itself if `hang_up` is true.
+    The service reads an answer after each prompt. At the end, the service waits until the relay disconnects, or
+    disconnects if `hang_up` is true.
     """
 
     def script(channel: socket.socket, heard: list[bytes]) -> None:
@@ -152,7 +155,10 @@ class Setup:
             service.close()
 
     def helper(self, source: str, path: Path | None = None) -> Path:
-        """Write a helper that reads the hello from `channel`. `tell(value)` in `source` sends a value to the test."""
+        """Write a helper that reads the hello from `channel`, and return the path of the helper.
+
+        `tell(value)` in `source` sends a value to the test.
+        """
         path = path or self.folder / "helper.py"
         start = "import os, socket, sys\nchannel = socket.socket(fileno=3)\nhello = channel.recv(8192)\n"
         path.write_text(start + "def tell(value): channel.send(b'i' + repr(value).encode())\n" + source)

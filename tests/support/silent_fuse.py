@@ -1,8 +1,8 @@
-"""A FUSE file system that never answers, implemented directly on /dev/fuse.
+"""A FUSE file system that answers no request after its mount, implemented directly on /dev/fuse.
 
 Rules:
-- The file system answers the kernel's first request, so the folder is mounted. It never answers later requests.
-- A process that waits for such an answer cannot be killed. The process continues when the file system ends.
+- The file system answers the kernel's first request, so the folder is mounted. Later requests get no answer.
+- A process that waits for an answer cannot be killed. The process continues when the file system ends.
 - The mount is visible in the current mount namespace only (tests/support/isolation.py).
 """
 
@@ -32,11 +32,11 @@ needs_fuse = pytest.mark.skipif(
 
 
 class SilentFuse:
-    """A mounted file system in the existing `folder`. `asked` counts the unanswered requests."""
+    """A mounted file system in the existing `folder`. `requests` counts the requests without an answer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked = threading.Semaphore(0)
+        self.requests = threading.Semaphore(0)
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         options = f"fd={self._device},rootmode=40755,user_id=0,group_id=0,allow_other"
         command: list[str | Path] = ["mount", "-i", "-t", "fuse", "-o", options, "silent", folder]
@@ -70,4 +70,4 @@ class SilentFuse:
                 out = struct.pack("=IIII48x", *_VERSION, 0, _PARALLEL_LOOKUPS)
                 os.write(self._device, struct.pack("=IiQ", 16 + len(out), 0, unique) + out)
             elif opcode not in _WITHOUT_ANSWER:
-                self.asked.release()
+                self.requests.release()

@@ -27,14 +27,14 @@ MODULE = TREE / "build" / "pam_totp.so"
 
 
 def _account() -> str:
-    """Return the name of the account that runs the tests, or the uid if it has no passwd entry."""
+    """Return the name of the account that runs the tests, or the uid if the account has no passwd entry."""
     try:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
 
 
-ME = _account()  # an ordinary user may log in only this account
+ME = _account()  # an ordinary user can test logins of this account only
 KEY = b"12345678901234567890"  # the key of RFC 4226, appendix D
 PATIENCE = 40.0  # seconds: the limit of a wait for a condition, on a busy machine
 PIPE = ("--output", "-")  # allows a command to print keys, because its standard output is a pipe here
@@ -43,7 +43,7 @@ UNPRIVILEGED_UID = 65534  # an account without privileges
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Wait until `condition` is true. Fail with `what` if it is still false after `seconds`."""
+    """Wait until `condition` is true. Fail with `what` if the condition is false after `seconds`."""
     give_up = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > give_up:
@@ -52,7 +52,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
 
 
 def without_log_warning(text: str) -> str:
-    """Return the output of a command, with the warning about a missing log daemon removed."""
+    """Return `text`, the output of a command, without the warning about a missing log daemon."""
     return re.sub(r"^pam-totp: warning: not in the audit log: /dev/log: .*\r?\n", "", text, flags=re.MULTILINE)
 
 
@@ -88,7 +88,7 @@ class Site:
     def configure(self, name: str = "demo", arguments: str = "", way: str = "spawn", *then: str) -> None:
         """Write the stack of the PAM service `name`: a line for pam_totp, followed by the lines in `then`.
 
-        The line asks for the second prompt, because an ordinary user gets it only with that argument.
+        The line contains `second_prompt`, because an ordinary user gets the second prompt only with this argument.
         """
         socket = self.socket if way == "socket" else "none"
         second = "" if "second_prompt" in arguments else "second_prompt"
@@ -111,7 +111,7 @@ class Site:
         return self._service
 
     def _socket_identity(self) -> tuple[int, int] | None:
-        """Return the inode and the change time of the socket, or None if it does not exist."""
+        """Return the inode and the change time of the socket, or None if the socket does not exist."""
         try:
             status = self.socket.stat()
         except FileNotFoundError:
@@ -149,7 +149,7 @@ class Site:
             os.chown(self.path(user), owner.st_uid, owner.st_gid)
 
     def give_to(self, uid: int) -> None:
-        """Change the owner of the store and of all files in it."""
+        """Change the owner of the store, and of all files in the store, to `uid`."""
         for path in (self.store, *self.store.rglob("*")):
             os.chown(path, uid, uid)
 
@@ -173,7 +173,7 @@ class Site:
         return login(service, user, answers, self.confdir, items=items)
 
     def gets_in(self, answer: Answer, user: str = ME) -> bool:
-        """Return True if this answer is accepted. Check that a refusal is PAM_AUTH_ERR."""
+        """Return True if `answer` is accepted. Check that a refusal is PAM_AUTH_ERR."""
         done = self.login(answer, user=user)
         assert done.result in (Result.SUCCESS, Result.AUTH_ERR), done
         return done.result is Result.SUCCESS

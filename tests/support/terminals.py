@@ -29,7 +29,7 @@ def read_picture(picture: Path) -> str:
 
 
 def png(rows: list[list[int]], scale: int = 6) -> bytes:
-    """Return a greyscale PNG picture of the QR code's rows of modules; 1 is a dark module."""
+    """Return a greyscale PNG picture of the QR code's rows of modules. 1 is a dark module, `scale` pixels wide."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
@@ -74,7 +74,7 @@ def groups_of_key(screen: str) -> list[str]:
 
 
 def on_terminal(site: Site, *words: str, size: tuple[int, int] = (24, 80), **variables: str) -> pexpect.spawn[str]:
-    """Start `pam-totp` on a terminal of `size` lines and columns. `variables` change its environment."""
+    """Start `pam-totp` on a terminal of `size` lines and columns. `variables` change the environment."""
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", **variables}
     arguments = ["-m", "pam_totp.cli", words[0], "--store", str(site.store), *words[1:]]
     return pexpect.spawn(

@@ -33,7 +33,7 @@ class Signed(NamedTuple):
     key: bytes
 
     def write(self, folder: Path, name: str) -> tuple[Path, Path]:
-        """Write both to files of mode 0600, and return their paths."""
+        """Write the certificate and the key to files of mode 0600, and return the paths."""
         paths = folder / f"{name}.pem", folder / f"{name}.key"
         for path, content in zip(paths, self, strict=True):
             path.touch(0o600)
@@ -262,7 +262,7 @@ def write_credentials(folder: Path, authority: Authority, member: Signed) -> Pat
 
 
 class Fleet:
-    """Scripted authorities, and clients of one member. `close` closes all of them."""
+    """Scripted authorities, and clients of one member. `close` closes the servers and the clients."""
 
     def __init__(self, folder: Path, authority: Authority, good: Signed) -> None:
         self.folder, self.authority, self.good = folder, authority, good

@@ -1,4 +1,4 @@
-"""`make systems`: a run of the README's commands in a bare root of each system that the README names, as root."""
+"""`make systems`, for root: a run of the README's commands in a bare root of each system that the README names."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ Rules:
   mirror's Release file must name the distribution as its origin.
 - SYSTEMS_DEBIAN_MIRROR, SYSTEMS_DEBIAN_SECURITY_MIRROR, SYSTEMS_UBUNTU_MIRROR and SYSTEMS_UBUNTU_SECURITY_MIRROR take
   precedence.
-- The copied settings are name servers, proxies, pip's indexes and certificates. Accounts, passwords and keys are not
-  copied.
+- The copied settings are name servers, proxies, certificates, pip's indexes, and apt's settings for archives. The
+  suite copies no accounts and no keys. A URL of a proxy or an index can contain a password.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Rules:
 - A journey starts in a new root with a clone of the committed HEAD. A failed step is not retried. The step `again` runs
   only if `demo` succeeded.
-- For an ordinary user, make prints one apt-get line and installs no package. Root then runs exactly that line, but
-  without sudo, which a bare system lacks.
+- For an ordinary user, make prints one apt-get line and installs no package. Root then runs that line without sudo,
+  which a bare system lacks.
 - In the step `offline`, the distribution's archive is the only package index that can be reached.
 """
 
@@ -118,7 +118,7 @@ class Journey:
         return Run(status, output, seconds, len(self._root.installed() - before))
 
     def _row(self, title: str, done: Run, *, is_good: bool | None = None, tests: Results | None = None) -> bool:
-        """Report the step. Return True if it succeeded."""
+        """Report the step. Return True if the step succeeded."""
         good = done.is_good if is_good is None else is_good
         step = self._label + title
         system = self._root.system.title

@@ -71,7 +71,7 @@ def go(path, **fields):
         except urllib.error.HTTPError as e:
             return e.read().decode()
         except urllib.error.URLError:
-            time.sleep(0.1)  # it is not listening yet
+            time.sleep(0.1)  # the portal does not listen yet
 
 def action():
     return [a for a in re.findall(r'<form method="post" action="([^"]*)"', page) if a != "/sign-out"][0]
@@ -138,7 +138,7 @@ class Packaged:
         return self.root.run(*words, user=user, stdin=stdin, env=QUIET)
 
     def does(self, *words: str, user: str = "root", stdin: str = "") -> str:
-        """Run a command that must succeed; return its output."""
+        """Run the command `words`, which must succeed. Return the output."""
         done = self.tries(*words, user=user, stdin=stdin)
         assert done.returncode == 0, f"{shlex.join(words)}: {done.returncode}\n{done.stdout}"
         return done.stdout
@@ -158,7 +158,10 @@ class Packaged:
         return self.root.clone(self._repository, user, name)
 
     def build(self, tree: str, into: str, user: str = "root", before: str = "") -> dict[str, str]:
-        """Run `make deb` and copy the packages to `into`; return the hash of each package by name."""
+        """Run `make deb` in `tree` after the shell command `before`, and copy the packages to `into`.
+
+        Return the SHA-256 of each package by name.
+        """
         make = f"cd {shlex.quote(tree)} && {before} make --no-print-directory deb"
         self.shell(make, user=user)
         self.shell(f"rm -rf {into}; mkdir {into}; cp {tree}/build/deb/*.deb {into}/")
@@ -191,7 +194,7 @@ class Packaged:
     # Dialogues
 
     def talk(self, words: str, user: str = "root") -> Talk:
-        """Run a command on a terminal of the root."""
+        """Start the shell command `words` on a terminal of the root, and return the dialogue."""
         program, *arguments = self.root.command("script", "-qefc", words, "/dev/null", user=user)
         talk = Talk(pexpect.spawn(program, arguments, timeout=PATIENCE, echo=False, dimensions=(24, 1000)))
         self._talks.append(talk)

@@ -3,12 +3,13 @@
 Bare roots require the account root, debootstrap, and access to the archives.
 
 Rules:
-- A base root is built once, under a lock, in a temporary folder, which is renamed to `build/systems/NAME` when
-  complete. The root contains an upgraded minimal system (minbase) with git, make and python3. It has no package lists.
+- `base` and `Root` build a base root once, under a lock, in a temporary folder, and then rename the folder to
+  `build/systems/NAME`. The root contains an upgraded minimal system (minbase) with git, make and python3, and no
+  package lists.
 - A complete base root does not change: a `Root` is an overlay on top of it, in a scratch folder. `Root` removes that
   folder at its end.
-- Process 1 of a root enters it by pivot_root in new namespaces: mount, pid, ipc and uts. The root has its own /proc,
-  /sys, /dev, /run and /tmp. `nsenter --mount` would enter the host's root after a chroot.
+- Process 1 of a root enters the root by pivot_root in new namespaces: mount, pid, ipc and uts. The root has its own
+  /proc, /sys, /dev, /run and /tmp. A chroot is not enough, because `nsenter --mount` would enter the host's root.
 - Process 1 of a root ends when this process ends, even if this process is killed. The kernel then kills all other
   processes of the root, and removes the mounts with the namespace.
 - The mirror comes from apt's settings on this machine, or from SYSTEMS_DEBIAN_MIRROR and similar variables.
@@ -85,14 +86,14 @@ class Network(enum.Enum):
 
 
 class Unusable(Exception):
-    """The error if this machine cannot create or enter a root. Its message contains the reason and the remedy."""
+    """The error if this machine cannot create or enter a root. The message contains the reason and the remedy."""
 
 
 # Base roots
 
 
 def base(system: System, say: Callable[[str], None] = print) -> Path:
-    """Return the folder of the system's base root. Build it if it is missing, or if its recipe has changed."""
+    """Return the folder of the system's base root. Build the root if it is missing, or if its recipe has changed."""
     require_namespaces()
     with _held(system, say) as folder:
         return folder
@@ -128,7 +129,7 @@ def _make_whole(system: System, place: Path, say: Callable[[str], None]) -> None
 
 
 def remove_base(system: System) -> None:
-    """Remove the base root."""
+    """Remove the base root of `system`."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with _locked(FOLDER / f".{system.name}.lock"):
         _remove(FOLDER / system.name)
@@ -183,7 +184,7 @@ def _make(system: System, folder: Path, say: Callable[[str], None]) -> None:
 
 
 def _run_alone(*words: str) -> tuple[int, str]:
-    """Run a command in new namespaces, so that its mounts and processes end with it. Return its status and output."""
+    """Run the command `words` in new namespaces, which end with the command. Return the exit status and the output."""
     spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     process = subprocess.Popen(
         [*_DIES_WITH_PARENT, *spaces, *words],
@@ -388,7 +389,7 @@ class Root:
         check: bool = False,
         timeout: float | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run the command `words`, and wait. Its standard output and error go to `.stdout`, or to the file `log`.
+        """Run the command `words`, and return the result. Output and errors go to `.stdout`, or to the file `log`.
 
         With `check`, raise `Unusable` if the command fails. The process still runs in the root after a timeout.
         """
@@ -465,7 +466,7 @@ _NAMESPACES = {"mount": "mnt", "pid": "pid_for_children", "ipc": "ipc", "uts": "
 
 
 def bare_clone(folder: Path, tree: Path = TREE) -> Path:
-    """Clone the committed HEAD of `tree` into a bare repository in `folder`, for `Root.clone`."""
+    """Clone the committed HEAD of `tree` into a bare repository in `folder`, for `Root.clone`. Return its path."""
     made = folder / "pam_totp.git"
     # git requires safe.directory for a tree that belongs to a user other than root.
     serve = "git -c safe.directory='*' upload-pack"

@@ -202,8 +202,8 @@ def test_faults_are_listed_armed_and_cleared(tmp_path: Path) -> None:
         assert token_sim("press", "--port", tmp_path / "port").stdout == "287082\n"
 
 
-def on_stopped(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run the command `fault` in this process, for a stopped token. Return its output."""
+def run_fault(path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command `fault` with `words` in this process, for the token `path`. Return the output."""
     main(["fault", str(path), *words])
     return capsys.readouterr().out
 
@@ -213,21 +213,21 @@ def test_the_list_marks_a_permanent_fault(name: str, tmp_path: Path, capsys: pyt
     path = tmp_path / "fob"
     main(["new", str(path)])
     capsys.readouterr()
-    assert "*" not in on_stopped(path, capsys)
-    assert on_stopped(path, capsys, name) == f"faults: {name}\n"
-    assert re.findall(r"^\* ([a-z-]+) ", on_stopped(path, capsys), re.MULTILINE) == [name]
-    assert json.loads(on_stopped(path, capsys, "--json"))["faults"] == {name: None}
+    assert "*" not in run_fault(path, capsys)
+    assert run_fault(path, capsys, name) == f"faults: {name}\n"
+    assert re.findall(r"^\* ([a-z-]+) ", run_fault(path, capsys), re.MULTILINE) == [name]
+    assert json.loads(run_fault(path, capsys, "--json"))["faults"] == {name: None}
 
 
 def test_clear_without_a_name_clears_all_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = new_token(tmp_path / "fob")
     with running(path, "--link", tmp_path / "port"):
         for words in (["--times", "2", "bounce"], ["SEGMENT"], ["stuck-button"], ["dead-battery"]):
-            on_stopped(path, capsys, *words)
-        assert on_stopped(path, capsys).count("*") == 4
-        assert on_stopped(path, capsys, "--clear", "bounce") == "faults: segment, stuck-button, dead-battery\n"
-        assert on_stopped(path, capsys, "--clear") == "faults: none\n"
-        assert on_stopped(path, capsys, "--clear") == "faults: none\n"
+            run_fault(path, capsys, *words)
+        assert run_fault(path, capsys).count("*") == 4
+        assert run_fault(path, capsys, "--clear", "bounce") == "faults: segment, stuck-button, dead-battery\n"
+        assert run_fault(path, capsys, "--clear") == "faults: none\n"
+        assert run_fault(path, capsys, "--clear") == "faults: none\n"
 
 
 def test_the_list_of_faults_fits_a_terminal_and_has_hanging_indents(
@@ -237,9 +237,9 @@ def test_the_list_of_faults_fits_a_terminal_and_has_hanging_indents(
     main(["new", str(path)])
     capsys.readouterr()
     monkeypatch.setenv("COLUMNS", "60")
-    assert len(on_stopped(path, capsys).splitlines()) == len(DESCRIPTIONS)
+    assert len(run_fault(path, capsys).splitlines()) == len(DESCRIPTIONS)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    lines = on_stopped(path, capsys).splitlines()
+    lines = run_fault(path, capsys).splitlines()
     assert max(map(len, lines)) <= 60 and len(lines) > len(DESCRIPTIONS)
     assert {line[:23].strip() for line in lines if not line[2].isalpha()} == {""}
 

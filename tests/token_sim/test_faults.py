@@ -1,4 +1,4 @@
-"""Tests of the faults of a token. Every code that the token shows after a fault is right and new."""
+"""Tests of the faults of a token. Every code that the token sends after a fault is right and new."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_armed_write_error_happens_the_set_number_of_times() -> None:
 def test_power_loss_at_any_time_may_skip_but_never_repeats_a_code(fault: Fault, data: st.DataObject) -> None:
     memory, shown = Ram(image()), []
     for _ in range(8):
-        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # a restart after the power failure
+        device = Device(memory, GENERIC, new_hardware(GENERIC, NOON))  # a restart after a loss of power
         device.elapse(100)
         if data.draw(st.booleans(), label="fault"):
             device.inject(fault)

@@ -42,7 +42,7 @@ def fob(tmp_path: Path) -> Iterator[LiveToken]:
 
 
 def script(port: serial.Serial) -> bytes:
-    """Send a fixed list of requests to `port`, and return the output up to the code."""
+    """Send requests to `port`, and return the output up to the reply to `DISP?`."""
     port.timeout = 0.1
     port.write(b"*IDN?\r\nNONSENSE\rPRESS 60\n")
     received = b""
@@ -149,7 +149,7 @@ def test_invalid_telnet_closes_only_the_connection_of_its_client(junk: bytes, tm
 
 @contextmanager
 def stepping(port: int) -> Iterator[tuple[socket.socket, Callable[[Callable[[], object], str], None], Runner]]:
-    """Yield a client of a TCP port, and a function that steps the loop until a condition is true."""
+    """Yield a client of TCP port `port`, a function that steps the loop until a condition is true, and the runner."""
     simulation = Simulation.in_memory(image(), PROFILES["c100"], NOON)
     simulation.elapse(1000)
     runner = Runner(simulation, [Tcp(port)], speed=20)

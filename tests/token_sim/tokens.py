@@ -1,4 +1,4 @@
-"""Helpers of the simulator's tests: tokens in memory at a fixed moment, and real `token-sim` processes."""
+"""Support for the simulator's tests: tokens in memory at a fixed moment, and real `token-sim` processes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 def token_sim(*arguments: str | os.PathLike[str], stdin: str = "", **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a token-sim command, and wait for its end."""
+    """Run `token-sim` with `arguments` and the input `stdin`, and return the result."""
     words = [*COMMAND, *(os.fspath(word) for word in arguments)]
     return subprocess.run(words, input=stdin, capture_output=True, text=True, timeout=60, check=False, **more)
 

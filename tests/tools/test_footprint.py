@@ -1,4 +1,4 @@
-"""`make bench-footprint`: the logins that it measures. valgrind is not run, because it takes many seconds."""
+"""Tests of the logins that `make bench-footprint` measures, without valgrind, which takes many seconds."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ Rules:
   after a failed stage.
 - The summary has a line for each stage, with the results of that stage below it. The exit status is 0 if all stages
   passed, else 1.
-- SIGINT, SIGTERM or SIGHUP interrupts the running stage. The run waits until the stage has cleaned up, prints the
-  summary so far, and exits with 130.
+- SIGINT, SIGTERM or SIGHUP interrupts the running stage. The run waits until the stage has cleaned up, at most
+  OVERTIME. The run then prints the summary so far, and exits with 130.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Simulation of a year: an owner logs in twenty times a day, and an attacker with the password guesses codes.
 
 `pam_totp.core` decides on every answer; the time is simulated. The greedy attacker guesses before each login of the
-owner, until two codes in a row are required. The owner enters two codes, which lower the count to five failures. The
+owner, until two codes in a row are required. After two codes of the owner, the count is at most five failures. The
 count decreases by one a day, so the attacker has five guesses and then one guess a day. The patient attacker has four
 guesses and then one a day, so a single code is always enough for the owner. In a flood, the attacker also guesses two
 codes in a row, until three codes are required.
@@ -129,7 +129,7 @@ class World:
         return "".join(hotp(token.secret, step, self.digits) for step in steps)
 
     def owner_mistypes(self) -> None:
-        """Count a wrong answer of the owner: this only reduces the guesses of the attacker."""
+        """Count a wrong answer of the owner. The failure only reduces the guesses of the attacker."""
         wrong = str((int(self.show(1)) + 500_000) % 10**self.digits).zfill(self.digits).encode()
         self.record = verify(self.record, Answer.parse(wrong), self.now, self.policy).record
 

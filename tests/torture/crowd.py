@@ -15,7 +15,7 @@ from tests.support.site import ME, PATIENCE, Site
 
 
 def in_processes(site: Site, answers: Sequence[str], services: Sequence[str] = ("demo",)) -> Counter[Result]:
-    """Log in once with each answer, in a process for each login, at `services` in turn. Count the results."""
+    """Log in once with each answer, in a process for each login, at `services` in turn. Return the counted results."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     jobs = enumerate(answers)

@@ -50,7 +50,7 @@ def enrol(store: PostgresStore, user: str = "alice") -> None:
 
 
 def log_in(store: PostgresStore, answer: str, user: str = "alice") -> str:
-    """Log in. Return the outcome, or `unavailable` if the database is out of reach."""
+    """Log in. Return the outcome, `busy` if the record is locked, or `unavailable` if the database is out of reach."""
     try:
         clock = clock_of(store, lambda: int(time.time()))
         return decide(store, user, Answer.parse(answer.encode()), POLICY, clock).outcome.value

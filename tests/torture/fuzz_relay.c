@@ -72,7 +72,7 @@ int pam_set_item(pam_handle_t *pamh, int type, const void *value)
 int pam_set_data(pam_handle_t *pamh, const char *name, void *data, void (*at_end)(pam_handle_t *, void *, int))
 {
     (void)pamh, (void)name, (void)data, (void)at_end;
-    abort(); /* the relay calls this only for a running helper, and HELPER does not exist */
+    abort(); /* the relay calls this function only for a running helper, and HELPER does not exist */
 }
 
 int pam_get_user(pam_handle_t *pamh, const char **user, const char *prompt)

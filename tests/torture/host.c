@@ -2,14 +2,14 @@
  *
  * host CONFDIR SERVICE USER ANSWER LOGINS THREADS default|ignore|handle
  *
- * It prints five numbers:
+ * The program prints five numbers:
  * - successful logins
  * - refused logins
  * - growth of the heap in bytes
  * - growth of the number of open descriptors
  * - zombie children
- * The program measures growth from the end of the first tenth of the logins. It aborts if a login or a thread cannot
- * start.
+ * The program measures growth from the end of the first tenth of the logins. The program aborts if a login or a
+ * thread cannot start.
  */
 #define _GNU_SOURCE
 #include <dirent.h>

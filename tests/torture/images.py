@@ -35,7 +35,7 @@ SYSTEMS = ["tmpfs", *ON_DISK]
 
 
 def make_and_mount(system: str, image: Path, folder: Path) -> None:
-    """Create a file system in `image`, and mount it on `folder` with mode 0700."""
+    """Create a file system of the kind `system`, and mount it on `folder` with mode 0700. tmpfs needs no `image`."""
     if system == "tmpfs":
         mount("-t", "tmpfs", "-o", "size=2m,nr_inodes=120,mode=0700", "private", str(folder))
         return

@@ -1,8 +1,8 @@
 """The share of logins that need two codes in a row because the owner mistypes codes, without an attacker.
 
-The owner logs in twenty times a day. Each code is mistyped with the same probability, independently of the others.
-Refused dialogues are repeated until the login is accepted. `share_of_two_codes` computes the share of logins from a
-Markov chain. `simulated_share` counts them, with `pam_totp.core` and a simulated clock.
+The owner logs in twenty times a day, and mistypes each code with the same probability, independently of the other
+codes. The owner repeats a refused dialogue until the login is accepted. `share_of_two_codes` computes the share of
+logins from a Markov chain. `simulated_share` counts the logins, with `pam_totp.core` and a simulated clock.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def dialogue(record: UserRecord, now: int, presses: int, typed: Iterator[bool]) 
 
 
 def owner(failures: int) -> UserRecord:
-    """Return the record of an owner at this count of failures."""
+    """Return the record of an owner with `failures` failures."""
     token = HotpToken(name="fob", secret=KEY, created=0)
     return UserRecord(user="owner", tokens=(token,), failures=failures, failures_at=BEGIN)
 
@@ -62,14 +62,14 @@ def owner(failures: int) -> UserRecord:
 
 @cache
 def dialogues(failures: int) -> tuple[End, ...]:
-    """Return all ends of a dialogue that begins at this count of failures."""
+    """Return all ends of a dialogue that begins with `failures` failures."""
     every = itertools.product((True, False), repeat=3)
     ends = (dialogue(owner(failures), BEGIN, 0, iter(typed)) for typed in every)
     return tuple({end.correct: end for end in ends}.values())
 
 
 def login(failures: int, mistyped: float) -> Login:
-    """Return the ends of a login, with their probabilities."""
+    """Return the probability of each end of a login that begins with `failures` failures."""
     found: Login = defaultdict(float)
     waiting = {failures: 1.0}
     while waiting:
@@ -115,7 +115,7 @@ def _next(states: dict[State, float], logins: list[Login]) -> tuple[float, dict[
 
 
 def simulated_share(mistyped: float, days: int, seed: int) -> float:
-    """Return the share of the logins of `days` that needed two codes in a row. Each login ends with an acceptance."""
+    """Return the share of logins in `days` days that needed two codes in a row. Each login ends with an acceptance."""
     chance, record, presses, needed = random.Random(seed), owner(0), 0, 0
     typed = iter(lambda: chance.random() >= mistyped, None)
     for number in range(days * LOGINS_A_DAY):

@@ -17,7 +17,7 @@ def rounds(short: int, in_an_hour: int) -> int:
 
 
 def report(text: str) -> None:
-    """Print a line with the number of attempts and the result. `make torture` repeats this line in its summary."""
+    """Print the line `text` with the results of a test. `make torture` repeats this line in its summary."""
     print(f"\n{text}", flush=True)
     if path := os.environ.get("TORTURE_RESULTS"):
         with open(path, "a", encoding="utf-8") as file:

@@ -38,7 +38,7 @@ def p_value(first: Rounds, second: Rounds, seed: int = 1) -> float:
 
 
 def detectable(first: Rounds, second: Rounds, alpha: float, power: float = 0.9) -> int | None:
-    """Return the least of SHIFTS (milliseconds) that the test finds with this power, or None.
+    """Return the least of SHIFTS (milliseconds) that the test finds with the probability `power`, or None.
 
     Draw rounds from the measured rounds, exchange the two samples at random, and add the shift to one sample.
     """

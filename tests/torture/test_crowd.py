@@ -1,4 +1,4 @@
-"""Tests that sixty simultaneous refusals under one name do not reveal whether the user is enrolled.
+"""Tests that simultaneous refusals under one name do not reveal whether the user is enrolled.
 
 `make test` does not compare times. `make torture` applies a rank test to the times from answer to refusal.
 tests/logins/test_equal_work.py compares the work of the helper.

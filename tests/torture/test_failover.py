@@ -76,7 +76,7 @@ def initialise_without_replication(server: Server) -> None:
 def test_a_store_that_ignores_notices_accepts_a_code_twice(
     monkeypatch: pytest.MonkeyPatch, *, ignores_notices: bool
 ) -> None:
-    """The primary commits without its standby, because an administrator cancels the wait. Then the primary is lost."""
+    """The primary commits without its standby, because an administrator cancels the wait."""
     if ignores_notices:
         monkeypatch.setattr(Connection, "_on_notice", lambda self, result: None)
     with replicated() as (primary, standby):

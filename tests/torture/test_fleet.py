@@ -72,9 +72,9 @@ def test_of_fifty_racers_over_two_authorities_one_is_accepted(fleet: Fleet, clie
 
 
 class Host:
-    """A member that asks one authority, or the other authority after a timeout. It logs in with one token of a user.
+    """A member that logs in with one token of a user, and asks the other authority after a failed request.
 
-    Between these logins, the member sends one wrong answer for each of `victims`.
+    After every eighth login, the member removes a user from `victims`, and sends a wrong answer for this user.
     """
 
     def __init__(self, member: Member, user: str, key: bytes, victims: list[str], first: int) -> None:
@@ -117,7 +117,7 @@ class Host:
 
 @pytest.mark.timeout(3600)
 def test_a_killed_authority_loses_no_login_and_counts_each_answer_once(fleet: Fleet) -> None:
-    """Two members ask for the user `shared` at the same time, with two tokens."""
+    """Two members ask about the user `shared` at the same time, with two tokens."""
     kills = rounds(2, 40)
     members = [fleet.member(), fleet.member()]
     shared = fleet.user(tokens=(fob(), fob(name="second", secret=OTHER_KEY)))

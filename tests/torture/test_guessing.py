@@ -86,7 +86,7 @@ def test_the_count_holds_across_processes_services_and_restarts(site: Site) -> N
 
 
 def test_setting_the_clock_back_and_forth_loses_no_failure(site: Site) -> None:
-    """The clock jumps within a day after the first failure, because the count decreases after a day."""
+    """The clock jumps to any time until a day after the first failure, because the count then decreases."""
     site.enrol()
     store = FileStore(str(site.store))
 

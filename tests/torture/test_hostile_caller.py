@@ -1,4 +1,4 @@
-"""Tests of the real sudo and su: they refuse wrong codes under all conditions that a hostile caller can set.
+"""Tests of the real sudo and su: they refuse wrong codes under the conditions in `hostile.ATTACKS`.
 
 Every guess costs a failure: a condition that prevents the count of a wrong answer also prevents the acceptance of a
 right answer.

@@ -1,4 +1,4 @@
-"""Tests that refusals are identical for right and wrong codes, for every user, and in every state of a user.
+"""Tests that refusals are identical for right and wrong codes, for known and unknown users, and in each of STATES.
 
 test_full.py tests full and read-only disks. tests/logins/test_full_disk.py counts the writes to the store. By design,
 nullok discloses which users are enrolled, and grace discloses their earlier addresses. These tests use neither option.

@@ -1,7 +1,7 @@
 """Tests of logins through a real cluster of Patroni, with the settings of examples/patroni.yml.
 
 Rules:
-- Only the long form of the torture tests runs these tests: Patroni needs up to a minute after each failure.
+- Only the long form of the torture tests runs these tests: Patroni needs up to a minute after each loss of a server.
 - Four processes offer the same codes: two of them try the primary first, and two another server.
 - Each code was accepted at most once after any loss of the primary, counters only increased, and used codes are
   refused.
@@ -106,7 +106,7 @@ def cut_off(running: Cluster, primary: Node) -> Callable[[], None]:
 
 
 def two_primaries(running: Cluster, primary: Node) -> Callable[[], None]:
-    """Freeze only Patroni on the old primary, so that two primaries accept writes. Return a function that thaws it."""
+    """Freeze only Patroni on the old primary, so that two primaries accept writes. Return its function `thaw`."""
     primary.freeze()
     until(lambda: any(other.is_primary() for other in running.others(primary)), "another server is promoted", SLOW)
     until(lambda: primary.sql(WAITING) != [(0,)], "a login waits for a standby of the old primary")
@@ -133,7 +133,7 @@ def test_a_lost_primary_accepts_no_code_twice(strict: Cluster, lose: Lose) -> No
 
 
 def lose_and_repair(running: Cluster, primary: Node, crowd: Crowd, lose: Lose) -> None:
-    """Lose the primary while the crowd logs in. Wait until another server is the primary, and the old one a standby."""
+    """Lose the primary while the crowd logs in. Wait until the old primary is a standby of another server."""
 
     def more(number: int, what: str) -> None:
         known = len(crowd.accepted())
@@ -177,7 +177,7 @@ def test_of_two_primaries_only_the_new_primary_accepts(strict: Cluster) -> None:
 
 
 def test_both_primaries_of_an_asynchronous_cluster_accept() -> None:
-    """A code is accepted twice if no standby is required. This shows that the check of the test above can fail."""
+    """A code is accepted twice if no standby is required, so the check of the test above can fail."""
     with cluster(strict=False) as running:
         running.change(synchronous_mode=False)
         prepared(running, NONE)

@@ -1,4 +1,4 @@
-"""Tests of the relay's memory: under sanitizers, valgrind and libFuzzer, and over ten thousand logins."""
+"""Tests of the relay's memory: under sanitizers, valgrind and libFuzzer, and over many logins."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 
 def compiled(folder: Path, *flags: str) -> tuple[Path, Path]:
-    """Compile host.c and the relay with these flags; return the paths of both."""
+    """Compile host.c and the relay with `flags`, and return the paths of both."""
     host, relay = folder / "host", folder / "relay.so"
     common = ["cc", "-std=c11", "-Wall", "-Wextra", "-Werror", *flags]
     subprocess.run([*common, "-o", host, HERE / "host.c", "-lpam", "-pthread"], check=True)

@@ -191,7 +191,7 @@ def test_no_number_of_uids_keeps_an_account_out_of_sudo(machine: Machine, monkey
 
 
 class Supervisor:
-    """An imitation of a socket unit of systemd: it passes its listener to each service as descriptor 3."""
+    """An imitation of a socket unit of systemd. The supervisor passes its listener to each service as descriptor 3."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
@@ -294,7 +294,10 @@ exec prlimit --core=0 --nproc=1100 setpriv --reuid=pam_totp --regid=pam_totp --c
 
 @pytest.mark.bare
 def test_the_service_works_in_the_sandbox_of_its_unit(machine: Machine) -> None:
-    """Only the store is writable in the sandbox, which has no home folders, network, capabilities or new privileges."""
+    """The store is writable in the sandbox, but / and /usr are read-only.
+
+    The sandbox has no home folders, network, capabilities or new privileges.
+    """
     machine.stop_serving()
     machine.stack("sudo", machine.module_line(way="socket"))
     machine.enrol("alice")

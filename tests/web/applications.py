@@ -16,15 +16,15 @@ from tests.support.etc import SHADOW
 from tests.support.site import TREE, until
 from tests.web.served import listens
 
-# The accounts of the applications, and their PAM services. Both accounts can check passwords, as members of the group
-# shadow, but only the service can read the store.
+# The accounts of the applications, and their PAM services. Both accounts can check passwords, because they are in the
+# group shadow. Only the service can read the store.
 CLIENTS = {"bob": "pam_totp-portal", "carol": "web"}
 DJANGO, FLASK, PORTAL = (f"http://localhost:{port}" for port in (8001, 8002, 8003))
 _FOLDER = "/run/applications"
 
 
 def start(machine: Machine) -> None:
-    """Start the service and all applications. Call this once, after TlsPortal has written the portal's stack."""
+    """Start the service and all applications. Call `start` once, after TlsPortal has written the portal's stack."""
     machine.serve()
     folder = machine.path(_FOLDER)
     shutil.copytree(TREE / "examples", folder, ignore=shutil.ignore_patterns("__pycache__"))

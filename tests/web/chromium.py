@@ -18,7 +18,7 @@ ALL_NAMES_HERE = "--host-resolver-rules=MAP * 127.0.0.1"  # all host names resol
 
 @contextmanager
 def running(program: str, *flags: str) -> Iterator[Browser]:
-    """Run Chromium with FLAGS and `flags` in the block."""
+    """Run the Chromium `program` with FLAGS and `flags` in the block, and yield the browser."""
     from playwright.sync_api import sync_playwright  # slow to import, so only tests with a browser import it
 
     with sync_playwright() as playwright:

@@ -86,14 +86,14 @@ def _chromium(_served: Served) -> Iterator[Chromium]:
 
 @pytest.fixture
 def people(_chromium: Chromium, served: Served) -> Iterator[People]:
-    """Return a function that opens a separate browser context for a user. Its arguments are options of the context."""
+    """Yield a function that opens a separate browser context for a user. The arguments are options of the context."""
     with _people(_chromium, served) as make:
         yield make
 
 
 @pytest.fixture
 def newcomers(_chromium: Chromium, served_with_tickets: Served) -> Iterator[People]:
-    """Return a function like `people`, for the portal that asks for a ticket."""
+    """Yield a function like `people`, for the portal that asks for a ticket."""
     with _people(_chromium, served_with_tickets) as make:
         yield make
 

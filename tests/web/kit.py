@@ -203,7 +203,7 @@ def code_of_app(key: bytes, now: Callable[[], float], later: int = 0) -> str:
 
 
 def enroll_fob(portal: Portal, user: str = "alice", **fields: Any) -> HotpToken:
-    """Enrol a key fob for `user`. `fields` override the default fields of the HotpToken."""
+    """Enrol a key fob for `user`, and return its token. `fields` override the default fields of the token."""
     given: dict[str, Any] = {"name": "fob", "secret": KEY, "created": 0, "counter": 0} | fields
     token = HotpToken(**given)
     portal.site.enrol(token, user=user)

@@ -67,7 +67,7 @@ class Person:
         field.and_(self.page.locator(":focus")).wait_for()
 
     def type_as_key_fob(self, label: str, code: str) -> None:
-        """Type a code and Return into the field with the focus, like a key fob that acts as a keyboard, and wait."""
+        """Type a code and Return into the field `label`, like a key fob that types codes. Wait for the next page."""
         self.wait_for_focus(label)
         self.page.keyboard.type(code)
         with self.page.expect_navigation():

@@ -65,7 +65,7 @@ def take_pictures(person: Person, folder: Path, look: str) -> None:
 
 
 def take_guided_pictures(person: Person, folder: Path, look: str) -> None:
-    """Take a picture of each page of the guided enrolment, as alice with a ticket, and of a lost phone."""
+    """Take a picture of each page of the guided enrolment, as alice with a ticket, and of pages for a lost phone."""
 
     def take(name: str, *, full: bool = True) -> None:
         person.page.screenshot(path=folder / f"guided-{name}-{look}.png", full_page=full)

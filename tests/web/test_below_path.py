@@ -193,7 +193,7 @@ def _examples(language: str) -> list[str]:
 
 
 def _at(example: str, path: str, port: int) -> str:
-    """Return the example with the given path and port of the portal."""
+    """Return the example with `path` and `port` as the path and the port of the portal."""
     return example.replace("/otp", path).replace("127.0.0.1:8443", f"127.0.0.1:{port}")
 
 
@@ -223,7 +223,7 @@ Portals = dict[str, Portal]
 
 @pytest.fixture
 def portals(front: Front, tmp_path: Path) -> Iterator[Portals]:
-    """Yield three running portals behind the web server, each with its own store: /otp, /lab, and one on its own port.
+    """Yield three running portals behind the web server, each with a store: at /otp, at /lab, and on another port.
 
     The next code of alice's key fob differs between the portals.
     """

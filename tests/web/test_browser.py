@@ -276,7 +276,7 @@ IS_SEEN = """() => {
 
 
 def test_the_warning_is_accessible_and_does_not_cover_the_focus(people: People, served: Served) -> None:
-    """WCAG 2.2, 2.4.11. The viewport is as large as one of 1280 × 1024 pixels at a zoom of 400 %."""
+    """WCAG 2.2, 2.4.11. The viewport has the size of a window of 1280 × 1024 pixels at a zoom of 400 %."""
     alice = people(viewport={"width": 320, "height": 256})
     # axe needs a running clock
     alice.page.add_init_script("const now = Date.now; window.later = 0; Date.now = () => now() + window.later;")

@@ -78,7 +78,7 @@ def test_a_user_without_token_is_refused_unless_nullok_is_set(site: Site) -> Non
     site.config.write_text("[service.web]\nnullok = true\n")
     outcome = ask(site, "123456")
     assert outcome.verdict is Verdict.NOT_ENROLLED
-    assert not outcome, "bool(Outcome.NOT_ENROLLED) is False"
+    assert not outcome, "bool(Outcome(Verdict.NOT_ENROLLED)) is False"
 
 
 @pytest.mark.parametrize("code", ["1" * 513, "12\x0045", b"\xff" * 600, "\ud800"])

@@ -205,7 +205,7 @@ def test_an_invalid_host_header_gets_a_short_answer_and_no_log_line(
 
 
 def raw(port: int, line: str, *, host: str) -> bytes:
-    """Send a request with this first line and this Host header, as from a TLS proxy. Return the response."""
+    """Send a request with the first line `line` and the Host header `host`, as from a proxy. Return the response."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         forwarded = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nConnection: close\r\n"
         connection.sendall(f"{line}\r\nHost: {host}\r\n{forwarded}\r\n".encode("latin-1"))

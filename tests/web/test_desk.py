@@ -34,7 +34,7 @@ DAY = 86_400  # seconds
 
 
 def own(first: int, count: int = 1) -> str:
-    """Return codes of dora's key fob."""
+    """Return `count` codes in a row of dora's key fob, from counter `first`."""
     return codes(first, count, OWN)
 
 
@@ -570,7 +570,7 @@ def chromium(speaking: PlainPortal) -> Iterator[Chromium]:
 
 @pytest.fixture
 def member(chromium: Chromium, speaking: PlainPortal, request: pytest.FixtureRequest) -> Iterator[Person]:
-    """Return dora with a browser, and users to help. S-1 is in stock."""
+    """Yield the desk member dora with a browser. The user alice has a key fob, and a phone that is not confirmed."""
     speaking.delete_all_users()
     now = int(time.time())
     speaking.enrol("dora", HotpToken(name="own", secret=OWN, created=now))

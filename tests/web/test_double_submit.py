@@ -1,6 +1,6 @@
 """Tests of forms that a browser sends twice, as at a double click.
 
-The portal makes the change once, and the second page reports it.
+The portal makes the change once. The second page reports the change, or an expired form.
 
 test_tokens.py tests the forms for enrolment and recovery codes, and test_signin.py tests old forms.
 """

@@ -54,7 +54,7 @@ def guess(portal: Limited, address: str, user: str = "alice", password: str = "w
 
 
 def guess_from_networks(portal: Limited, attempts: int, first: int = 0) -> list[int]:
-    """Guess once from each of many networks. Return the statuses."""
+    """Guess once from each of `attempts` networks. Return the statuses."""
     return [guess(portal, f"2001:db8:{first + i:x}::1") for i in range(attempts)]
 
 
@@ -81,7 +81,7 @@ def test_of_600_guesses_from_one_site_20_are_checked_and_no_user_waits(site: Sit
 
 @pytest.mark.parametrize(
     ("first", "step", "neighbours", "attempts"),
-    [  # `neighbours`: an address inside and one outside the network; `step`: between the addresses of attempts
+    [  # `neighbours`: an address inside the network, and another outside; `step`: between the addresses of attempts
         ("2001:db8::", 1, ("2001:db8::ffff", "2001:db8:0:1::1"), 10),  # a /64
         ("2001:db8::", 1 << 64, ("2001:db8:0:ff::1", "2001:db8:0:100::1"), 15),  # a /56
         ("2001:db8::", 1 << 72, ("2001:db8:0:ffff::1", "2001:db8:1::1"), 20),  # a /48

@@ -39,13 +39,13 @@ def portal(site: Site) -> Portal:
     return Portal(site, first_token=FirstToken.TICKET)
 
 
-def ticket(portal: Portal, token: Token | None = None, ends: float = DAY) -> str:
-    """Create a ticket for alice that expires in `ends` seconds, and return the ticket."""
+def ticket(portal: Portal, token: Token | None = None, seconds: float = DAY) -> str:
+    """Create a ticket for alice that expires in `seconds`, and return the ticket."""
     now = int(portal.wall())
     new = token or new_token("totp", name="new phone", secret=b"n" * 20, algorithm="SHA1", digits=6, now=now)
 
     def change(record: UserRecord) -> tuple[UserRecord, str]:
-        return issue_ticket(record, new, now + int(ends))
+        return issue_ticket(record, new, now + int(seconds))
 
     return FileStore(str(portal.site.store)).update("alice", change, create=True)
 
@@ -162,7 +162,7 @@ def test_a_token_that_waits_for_its_ticket_is_shown_as_such(portal: Portal) -> N
 
 
 def test_a_wrong_ticket_costs_what_a_refusal_costs_and_is_not_counted(portal: Portal) -> None:
-    ended = ticket(portal, ends=60)
+    ended = ticket(portal, seconds=60)
     browser = portal.browser()
     browser.sign_in()
     portal.wall.advance(60)

@@ -20,7 +20,7 @@ SMALL = {"viewport": {"width": 320, "height": 640}}
 
 
 def invite(served: Served, *tokens: Token, token: Token | None = None) -> str:
-    """Write alice's record with these tokens and a ticket. Return the ticket."""
+    """Write alice's record with `tokens` and a ticket for `token`, by default for a new phone. Return the ticket."""
     now = int(time.time())
     record = UserRecord(user="alice", tokens=tokens)
     record, ticket = issue_ticket(record, token or new_phone(record, now), now + 3600)

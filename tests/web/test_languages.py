@@ -487,7 +487,7 @@ def chromium(speaking: PlainPortal) -> Iterator[Chromium]:
 
 @pytest.fixture
 def alice(chromium: Chromium, speaking: PlainPortal, request: pytest.FixtureRequest) -> Iterator[Person]:
-    """Return a user with a key fob, a phone, and a browser with the options of `request.param`."""
+    """Yield a user with a key fob, a phone, and a browser with the options of `request.param`."""
     speaking.delete_all_users()
     now = int(time.time())
     fob = HotpToken(name="fob", secret=KEY, created=now - 90 * DAY, serial="SM00000042")

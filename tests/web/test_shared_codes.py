@@ -26,7 +26,7 @@ def shared(machine: Machine, tls_portal: TlsPortal) -> Machine:
 
 
 def django(person: Person, code: str) -> bool:
-    """Sign in to the Django example with a password and a code. Return True if its private page appears."""
+    """Sign in to the Django example with a password and `code`. Return True if the private page appears."""
     person.page.goto(f"{applications.DJANGO}/login/")
     person.fill(**{"Username:": "alice", "Password:": person.served.password})
     person.press("Go on")
@@ -36,7 +36,7 @@ def django(person: Person, code: str) -> bool:
 
 
 def flask(person: Person, code: str) -> bool:
-    """Sign in to the Flask example. Return True if its private page appears."""
+    """Sign in to the Flask example with a password and `code`. Return True if the private page appears."""
     person.page.goto(f"{applications.FLASK}/login")
     person.fill(User_name="alice", Password=person.served.password)
     person.press("Go on")

@@ -165,7 +165,7 @@ def chromium(ours: PlainPortal) -> Iterator[Chromium]:
 
 @pytest.fixture
 def alice(chromium: Chromium, ours: PlainPortal, request: pytest.FixtureRequest) -> Iterator[Person]:
-    """Return a user with a key fob, and a browser with the options of `request.param`."""
+    """Yield a user with a key fob, and a browser with the options of `request.param`."""
     ours.delete_all_users()
     ours.enrol("alice", HotpToken(name="fob", secret=KEY, created=0))
     person = Person(chromium, ours, **request.param)
