@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         record.with_token(token)  # report a duplicate key before the user scans the QR code
         require_free_serial(store, user, token)
         warn_without_account(user)
-        warn_about(token, scanned=is_new_key or args.qr is not None)
+        warn_about(token, is_scanned=is_new_key or args.qr is not None)
         uri = token_uri(token, user, args.issuer)
         display.show(token, uri)
         if not args.later:

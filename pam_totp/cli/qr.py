@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         user, name = user_and_token(args, store)
         token = named_token(read(store, user), name)
         confirm(f"show the key of {user}'s {token.name}? any person who sees the key can generate the same codes", args)
-        warn_about(token, scanned=True)
+        warn_about(token, is_scanned=True)
         uri = token_uri(token, user, args.issuer)
         args.audit.revealed("qr", user, **of_token(token))
         display.show(token, uri)

@@ -63,9 +63,9 @@ def token_uri(token: Token, user: str, issuer: str) -> str:
         raise CommandError(str(e), WRONG_USAGE) from None
 
 
-def warn_about(token: Token, *, scanned: bool) -> None:
+def warn_about(token: Token, *, is_scanned: bool) -> None:
     """Warn about a weak key, and about properties that some apps ignore."""
-    for warning in warnings(token, scanned=scanned):
+    for warning in warnings(token, is_scanned=is_scanned):
         print(f"pam-totp: warning: {warning}", file=sys.stderr)
 
 

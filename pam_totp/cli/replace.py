@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         token = new_token_of(args, old.name)
         replaced(record, old, token)  # report a duplicate key before the user scans the QR code
         require_free_serial(store, user, token)
-        warn_about(token, scanned=is_new_key or args.qr is not None)
+        warn_about(token, is_scanned=is_new_key or args.qr is not None)
         uri = token_uri(token, user, args.issuer)
         display.show(token, uri)
         token = token.confirmed_without_code() if args.yes else first_code(args, token, display)

@@ -171,7 +171,7 @@ def _forward(args: argparse.Namespace, log: Log, store: Store, user: str) -> For
         if type(store) is FileStore:  # a file in a home folder has no claims
             _claim_serials(store, user)
         changed = sum(old != new for old, new, _ in result.tokens)
-        args.audit.changed("restored", user, tokens=changed, codes=result.voided)
+        args.audit.changed("restored", user, tokens=changed, codes=result.void_codes)
     return result
 
 
@@ -252,7 +252,7 @@ def _packed(user: str, result: Forwarded) -> bytes:
     facts = {
         "user": user,
         "tokens": [_token_facts(old, new, notes) for old, new, notes in result.tokens],
-        "recovery_voided": result.voided,
+        "recovery_voided": result.void_codes,
         "recovery_made": result.recovery_made,
         "not_in_the_backup": result.missing,
     }

@@ -86,12 +86,12 @@ def _growth() -> tuple[int, int]:
 
 
 def new_file(document: bytes, size: int, sequence: int = 1) -> bytes:
-    """Return the content of a new file: a slot with the document, and an empty slot."""
+    """Return the content of a new file: a slot of `size` bytes with `document`, and an empty slot."""
     return encode(sequence, document, size) + empty(size)
 
 
 def encode(sequence: int, document: bytes, size: int) -> bytes:
-    """Return a slot of `size` bytes. Raise RecordError if the document or the number is too large."""
+    """Return a slot of `size` bytes with `document`. Raise RecordError if `document` or `sequence` is too large."""
     if sequence >= 10**_MAX_DIGITS:
         raise RecordError(f"the sequence number must have at most {_MAX_DIGITS} digits")
     slot = _slot(sequence, document, size)
@@ -106,7 +106,7 @@ def decode(data: bytes) -> Slots:
         return Slots(document=data)
     size = len(data) // 2
     if len(data) % (2 * BLOCK) or not 0 < size <= MAX_SLOT:
-        raise RecordError(f"must be two slots, each a multiple of {BLOCK} bytes")
+        raise RecordError(f"must be two slots of equal size, a multiple of {BLOCK} and at most {MAX_SLOT} bytes")
     found = [_decode(data[:size]), _decode(data[size:])]
     numbers = [0 if slot is None else slot[0] for slot in found]
     current = numbers.index(max(numbers))

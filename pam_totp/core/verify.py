@@ -2,14 +2,15 @@
 
 Rules (docs/architecture.md numbers all laws of verification):
 1. A counter or step is accepted at most once. The next accepted counter or step must be higher.
-2. A wrong code changes only the counts of failures and refusals.
-3. The decision depends only on the record, the answer, the time and the policy.
+2. A wrong code changes only the counts of failures and refusals, and the time of the last decrease.
+3. The decision depends only on the arguments of `verify`, except `ahead`.
 4. The record remains unchanged after a malformed answer, after a ticket, and after any answer for a user without a
    confirmed token.
 5. Every other answer changes the record. Otherwise a full disk or the response time would show the reason of a refusal.
 6. Single codes of one dialogue may be codes in a row together (law 5). The first two codes are used up if a third code
    is needed. A repeated answer is refused at once, and is not a failure. Codes in a row cancel the dialogue's failures.
-7. Codes in a row or a recovery code lower the count of failures to a limit. One code never lowers it (law 8).
+7. Codes in a row, a recovery code or a temporary code lower the count of failures to a limit. One code never lowers the
+   count (law 8).
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ class Decision(Value):
     refused between the previous success and this dialogue. `next_code` is set if the two codes of the dialogue are
     consecutive, and a third code is needed.
 
-    `distance` is set if a code of `token` was accepted. For HOTP, it is the number of skipped counters before the first
-    code. For TOTP, it is the token's clock at the last code minus this host's clock, in steps. It is None for a third
-    code of HOTP, because the two codes before it have used up the skipped counters.
+    `distance` is set if a code of `token` was accepted. For HOTP, `distance` is the number of skipped counters before
+    the first code. For TOTP, `distance` is the token's clock at the last code minus this host's clock, in steps.
+    `distance` is None for a third code of HOTP, because the first two codes have used up the skipped counters.
     """
 
     outcome: Outcome
@@ -100,9 +101,9 @@ class Decision(Value):
 class Earlier(Value):
     """The refused answers that precede an answer in its dialogue.
 
-    `answers` are the answers to the prompts of this dialogue. `failures` is the number of failures that they added, and
-    `counted` the record's number of failures after that. `refused` is the number of refusals that these answers and a
-    first pass added. `next_code` is the code that completes the codes in a row.
+    `answers` are the answers to the prompts of this dialogue. `failures` is the number of failures that these answers
+    added, and `counted` the record's number of failures after that. `refused` is the number of refusals that these
+    answers and a first pass added. `next_code` is the code that completes the codes in a row.
     """
 
     answers: tuple[Answer, ...] = ()
@@ -114,7 +115,7 @@ class Earlier(Value):
     NONE: ClassVar[Earlier]
 
     def followed_by(self, answer: Answer, decision: Decision, *, prompted: bool) -> Earlier:
-        """Return the refused answers and `answer`.
+        """Return the refused answers with `answer` added, and with the counts after `decision`.
 
         `prompted` is False for a first pass, whose code cannot begin codes in a row.
         """
@@ -129,14 +130,18 @@ class Earlier(Value):
         )
 
     def own(self, failures: int) -> int:
-        """Return the number of failures that codes in a row cancel.
+        """Return the number of this dialogue's failures that codes in a row cancel.
 
-        The number is 0 if another login or time has lowered the count of `failures` since.
+        `failures` is the user's current number of failures. Return 0 if another login or time has lowered this number
+        since the answers.
         """
         return self.failures if failures >= self.counted else 0
 
     def code(self, lengths: Set[int]) -> tuple[int, ...]:
-        """Return the code of the only answer; empty after several answers, or an answer of several codes."""
+        """Return the code of the only answer, with a number of digits in `lengths`.
+
+        Return an empty tuple unless there is exactly one answer, and that answer is a single code.
+        """
         found = self.answers[0].numbers(lengths) if len(self.answers) == 1 else None
         return found[1] if found is not None and len(found[1]) == 1 else ()
 
@@ -169,10 +174,11 @@ def verify(
 ) -> Decision:
     """Decide on `answer` at `now` (Unix seconds). `earlier` are the refused answers of the same dialogue.
 
-    A valid ticket of the user has the outcome TICKET, which is not accepted: its owner must confirm the token.
+    The user's ticket has the outcome TICKET if the ticket is valid and `tickets` allows its use. This outcome is not
+    accepted: the user must confirm the token.
 
     At least `fewest` codes in a row are needed, regardless of the count of failures. Codes in `ahead` are not computed
-    again. They cannot change the decision, because a code depends only on its key and counter.
+    again. These codes cannot change the decision, because a code depends only on its key and counter.
 
     The caller must store the record of the decision before the user may pass. Raise ValueError only if `now` is outside
     0 to `TIME_LIMIT` - 1.
@@ -220,7 +226,7 @@ def verify(
             )
     before = earlier.code({digits})
     pair = (*before, *codes) if before and len(codes) == 1 else ()
-    # Law 5: for codes in a row across answers, the failure that the first of these codes added does not count.
+    # Law 5: for codes in a row across answers, the failure that the first of these codes added is subtracted.
     for row, counted in ((pair, failures - earlier.own(failures)), (codes, failures)):
         for token in candidates if row else ():
             first = _find(token, row, acceptable(token, len(row), now, policy), ahead)
@@ -250,20 +256,20 @@ def verify(
 
 
 def takes_ticket(record: UserRecord, tickets: Tickets) -> bool:
-    """Return True if a ticket of this user counts in a dialogue that takes `tickets`."""
+    """Return True if a ticket of the user of `record` is valid in a dialogue with `tickets`."""
     return tickets is Tickets.EVERYBODY or (tickets is Tickets.UNENROLLED and not record.enrolled)
 
 
 def is_ticket(record: UserRecord, answer: Answer, now: int) -> bool:
-    """Return True if `answer` is the user's ticket, and it is valid at `now` (Unix seconds)."""
+    """Return True if `answer` is the user's ticket, and the ticket is valid at `now` (Unix seconds)."""
     return record.invited_token is not None and _is_long_code(record.ticket, answer, now)
 
 
-def _is_long_code(stored: Ticket | TemporaryCode | None, answer: Answer, now: int) -> bool:
-    """Return True if `answer` is the ticket or temporary code `stored`, and it is valid at `now`."""
-    if stored is None or answer.recovery_code is None or now >= stored.ends:
+def _is_long_code(long_code: Ticket | TemporaryCode | None, answer: Answer, now: int) -> bool:
+    """Return True if `answer` is the ticket or temporary code `long_code`, and `long_code` is valid at `now`."""
+    if long_code is None or answer.recovery_code is None or now >= long_code.ends:
         return False
-    return recovery_digest(stored.salt, answer.recovery_code) == stored.digest
+    return recovery_digest(long_code.salt, answer.recovery_code) == long_code.digest
 
 
 def _distance(token: Token, first: int, count: int, now: int) -> int:
@@ -285,9 +291,9 @@ def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now
 
 
 def acceptable(token: Token, count: int, now: int, policy: Policy, *, used_up: int = 0) -> range:
-    """Return the counters or steps at which the first of `count` codes is accepted (laws 4 to 6).
+    """Return the counters or steps at which the first of `count` codes is accepted at `now` (laws 4 to 6).
 
-    Return the range of the first of the other codes if `used_up` codes are used up already.
+    Return the range of the code after the first `used_up` codes if these codes are used up already.
     """
     if isinstance(token, HotpToken):
         reach = policy.look_ahead
@@ -300,7 +306,7 @@ def acceptable(token: Token, count: int, now: int, policy: Policy, *, used_up: i
 
 
 def steps_around(token: TotpToken, count: int, now: int, reach: int) -> range:
-    """Return the steps at which the first of `count` codes is accepted.
+    """Return the steps at which the first of `count` codes is accepted at `now` (Unix seconds).
 
     The last code must be within `reach` steps of the token's clock (RFC 6238 §5.2, §6). The first code must be later
     than the last used step. The drift stays within `MAX_DRIFT`.

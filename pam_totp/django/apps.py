@@ -6,7 +6,10 @@ from django.apps import AppConfig, apps
 
 
 class PamTotpConfig(AppConfig):  # type: ignore[misc]
-    """The application. It registers checks, guards and, if django-two-factor-auth is installed, the device."""
+    """The application. It registers the checks, and installs the guard.
+
+    If django-two-factor-auth is installed, the application also registers the login method.
+    """
 
     name = "pam_totp.django"
     label = "pam_totp"

@@ -1,9 +1,10 @@
 """Public: the sign-in to Django with the password of an account on this host.
 
 Rules:
-- Only PAM checks a password, in the synchronous and in the asynchronous method. Django's own passwords have no effect.
-- `authenticate` raises no error: it logs the error, and refuses the sign-in. The variables of its callers contain the
-  password, and Django 4.2 shows them in its error report.
+- Only PAM checks a password, in the synchronous and in the asynchronous method. This backend ignores Django's own
+  passwords.
+- `authenticate` logs an error, and refuses the sign-in. It raises only PermissionDenied. The variables of its callers
+  contain the password, and the error report of Django 4.2 shows these variables.
 - A Django user is signed in only by the account with exactly the same name. The lookup may ignore case. With
   PAM_TOTP_ACCOUNT_FIELD, that field contains the account's name.
 - Every frame that contains the password is marked as sensitive, because the error is logged with its traceback.
@@ -37,7 +38,9 @@ _checkers: dict[str, SystemPasswords] = {}  # by PAM service; a checker limits t
 
 
 class PamBackend(ModelBackend):  # type: ignore[misc]
-    """An authentication backend for system passwords. A right password creates a device, so Django asks for a code.
+    """An authentication backend for system passwords.
+
+    A right password creates a device, so Django asks for a code. PAM_TOTP_CREATE_DEVICES can turn the creation off.
 
     Use this backend instead of ModelBackend. With both, Django would also accept the passwords in its database.
     """
@@ -47,6 +50,8 @@ class PamBackend(ModelBackend):  # type: ignore[misc]
         self, request: Any, username: str | None = None, password: str | None = None, **kwargs: Any
     ) -> Any:
         """Return the user, or None. Log an error that prevents the sign-in, and return None.
+
+        Raise PermissionDenied if a receiver of a signal refuses the user.
 
         The keyword of the user's name may be the value of USERNAME_FIELD, for example `email`, as with ModelBackend.
         """

@@ -43,7 +43,7 @@ def _findings() -> Iterator[CheckMessage]:
     if not isinstance(timeout, int | float) or timeout <= 0:
         yield Error("PAM_TOTP_TIMEOUT must be a positive number of seconds", id="pam_totp.E002")
     if MIDDLEWARE not in settings.MIDDLEWARE:
-        hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware; until then no user counts as verified"
+        hint = f"add {MIDDLEWARE!r} after AuthenticationMiddleware; until then no user is verified"
         yield Error("MIDDLEWARE must have django-otp's middleware", hint=hint, id="pam_totp.E003")
     field = conf.get("PAM_TOTP_ACCOUNT_FIELD")
     if field and not _is_unique_field(field):
@@ -57,7 +57,7 @@ def _findings() -> Iterator[CheckMessage]:
     if backends:
         file = os.path.join(PAM_FOLDER, str(conf.get("PAM_TOTP_PASSWORD_SERVICE")))
         if not os.path.exists(file):
-            hint = f"create it (an example is {EXAMPLE}); until then every password is refused"
+            hint = f"create the file (an example is {EXAMPLE}); until then every password is refused"
             yield Warning(f"PAM service not found: {file}", hint=hint, id="pam_totp.W002")
         if MODEL_BACKEND in settings.AUTHENTICATION_BACKENDS:
             hint = "remove ModelBackend: PamBackend replaces it"
@@ -68,22 +68,22 @@ def _findings() -> Iterator[CheckMessage]:
         yield Warning(f"admin site {site!r} may open with the password alone", hint=hint, id="pam_totp.W004")
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         hint = f"add {REQUEST_MIDDLEWARE!r}, so that the log has the address, and users see the messages of the service"
-        yield Warning("MIDDLEWARE does not pass on the request", hint=hint, id="pam_totp.W005")
+        yield Warning("MIDDLEWARE must have RequestMiddleware of pam_totp", hint=hint, id="pam_totp.W005")
     others = [model.model_label() for model in device_classes() if not issubclass(model, HostDevice)]
     remedy = _missing_guard()
     if others and remedy:
         text = f"users may add devices of other types with the password alone: {', '.join(others)}"
         yield Warning(text, hint=remedy, id="pam_totp.W006")
     if any(_is_admin_documentation(page) for page in pages):
-        hint = "wrap the views of django.contrib.admindocs in otp_required, or remove it from urls.py (see docs/web.md)"
+        hint = "wrap the views of django.contrib.admindocs in otp_required, or remove them from urls.py (docs/web.md)"
         yield Warning("the admin documentation requires the password only", hint=hint, id="pam_totp.W007")
     missing = _fields_that_new_users_lack(backends) if conf.get("PAM_TOTP_CREATE_USERS") else []
     if missing:
-        hint = "return them from fields_of_new_user of a subclass of PamBackend; until then these sign-ins are refused"
+        hint = "return the fields from fields_of_new_user of a subclass of PamBackend; until then new users are refused"
         yield Warning(f"new users lack required fields: {', '.join(missing)}", hint=hint, id="pam_totp.W008")
     if any(_is_login_of_former_class(page) for page in pages):
         hint = "move the line with HostAdminSite above urlpatterns; until then no user can enter the admin site"
-        yield Warning("the login page of the admin site is not that of HostAdminSite", hint=hint, id="pam_totp.W009")
+        yield Warning("the login page of the admin site must be that of HostAdminSite", hint=hint, id="pam_totp.W009")
 
 
 def _backends() -> list[PamBackend]:
@@ -118,12 +118,13 @@ def _must_be_given(field: Any) -> bool:
 
 
 def _missing_guard() -> str | None:
-    """Return a hint on how to guard the types of devices of other applications, or None if they are guarded."""
+    """Return a hint on how to guard the device types of other applications, or None if these types are guarded."""
     if REQUEST_MIDDLEWARE not in settings.MIDDLEWARE:
         return f"add {REQUEST_MIDDLEWARE!r}: then a user of this host needs a code before adding a device"
     if not _backends() or not conf.get("PAM_TOTP_CREATE_DEVICES"):
         return (
-            "create a HostDevice for every user, because pam_totp guards only these users, or remove the applications"
+            "create a HostDevice for every user, or remove the applications: pam_totp guards only users with a"
+            " HostDevice"
         )
     return None
 
@@ -149,7 +150,7 @@ def _pages(patterns: Iterable[URLPattern | URLResolver]) -> Iterator[Callable[..
 
 
 def _enclosed(view: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the variables that a view encloses, and those of the functions among them.
+    """Yield the name and the value of each variable in the closure of `view`, and in the closures of functions there.
 
     A decorator encloses the view that it guards. user_passes_test also encloses its test, by the name `test_func`.
     """
@@ -187,7 +188,7 @@ def _open_admin_sites(pages: Iterable[Callable[..., Any]]) -> list[str]:
 
 def _admin_sites(page: Callable[..., Any]) -> Iterator[Any]:
     """Yield the admin sites that guard the page: as a view of the site, or through the site's `admin_view`."""
-    if hasattr(page, "admin_site"):  # AdminSite sets it on the views that need its permission
+    if hasattr(page, "admin_site"):  # AdminSite sets this attribute on the views that need a permission
         yield page.admin_site
     for name, value in _enclosed(page):
         if name == "self" and hasattr(value, "admin_view"):

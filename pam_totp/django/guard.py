@@ -5,8 +5,8 @@ Rules:
   with the password could add a device, and give its codes.
 - The same applies to a session with a HostDevice from `PamBackend`, even after the deletion of the device.
 - The request must be of a user who gave a code. Commands have no request, and may add devices.
-- A device is new if the database has no such device of this user: a copy, for example, or a device of another user. An
-  existing device may be saved: every check of its codes saves it before its user counts as verified.
+- A device is new if the database has no device with the same id and user. Examples are a copy, and a device of another
+  user. An existing device may be saved: every check of a code saves the device before the user is verified.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def refuse_without_code(sender: type[Any], instance: Any, using: str | None = No
 
 
 def _is_new(device: Any, using: str | None) -> bool:
-    """Return True unless the database has this device of this user."""
+    """Return True unless the database has `device` with the same user."""
     rows = type(device)._base_manager.using(using)
     return bool(device._state.adding) or not rows.filter(pk=device.pk, user_id=device.user_id).exists()
 

@@ -88,14 +88,17 @@ def current_request() -> Any:
 
 
 def tell(level: int, *texts: str) -> None:
-    """Add messages for the user of the current request, if the project uses django.contrib.messages."""
+    """Show `texts` to the user of the current request, as messages of `level`.
+
+    Do nothing if there is no request, or if the project does not use django.contrib.messages.
+    """
     request = current_request()
     for text in texts if request is not None else ():
         messages.add_message(request, level, text, fail_silently=True)
 
 
 def address_of(request: Any) -> str | None:
-    """Return Django's REMOTE_ADDR, the client's address, or None if it is empty, as on a Unix socket.
+    """Return the client's address, Django's REMOTE_ADDR, or None if REMOTE_ADDR is empty, as on a Unix socket.
 
     The address is canonical, so that the log has one spelling for one client.
     """

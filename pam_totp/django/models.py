@@ -1,11 +1,11 @@
-"""Public: the django-otp device. It states that a Django user has codes on this host.
+"""Public: the django-otp device, which states that a Django user has codes on this host.
 
 Rules:
 - The database holds no keys or counters, because the service on this host checks every code.
-- Every row has the name "default" and is confirmed. Otherwise, django-two-factor-auth would ask for no code, and
+- Every device has the name "default" and is confirmed. Otherwise, django-two-factor-auth would ask for no code, and
   would let the user add a device by the password alone.
 - `verify_token` raises no error: it logs the error, and refuses the code. The variables of its callers contain the
-  code, and Django shows them in its error report. The frames that contain the code are marked as sensitive.
+  code, and Django's error report shows these variables. The frames that contain the code are marked as sensitive.
 - The text about an outage differs from that about a wrong code, because another code would not help.
 """
 
@@ -34,7 +34,7 @@ _CONDITION = "condition" if django.VERSION >= (5, 1) else "check"  # the argumen
 
 
 class HostDevice(Device):  # type: ignore[misc]
-    """The device of a Django user: all tokens of the account with the same name on this host."""
+    """The device of a Django user: all tokens of the user's account on this host (`account_of`)."""
 
     class Meta:
         constraints = (
@@ -45,7 +45,7 @@ class HostDevice(Device):  # type: ignore[misc]
         )
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Write the row, with the name and the state that the rules require."""
+        """Write the device, with the name and the state that the rules require."""
         self.name, self.confirmed = NAME, True
         super().save(*args, **kwargs)
 
@@ -58,7 +58,9 @@ class HostDevice(Device):  # type: ignore[misc]
 
     @sensitive_variables()  # type: ignore[untyped-decorator]
     def verify_token(self, token: object) -> bool:
-        """Return True if the service accepts the code, which uses it up. Show the service's messages to the user.
+        """Return True if the service accepts the code `token`. An accepted code is used up.
+
+        Show the service's messages to the user.
 
         Return False if the service refuses the code. Log the reason, inform the user, and return False if the service
         cannot check the code.

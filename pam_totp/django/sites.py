@@ -5,7 +5,8 @@
 Rules:
 - The page for the code has no choice of devices, because a user has one device of pam_totp.
 - The address of both pages is that of `login`. The state of the session selects the page.
-- Other types of devices cannot be used at these pages. A user who gave their codes elsewhere may use the site.
+- Other types of devices cannot be used at these pages. A user who gave a code of such a device elsewhere may use
+  the site.
 """
 
 from __future__ import annotations

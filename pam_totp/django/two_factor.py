@@ -29,7 +29,7 @@ from pam_totp.django.models import HostDevice
 
 
 class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
-    """A form for every answer that a login accepts: one code, codes in a row, or a recovery code."""
+    """A form for every answer that the service accepts: codes, a recovery code or a temporary code."""
 
     otp_token = forms.CharField(
         label="One-time code",
@@ -39,7 +39,7 @@ class AnswerForm(AuthenticationTokenForm):  # type: ignore[misc]
 
 
 class HostMethod(MethodBase):  # type: ignore[misc]
-    """A login method without set-up pages: the portal or an administrator enrols the tokens."""
+    """A login method without set-up pages: users enrol in the portal, or an administrator enrols them."""
 
     code = "pam_totp"
     verbose_name = "Phone app or key fob"
@@ -79,6 +79,6 @@ def _guard(view: Any, target: Callable[[Any], str]) -> None:
 
 
 def _recovery_page() -> str:
-    """Return the address of the portal. Without a portal, show the user how to get recovery codes."""
+    """Show the user how to get recovery codes. Return the address of the portal, or of the profile without a portal."""
     tell(messages.INFO, "Create recovery codes in the portal of this host, or ask an administrator for them.")
     return str(conf.get("PAM_TOTP_PORTAL_URL") or resolve_url("two_factor:profile"))

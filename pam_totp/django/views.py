@@ -18,8 +18,7 @@ from pam_totp.django.forms import CodeForm
 class CodeView(LoginView):  # type: ignore[misc]
     """The page that asks for a code, codes in a row or a recovery code, and then redirects to the page in `next`.
 
-    The field requests the keyboard of digits on a phone. With the query `recovery=yes`, it requests the keyboard of
-    letters.
+    The field requests the keyboard of digits on a phone, or the keyboard of letters if the query has `recovery`.
     """
 
     authentication_form = CodeForm

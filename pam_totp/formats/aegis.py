@@ -64,7 +64,7 @@ def _decrypted(header: JsonObject, content: str, options: ParseOptions) -> bytes
 
     slots = [slot for slot in header["slots"] if slot["type"] == _PASSWORD_SLOT]
     if not slots:
-        what = "the backup cannot be decrypted with a password"
+        what = "the backup cannot be decrypted: it has no password"
         raise FormatError(None, f"{what} (export it from the app again, with a password or plain)")
     if options.ask_secret is None:
         raise FormatError(None, "a password is required: the file is encrypted")
@@ -76,7 +76,7 @@ def _decrypted(header: JsonObject, content: str, options: ParseOptions) -> bytes
                 master = _opened(AESGCM(_derived(password, slot)), slot["key_params"], bytes.fromhex(slot["key"]))
                 return _opened(AESGCM(master), header["params"], ciphertext)
     except (binascii.Error, ValueError):
-        raise FormatError(None, "the encrypted part of the backup is damaged") from None
+        raise FormatError(None, "the backup cannot be decrypted: the encrypted part is damaged") from None
     raise FormatError(None, "the backup cannot be decrypted: wrong password, or the file was changed")
 
 
@@ -85,7 +85,8 @@ def _derived(password: bytes, slot: JsonObject) -> bytes:
     if not all(type(number) is int and number > 0 for number in (n, r, p)):
         raise ValueError
     if 128 * n * r > _MAX_MEMORY or p > _MAX_PARALLEL:  # RFC 7914 2: scrypt needs 128 * n * r bytes
-        raise FormatError(None, f"the backup's scrypt must need at most {_MAX_MEMORY // 1024 // 1024} MiB")
+        limits = f"at most {_MAX_MEMORY // 1024 // 1024} MiB, with p of at most {_MAX_PARALLEL}"
+        raise FormatError(None, f"the backup's scrypt must need {limits}")
     salt, maxmem = bytes.fromhex(slot["salt"]), 128 * r * (n + p) + _MARGIN
     return hashlib.scrypt(password, salt=salt, n=n, r=r, p=p, maxmem=maxmem, dklen=_KEY_SIZE)
 

@@ -1,8 +1,8 @@
-"""JSON backups of authenticator apps: the shared part of their formats.
+"""JSON backups of phone apps: the shared part of their formats.
 
 Rules:
-- A format is a subclass of `AppBackup`. It names the members that identify its files, and returns an `Entry` for each
-  entry.
+- A format is a subclass of `AppBackup`. The subclass names the JSON members that identify its files, and
+  returns an `Entry` or an `ImportedToken` for each entry.
 - An entry that cannot be used, such as a Steam token, becomes a token with the reason (`unsupported`).
 - Entries are numbered from 1. A message names an entry by its number, and never shows a value.
 """
@@ -84,7 +84,7 @@ class AppBackup(Format):
     opening: bytes = b"{"
     """The first character of the file."""
     members: tuple[str, ...]
-    """The names of members that together distinguish such a file from files of other formats."""
+    """The names of the JSON members that together distinguish such a file from files of other formats."""
 
     def sniff(self, data: bytes) -> bool:
         return has_members(data, self.opening, *self.members)
@@ -101,22 +101,22 @@ class AppBackup(Format):
         return ParsedFile(tokens, len(tokens), unit="entry")
 
     def entries(self, document: Any, options: ParseOptions) -> Iterable[Entry | ImportedToken]:
-        """Return the entries of the file. Raise FormatError, AttributeError, KeyError or TypeError."""
+        """Return the entries of `document`. Raise FormatError, AttributeError, KeyError or TypeError."""
         raise NotImplementedError
 
 
 def json_document(data: bytes) -> Any:
-    """Return the document of a JSON file. Raise FormatError."""
+    """Return the document of the JSON file `data`. Raise FormatError."""
     try:
         return json.loads(as_utf8(data))
     except json.JSONDecodeError as e:
         raise FormatError(e.lineno, "must be JSON") from None
     except (ValueError, RecursionError):  # not UTF-8, a number of more than 4300 digits, or nested too deeply
-        raise FormatError(None, "must be JSON in UTF-8 of moderate depth") from None
+        raise FormatError(None, "must be JSON in UTF-8, of moderate depth, with numbers of up to 4300 digits") from None
 
 
 def has_members(data: bytes, opening: bytes, *names: str) -> bool:
-    """Return True if the JSON file `data` starts with `opening` and has members with all `names`, at any depth."""
+    """Return True if the JSON file `data` starts with `opening` and has JSON members with all `names`, at any depth."""
     try:
         text = as_utf8(data)
     except FormatError:
@@ -128,7 +128,7 @@ def has_members(data: bytes, opening: bytes, *names: str) -> bool:
 
 def encrypted_backup() -> FormatError:
     """Return the error for an encrypted backup that only the app can read."""
-    return FormatError(None, "the backup is encrypted: export it from the app without a password")
+    return FormatError(None, "the backup cannot be read: it is encrypted (export it from the app without a password)")
 
 
 def _text(value: _Value, default: str | int) -> str:

@@ -1,6 +1,6 @@
 """Plain exports of Bitwarden, Vaultwarden and Bitwarden Authenticator as JSON.
 
-The parser reads only `login.totp` of each item (`totp_field`). It ignores items without this member.
+The parser reads only `login.totp` of each item (`totp_field`), and ignores items that lack this value.
 """
 
 from __future__ import annotations

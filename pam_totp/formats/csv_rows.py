@@ -9,8 +9,8 @@ Rules:
 - A quoted column may have line ends, as in notes. Such a row is parsed strictly: a column must end right after its
   quotation mark.
 - Comments (#) and rows of empty columns are skipped. Empty columns at the end of a row are dropped.
-- A heading is a first row that names at least two known columns. It sets the meaning of each column, in any order. Case
-  and separators in the names are ignored.
+- A heading is a first row that names at least two known columns. The heading sets the meaning of each column, in any
+  order. Case and separators in the names are ignored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_ROW = 64 * 1024  # characters: notes may be long
 _SEPARATORS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r"sep=([,;\t|]?)", re.IGNORECASE)
 
-Row = tuple[int, list[str]]  # line, columns
+Row = tuple[int, list[str]]  # line number, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Heading:
     unknown: tuple[str, ...]
 
     def value(self, row: list[str], field: str) -> str:
-        """Return the value in the column of `field`, or an empty string."""
+        """Return the value of `row` in the column of `field`, or an empty string."""
         index = self.columns[field][0] if field in self.columns else len(row)
         return row[index] if index < len(row) else ""
 
@@ -50,7 +50,7 @@ class Heading:
 
 
 def rows(data: bytes) -> Iterator[Row]:
-    """Yield the line and the columns of each row. Raise FormatError."""
+    """Yield the line number and the columns of each row. Raise FormatError."""
     separator: str | None = None
     for number, line in _joined_lines(data):
         if separator is None:

@@ -1,10 +1,10 @@
-"""CSV files of tokens, and maps from serials to users.
+"""CSV files of tokens, and maps from serial numbers to users.
 
 Without a heading, the columns are those of privacyIDEA and LinOTP: serial, key, type, digits, counter or period,
 algorithm. Only the first two are required. privacyIDEA's token janitor writes the user in an additional first column.
 
-With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. Under a heading that
-lacks a type, the tokens are totp if the heading has a period and lacks a counter, else hotp.
+With a heading, as in files of Entra ID (Azure) and Token2, `_NAMES` gives each column its meaning. `_assumed_type`
+returns the type if the heading omits the type: totp for a heading with a period and without a counter, otherwise hotp.
 
 The exports of KeePassXC, 1Password, Bitwarden and other password managers have a column for codes (`totp_field`). A row
 with an empty value in this column has no token.
@@ -86,7 +86,7 @@ class CsvTokens(Format):
 
 
 def parse_map(data: bytes) -> dict[str, str]:
-    """Return a map from serials to users. Raise FormatError."""
+    """Return a map from serial numbers to users. Raise FormatError."""
     users: dict[str, str] = {}
     seen: set[str] = set()
     heading = None
@@ -98,10 +98,10 @@ def parse_map(data: bytes) -> dict[str, str]:
             if not columns[1]:
                 continue  # the token has no user
         if len(columns) != 2 or not all(columns):
-            raise FormatError(line, "must have two columns: serial and user")
+            raise FormatError(line, "must have two columns: serial number and user")
         serial, user = _serial(columns[0], line), columns[1]
         if serial_key(serial) in seen:
-            raise FormatError(line, "duplicate serial")
+            raise FormatError(line, "duplicate serial number")
         seen.add(serial_key(serial))
         users[serial] = user
     return users
@@ -125,7 +125,7 @@ def _heading(row: list[str]) -> Heading | None:
 
 
 def _row_parser(row: list[str]) -> tuple[RowParser, tuple[str, ...]]:
-    """Return the parser for the rows of a file with this first `row`, and lines that describe its columns."""
+    """Return the parser for the rows of a file with this first `row`, and lines of text about the columns."""
     if is_yubico_log(row):
         return yubico_token, ("the log of Yubico's personalisation tool",)
     heading = _heading(row)
@@ -151,7 +151,7 @@ def _tokens(data: bytes, parser: RowParser, skip: int) -> Iterator[ImportedToken
         if token.serial is not None:
             key = serial_key(token.serial)
             if key in lines:
-                raise FormatError(line, f"the serial is a duplicate of line {lines[key]}")
+                raise FormatError(line, f"the serial number is a duplicate of line {lines[key]}")
             lines[key] = line
         yield token
 
@@ -165,7 +165,7 @@ def _token(line: int, columns: list[str], names: tuple[str, ...]) -> ImportedTok
         raise FormatError(line, what)
     fields = dict(zip(names, columns, strict=False))
     if not fields.get("serial"):
-        raise FormatError(line, "missing serial")
+        raise FormatError(line, "missing serial number")
     fields["period"] = fields.get("counter", "")
     return _from_fields(line, fields, None)
 
@@ -178,13 +178,14 @@ def _headed_token(line: int, columns: list[str], heading: Heading, kind: str) ->
     if "period" not in fields and fields.get("counter", "0").strip("0"):
         fields["period"] = fields["counter"]  # privacyIDEA writes the period of a totp token in this column
     if not fields.get("serial") and not fields.get("user"):
-        raise FormatError(line, "missing serial")
+        raise FormatError(line, "must have a serial number or a user")
     return _from_fields(line, fields, _KEY_FIELDS[name])
 
 
 def _login_token(line: int, columns: list[str], heading: Heading) -> ImportedToken | None:
-    """Return the token of a password manager's row, or None if the row lacks a token. The user column overrides the
-    URI.
+    """Return the token of a password manager's row, or None if the row lacks a token.
+
+    The user in the column takes precedence over the user in the URI.
     """
     text, user = heading.value(columns, "totp"), heading.value(columns, "user") or None
     if not text:
@@ -221,6 +222,7 @@ def _from_fields(line: int, fields: dict[str, str], encoding: Encoding | None) -
     else:
         period = period_of(fields.get("period") or str(DEFAULT_PERIOD), line, "period")
     usual = None if fields.get("algorithm") else _USUAL_ALGORITHMS.get(len(secret))
+    remark = f"assumed SHA1, though keys of this length usually mean {usual} (name the algorithm in the file)"
     return replace(
         token,
         type=kind,
@@ -229,13 +231,13 @@ def _from_fields(line: int, fields: dict[str, str], encoding: Encoding | None) -
         digits=digits,
         counter=counter,
         period=period,
-        remarks=(f"assumed SHA1, though keys of this length usually mean {usual} (set column 6)",) if usual else (),
+        remarks=(remark,) if usual else (),
     )
 
 
 def _serial(text: str, line: int) -> str:
     if _ROUNDED.fullmatch(text):
-        raise FormatError(line, "serial: rounded by a spreadsheet (format the column as text, and export again)")
+        raise FormatError(line, "serial number: rounded by a spreadsheet (format the column as text, and export again)")
     return text
 
 

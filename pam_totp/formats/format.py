@@ -19,7 +19,7 @@ from pam_totp.core.record import Token, UserRecord
 from pam_totp.formats.imported_token import ImportedToken
 from pam_totp.formats.parsing import FormatError, as_utf8
 
-# A function of the caller, which returns the key (hexadecimal) or the password of an encrypted file.
+# A function of the caller, which returns the key (hexadecimal or base32) or the password of an encrypted file.
 AskSecret = Callable[[Literal["key", "password"]], str]
 
 

@@ -4,7 +4,7 @@ The first line is the key in base32. Lines of the form `" NAME VALUE` are settin
 The import keeps these settings:
 - HOTP_COUNTER: the counter of the next code. A counter above 0 takes precedence over TOTP_AUTH.
 - STEP_SIZE and TIME_SKEW: the period and the drift.
-- DISALLOW_REUSE: used steps. The latest step in the list and all steps before it count as used.
+- DISALLOW_REUSE: used steps. The latest step in the list and all earlier steps are used.
 - DIGITS and ALGORITHM, which only a fork writes.
 """
 

@@ -19,7 +19,7 @@ from pam_totp.core.record import DEFAULT_NAMES, HotpToken, Token, TotpToken
 class ImportedToken:
     """One token of a file. The fields are those of `HotpToken` and `TotpToken`.
 
-    `line` counts from 1. `user` is None if the file omits the user.
+    `line` is the number of the line or entry, from 1. `user` is None if the file omits the user.
     """
 
     line: int
@@ -43,7 +43,7 @@ class ImportedToken:
     unsupported: str | None = None
 
     def token(self, now: int) -> Token:
-        """Return the token for a record. Its time of creation is `now` (Unix seconds) if the file has none.
+        """Return the token for a record. The time of creation is `now` (Unix seconds) if the file omits it.
 
         Raise RecordError.
         """

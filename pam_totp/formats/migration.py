@@ -145,7 +145,10 @@ def _fields(data: bytes, line: int) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int, line: int) -> tuple[int, int]:
-    """Return an unsigned 64-bit number, and the index after it. Each byte holds seven bits, the lowest bits first."""
+    """Return the unsigned 64-bit number at index `at`, and the index after the number.
+
+    Each byte holds seven bits, the lowest bits first.
+    """
     value = 0
     for i in range(_MAX_VARINT):
         if at + i >= len(data):

@@ -5,7 +5,7 @@ and the parameters secret, issuer, algorithm, digits, and counter or period.
 
 Rules:
 - URIs are read as apps write them. The case of the scheme, the type and the names is ignored. A label may have
-  characters that a URI must escape. A parameter without a value counts as absent. A label in another encoding than
+  characters that a URI must escape. A parameter without a value is ignored. A label in another encoding than
   UTF-8 is dropped, because the key is sufficient.
 - A URI that cannot be used becomes a token with the reason (`unsupported`). A line without a URI is an error.
 - An error and a reason never show the URI.
@@ -105,7 +105,10 @@ def to_uri(token: Token, user: str, issuer: str = DEFAULT_ISSUER, *, brief: bool
 
 
 def from_uri(uri: str, name: str, now: int) -> Token:
-    """Return the unconfirmed token that `uri` describes. Raise ValueError; its text never shows the secret."""
+    """Return the unconfirmed token that `uri` describes, with the name `name`, created at `now` (Unix seconds).
+
+    Raise ValueError, with a text that never shows the secret.
+    """
     return replace(_token(uri.strip(), 1), name=name, confirmed=False).token(now)
 
 
@@ -218,7 +221,7 @@ def _fields(query: str) -> dict[str, str]:
         name = urllib.parse.unquote(name).strip().lower()
         value = _unquoted(value.replace("+", " "), strict=name in _FIELDS).strip()
         if value and fields.setdefault(name, value) != value:
-            raise ValueError("a parameter occurs twice with different values")
+            raise ValueError("each parameter must have one value")
     return fields
 
 

@@ -1,7 +1,7 @@
 """Shared code of the parsers: bounded input, numbered lines, keys, numbers, and an error that names the line.
 
 Rules:
-- A parser reads at most MAX_INPUT bytes, in lines of at most MAX_LINE characters.
+- A parser reads at most MAX_INPUT bytes. A line has at most MAX_LINE characters, unless the format has a higher limit.
 - Text is UTF-8, or UTF-16 with a byte order mark. A byte order mark is dropped. Lines end with LF, CR LF or CR.
 - A key, an algorithm and a period are read as vendors, apps and spreadsheets write them.
 - An error names the line and the requirement there, and never shows a value.
@@ -43,9 +43,9 @@ class FormatError(ValueError):
 
 
 def as_utf8(data: bytes) -> bytes:
-    """Return text as UTF-8 without a byte order mark. Raise FormatError for damaged UTF-16.
+    """Return the text `data` as UTF-8 without a byte order mark. Raise FormatError for damaged UTF-16.
 
-    Text without a byte order mark is returned unchanged, in any encoding.
+    Return text without a byte order mark unchanged, in any encoding.
     """
     if data.startswith(_UTF_16):
         try:
@@ -92,7 +92,7 @@ def first_lines(data: bytes, count: int) -> list[str]:
 def whole_number(text: str, line: int | None, what: str, *, low: int = 0, high: int = MOVING_FACTOR_LIMIT) -> int:
     """Return a whole number from `low` to `high`, in ASCII digits. A minus sign is valid if `low` is negative.
 
-    Raise FormatError.
+    Raise FormatError, which names `line` and `what`.
     """
     text = text.strip()
     digits = text[1:] if text[:1] == "-" and low < 0 else text

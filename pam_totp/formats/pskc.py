@@ -250,7 +250,7 @@ def _token(key: Any, line: int, now: int) -> ImportedToken:
     last_step = time_offset or None
     if last_step is not None and not 0 < last_step <= now // max(period, 1) + _MAX_STEPS_AHEAD:
         last_step = None
-        remarks.append("Time dropped: it is in the future")
+        remarks.append("Time dropped: must be between 1970 and now")
     unsupported = None
     if word == "pin":
         unsupported = "unsupported algorithm PIN: must be HOTP or TOTP"
@@ -280,7 +280,7 @@ def _token(key: Any, line: int, now: int) -> ImportedToken:
 
 
 def _policy(key: Any, now: int) -> tuple[list[str], bool]:
-    """Return remarks on the key's policy, and True if it allows the use of the key now."""
+    """Return remarks on the key's policy, and True if the policy allows the use of the key at `now` (Unix seconds)."""
     policy = key.policy
     remarks = []
     dates = {"not before": policy.start_date or key.start_date, "until": policy.expiry_date or key.expiry_date}

@@ -1,4 +1,5 @@
-"""QR codes of otpauth URIs (extra `qr`: segno). Without segno, every function raises ImportError.
+"""QR codes of otpauth URIs (extra `qr`: segno). Without segno, `packed` returns None, and every other
+function raises ImportError.
 
 On a terminal, a QR code is drawn in half blocks: a line of text holds two rows of modules. A terminal without the block
 characters gets a QR code in ASCII: two characters for each module, and one row of modules a line.
@@ -31,7 +32,10 @@ def load() -> None:
 
 
 def half_blocks(uri: str, *, colour: bool) -> list[str]:
-    """Return the lines of the QR code in half blocks, dark on light. Without colour, a blank is a dark module."""
+    """Return the lines of the QR code of `uri` in half blocks, dark on light.
+
+    Without `colour`, a blank is a dark module.
+    """
     rows = _rows(uri)
     if len(rows) % 2:
         rows.append([0] * len(rows[0]))
@@ -43,32 +47,32 @@ def half_blocks(uri: str, *, colour: bool) -> list[str]:
 
 
 def in_ascii(uri: str, *, colour: bool) -> list[str]:
-    """Return the lines of the QR code in ASCII, dark on light. Without colour, a blank is a dark module."""
+    """Return the lines of the QR code of `uri` in ASCII, dark on light. Without `colour`, a blank is a dark module."""
     if not colour:
         return ["".join("  " if dark else "##" for dark in row) for row in _rows(uri)]
     return ["".join(f"{_DARK if dark else _LIGHT}  " for dark in row) + _RESET for row in _rows(uri)]
 
 
 def _rows(uri: str) -> list[list[int]]:
-    """Return the rows of modules with the border; 1 is a dark module."""
+    """Return the rows of modules of the QR code of `uri`, with the border; 1 is a dark module."""
     return [[int(bool(module)) for module in row] for row in _code(uri).matrix_iter(border=BORDER)]
 
 
 def picture(uri: str, kind: str) -> bytes:
-    """Return the content of a picture file; `kind` is png or svg."""
+    """Return the content of a picture file with the QR code of `uri`. `kind` is png or svg."""
     out = io.BytesIO()
     _code(uri).save(out, kind=kind, scale=PICTURE_SCALE, border=PICTURE_BORDER, dark="black", light="white")
     return out.getvalue()
 
 
 def inline_svg(uri: str) -> str:
-    """Return the QR code as an SVG element for a page: black on white, without width and height."""
+    """Return the QR code of `uri` as an SVG element for a page: black on white, without width and height."""
     shape = _code(uri).svg_inline(border=PICTURE_BORDER, dark="black", light="white", omitsize=True)
     return str(shape)
 
 
 def packed(token: Token, user: str, issuer: str) -> str | None:
-    """Return the QR code of a token for a login, which draws it without segno (`operations.qr_text`).
+    """Return the QR code of `token` as text. A login draws the QR code without segno (`operations.qr_text`).
 
     The text is base32 of the modules, row by row, without the border. Dark modules are 1. Return None if the version of
     the QR code is above PACKED_VERSION, or if segno is missing.

@@ -36,7 +36,7 @@ class RecordJson(Format):
 
 
 def _imported(number: int, token: Token, user: str) -> ImportedToken:
-    """Return a token of a record, with its number in the record as its line."""
+    """Return a token of the record of `user`. `number` is the number of the token in the record."""
     assert isinstance(token, HotpToken | TotpToken)
     fields = {name: getattr(token, name) for name in token._fields}
     return ImportedToken(line=number, type=token.type, user=user, **fields)

@@ -43,5 +43,5 @@ def sniff(data: bytes) -> str | None:
 
 
 def encrypted(formats: dict[str, Format]) -> str:
-    """Return the names of the formats that support encryption, for messages."""
+    """Return the names of those `formats` that support encryption, for messages."""
     return ", ".join(name for name, each in formats.items() if each.has_secret)

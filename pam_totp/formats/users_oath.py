@@ -60,7 +60,7 @@ class UsersOath(Format):
     def write(self, record: UserRecord, tokens: Sequence[Token], password: str | None = None) -> bytes:
         user = record.user
         if not user or any(c.isspace() for c in user) or user.startswith("#"):
-            raise FormatError(None, "users-oath cannot hold a user name with white space or a leading #")
+            raise FormatError(None, "users-oath: the user name must not be empty, contain white space or begin with #")
         return "".join(f"{_line(user, token)}\n" for token in tokens).encode("utf-8")
 
 
@@ -75,7 +75,7 @@ def _token(line: int, fields: list[str], now: int) -> ImportedToken:
         raise FormatError(line, f"must have 4 to 7 columns (pam_oath) or 9 (mod_authn_otp), has {len(fields)}")
     kind = _TYPE.fullmatch(fields[0])
     if kind is None:
-        raise FormatError(line, "type: must be HOTP, HOTP/E, HOTP/T30 or HOTP/T60, then /6, /7, /8 or no suffix")
+        raise FormatError(line, "type: must be HOTP, or HOTP/E, HOTP/T30 or HOTP/T60 with /6, /7, /8 or no suffix")
     period, digits = int(kind[1] or 0), int(kind[2] or 6)
     secret = key_of(fields[3], line, "key")
     if len(secret) > MAX_KEY:

@@ -38,7 +38,7 @@ class Element:
 
 
 def elements(data: bytes, names: frozenset[str]) -> list[Element]:
-    """Return the elements with one of these local names, in document order. Raise FormatError."""
+    """Return the elements whose local name is in `names`, in document order. Raise FormatError."""
     if len(data) > MAX_INPUT:
         raise FormatError(None, f"the file must be at most {MAX_INPUT // 1024 // 1024} MiB")
     reader = _Reader(names)

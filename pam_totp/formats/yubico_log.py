@@ -1,7 +1,7 @@
 """The log of Yubico's personalisation tool, which lists the programmed YubiKeys, one per row.
 
 The log has no heading, and one of two forms, which Yubico's documentation of the tool describes:
-- traditional: event, time, slot, identifier, -, key, three columns, then flags with the number of digits
+- traditional: event, time, slot of the YubiKey, identifier, -, key, three columns, then flags with the number of digits
 - yubico: serial, identifier, mode, key, access code, time
 
 Only rows of OATH-HOTP are tokens. The import skips other rows, and shows the reason.
@@ -28,7 +28,7 @@ _NO_DIGITS = f"assumed {MIN_DIGITS} digits: the file has no number of digits"
 
 
 def is_yubico_log(row: list[str]) -> bool:
-    """Return True if this is a row of the log."""
+    """Return True if `row` is a row of the log."""
     return _is_event(row) or (
         len(row) >= _YUBICO_COLUMNS and row[0].isdigit() and _TIME.fullmatch(row[_YUBICO_COLUMNS - 1]) is not None
     )

@@ -2,9 +2,10 @@
 
 Rules:
 1. A question is repeated only with the same id, so the authorities together decide on it once.
-2. The next authority gets the same question if an authority gives no answer within `patience`. The first authority
-   follows the last, until `answer` seconds have passed.
-3. An authority that failed is asked last for some seconds. That time doubles at each failure.
+2. The next authority gets the same question if an authority gives no answer within `patience` seconds. The first
+   authority follows the last, until `answer` seconds have passed.
+3. An authority that gave no answer is asked last for some seconds. Each further attempt without an answer doubles this
+   time, up to a limit.
 4. New files of the credentials, for example after a renewal, end all kept connections.
 5. A process does not use the connections of its parent process.
 """
@@ -56,7 +57,7 @@ class Client:
     def __init__(self, settings: MemberSettings) -> None:
         self._settings = settings
         self._credentials = Credentials.of(settings)
-        self._lock = threading.Lock()  # protects the rest
+        self._lock = threading.Lock()  # protects the fields below
         self._version: Version | None = None  # of the credentials in `_context`
         self._context: ssl.SSLContext | None = None
         self._idle: dict[str, list[Connection]] = {}  # authority -> kept connections, in the order of their last use
@@ -90,7 +91,7 @@ class Client:
             pause *= 2
 
     def _order(self) -> list[str]:
-        """Return the authorities in the order of the settings, but with those that failed at the end."""
+        """Return the authorities in the order of the settings. Those that failed a short time ago are last."""
         now = time.monotonic()
         with self._lock:
             until = {a: self._avoided[a].until for a in self._settings.authorities if a in self._avoided}
@@ -123,7 +124,7 @@ class Client:
             raise Failed("the reply must be a valid message") from None
 
     def _exchange(self, authority: str, request: _Request, deadline: float) -> tuple[int, bytes]:
-        """Send the request, and return status and body. Repeat it if a kept connection was closed meanwhile."""
+        """Send the request, and return status and body. Repeat the request if a kept connection was closed."""
         kept = self._kept(authority)
         while True:
             connection = kept
@@ -199,7 +200,7 @@ _process = os.getpid()
 
 
 def client_of(settings: MemberSettings) -> Client:
-    """Return the client of this process for these settings. Drop the clients of older settings."""
+    """Return the client of this process for `settings`. Drop the clients of older settings."""
     global _process, _clients_lock
     if _process != os.getpid():  # a child: another thread of the parent might have held the lock
         _process, _clients_lock = os.getpid(), threading.Lock()

@@ -117,7 +117,7 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         if self._left <= 0:
-            raise Failed("the reply is too long")
+            raise Failed(f"the reply must be at most {MAX_REPLY} bytes")
         self._sock.settimeout(_seconds_until(self._deadline))
         size = self._sock.recv_into(memoryview(buffer)[: self._left])
         self._left -= size
@@ -168,7 +168,7 @@ def _connect(authority: str, context: ssl.SSLContext, deadline: float) -> ssl.SS
 
 
 def _seconds_until(deadline: float) -> float:
-    """Return the time until `deadline`. Raise TimeoutError if it has passed."""
+    """Return the seconds until `deadline` (monotonic). Raise TimeoutError if `deadline` has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -181,7 +181,7 @@ Place = tuple[socket.AddressFamily, tuple[Any, ...]]  # family and address of a 
 class Names:
     """Addresses of host names. A lookup in the C library has no time limit, so it runs in a thread.
 
-    One lookup of a name runs at a time. The last addresses are used while a lookup gets no answer.
+    One lookup of a name runs at a time. The last known addresses are used if a lookup fails or still runs.
     """
 
     def __init__(self) -> None:
@@ -190,7 +190,10 @@ class Names:
         self._known: dict[tuple[str, int], list[Place]] = {}
 
     def addresses(self, host: str, port: int, deadline: float) -> list[Place]:
-        """Return the addresses of a host. Wait for half of the time until `deadline`. Raise OSError or TimeoutError."""
+        """Return the addresses of `host`. Wait for at most half of the time until `deadline` (monotonic seconds).
+
+        Raise OSError or TimeoutError.
+        """
         with suppress(socket.gaierror):
             return list(_look_up(host, port, socket.AI_NUMERICHOST))
         key = host, port

@@ -5,8 +5,8 @@ Rules:
 2. Other accounts cannot write the certificates. Root or the account of this process owns them.
 3. TLS is version 1.3. The member verifies the certificate and the name of each authority against its own CA file, never
    against the CAs of the system.
-4. New files get their names in this order: the new key beside the old key, the certificates, the new key in its final
-   place. One of the two keys therefore always matches the certificate, even after a crash.
+4. New files get their names in this order: the new key a temporary name, the certificates, the new key its final name.
+   One of the two keys therefore always matches the certificate, even after a crash.
 5. One process at a time replaces the files.
 """
 
@@ -58,7 +58,7 @@ class Credentials:
             context.load_verify_locations(self.ca)
         except (OSError, ssl.SSLError) as e:
             raise _error(e, self.ca) from e
-        # The certificate matches the new key between two steps of a renewal. The third attempt is for its last step.
+        # The certificate matches the new key between two steps of a renewal. The third attempt is for the last step.
         for key in (self.key, f"{self.key}{NEXT}", self.key):
             try:
                 context.load_cert_chain(self.certificate, key)
@@ -78,13 +78,16 @@ class Credentials:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise StoreError(f"{self.key}: another process is replacing it") from None
+                raise StoreError(f"{self.key}: another process is replacing this file") from None
             yield
 
     def replace(self, key: str, certificate: str, ca: str | None = None) -> None:
-        """Replace the old files by new files, durably. Keep the file of the CA if `ca` is None.
+        """Replace the files by new files with `key`, `certificate` and `ca`, durably.
 
-        Raise StoreError, for example if the key does not match the certificate. The old files then remain.
+        Keep the file of the CA if `ca` is None.
+
+        Raise StoreError, for example if the key does not match the certificate. The old files remain if the error
+        precedes the first rename.
         """
         if os.path.lexists(self.key):
             with suppress(StoreError):  # a key that matches the certificate must not be lost
@@ -130,11 +133,11 @@ class Credentials:
             if not (stat.S_ISDIR if path == folder else stat.S_ISREG)(status.st_mode):
                 raise StoreError(f"{path}: must be a {'folder' if path == folder else 'regular file'}")
             if status.st_uid != own and (is_secret or status.st_uid != 0):
-                raise StoreError(f"{path}: must be owned by uid {own}")
+                raise StoreError(f"{path}: must be owned by uid {own}{'' if is_secret else ' or root'}")
             if is_secret and mode != (0o700 if path == folder else 0o600):
                 raise StoreError(f"{path}: its mode must be {'0700' if path == folder else '0600'}")
             if mode & 0o022:
-                raise StoreError(f"{path}: only its owner may write it")
+                raise StoreError(f"{path}: must be writable by its owner only")
 
 
 def client_context() -> ssl.SSLContext:

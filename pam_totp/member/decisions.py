@@ -1,16 +1,17 @@
 """The verifier of a login on a member: the authorities decide on its answers.
 
 Rules:
-1. This host sends the answers of the user. It gets a verdict, and the messages for the user.
+1. This host sends the answers of the user, and gets a verdict with the messages for the user.
 2. All questions of one login have one random id, so that an authority decides on a repeated question only once.
-3. A malformed answer is sent as an empty answer: the user might have typed a password. Only the codes are sent with
-   `forward_pass`.
+3. A malformed answer is sent as an empty answer: the user might have typed a password. This host sends only the
+   codes of an answer that also contains a password (`forward_pass`).
 4. Logins fail while no authority can be reached. With `centre_down = "break-glass"`, recovery codes of this host are
    valid then, if the user's record on this host has no token. A code of a token is therefore valid only with an
    authority.
 5. This host asks about an enrolment ticket first, and only if this login takes tickets. The reply to a right ticket has
    the token's key.
-6. An authority may exempt a user from the prompt only if this host asked for that: by `nullok` or `grace_period`.
+6. An authority may exempt a user from the prompt only if this host asked for the exemption: by `nullok` or
+   `grace_period`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _optional_name = text_of(0, MAX_NAME)
 
 
 class Asked(Value):
-    """The subject of a login's questions: the user by the name in the passwd entry, and the items of PAM."""
+    """The subject of a login's questions: the user by the name in the passwd entry, and the PAM items."""
 
     user: str
     service: str
@@ -99,7 +100,7 @@ class RemoteVerifier:
         self._nullok, self._asks_grace, self._came_from, self._now = nullok, asks_grace, came_from, now
         self._check_account, self._log = check_account, log
         self._id = os.urandom(ID_BYTES).hex()
-        self._refused: list[str] = []  # the answers to the prompts of this login
+        self._refused: list[str] = []  # the refused answers to the prompts of this login
         self._lengths = frozenset({member.forward_digits}) if settings.first_pass == "forward_pass" else CODE_LENGTHS
 
     def before_prompt(self) -> UseStore | None:
@@ -152,7 +153,7 @@ class RemoteVerifier:
         try:
             found, authority = self._ask_redemption(answer, None)
         except NotAllowed:
-            return None  # the question about the answer gets the same refusal, and its reason is logged
+            return None  # the question about the answer gets the same refusal, which is logged
         if found.verdict != OPEN:
             return None
         facts = {name: getattr(found, name) for name in Invitation._fields}
@@ -212,7 +213,7 @@ class RemoteVerifier:
         """Return the verdict that lets the user pass without a code, or None."""
         try:
             found, authority = self._begin(self._asked.user)
-        except NotAllowed:  # the answer gets the same refusal, and its reason is logged
+        except NotAllowed:  # the answer gets the same refusal, which is logged
             return None
         except StoreError:
             if self._member.allows_break_glass:
@@ -237,8 +238,9 @@ class RemoteVerifier:
         return client_of(self._member).ask("POST", BEGIN_PATH, question, BeginVerdict)
 
     def _break_glass(self, answer: Answer, problem: StoreError, lock_wait: float) -> Verdict:
-        """Return the verdict on a right recovery code of this host. Raise `problem` for every other answer of every
-        user.
+        """Return the verdict on a right recovery code of this host. Raise `problem` for every other answer.
+
+        Raise an error with both texts if the store of this host fails, too.
         """
         code, user = answer.recovery_code, self._asked.user
         if code is None:
@@ -280,5 +282,5 @@ def _text(answer: Answer, lengths: frozenset[int]) -> str:
 
 
 def _askable_or_none(item: str | None) -> str | None:
-    """Return an item of PAM, or None if it cannot be sent."""
+    """Return the PAM item `item`, or None if a question cannot contain the item."""
     return item if item is not None and _optional_name(item) is None else None

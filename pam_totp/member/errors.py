@@ -40,7 +40,7 @@ _ALERTS = {
     "CERTIFICATE_UNKNOWN": "the authority rejects the certificate of this host (run 'pam-totp join')",
     "UNSUPPORTED_CERTIFICATE": "the authority rejects the certificate of this host (run 'pam-totp join')",
     "CERTIFICATE_REVOKED": "the certificate of this host was revoked",
-    "PROTOCOL_VERSION": "it does not support TLS 1.3",
+    "PROTOCOL_VERSION": "the authority does not support TLS 1.3",
 }
 _NAMES: Mapping[int, str] = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: "connection closed"}
 
@@ -66,7 +66,7 @@ class Failed(Exception):
 
 
 def failure(error: Exception) -> Failed:
-    """Return the failure of one authority for an error of its connection."""
+    """Return the Failed of one authority for an error of the connection."""
     if isinstance(error, Failed):
         return error
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -1,8 +1,8 @@
 """The health of a member's authorities, which are asked all at once, for `pam-totp doctor`.
 
 Rules:
-1. Each authority is asked over a separate connection. All answers together take at most the given time.
-2. The check only reads: an authority changes nothing for these questions. Logins use other connections.
+1. Each authority is asked over a separate connection. All answers together take at most `wait` seconds.
+2. The check changes no record. Logins use other connections.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def look(authorities: Sequence[str], context: ssl.SSLContext, wait: float) -> li
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()  # each wait in it ends at the deadline
+        thread.join()  # each wait in the thread ends at the deadline
     return list(found.values())
 
 

@@ -1,9 +1,10 @@
 """Joining a fleet, and the renewal of the certificate.
 
 Rules:
-1. The member generates its key. Only its file and this process contain the key: openssl gets the key through a pipe.
+1. The member generates its key by openssl, which writes and reads the key through pipes. Only the file of the key
+   stores the key.
 2. The join line contains the fingerprint of the CA's certificate. The member fetches that certificate without
-   verification, and checks its fingerprint. It sends the token only over a verified connection.
+   verification, and checks its fingerprint. The member sends the join token only over a verified connection.
 3. openssl runs with a fixed path, a clean environment and a time limit.
 """
 
@@ -77,7 +78,7 @@ class Validity(NamedTuple):
 def new_request() -> Request:
     """Return a new key with a certificate request. Raise JoinError. An authority chooses all names."""
     key = _openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-    csr = _openssl("req", "-new", "-config", "/dev/null", "-subj", "/CN=member", "-key", "/proc/self/fd/0", given=key)
+    csr = _openssl("req", "-new", "-config", "/dev/null", "-subj", "/CN=member", "-key", "/proc/self/fd/0", stdin=key)
     return Request(key, csr)
 
 
@@ -88,12 +89,12 @@ def validity(path: str) -> Validity:
     return Validity(*dates)
 
 
-def _openssl(*arguments: str, given: str | None = None) -> str:
-    """Return the output of openssl. `given` is its standard input."""
+def _openssl(*arguments: str, stdin: str = "") -> str:
+    """Return the output of openssl. `stdin` is the text on the standard input of openssl."""
     try:
         done = subprocess.run(
             [OPENSSL, *arguments],
-            input=given or "",
+            input=stdin,
             capture_output=True,
             text=True,
             env=_ENVIRONMENT,
@@ -123,7 +124,7 @@ class Membership(NamedTuple):
 
 
 def join(line: JoinLine) -> Membership:
-    """Use up the token of a join line, and return the key and the certificate. Raise JoinError."""
+    """Use up the join token of `line`, and return the key and the certificate. Raise JoinError."""
     request = new_request()
     problems = []
     for authority in line.authorities:
@@ -157,7 +158,7 @@ def _join_at(authority: str, line: JoinLine, request: Request) -> Membership:
 
 
 def _pinned_ca(authority: str, pin: str) -> str:
-    """Return the certificate of the CA, fetched without verification, if it has this fingerprint."""
+    """Return the certificate of the CA, fetched without verification, if `pin` is its fingerprint."""
     context = client_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -170,7 +171,7 @@ def _pinned_ca(authority: str, pin: str) -> str:
         raise Failed("the reply must be a valid message") from None
     if not hmac.compare_digest(_pin(pem), pin):
         what = "its CA has another fingerprint than the join line: this authority might be an impostor"
-        raise JoinRefused(f"{authority}: {what}; the token was not sent")
+        raise JoinRefused(f"{authority}: {what}; the join token was not sent")
     return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(pem.strip()))
 
 
@@ -209,7 +210,7 @@ def verify(membership: Membership) -> Health:
 
 
 def health(authority: str, context: ssl.SSLContext) -> Health:
-    """Return the health of an authority, as it reports it to this member. Raise JoinError."""
+    """Return the health that `authority` reports to this member. Raise JoinError."""
     try:
         status, content = _ask(authority, context, "GET", HEALTH_PATH, None)
         if status != OK:
@@ -238,8 +239,8 @@ def renew(settings: MemberSettings) -> Validity:
 def _renewed(settings: MemberSettings, context: ssl.SSLContext, body: bytes) -> Renewed:
     """Return the reply of the first authority that replies. Raise JoinError.
 
-    Stop at a request that was sent but got no reply. That authority could still store its own certificate as this
-    member's next certificate, and so make the certificate of another authority invalid.
+    Stop after a request that was sent but got no reply. The authority of this request could still store its certificate
+    as the next certificate of this member. The certificate of another authority would then be invalid.
     """
     problems = []
     for authority in settings.authorities:

@@ -2,7 +2,7 @@
 
 Rules:
 1. The service and its logins do not depend on the thread.
-2. An error is logged at each attempt, with the number of remaining days.
+2. The thread logs an error at each attempt, with the number of remaining days if this number is known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FIRST_LOOK = 60.0  # seconds after the start, at most: many hosts can start at the same time
 INTERVAL = 3600.0  # seconds between two checks
-SERVICE = "serve"  # the service name of the lines
+SERVICE = "serve"  # the service name of the log lines
 
 
 def watch(settings: Callable[[], MemberSettings | None], log: Callable[..., None]) -> None:

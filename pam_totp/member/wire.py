@@ -1,8 +1,8 @@
 """The messages between a member and an authority: frozen values, as JSON in both directions.
 
 Rules:
-1. A message is one JSON object of at most MAX_BODY bytes. Every key of its type occurs once, and no other key. Every
-   value has its type and its limits. Any other message raises WireError, which never shows a value.
+1. A message is one JSON object of at most MAX_BODY bytes, with exactly the fields of its type. Every value has its type
+   and its limits. Any other message raises WireError, which never shows a value.
 2. A question has the id of its login, which is 128 random bits. All questions of one login have the same id.
 3. The digest of a question covers the member's name, the id, and everything on which the decision depends. Each part is
    framed with its length, and an absent part differs from an empty part.
@@ -131,7 +131,10 @@ def _pem(v: object) -> str | None:
 
 
 class Message(Value):
-    """Base class of messages. Its fields are the keys of the JSON object; with VERSIONED, there is also `v`."""
+    """The base class of messages. The fields are the keys of the JSON object.
+
+    The object also has the key `v` if VERSIONED is True.
+    """
 
     ERROR = WireError
     VERSIONED: ClassVar[bool] = False
@@ -156,7 +159,7 @@ class Message(Value):
 
 
 class Question(Message):
-    """`POST /v1/answer`: is `answer` right? `first` and `second` are the refused answers to the prompts before it."""
+    """`POST /v1/answer`: is `answer` right? `first` and `second` are the earlier, refused answers."""
 
     id: str
     user: str
@@ -217,8 +220,10 @@ class Verdict(Message):
     }
 
     def check(self, new: object) -> None:
-        if self.accepted != (self.by is not None) or (self.accepted and self.again):
+        if self.accepted != (self.by is not None):
             raise WireError("by: must be null exactly if the answer was refused")
+        if self.accepted and self.again:
+            raise WireError("again: must be false if the answer was accepted")
 
     @property
     def accepted(self) -> bool:
@@ -288,7 +293,7 @@ class Redemption(Message):
 
     def check(self, new: object) -> None:
         if (self.verdict == ACCEPTED) != bool(self.codes):
-            raise WireError("codes: must be empty exactly if no token was confirmed")
+            raise WireError("codes: must be present exactly if the token was confirmed")
 
 
 class Begin(Message):
@@ -327,7 +332,7 @@ class Authority(Message):
 
 
 class Join(Message):
-    """`POST /v1/join`: the token of a join line, and a certificate request in PEM."""
+    """`POST /v1/join`: the join token, and a certificate request in PEM."""
 
     token: str
     csr: str
@@ -370,7 +375,7 @@ class Renewed(Message):
 
 
 class Health(Message):
-    """The reply of `GET /v1/health`. `time` is the database's, in Unix seconds. `store` is `ok` or a reason."""
+    """The reply of `GET /v1/health`. `time` is the database's time in Unix seconds. `store` is `ok` or a reason."""
 
     time: int
     version: str
@@ -432,7 +437,7 @@ def askable(name: str) -> str:
 
 
 def parse_object(body: bytes | bytearray) -> dict[str, Any]:
-    """Return the JSON object in `body`. Raise WireError if it is too long, malformed, or repeats a key."""
+    """Return the JSON object in `body`. Raise WireError if `body` is too long or malformed, or repeats a key."""
     if len(body) > MAX_BODY:
         raise WireError(f"a message must be at most {MAX_BODY} bytes")
     try:

@@ -5,8 +5,8 @@ Rules:
 2. The number of counters is fixed. Services beyond MAX_SERVICES, and names that an untrusted account chooses, count as
    `OTHER`.
 3. A counter never contains the name of a user, host or token, or a serial number.
-4. Several processes count in one shared memory, each in its own region. Reading adds the regions up, without waiting
-   for any process.
+4. Several processes count in one shared memory, each in its own region. `collect` adds the regions up, without
+   waiting for a process.
 5. The reason of a refusal is secret (law 9). `collect` can leave out all facts that distinguish refusals: their
    reasons, and the times of their decisions.
 """
@@ -89,7 +89,7 @@ class Metrics:
         self.use_region(0)
 
     def use_region(self, number: int) -> None:
-        """Count in this region."""
+        """Count in the region `number`."""
         self._own = self._cells[number * _REGION : (number + 1) * _REGION]
         self._services: dict[str, int] = {}  # name -> cell of its first counter
 

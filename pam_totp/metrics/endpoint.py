@@ -6,7 +6,7 @@ Rules:
    group.
 2. The metrics show the reasons of refusals, and thereby that a guess was right, or that a user is enrolled. Only root,
    this process's account and the members of the group `GROUP` may read them.
-3. An error of this module is logged once, and changes nothing else.
+3. `open` logs an error instead of raising it. An error of this module affects no login.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SO_PEERGROUPS = 59  # unix(7); missing in the module `socket`
 
 
 class _Who(enum.Enum):
-    """The account of a client: root or that of this process, a member of the group, or another."""
+    """The account of a client: root or the account of this process, a member of the group, or another account."""
 
     OWN = enum.auto()
     GROUP = enum.auto()
@@ -52,7 +52,7 @@ class Endpoint:
     def __init__(self, path: str, metrics: Metrics, role: str, log: Callable[[str], None]) -> None:
         self._path, self._metrics, self._role, self._log = path, metrics, role, log
         self._free = {who: threading.BoundedSemaphore(MAX_CLIENTS) for who in _Who}
-        self._gid: int | None = None  # of the group, as of the last request: a look-up may wait for a name service
+        self._gid: int | None = None  # of the group, as of the last request: a lookup may wait for a name service
         self._listener: socket.socket | None = None
         self._inode: os.stat_result | None = None
 
@@ -130,7 +130,8 @@ class Endpoint:
 
     def _reply(self, request: str, *, may_read: bool) -> bytes:
         if not may_read:
-            return _response(403, f"only root and the group {GROUP} may read the metrics\n")
+            who = f"root, the account of the service, or a member of {GROUP}"
+            return _response(403, f"permission denied: must be {who}\n")
         words = request.split()
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             return _response(400, "the request must be HTTP/1.0 or HTTP/1.1\n")
@@ -153,7 +154,10 @@ def _response(status: int, text: str) -> bytes:
 
 
 def _request(client: socket.socket, end: float) -> str:
-    """Return the first line of a request, once its header is complete; empty if it is too long or too late."""
+    """Return the first line of a request with a complete header.
+
+    Return an empty string for a request that is too long, or incomplete at `end` (monotonic seconds).
+    """
     received = b""
     while b"\r\n\r\n" not in received and b"\n\n" not in received:
         left = end - time.monotonic()
@@ -197,7 +201,7 @@ def _groups(client: socket.socket) -> tuple[int, ...]:
 
 
 def fetch(path: str, *, reasons: bool) -> str:
-    """Return the metrics of the service at `path`. Raise OSError."""
+    """Return the metrics of the service at `path`, with the reasons of refusals if `reasons` is True. Raise OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         end = time.monotonic() + REQUEST_SECONDS
         client.settimeout(REQUEST_SECONDS)

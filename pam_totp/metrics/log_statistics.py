@@ -93,8 +93,9 @@ class LogStatistics:
                 of.setdefault((user, name, int(created[:20])), Distances()).add(int(text))
 
     def prefixes(self, known: Mapping[TokenKey, TokenFacts], length: int | None = None) -> list[SerialPrefix]:
-        """Return the serial prefixes with accepted codes, the prefix that is furthest ahead first.
+        """Return the serial prefixes with accepted codes. The prefix with the largest mean distance is first.
 
+        `known` has the tokens of the store.
         The first `length` characters of a serial number are its prefix; by default, all but the last SUFFIX_LENGTH.
         """
         ahead: dict[str, Distances] = {}
@@ -108,7 +109,10 @@ class LogStatistics:
         return sorted(found, key=lambda group: (-group.ahead.mean, group.prefix))
 
     def clocks(self, known: Mapping[TokenKey, TokenFacts]) -> list[Clock]:
-        """Return the tokens with clocks, the token with the largest mean drift first."""
+        """Return the tokens with clocks, the token with the largest mean drift first.
+
+        `known` has the tokens of the store.
+        """
         found = [Clock(key[0], key[1], known.get(key), distances) for key, distances in self.drift.items()]
         return sorted(found, key=lambda clock: (-abs(clock.drift.mean), clock.user, clock.token))
 

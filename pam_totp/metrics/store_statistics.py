@@ -18,7 +18,7 @@ STATES = ("active", "never_used", "row_needed", "unconfirmed", "disabled")
 
 
 class TokenFacts(NamedTuple):
-    """The facts about a token that explain its lines in the log. `period` is 0 for HOTP."""
+    """The facts about a token that explain its lines in the log. `period` is in seconds, or 0 for HOTP."""
 
     serial: str | None
     period: int

@@ -6,9 +6,9 @@
 Rules:
 1. A line never contains a code, a password or a key.
 2. Every field is escaped, so that no user name can forge a line or another field.
-3. A field has at most 255 characters, because a log daemon truncates long lines.
-4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority, which is info for a missing
-   answer.
+3. A field shows at most the first MAX_FIELD characters of its value, because a log daemon truncates long lines.
+4. Lines have the facility authpriv and the name pam_totp. The verb sets the priority. A missing answer has
+   the priority info.
 5. The program of the site (`on_change`) gets every line about a change, and no other lines.
 """
 

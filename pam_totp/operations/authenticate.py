@@ -1,10 +1,10 @@
 """Authentication: decide on one answer of one user, record the decision, log it.
 
 Rules (docs/architecture.md numbers all laws of verification):
-1. `decide` makes every decision, for PAM, the command line and the portal.
+1. `decide` decides on the answers at a login, in the portal and in `pam-totp verify`.
 2. The decision is durable before `decide` returns. A change that an accepted answer permits is part of the same update.
 3. For a well-formed answer, `decide` holds one lock, searches for the codes and writes one file, for every user name,
-   enrolled or unknown. For a malformed answer, it writes no file.
+   enrolled or unknown. `decide` writes no file for a malformed answer.
 4. The caller logs each answer in one line. The user sees the same text for every refusal.
 5. The delay of a refusal depends only on the policy.
 """
@@ -59,7 +59,7 @@ class Origin(Value):
     rhost: str | None = None
 
     def entry(self, outcome: Outcome, at: int) -> str:
-        """Return the entry of `UserRecord.recent` for a login with this outcome at `at` (Unix seconds)."""
+        """Return the entry of `UserRecord.recent` for a login with `outcome` at `at` (Unix seconds)."""
         return self._entry(at, outcome.value, accepted=outcome.accepted)
 
     def enrolment(self, at: int) -> str:

@@ -2,8 +2,8 @@
 
 Rules:
 1. A desk member is an account of the site's desk group. The caller has checked a code of the desk member.
-2. Only root changes the factors of accounts with uid 0, of desk members, and of members of the protected groups. Every
-   name of a uid counts, and the primary group too.
+2. Only root changes the factors of accounts with uid 0, of desk members, and of members of the protected groups. The
+   groups of every name of the uid are checked, and the primary group too.
 3. Only root changes the factors of a user without a passwd entry, because the groups of such a user are unknown.
 4. Each change looks up both accounts and their groups while it holds the lock of the user's record.
 5. Keys and codes of a user are hidden from the desk. A desk member sees a temporary code or a ticket once, after its
@@ -120,7 +120,9 @@ class DeskSettings(Value):
 
 
 def desk_settings(site: Site) -> DeskSettings | None:
-    """Return the table `[desk]` of the site file, or None if it is missing. Raise SettingsError if it is invalid.
+    """Return the table `[desk]` of the site file, or None if the table is missing.
+
+    Raise SettingsError if the table is invalid.
 
     Logins skip this check: a mistake in the table must not deny them.
     """
@@ -128,7 +130,7 @@ def desk_settings(site: Site) -> DeskSettings | None:
 
 
 class Accounts(Protocol):
-    """The accounts and groups of the host. Each call looks them up again."""
+    """The accounts and groups of the host. Each call asks the name service again."""
 
     def account(self, name: str) -> tuple[str, int] | None:
         """Return the name and the uid in the passwd entry of `name`, or None."""
@@ -239,7 +241,8 @@ class Found:
 class Handed:
     """A temporary code or a ticket for a user, shown once. `ends` is in Unix seconds.
 
-    `replaces` is True for the ticket of an enrolled user: it replaces the tokens, and logins refuse it.
+    `replaces` is True for the ticket of an enrolled user. Such a ticket replaces the tokens, and logins refuse
+    the ticket.
     """
 
     user: str
@@ -286,8 +289,8 @@ class Desk:
         return found is not None and group is not None and group[0] in self._accounts.groups_of(found[0])
 
     def prove(self, asking: Asking, earlier: Earlier = Earlier.NONE) -> tuple[bool, Earlier]:
-        """Check a code of the desk member, and use it up. Return True if it is right, and the refused answers before
-        the next answer.
+        """Check a code of the desk member, and use it up. Return True if the code is right, and the refused answers
+        before the next answer.
         """
         decision, following = self._factors.answer(asking, earlier)
         return decision.outcome.accepted, following
@@ -333,7 +336,7 @@ class Desk:
     # ---- read
 
     def find(self, by: str, text: str) -> Found:
-        """Return the users with a name, a serial number, or a part of a name."""
+        """Return the user with the name or the serial number `text`, otherwise the users with `text` in their names."""
         self._require_member(by, "find")
         account = self._accounts.account(text)
         if account is not None:
@@ -421,7 +424,10 @@ class Desk:
         return self._change(by, user, "temporary-code", change, lambda handed: {"ends": handed.ends})
 
     def ticket(self, by: str, user: str, valid: int = DEFAULT_TICKET, token: str | None = None) -> Handed:
-        """Create a ticket for a new phone app, or for the unconfirmed token named `token`. Return the ticket."""
+        """Create a ticket for a new phone app, or for the unconfirmed token named `token`. Return the ticket.
+
+        The ticket expires after `valid` seconds.
+        """
         if not LEAST_VALID <= valid <= MAX_TICKET:
             raise DeskError(Reason.INVALID_TIME)
 
@@ -459,7 +465,7 @@ class Desk:
         return names
 
     def enable(self, by: str, user: str, token: str | None = None) -> tuple[str, ...]:
-        """Enable a token, or all tokens if `token` is None. Return their names."""
+        """Enable a token, or all tokens if `token` is None. Return the names of the enabled tokens."""
 
         def change(record: UserRecord) -> Changed[tuple[str, ...]]:
             chosen = _chosen(record, token)
@@ -488,7 +494,7 @@ class Desk:
     ) -> tuple[str, TokenFacts]:
         """Replace the user's token `old` by the token `new` in stock. Return the user and the facts of the new token.
 
-        `old` and `new` are serial numbers. With `lost`, the old token is removed; otherwise it returns to the stock.
+        `old` and `new` are serial numbers. The old token returns to the stock, or is removed if `lost` is True.
         `user` is the user who must have the old token, or None for any user.
         """
         owner = self._store.owner_of_serial(old)

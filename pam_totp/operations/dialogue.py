@@ -1,8 +1,9 @@
 """One login as a dialogue without I/O: prompts, decisions and messages, with a result.
 
 Rules:
-1. A dialogue has no socket, thread, clock or sleep. It yields each wait to its driver: the service, the helper, a test.
-2. It shows prompts and texts through a `Conversation`. Dialogues share no state.
+1. A dialogue has no socket, thread, clock or sleep. A dialogue yields each wait to its driver: the service, the helper,
+   a test.
+2. A dialogue shows prompts and texts through a `Conversation`. Dialogues share no state.
 3. Only the results ACCEPTED and IGNORED let a user pass.
 4. Every refusal has the same delay. The dialogue asks once more after the first refusal, regardless of the answer and
    the user (law 5). The last refusal shows the same text for every reason. Rules 7 and 9 state the exceptions.
@@ -103,8 +104,8 @@ class Dialogue:
         """Return the verdict on an answer, and delay a refusal. `prompted` is False for the answer of an earlier
         module.
 
-        With `forward_pass`, pass the password to the next module after a refusal too. Otherwise its behaviour would
-        show whether the codes were right.
+        With `forward_pass`, pass the password to the next module after a refusal too. Otherwise the behaviour of that
+        module would show whether the codes were right.
         """
         forwards = self._settings.first_pass == "forward_pass"
         answer = Answer.parse_behind_password(typed) if forwards else Answer.parse(typed)

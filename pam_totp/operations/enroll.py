@@ -2,7 +2,7 @@
 
 Rules:
 1. A new token is unconfirmed until its first code proves that the user has it. The first code is used up.
-2. A recovery code has 80 random bits. It is shown once, and stored as a salted digest.
+2. A recovery code has 80 random bits. The code is shown once, and stored as a salted digest.
 3. Functions return new values. The caller stores them.
 4. The operating system generates the random bits. Every other input is an argument.
 5. Logins import this module, so it imports only modules that load fast.
@@ -64,7 +64,7 @@ def verify_first_code(token: Token, answer: Answer, now: int, *, codes_needed: i
 
 
 def clock_error(token: Token, answer: Answer, now: int) -> int | None:
-    """Return the seconds by which the clock of a phone is ahead (negative: behind) if the phone showed this code.
+    """Return the seconds by which the clock of a phone is ahead (negative: behind) if the phone showed `answer`.
 
     Return None if the steps within CLOCK_REACH of `now` (Unix seconds) have other codes. `token` is new: the user knows
     its key, so the result reveals nothing more. One wrong code in 300 is mistaken for a code of another time.
@@ -82,8 +82,9 @@ def clock_error(token: Token, answer: Answer, now: int) -> int | None:
 def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, Token] | None:
     """Return the record with `new` in place of `old`, and the token that `new` replaced.
 
-    Logins might have used codes of `old` meanwhile. Return None if another process has changed the record, so that it
-    lacks a token with the name, key and creation time of `old`. Raise RecordError for a key that another token has.
+    Logins might have used codes of `old` meanwhile. Return None if the record lacks a token with the name, key and
+    creation time of `old`, because another process has changed the record. Raise RecordError for a key that another
+    token has.
     """
     last = record.token(old.name)
     if last is None or (last.secret, last.created) != (old.secret, old.created):
@@ -91,12 +92,12 @@ def replaced(record: UserRecord, old: Token, new: Token) -> tuple[UserRecord, To
     return record.with_changed(last, new), last
 
 
-def warnings(token: Token, *, scanned: bool = False) -> list[str]:
-    """Return the warnings about this token. `scanned` is True if a phone app reads the token from a QR code."""
+def warnings(token: Token, *, is_scanned: bool = False) -> list[str]:
+    """Return the warnings about `token`. `is_scanned` is True if a phone app reads the token from a QR code."""
     found = []
     if len(token.secret) < GOOD_SECRET:
         found.append(f"the key has {8 * len(token.secret)} bits; RFC 4226 requires at least {8 * GOOD_SECRET}")
-    if scanned and unusual(token):
+    if is_scanned and unusual(token):
         found.append(f"some phone apps ignore {', '.join(unusual(token))} in a QR code, and then show wrong codes")
     return found
 

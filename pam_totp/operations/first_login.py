@@ -2,9 +2,9 @@
 
 Rules:
 1. Every text that the user must see is in a prompt. Programs drop, garble or repeat other texts of a PAM module.
-2. A prompt is ASCII of at most MAX_PROMPT bytes. The QR code is the exception. It is shown only on request, because
-   some ssh clients exit at characters outside ASCII. It is one prompt of at most MAX_PICTURE bytes, for a terminal of
-   80 × 24.
+2. A prompt is ASCII of at most MAX_PROMPT bytes. The QR code is the exception. The QR code is shown only on request,
+   because some ssh clients exit at characters outside ASCII. The QR code is one prompt of at most MAX_PICTURE bytes,
+   for a terminal of 80 × 24.
 3. Every prompt echoes the answer. Password authentication of sshd, which cannot show a text, therefore fails at the
    first prompt.
 4. At most MAX_ROUNDS prompts ask for a code. MAX_WRONG wrong codes or MAX_EMPTY empty answers end the enrolment. A
@@ -12,7 +12,7 @@ Rules:
    answers.
 5. Nothing changes before the right code. The next login with the same ticket shows the same key.
 6. The right code enrols the user durably. Then the login is accepted with any answer to the last prompt.
-7. A wrong code is not a failure of law 8, because its user has seen the key.
+7. A wrong code is not a failure of law 8 (see rule 4 of `tickets`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class FirstLogin:
         self._picture = picture_prompt(invitation)
 
     def run(self, conversation: Conversation, *, is_sshd: bool) -> Waits[Result]:
-        """Ask for the first code. Return ACCEPTED if it was right, otherwise REFUSED."""
+        """Ask for the first code. Return ACCEPTED after a right code, otherwise REFUSED."""
         password = yield from conversation.first_pass()
         problem, text = yield from self._ask(conversation, password)
         if problem is None:
@@ -153,7 +153,7 @@ def recovery_prompt(codes: Iterable[str]) -> str:
 def _question(invitation: Invitation, *, has_picture: bool = False) -> str:
     digits = _DIGITS.get(invitation.digits, str(invitation.digits))
     if invitation.key is None:
-        return "Type two codes in a row from it, in one line: "
+        return "Type two codes in a row from the token, in one line: "
     wanted = f"the {digits} digits the app shows" if invitation.codes_needed == 1 else "two codes in a row from the app"
     return f"Type {wanted}{', or q for a QR code' if has_picture else ''}: "
 

@@ -34,7 +34,10 @@ def holds(record: UserRecord, origin: tuple[str, str], now: int, period: int, po
 
 
 def granted(record: UserRecord, origin: tuple[str, str], now: int) -> UserRecord:
-    """Return the record with grace for `origin` at `now`. Drop expired entries, and keep at most KEPT_GRACE entries."""
+    """Return the record with grace for `origin` from `now` (Unix seconds) on.
+
+    Drop expired entries, and keep at most KEPT_GRACE entries.
+    """
     unexpired = (g for g in record.grace if g.granted <= now < g.granted + MAX_GRACE_PERIOD)
     others = (g for g in unexpired if (g.service, g.rhost) != origin)
     service, rhost = origin

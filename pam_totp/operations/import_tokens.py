@@ -2,11 +2,11 @@
 
 Rules:
 - Data flows one way: ParsedFile -> SelectedTokens (tokens with their users) -> `import_tokens` -> Report.
-- Every token of the file has one result: imported, or skipped for a reason. Programs read the status; the reason is
-  for users.
+- Every selected token of the file has one result: imported, or skipped for a reason. Programs read the status; the
+  reason is for users.
 - The process rolls back an import that fails. The next command rolls back the import of a killed process.
 - Memory holds only a packed result of about a hundred bytes for each token. The import writes each token to the journal
-  as soon as it has read the token. It reads the token again if another process changes the record meanwhile.
+  as soon as it has read the token. The import reads the token again if another process changes the record meanwhile.
 - The time, the store and the rule for user names are arguments.
 """
 
@@ -56,7 +56,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result for one token. `place` is its line or file; `reason` is the reason to skip the token, or None."""
+    """The result for one token. `place` is the token's line or file; `reason` is the reason to skip, or None."""
 
     status: Status
     place: str
@@ -106,11 +106,11 @@ class Candidate:
     has_account: bool
 
     def result(
-        self, status: Status, reason: str | None = None, stored: Token | None = None, more: tuple[str, ...] = ()
+        self, status: Status, reason: str | None = None, new_token: Token | None = None, more: tuple[str, ...] = ()
     ) -> Result:
-        """Return the result for this token. `stored` is the imported token in the record; `more` has remarks."""
+        """Return the result for the token. `new_token` is the imported token in the record; `more` has remarks."""
         facts = self.place, self.token, self.user, status
-        return _result(*facts, reason=reason, stored=stored, more=more, has_account=self.has_account)
+        return _result(*facts, reason=reason, new_token=new_token, more=more, has_account=self.has_account)
 
 
 class Selected(Protocol):
@@ -132,7 +132,7 @@ class Selection:
     """The rules that select tokens of a file, and that assign a user to each token.
 
     `serial` selects one token. `users_by_serial` assigns tokens to users. Without `users_by_serial`, every token is for
-    `user`. Without `user` too, the file names the user of each token. With `user_selects`, only tokens that the file
+    `user`. If `user` is None too, the file names the user of each token. With `user_selects`, only tokens that the file
     assigns to `user` are selected. Serial numbers are compared by `serial_key`.
     """
 
@@ -232,7 +232,7 @@ def _result(
     status: Status,
     *,
     reason: str | None = None,
-    stored: Token | None = None,
+    new_token: Token | None = None,
     more: tuple[str, ...] = (),
     has_account: bool = True,
 ) -> Result:
@@ -241,13 +241,13 @@ def _result(
         place,
         token.line,
         user,
-        token.name if stored is None else stored.name,
+        token.name if new_token is None else new_token.name,
         token.type,
         token.serial,
         token.remarks + more,
         reason,
-        created=None if stored is None else stored.created,
-        next=None if stored is None else stored.next_factor,
+        created=None if new_token is None else new_token.created,
+        next=None if new_token is None else new_token.next_factor,
         has_account=has_account,
     )
 
@@ -297,8 +297,8 @@ def import_tokens(
     """Add all tokens to the records of their users, in one transaction. Return the results. A dry run only reads the
     store.
 
-    Add them to `new_record` if its user has no record yet. Raise FormatError, Interrupted or StoreError; then the store
-    is unchanged, unless a second Ctrl-C stopped the roll-back.
+    Add the tokens to `new_record` if its user has no record yet. Raise FormatError, Interrupted or StoreError; then the
+    store is unchanged, unless a second Ctrl-C stopped the roll-back.
     """
     additions = _Additions(selected, new_record, now)
     if dry_run:
@@ -344,7 +344,7 @@ class _Addition:
                 reason = f"{candidate.user} has {MAX_TOKENS} tokens, which is the maximum"
                 return record, candidate.result(Status.TOO_MANY_TOKENS, reason)
             token = _with_free_name(token, record)
-            return changed.with_token(token), candidate.result(Status.IMPORTED, stored=token, more=remarks)
+            return changed.with_token(token), candidate.result(Status.IMPORTED, new_token=token, more=remarks)
         except RecordError as e:
             return record, candidate.result(Status.INVALID, str(e))
 
@@ -453,7 +453,9 @@ class _Trial:
         return results
 
     def _taken(self, addition: _Addition, record: UserRecord) -> SerialTaken | None:
-        """Return the error if another user has the serial number. Otherwise note the owner, and return None."""
+        """Return the error if another user or the stock has the serial number. Otherwise note the owner, and
+        return None.
+        """
         serial, user = addition.candidate.token.serial, addition.candidate.user
         if serial is None:
             return None

@@ -46,7 +46,7 @@ class Runner:
         self._owner = 0  # the pid of this process: after a fork, the child starts its own runner
 
     def tell(self, service: str, fields: Mapping[str, str | int | None]) -> None:
-        """Send a change to the runner. Raise OSError if it cannot be started."""
+        """Send a change to the runner. Raise OSError if the runner cannot be started."""
         with self._lock:
             if not self._has_program():
                 return

@@ -17,7 +17,10 @@ _DARK_INK = {(1, 1): "█", (1, 0): "▀", (0, 1): "▄", (0, 0): " "}
 
 
 def side_by_side(picture: str) -> list[str]:
-    """Return the lines of both drawings of a packed QR code (`formats.qr.packed`). Version 4 has 19 lines of 78."""
+    """Return the lines of both drawings of a packed QR code (`formats.qr.packed`).
+
+    A QR code of version 4 has 19 lines of 78 characters.
+    """
     rows = _with_border(_modules(picture))
     pairs = [list(zip(upper, lower, strict=True)) for upper, lower in zip(rows[::2], rows[1::2], strict=True)]
     return [GAP.join("".join(ink[pair] for pair in line) for ink in (_LIGHT_INK, _DARK_INK)) for line in pairs]

@@ -4,8 +4,8 @@ Rules:
 1. User, name and time of creation identify a token. `Log` follows the renames in its lines.
 2. The log can only take rights away: it increases counters and steps, disables or removes a token, or requires codes in
    a row. Lines forged by an account that may write to the system log give no access; `covers` states the exception. A
-   token that the log removes or disables stays so: no later line adds or enables it.
-3. A line counts only if it begins as a log daemon writes the lines of pam_totp. Text in other lines does not count.
+   token that the log removes or disables remains removed or disabled: no later line adds or enables it.
+3. `Log` uses a line only if it begins as a log daemon writes the lines of pam_totp. `Log` ignores all other lines.
    Names that a record cannot have are ignored, so that all results can be printed and compared with records.
 4. Only lines older than the restore show that the log covers a key fob. A line of a login after the restore shows no
    coverage, because the login might be a replay.
@@ -102,7 +102,7 @@ def _in_zone(local: datetime, zone: str) -> int | None:
 
 
 def _in_last_year(header: re.Match[str], latest: int) -> int | None:
-    """Return the latest time with this month, day and time of day up to `latest`, or None."""
+    """Return the latest time with this month, day and time of day up to `latest` (Unix seconds), or None."""
     year = datetime.fromtimestamp(latest).astimezone().year
     month = _MONTHS.index(header["month"]) + 1
     for candidate in range(year, year - _LEAP_YEARS, -1):
@@ -132,21 +132,21 @@ class _Group:
 class _User:
     """The facts of the log about one user's tokens.
 
-    `next_factors` has the highest counters or steps, for each token, by the result of `_longest_period`.
-    `covering` has the highest counter or step from lines older than the restore. `confirmed` are the tokens with a line
-    that only a confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time
-    of each change (Unix seconds).
+    `next_factors` has the highest counters or steps, for each token, by the result of `_longest_period`. `covering` has
+    the highest counter or step from lines older than the restore. `confirmed_keys` are the tokens with a line that only
+    a confirmed token has. `recovery_made` is the last time of new recovery codes, and `latest` the last time of each
+    change (Unix seconds).
     """
 
     next_factors: dict[Key, dict[int, int]] = field(default_factory=dict)
     covering: dict[Key, int] = field(default_factory=dict)
-    confirmed: set[Key] = field(default_factory=set)
+    confirmed_keys: set[Key] = field(default_factory=set)
     recovery_made: int | None = None
     latest: dict[str, dict[Key, int]] = field(default_factory=lambda: {what: {} for what in _LATEST.values()})
     renames: list[tuple[int, int, Key, str]] = field(default_factory=list)  # time, number, token, new name
 
     def last(self, what: str, keys: Iterable[Key]) -> int | None:
-        """Return the time of the last change of this kind to these tokens, or None."""
+        """Return the time (Unix seconds) of the last change `what` to the tokens `keys`, or None."""
         return _highest(self.latest[what], keys)
 
     def is_enrolled(self, keys: Iterable[Key]) -> bool:
@@ -181,7 +181,7 @@ class Log:
     def __init__(self, stores: Collection[str] = (), *, restored_at: int | None, now: int) -> None:
         """Create an empty log. The times are Unix seconds.
 
-        A change counts if `stores` contains the store named in the line. A line without a store is about the default
+        A change is used if `stores` contains the store named in the line. A line without a store is about the default
         store. `restored_at` is the time of the restore, or earlier. No line covers a key fob if `restored_at` is None.
         """
         self.lines = 0  # lines of pam_totp
@@ -221,7 +221,7 @@ class Log:
         if (serial := fields.get("serial")) is not None:
             self._serials.setdefault(serial_key(serial), set()).add((user, key))
         if verb == "accepted" or what in ("confirm", "resync"):
-            known.confirmed.add(key)
+            known.confirmed_keys.add(key)
         next_factor = _number(fields.get("next"), MOVING_FACTOR_LIMIT + 1)
         if next_factor is not None:
             highest, period = known.next_factors.setdefault(key, {}), _longest_period(next_factor, self._now)
@@ -231,7 +231,7 @@ class Log:
         to = fields.get("to")
         if what == "rename" and _is_name(to):
             known.renames.append((at or 0, self.lines, key, to))
-        # A removal or a disabling without a time counts, as the earliest.
+        # A removal or a disabling without a time is used, as the earliest.
         elif what in _LATEST and (at is not None or _LATEST[what] in ("remove", "disable-token")):
             latest = known.latest[_LATEST[what]]
             latest[key] = max(at or 0, latest.get(key, 0))
@@ -268,7 +268,7 @@ class Log:
         return Forwarded(
             record=record.restored(kept) if kept or not record.tokens else None,
             tokens=tuple((old, new, tuple(notes)) for old, (new, notes) in zip(record.tokens, results, strict=True)),
-            voided=len(record.recovery),
+            void_codes=len(record.recovery),
             missing=tuple(sorted(missing.values())),
             recovery_made=known.recovery_made,
         )
@@ -305,14 +305,14 @@ class Forwarded:
     """The result for one record. `record` is None if the log removes all its tokens and the user was not enrolled.
 
     `tokens` has each token of the backup, the token rolled forward (None if it was removed), and notes on the changes.
-    `voided` counts the recovery codes of the backup. `missing` are the tokens that were enrolled since the backup.
+    `void_codes` counts the recovery codes of the backup. `missing` are the tokens that were enrolled since the backup.
     `recovery_made` is the time (Unix seconds) of the last new recovery codes in the log. These recovery codes are void,
     too.
     """
 
     record: UserRecord | None
     tokens: tuple[tuple[Token, Token | None, tuple[str, ...]], ...]
-    voided: int
+    void_codes: int
     missing: tuple[str, ...]
     recovery_made: int | None
 
@@ -346,13 +346,13 @@ def _number(text: str | None, limit: int) -> int | None:
 
 
 def _longest_period(step: int, now: int) -> int:
-    """Return the longest period (seconds) of a token that can have this next step at `now`, or 0."""
+    """Return the longest period (seconds) of a token with the next step `step` at `now` (Unix seconds), or 0."""
     past = step - _FUTURE_STEPS
     return DAY if past <= 0 else min(now // past, DAY)
 
 
 def _groups(renames: Iterable[tuple[int, int, Key, str]]) -> dict[Key, _Group]:
-    """Return the group of each token in the renames. Their order decides about the last name only.
+    """Return the group of each token in `renames`. The order of the renames decides about the last name only.
 
     A forged rename cannot separate a token from the line of its removal: it can only connect more tokens.
     """
@@ -432,7 +432,7 @@ def _losses(token: Token, known: _User, group: _Group) -> list[str]:
     enabled, disabled = known.last("enable-token", group.keys), known.last("disable-token", group.keys)
     if not token.enabled and enabled is not None and (disabled is None or enabled > disabled):
         losses.append("still disabled: it was enabled since the backup")
-    if not token.confirmed and not known.confirmed.isdisjoint(group.keys):
+    if not token.confirmed and not known.confirmed_keys.isdisjoint(group.keys):
         losses.append("confirmed since the backup: confirm it again")
     if group.name != token.name:
         losses.append(f"has its old name again: it was renamed to '{group.name}'")

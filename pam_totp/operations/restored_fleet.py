@@ -2,13 +2,13 @@
 
 Rules:
 1. The log can only take rights away, as in `restored`. Rights that were given since the backup are listed, not given.
-2. A revocation counts, unless the member joined later according to the database.
+2. A revocation is in force, unless the member joined later according to the database.
 3. A member must join again if the log has a later certificate of this member than the database.
 4. A permission of a group, or the membership of a user in a group, remains withdrawn, even if a later line gives it
    again.
-5. A member keeps only the groups and services that are in its last line of the log. They must also be in each of its
-   lines since it joined. Otherwise a forged last line would undo a withdrawal.
-6. A line about another database counts, because authorities can have different URLs of the same database.
+5. A member keeps only the groups and services that are in its last line of the log. They must also be in each line
+   about this member since the member joined. Otherwise a forged last line would undo a withdrawal.
+6. A line about another database is used, because authorities can have different URLs of the same database.
 7. Every token needs codes in a row, and steps up to now are used up, if the log of an authority might be missing. A
    host counts once under its short and its full name. A host that only runs commands, such as that of the portal, is no
    authority.
@@ -42,10 +42,10 @@ Pair = tuple[str, str]
 
 
 class MemberResult(NamedTuple):
-    """The result for one member. `revoke` and `rejoin` are about its certificates.
+    """The result for one member. `revoke` is True if the member is to be revoked, `rejoin` if it must join again.
 
-    `groups` and `services` are its remaining rights. `services` is None if all are permitted. `notes` name the changes,
-    and the rights that were given since the backup.
+    `groups` and `services` are the remaining rights. `services` is None if all services are permitted. `notes` name the
+    changes, and the rights that were given since the backup.
     """
 
     name: str
@@ -67,12 +67,12 @@ class PairsResult(NamedTuple):
 class _Member:
     """The facts of the log about one member. Times are Unix seconds. `certificates` are by fingerprint.
 
-    `added` has the time, the groups and the services of each line that adds or changes the member.
+    `additions` has the time, the groups and the services of each line that adds or changes the member.
     """
 
     revoked: int | None = None
     certificates: dict[str, int] = field(default_factory=dict)
-    added: set[tuple[int, frozenset[str], frozenset[str] | None]] = field(default_factory=set)
+    additions: set[tuple[int, frozenset[str], frozenset[str] | None]] = field(default_factory=set)
     last: tuple[int, frozenset[str], frozenset[str] | None] | None = None
 
 
@@ -109,7 +109,10 @@ class FleetLog(Log):
             self._add_member(what, at, fields)
 
     def count_authorities(self, addresses: Iterable[str]) -> int:
-        """Count the authorities with lines. A host whose only lines are of commands counts if it is in `addresses`."""
+        """Return the number of authorities with lines.
+
+        A host whose only lines are of commands counts if it is in `addresses` (HOST:PORT).
+        """
         names = {text.rpartition(":")[0].strip("[]") for text in addresses}
         self.authorities |= {host for host in self._hosts if any(_is_same_host(host, name) for name in names)}
         return sum(
@@ -158,7 +161,7 @@ class FleetLog(Log):
             services = fields.get("services")
             listed = None if services is None else frozenset(services.split(", "))
             line = at, frozenset(fields.get("groups", "").split(",")), listed
-            known.added.add(line)
+            known.additions.add(line)
             if known.last is None or at >= known.last[0]:
                 known.last = line
         else:
@@ -177,7 +180,7 @@ class FleetLog(Log):
         if max(known.certificates.values(), default=-1) > (known.revoked or 0) and (revoke or row.is_revoked):
             notes.append("joined again since the revocation: add it again")
         if known.last is not None:
-            for at, given, listed in known.added:
+            for at, given, listed in known.additions:
                 if at >= (row.joined or 0) or (at, given, listed) == known.last:
                     groups = tuple(group for group in groups if group in given)
                     if listed is not None:
@@ -199,7 +202,7 @@ class FleetLog(Log):
         return sorted(name for name in missing if _is_member(self._members[name]))
 
     def pairs(self, kind: str, present: Iterable[Pair]) -> PairsResult:
-        """Return the changes by the log to the pairs of one kind."""
+        """Return the changes by the log to the pairs of `kind`. `present` has the pairs in the database."""
         there, taken = set(present), self._taken[kind]
         withdrawn = there & taken.keys()
         given = self._given[kind].items()
@@ -215,14 +218,14 @@ class FleetLog(Log):
         return token.with_row_needed(), notes if needs in notes else [*notes, needs]
 
 
-def _is_same_host(one: str, other: str) -> bool:
+def _is_same_host(name: str, other: str) -> bool:
     """Return True if the names are equal, or if one is the short name of the other."""
-    short, full = sorted((one.lower(), other.lower()), key=len)
+    short, full = sorted((name.lower(), other.lower()), key=len)
     return full == short or full.startswith(f"{short}.")
 
 
 def _is_outdated(row: MemberRow, known: _Member) -> bool:
-    """Return True if the log has a later certificate than those of the row."""
+    """Return True if the log has a later certificate of the member than the database."""
     others = [at for fingerprint, at in known.certificates.items() if fingerprint not in row.fingerprints]
     own = [at for fingerprint, at in known.certificates.items() if fingerprint in row.fingerprints]
     if not others or not row.fingerprints:

@@ -1,7 +1,7 @@
 """Resynchronisation: find codes in a row far from the expected counter or step (RFC 4226 §7.4, RFC 6238 §6).
 
 Rules:
-1. Two or more codes in a row are required. A success uses them up, and confirms the token.
+1. Two or more codes in a row are required. A success uses the codes up, and confirms the token.
 2. No lock is held during the search.
 3. The token is updated only if it still exists with the same key, and if the codes are still unused.
 4. The search excludes used codes, because counters and steps only increase.
@@ -75,8 +75,8 @@ def resynchronise(
 def candidates(token: Token, count: int, now: int, reach: int) -> range:
     """Return the counters or steps to search for the first of `count` codes.
 
-    The range is up to `reach` counters ahead, or up to `reach` steps before and after the current step. It excludes
-    used counters and steps.
+    The range is up to `reach` counters ahead, or up to `reach` steps before and after the current step. The range
+    excludes used counters and steps.
     """
     if isinstance(token, HotpToken):
         return range(token.counter, token.counter + reach + 1)

@@ -93,7 +93,7 @@ TEXTS = {
 class Problem:
     """The reason of a change that failed, and the form field that it concerns.
 
-    With the reason CLOCK, `minutes` is the error of the phone's clock; it is negative if the clock is behind.
+    With the reason CLOCK, `minutes` is the error of the phone's clock, negative if the clock is behind.
     """
 
     field: str
@@ -298,7 +298,10 @@ class Factors:
         return self._change(asking, with_it, "enroll", [confirmed])
 
     def claim(self, asking: Asking, serial: str, codes: bytes) -> Token | Problem:
-        """Confirm the user's unconfirmed token with this serial number, and return it. An administrator assigned it."""
+        """Confirm the token that an administrator assigned to the user, by two codes in a row. Return the token.
+
+        `serial` is the serial number of the token.
+        """
         waiting = [t for t in self.of(asking.user).tokens if t.serial is not None and not t.confirmed]
         candidates = [t for t in waiting if serial_key(t.serial or "") == serial_key(serial)]
         if not candidates:
@@ -316,7 +319,7 @@ class Factors:
                 raise Unfit("serial", Reason.TOKEN_CHANGED)
             return record.with_changed(found, confirmed)
 
-        return self._change(asking, in_use, "confirm", [confirmed], assigned=True) or confirmed
+        return self._change(asking, in_use, "confirm", [confirmed], is_assigned=True) or confirmed
 
     def _refuse_claim(self, asking: Asking, token: Token, answer: Answer) -> None:
         """Log a refused claim of a token. Count the claim as a failure if the answer has codes in a row."""
@@ -416,17 +419,17 @@ class Factors:
         return self._change(asking, without, "remove", removed)
 
     def _change(
-        self, asking: Asking, change: Change, what: str, tokens: list[Token], *, assigned: bool = False
+        self, asking: Asking, change: Change, what: str, tokens: list[Token], *, is_assigned: bool = False
     ) -> Problem | None:
         """Apply `change`, and return the problem or None. Require a code if the user is enrolled at the time of the
         update.
 
-        `tokens` has the token for the log, at the latest after the call of `change`. `assigned` is True if the change
-        confirms a token that an administrator assigned.
+        `tokens` has the token for the log, at the latest after the call of `change`. `is_assigned` is True if the
+        change confirms a token that an administrator assigned.
         """
         begun = time.monotonic()
         try:
-            if self._unproved(asking.user, change, assigned):
+            if self._unproved(asking.user, change, is_assigned):
                 self._note_change(asking, what, *tokens)
                 return None
             decision = decide(
@@ -449,13 +452,13 @@ class Factors:
         self._note_change(asking, what, *tokens)
         return None
 
-    def _unproved(self, user: str, change: Change, assigned: bool) -> bool:
+    def _unproved(self, user: str, change: Change, is_assigned: bool) -> bool:
         """Apply `change` if the user is not enrolled. Return True if `change` was applied."""
 
         def unless_enrolled(record: UserRecord) -> tuple[UserRecord, bool]:
             if record.enrolled:
                 return record, False
-            if not (assigned or self.may_add(record)):
+            if not (is_assigned or self.may_add(record)):
                 raise Unfit("proof", Reason.FIRST_TOKEN)
             return change(record), True
 

@@ -4,10 +4,10 @@ Rules:
 1. A function changes the record of a user and the stock together (`store.stock`). A serial number has one owner, also
    after a race or a kill.
 2. An assigned token is unconfirmed until codes prove that its user has it: at the desk, or by `self_service.claim`.
-   A token that another user has used needs two codes in a row.
+   `replace` states the exception. A token that another user has used needs two codes in a row.
 3. A returned token keeps its counter or last step, and needs codes in a row: no code is accepted again for the next
    user.
-4. A function that fails raises `StockError` with a `Reason` for programs, and changes nothing.
+4. A function that fails raises StoreError, or `StockError` with a `Reason` for programs, and changes nothing.
 5. The caller logs the change, with the user and the token of the result. The time is an argument.
 """
 
@@ -160,9 +160,9 @@ def find(store: Store, serial: str) -> Item | None:
 
 
 def items(store: Store, *, batch: str | None = None, free: bool = False) -> Iterator[Item | StoreError]:
-    """Yield the items of a batch, or of all batches, ordered by serial number. With `free`, yield tokens in stock only.
+    """Yield the items of a batch, or of all batches, ordered by serial number.
 
-    Yield a StoreError for an entry that cannot be read.
+    If `free` is True, yield tokens in stock only. Yield a StoreError for an entry that cannot be read.
     """
     found: list[Item] = []
     for held in stock_of(store).entries():
@@ -316,7 +316,7 @@ def replace(
 ) -> Replaced:
     """Replace the user's token `old` by the token `new` in stock, in one change, under the old name.
 
-    `old` and `new` are serial numbers. `old` returns to the stock; with `lost`, it is deleted instead, with its key.
+    `old` and `new` are serial numbers. `old` returns to the stock, or is deleted with its key if `lost` is True.
     `codes` confirm the new token, as in `assign`. Without codes, the new token is confirmed if `old` was confirmed:
     otherwise the user would no longer be enrolled. `also` completes the record in the same change. Raise StockError
     or StoreError.

@@ -1,12 +1,13 @@
 """Enrolment tickets and temporary codes, which an administrator or a desk member hands to a user.
 
 Rules:
-1. A ticket and a temporary code have 80 random bits, as a recovery code has. They are shown once, and stored as salted
-   digests with the time of their expiry.
+1. A ticket and a temporary code have 80 random bits, as a recovery code has. Both are shown once, and stored as salted
+   digests with the time of expiry.
 2. `issue_ticket` adds the token to the record, unconfirmed. The owner of the ticket therefore sees the same key at
    every try, for example after a lost connection.
-3. `redeem_ticket` is one change: it confirms the token by its first code, and uses up the ticket. It also replaces the
-   recovery codes and all earlier confirmed tokens. Of two logins with one ticket at the same time, only one succeeds.
+3. `redeem_ticket` is one change: it confirms the token by its first code, and uses up the ticket. The change also
+   replaces the recovery codes and all earlier confirmed tokens. Of two logins with one ticket at the same time, only
+   one succeeds.
 4. A wrong ticket is no failure, because a ticket is too long to be guessed. A wrong first code is no failure, because
    the owner of the ticket knows the key. The key of a key fob is hidden. A key fob therefore needs two codes in a row,
    which are too long to be guessed.
@@ -58,9 +59,9 @@ _SALT = 16  # bytes
 class Invitation(Value):
     """The facts that the owner of a ticket sees before the first code.
 
-    `key` is in groups. It is None for a token with a serial number, because such a token contains its key. `unusual`
-    are the properties that some phone apps ignore in a QR code. `picture` is the QR code (`formats.qr.packed`), or
-    None.
+    `key` is base32 in groups of four characters, or None for a token with a serial number, which already contains its
+    key. `unusual` are the properties that some phone apps ignore in a QR code. `picture` is the QR code
+    (`formats.qr.packed`), or None.
     """
 
     type: str
@@ -76,14 +77,14 @@ class Confirmation(Value):
     """The decision on a first code.
 
     `is_open` is True if the code is wrong and the ticket is still valid. `recovery_codes` are the new codes if the
-    token was confirmed, otherwise None. `fields` are for the log; `removed` are the fields of the replaced tokens. `at`
-    is the time of the change (Unix seconds).
+    token was confirmed, otherwise None. `fields` are for the log; `removals` are the fields of the replaced tokens.
+    `at` is the time of the change (Unix seconds).
     """
 
     is_open: bool
     recovery_codes: tuple[str, ...] | None = None
     fields: Mapping[str, str | int | None] = {}
-    removed: tuple[Mapping[str, str | int | None], ...] = ()
+    removals: tuple[Mapping[str, str | int | None], ...] = ()
     at: int | None = None
 
     CLOSED: ClassVar[Confirmation]
@@ -92,8 +93,8 @@ class Confirmation(Value):
         """Yield the verbs and the fields of the lines about a confirmed token."""
         made: dict[str, str | int | None] = {"at": self.at, "by": BY_TICKET}
         kind = {"type": invitation.type, "serial": invitation.serial}
-        for removed in self.removed:
-            yield "changed", {"what": "remove", **removed, **made}
+        for removal in self.removals:
+            yield "changed", {"what": "remove", **removal, **made}
         yield "changed", {"what": "enroll", **self.fields, **kind, **made}
         yield "changed", {"what": "recovery", "codes": len(self.recovery_codes or ()), **made}
         yield "accepted", {"by": BY_TICKET, **self.fields}
@@ -127,7 +128,7 @@ def invitation(record: UserRecord) -> Invitation | None:
 
 
 def issue_ticket(record: UserRecord, token: Token, ends: int, picture: str | None = None) -> tuple[UserRecord, str]:
-    """Return `record` with a new ticket for `token`, and the ticket as text for its owner."""
+    """Return `record` with a new ticket for `token` that expires at `ends` (Unix seconds), and the ticket as text."""
     ticket, shown = new_ticket(token, ends, picture)
     return with_ticket(record, token, ticket), shown
 
@@ -196,7 +197,7 @@ def confirm_by_ticket(
         is_open=False,
         recovery_codes=tuple(codes),
         fields=of_token(token),
-        removed=tuple(of_token(t) for t in record.tokens if t.confirmed),
+        removals=tuple(of_token(t) for t in record.tokens if t.confirmed),
         at=now,
     )
 
@@ -211,9 +212,9 @@ def verify_ticket_alone(
 
 
 def codes_needed(token: Token) -> int:
-    """Return the number of codes in a row that confirm the token of a ticket: 1 for a phone app, 2 for a key fob.
+    """Return the number of codes in a row that confirm the token of a ticket: 1 for TOTP in a phone app, otherwise 2.
 
-    The counter of a key fob is unknown. The key of a key fob is hidden, so an attacker could guess one code.
+    The counter of a HOTP token is unknown. The key of a key fob is hidden, so an attacker could guess one code.
     """
     return 1 if token.type == "totp" and shows_key(token) else 2
 

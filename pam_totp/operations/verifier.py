@@ -3,10 +3,10 @@
 Rules:
 1. The dialogue is the same on every host, because it asks a `Verifier` instead of a store or an authority.
 2. A verifier keeps the refused answers of its login, because single codes of one login may be codes in a row (law
-   5). It wipes these answers when the login ends.
+   5). The dialogue wipes these answers, and calls `wipe`, when the login ends.
 3. All work that can wait, compute for long or fail is the job of a `UseStore`. The driver of the dialogue calls it.
-4. A verdict has all facts about an answer for the dialogue and the log. It contains no code, and a key only for the
-   owner of a right enrolment ticket.
+4. A verdict has all facts about an answer for the dialogue and the log. A verdict contains no code, and a key only for
+   the owner of a right enrolment ticket.
 5. A ticket is confirmed by a first code in one change. Of two logins with one ticket, only one confirms it.
 """
 
@@ -111,12 +111,12 @@ class Verifier(Protocol):
         """
 
     def confirm(self, ticket: Answer, first: Answer) -> UseStore:
-        """Return the question whether `first` confirms the token of `ticket`. The reply is a `Confirmation`. Its change
-        is durable before the reply.
+        """Return the question whether `first` confirms the token of `ticket`. The reply is a `Confirmation`. The
+        change is durable before the reply.
         """
 
     def wipe(self) -> None:
-        """Overwrite all codes and answers that can be overwritten, after the login."""
+        """Overwrite or drop the codes and answers of the verifier, after the login."""
 
 
 class LocalVerifier:
@@ -124,9 +124,9 @@ class LocalVerifier:
 
     `origin` is the login's key of grace (`grace.origin`), or None if the login cannot have grace. `came_from` is for
     the recent logins of the record. `search` verifies answers that need a long search. `tickets` are the users whose
-    tickets are valid; with EVERYBODY, no other answer is accepted. With `nullok`, the argument of `check_account` is
-    the longest wait for a lock, in seconds. `check_account` returns True if the user may pass without a token, and
-    raises StoreError if the lookup fails.
+    tickets are valid; with EVERYBODY, no other answer is accepted. The argument of `check_account` is the longest
+    wait for a lock, in seconds. `check_account` returns True if `nullok` lets the user pass, and raises StoreError if
+    the lookup fails.
     """
 
     def __init__(

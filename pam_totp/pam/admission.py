@@ -6,8 +6,8 @@ Rules:
 2. An account listed under `[clients]` may ask about every user, under its one service name.
 3. Every other account may ask only about its own user.
 4. An account that is not root chooses only prompt, echo and the second prompt. All other settings, including
-   `forward_pass`, come from the site file, and every login needs a code. A second prompt must be requested, because
-   most programs expect one prompt.
+   `forward_pass`, come from the site file, and grace is off. A second prompt must be requested, because most
+   programs expect one prompt.
 5. An account may redeem a ticket for its own user (`settings.REDEEM_SERVICE`), even if the user has tokens.
 6. Only root and listed accounts may name the remote host. Otherwise another account could cause a program that reads
    the log to ban any address.
@@ -38,7 +38,7 @@ def peer_uid(sock: socket) -> int:
 def admit(uid: int, hello: Hello, *, client: bool) -> Hello | None:
     """Return the part of `hello` that `uid` may choose; None if `uid` may not ask about the user.
 
-    `client` is True for a listed account (see `listed`).
+    `client` is True for a listed account (see `is_listed`).
     """
     if uid == 0:
         return hello
@@ -70,13 +70,13 @@ def _with_one_prompt(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return arguments if chooses else (*arguments, "no_second_prompt")
 
 
-def listed(uid: int, hello: Hello, site: Site) -> bool:
+def is_listed(uid: int, hello: Hello, site: Site) -> bool:
     """Return True if `uid` is an account of `[clients]` that asks under its own service name."""
     return any(_uid_of(account) == uid for account in client_accounts(hello, site))
 
 
 def client_accounts(hello: Hello, site: Site) -> list[str]:
-    """Return the accounts of `[clients]` that may ask under this service name."""
+    """Return the accounts of `[clients]` that may ask under the service name of `hello`."""
     return [account for account, service in site.clients.items() if service == hello.service]
 
 

@@ -2,13 +2,13 @@
 
 Rules:
 1. The helper drops root's rights before it reads a store: it becomes the store's owner or, with `secret=`, the user.
-   On a member, it becomes the owner of the credentials before it reads them. As root, it only opens the keyring of a
-   sealed store (`seal_key`).
+   On a member, the helper becomes the owner of the credentials before it reads the credentials. As root, the helper
+   only opens the keyring of a sealed store (`seal_key`).
 2. The helper imports all modules of this package before it drops these rights, because the new account might be unable
    to read them.
 3. The helper imports slow modules of the standard library only if it uses them, because the user waits for every
    import.
-4. Only a child process opens a file in a home folder, so that the host can reap this process at any time.
+4. Only a child process opens a file in a home folder, so that the host process can reap this process at any time.
 5. An error before the login gives PAM_SERVICE_ERR or PAM_AUTHINFO_UNAVAIL. Both deny.
 """
 
@@ -35,7 +35,7 @@ NEEDS_SERVICE = "a store in a database needs the service (run 'systemctl start p
 def main() -> None:
     """Serve the login on descriptor 3. Exit without the interpreter's clean-up, because the relay is waiting."""
     channel = socket(fileno=CHANNEL)
-    os.set_inheritable(CHANNEL, False)  # systemd-creds, which decrypts the key of a sealed store, must not hold it open
+    os.set_inheritable(CHANNEL, False)  # systemd-creds, which decrypts the seal's key, must not hold the channel open
     drive_over(channel, audit_log.to_syslog, _begin)
     os._exit(0)
 
@@ -92,7 +92,7 @@ def _continue_in_child() -> None:
     """Continue the login in a child process. This process waits until the child has ended, and exits.
 
     A signal cannot kill the child while the child waits for a hung file system. Init reaps the child, so that the host
-    need not wait.
+    process need not wait.
     """
     child = os.fork()
     if child == 0:

@@ -4,7 +4,7 @@ Rules:
 1. The service logs every line for root and for listed clients.
 2. Every other account has a limit, and these accounts have a limit together. The service drops lines above a limit.
 3. The service logs one line for each limit that is reached.
-4. The limits protect the log daemon: in a flood of lines, it could drop lines about wrong codes.
+4. The limits protect the log daemon: in a flood of lines, the daemon could drop lines about wrong codes.
 """
 
 from __future__ import annotations

@@ -140,9 +140,9 @@ def _check_of(login: _Login, is_enrolled: Callable[[str, float], bool]) -> Calla
     """Return the check that `nullok` requires before a login without a code (law 10). Look up the names if `nullok` is
     set.
 
-    The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled. It
-    returns False if `nullok_group` does not contain the account that logs in. The arguments of `is_enrolled` are a
-    name, and the longest wait for a lock in seconds.
+    The check raises StoreError if an account is unknown, or if the user's account has another name that is enrolled.
+    The check returns False if `nullok_group` does not contain the account that logs in. The arguments of `is_enrolled`
+    are a name, and the longest wait for a lock in seconds.
     """
     chosen, user, hello, host = login.chosen, login.user, login.hello, login.host
     name = host.name_of_uid(user) if chosen.nullok else None

@@ -61,7 +61,7 @@ class LoginQuota:
         return self._logins[ROOT] > self._carried
 
     def acquire(self, account: Account) -> bool:
-        """Count a login for `account`, and return True. Return False if its quota or the common limit is used up."""
+        """Count a login for `account`, and return True. Return False if a limit is reached."""
         if account != ROOT:
             limit = self._without_entry if account == WITHOUT_ENTRY else self._limit
             is_full = not isinstance(account, Caller) and self._totals[type(account)] >= self._total

@@ -1,13 +1,13 @@
-"""One login over one channel: hello, dialogue, result. The service, the helper and `module` drive it.
+"""One login over one channel: hello, dialogue, result. The service, the helper and `module` drive the login.
 
 Rules:
-1. A session never waits. It yields its waits, and its driver carries them out.
-2. Every error ends the login without a result, and the relay then denies.
-3. An unexpected exception is a bug. The log shows only its type, file and line, because its text could contain a
-   secret.
+1. A session never waits. The session yields each wait, and the driver carries out the wait.
+2. Every error ends the login without a result, or with the result of an error. The relay then denies.
+3. An unexpected exception is a bug. The log shows only the type, file and line of the exception, because the text
+   could contain a secret.
 4. A session wipes its answers when it ends.
 5. A session uses a site file only if its only writers are root and this process's account.
-6. The log has a missing answer, as after Ctrl-C, if the program ends or the time limit passes during a prompt.
+6. The log shows a missing answer, as after Ctrl-C, if the program ends or the time limit passes during a prompt.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def read_site(path: str = SITE_FILE) -> Site:
     try:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            raise SettingsError(f"{path}: must be a regular file that only root can write")
+            owners = f"root or uid {os.geteuid()}"
+            raise SettingsError(f"{path}: must be a regular file of {owners}, and writable by its owner only")
         text = b""
         while len(text) <= MAX_SITE_FILE and (part := os.read(file, MAX_SITE_FILE + 1)):
             text += part

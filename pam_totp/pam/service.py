@@ -36,7 +36,7 @@ from pam_totp.operations.conversation import Pause, Waits
 from pam_totp.operations.dialogue import Dialogue
 from pam_totp.operations.verifier import UseStore
 from pam_totp.pam import login
-from pam_totp.pam.admission import admit, client_accounts, listed, peer_uid
+from pam_totp.pam.admission import admit, client_accounts, is_listed, peer_uid
 from pam_totp.pam.listening import ServiceError, listening
 from pam_totp.pam.log_quota import LogQuota
 from pam_totp.pam.login_quota import ROOT, WITHOUT_ENTRY, Account, Caller, LoginQuota, NotLookedUp
@@ -244,7 +244,7 @@ class Service:
     ) -> Dialogue | int:
         """Return the dialogue of a login, or its PAM result. Raise SettingsError or StoreError."""
         uid, log = connection.uid, connection.log
-        client = uid != ROOT and listed(uid, hello, site)
+        client = uid != ROOT and is_listed(uid, hello, site)
         if client:
             log = connection.log = self._log  # lines about listed clients have no limit
             connection.may_name = True

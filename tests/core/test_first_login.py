@@ -221,7 +221,7 @@ def test_a_key_fob_shows_no_key_and_is_confirmed_by_two_codes_in_a_row() -> None
         )
         is Result.ACCEPTED
     )
-    assert "Take the token HT-7.\nType two codes in a row from it" in login.prompts[0]
+    assert "Take the token HT-7.\nType two codes in a row from the token" in login.prompts[0]
     assert grouped_key(login.token)[:9] not in "".join(login.prompts)
     assert "type=hotp serial=HT-7" in "".join(login.log)
 
@@ -232,7 +232,7 @@ def test_a_fob_with_a_clock_takes_two_codes_in_a_row_only() -> None:
     for answer, result in ((code(0, b"2" * 20), Result.REFUSED), (row, Result.ACCEPTED)):
         login = FirstLogin(fob("totp"))
         assert login.enrols(answer, b"") is result
-        assert "two codes in a row from it, in one line: " in login.prompts[0]
+        assert "two codes in a row from the token, in one line: " in login.prompts[0]
 
 
 def test_of_two_logins_with_one_ticket_one_wins() -> None:

@@ -274,7 +274,7 @@ def test_recovery_codes_and_grace_of_a_backup_are_voided() -> None:
     before = alice(phone(), salt="00" * 16, recovery=("ab" * 32,), grace=grace, failures=3, failures_at=5)
     result = forward(before)
     assert result.record == alice(phone(), salt="00" * 16, failures=3, failures_at=5)
-    assert result.voided == 1
+    assert result.void_codes == 1
 
 
 def test_a_removed_token_is_removed() -> None:

@@ -142,7 +142,7 @@ REPLIES: dict[str, tuple[Reply, str]] = {
     "another verdict": ((200, {**ACCEPTED, "verdict": "perhaps"}), "the reply must be a valid message"),
     "more keys": ((200, {**ACCEPTED, "key": "x"}), "the reply must be a valid message"),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n", "the reply must be valid HTTP"),
-    "too long": (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 1_000_000, "the reply is too long"),
+    "too long": (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 1_000_000, "the reply must be at most 32768 bytes"),
     "a head without end": (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1_000_000, ""),
     "cut off": (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "the reply must be valid HTTP"),
     "empty": (None, "connection closed"),
@@ -318,7 +318,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no CA": (lambda folder: (folder / "ca.pem").unlink(), "ca.pem: no such file or directory (run 'pam-totp join')"),
     "a readable key": (lambda folder: (folder / "key.pem").chmod(0o640), "key.pem: its mode must be 0600"),
     "an open folder": (lambda folder: folder.chmod(0o755), "its mode must be 0700"),
-    "a writable CA file": (lambda folder: (folder / "ca.pem").chmod(0o666), "ca.pem: only its owner may write it"),
+    "a writable CA file": (lambda folder: (folder / "ca.pem").chmod(0o666), "must be writable by its owner only"),
     "a link": (lambda folder: relink(folder / "key.pem"), "key.pem: must be a regular file"),
     "no certificate": (
         lambda folder: (folder / "certificate.pem").write_text("x"),

@@ -463,7 +463,7 @@ def test_a_killed_renewal_is_completed_by_the_next_use(members: Fleet) -> None:
 
 def test_one_process_at_a_time_renews(members: Fleet) -> None:
     server, settings = member_of(members, sign(members))
-    with Credentials.of(settings).replacing(), pytest.raises(StoreError, match="another process is replacing it"):
+    with Credentials.of(settings).replacing(), pytest.raises(StoreError, match="another process is replacing"):
         renew(settings)
     assert server.connections == 0
 

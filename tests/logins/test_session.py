@@ -60,8 +60,8 @@ def test_no_copy_of_an_oversized_packet_remains() -> None:
     ("content", "mode", "reason"),
     [
         (b"[policy]\nlook_ahead = 3 # \xff\n", 0o644, "must be UTF-8"),
-        (b"[policy]\nlook_ahead = 3\n", 0o664, "must be a regular file that only root can write"),
-        (b"[policy]\nlook_ahead = 3\n", 0o646, "must be a regular file that only root can write"),
+        (b"[policy]\nlook_ahead = 3\n", 0o664, "writable by its owner only"),
+        (b"[policy]\nlook_ahead = 3\n", 0o646, "writable by its owner only"),
         (b"#" * (1 << 18) + b"\n[policy]\nlook_ahead = 3\n", 0o644, "must be at most 262144 bytes"),
     ],
 )

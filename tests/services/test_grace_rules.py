@@ -10,7 +10,7 @@ from pam_totp.core.policy import Policy
 from pam_totp.core.record import KEPT_GRACE, Grace, UserRecord
 from pam_totp.core.settings import Site as SiteFile
 from pam_totp.operations import grace
-from pam_totp.pam.admission import admit, listed
+from pam_totp.pam.admission import admit, is_listed
 from pam_totp.pam.protocol import Hello
 from tests.support.site import ME
 
@@ -48,7 +48,7 @@ def test_an_unusual_service_name_gets_no_grace(service: str) -> None:
 def test_only_root_reads_and_writes_grace() -> None:
     uid = os.geteuid() or 65534
     hello = Hello(version="1", service="demo", user="nobody" if uid == 65534 else ME, arguments=("grace_period=60",))
-    assert not listed(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))
+    assert not is_listed(uid, hello, SiteFile(policy={"grace_period": 3600}, services={}, clients={}))
     admitted = admit(uid, hello, client=False)
     assert admitted is not None
     assert admitted.arguments == ("grace_period=0", "no_second_prompt")
