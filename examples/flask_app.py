@@ -1,6 +1,6 @@
 """A Flask application with a sign-in by system password and code: `flask --app flask_app run --cert=adhoc`.
 
-Its account must be in the group shadow, and listed in /etc/pam_totp.toml: [clients] www-data = "web"
+The account of the server must be in the group shadow, and be listed in /etc/pam_totp.toml: [clients] www-data = "web".
 Before real use, add a limit on guesses of passwords. docs/web.md contains an example.
 """
 

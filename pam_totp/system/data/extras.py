@@ -1,4 +1,4 @@
-"""The requirements of extras in setup.cfg, printed one per line.
+"""Print the requirements of extras in setup.cfg, one per line.
 
 `make install EXTRAS=...` passes the list to pip and `make requirements` passes it to uv. This script reads setup.cfg
 itself, because a build of the package would need a recent setuptools.
