@@ -175,7 +175,7 @@ def test_hello_is_4096_bytes_at_most_and_never_cut(
             assert len(service.heard[0]) == 4096 + over
         else:
             assert service.logins == 1
-            assert log() == ["denied: user, items and module arguments exceed 4096 bytes"]
+            assert log() == ["denied: user, items and module arguments must be at most 4096 bytes together"]
 
 
 # ---- results

@@ -164,7 +164,7 @@ def _plan(machine: Machine, args: argparse.Namespace, first: FirstFactor) -> tup
         if ask(question).strip().lower() not in ("y", "yes"):
             raise
         changes = plan.plan(machine, args.service, first, arguments, replace=True)
-    had_nullok = any("nullok" in rule.arguments for c in changes for rule in parse(c.replaced))
+    had_nullok = any("nullok" in rule.arguments for c in changes for rule in parse(c.commented_lines))
     if had_nullok and not any(argument.startswith("nullok") for argument in arguments):
         print("only the replaced line has nullok (add --with nullok to let users without a token in)")
     return changes

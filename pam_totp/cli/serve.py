@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
         metavar="N",
         type=int,
         default=1,
-        help="number of processes; each serves about a thousand logins a second (%(default)s)",
+        help="number of processes; each serves at least a thousand logins a second (%(default)s)",
     )
     add_log(parser)
     add_metrics(parser)

@@ -2,8 +2,8 @@
 
 Rules:
 1. Other accounts cannot delay lookups for root, which have separate threads.
-2. The other accounts share a pool. Each account has at most MAX_FOR_ONE threads of the pool at once, and its other
-   lookups wait in order.
+2. The other accounts share a pool. Each account has at most MAX_FOR_ONE threads of the pool at once. The account's
+   other lookups wait in order.
 """
 
 from __future__ import annotations

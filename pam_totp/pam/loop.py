@@ -2,7 +2,7 @@
 
 Rules:
 1. One thread calls all handlers, one after the other: handlers need no lock, but must return quickly.
-2. A job runs in a thread of a pool. The loop's thread then handles its result.
+2. A job runs in a thread of a pool. The loop's thread then handles the result of the job.
 3. A hung job cannot delay the end of the process, because the threads of a pool are daemon threads.
 """
 
@@ -29,10 +29,10 @@ ResultHandler = Callable[[object, Exception | None], None]  # arguments: the res
 
 
 class Pool:
-    """At most `limit` threads. A thread ends after a job if `MAX_IDLE` others are idle."""
+    """A pool of at most `limit` threads. A thread ends after a job if `MAX_IDLE` other threads are idle."""
 
     def __init__(self, limit: int) -> None:
-        """Start the first thread. Raise RuntimeError if that fails."""
+        """Start the first thread. Raise RuntimeError if the thread cannot be started."""
         self._limit = limit
         self._jobs: queue.SimpleQueue[Handler] = queue.SimpleQueue()
         self._lock = threading.Lock()  # protects `_threads` and `_idle`
@@ -67,7 +67,7 @@ class Loop:
     """An event loop that calls handlers of descriptors, timers and results until `stop`."""
 
     def __init__(self, log_bug: Callable[[Exception], None]) -> None:
-        """`log_bug` gets each exception of a handler."""
+        """Create a loop, which passes each exception of a handler to `log_bug`."""
         self._log_bug = log_bug
         self.poll_time = 0.0  # monotonic seconds: the end of the last poll for readable descriptors
         self._epoll = select.epoll()
@@ -85,7 +85,7 @@ class Loop:
         return bool(self._due)
 
     def watch(self, descriptor: int, handler: Handler, *, always: bool = False) -> None:
-        """Call `handler` the next time that `descriptor` is readable, or always."""
+        """Call `handler` the next time that `descriptor` is readable, or every time if `always` is True."""
         if descriptor in self._handlers:
             self._epoll.modify(descriptor, _ONCE)
         else:
@@ -130,7 +130,7 @@ class Loop:
                     self._log_bug(e)
 
     def _wait(self) -> None:
-        """Wait for a descriptor or a timer, and append its handler to `_due`."""
+        """Wait for a descriptor or a timer, and append the handlers that are due to `_due`."""
         seconds = self._seconds()
         if seconds == 0.0 and not self._due:
             self._wait_exactly()
@@ -141,13 +141,18 @@ class Loop:
             self._due.append(heapq.heappop(self._timers)[2])
 
     def _wait_exactly(self) -> None:
-        """Wait for a descriptor or the next timer, in less than a millisecond. Only select(2) has microseconds."""
+        """Wait for a descriptor or the next timer, which is due in less than a millisecond.
+
+        Use select(2), because `epoll.poll` rounds the timeout to milliseconds.
+        """
         with suppress(ValueError):  # select(2) takes only descriptors below 1024: otherwise, the loop polls
             select.select([self._epoll], [], [], max(0.0, self._timers[0][0] - time.monotonic()))
 
     def _seconds(self) -> float | None:
-        """Return the time to wait by epoll: whole milliseconds, rounded down. epoll rounds up to milliseconds, and the
-        end of a longer wait would show the duration of the work before the delay.
+        """Return the time to wait by epoll: whole milliseconds, rounded down, or None if there is no timer.
+
+        epoll rounds up to milliseconds, and the end of a longer wait would show the duration of the work before the
+        delay.
         """
         if self._due:
             return 0.0

@@ -31,7 +31,7 @@ def pam_sm_authenticate(pamh: Any, flags: int, argv: Sequence[str], host: Host |
 
 
 def pam_sm_setcred(pamh: Any, flags: int, argv: Sequence[str]) -> int:
-    """Return success, because codes give no credentials."""
+    """Return PAM_SUCCESS, because codes give no credentials."""
     return PAM_SUCCESS
 
 

@@ -71,8 +71,9 @@ def has_passwd_entry(uid: int) -> bool:
 
 
 class LocalAccounts:
-    """The accounts in the file `passwd`, if the C library reads this file first. Their lookup needs no server. `have`
-    returns False while the socket of nscd(8) exists, because the C library then asks nscd.
+    """The accounts in the file `passwd`, if the C library reads this file first: a lookup of them needs no server.
+
+    `have` returns False while the socket of nscd(8) exists, because the C library then asks nscd.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class LocalAccounts:
         self._known: tuple[tuple[int, ...], dict[str, int], dict[int, str]] = (), {}, {}
 
     def have(self, *accounts: str | int) -> bool:
-        """Return True if the file has all these names and uids. Read the file again if it has changed."""
+        """Return True if the file has all `accounts` (names and uids). Read the file again if it has changed."""
         try:
             if _version(os.stat(self._path)) != self._known[0]:
                 self._read()
@@ -105,7 +106,7 @@ class LocalAccounts:
         return names[uids[user]] if is_local and user in uids else name_of_uid(user)
 
     def _read(self) -> None:
-        """Read the file. As in the C library, the first line of a name or uid counts."""
+        """Read the file. Use the first line of each name and uid, like the C library."""
         uids, names = dict[str, int](), dict[int, str]()
         with open(self._path, "rb") as file:
             version = _version(os.fstat(file.fileno()))
@@ -119,7 +120,7 @@ class LocalAccounts:
 
 
 def _is_name(text: bytes) -> bool:
-    """Return True if glibc uses a line with this name. glibc ignores other lines, and asks the next service."""
+    """Return True if glibc uses a line with the name `text`. glibc ignores other lines, and asks the next service."""
     return text[:1].strip() not in (b"", b"#", b"+", b"-")
 
 

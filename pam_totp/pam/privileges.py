@@ -19,7 +19,7 @@ OVERFLOW_ID = 65534  # uid and gid: the kernel's overflow ids, which own no file
 
 
 def become_owner_of(folder: str | int, also: tuple[int, ...] = ()) -> None:
-    """As root, become the owner of `folder`, with its group and the groups `also`. Otherwise, do nothing.
+    """As root, become the owner of `folder`, with the folder's group and the groups `also`. Otherwise, do nothing.
 
     `folder` is a path or a descriptor. Raise OSError if the owner of `folder` cannot be read.
     """

@@ -1,7 +1,7 @@
 """The messages between the relay and the service or helper (the list is at the top of `relay.c`).
 
 Rules:
-1. A packet is one message of at most 4096 bytes. Its first byte is the type.
+1. A packet is one message of at most 4096 bytes. The first byte of a packet is the type.
 2. Every prompt gets exactly one answer.
 3. Any message outside the protocol raises ProtocolError, which denies the login.
 4. A received packet is in a buffer that can be wiped.
@@ -52,7 +52,10 @@ class NoMessage(ProtocolError):
 
 
 def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
-    """Send a message, without a copy of `body`. Raise Gone if the relay has exited or does not read."""
+    """Send a message of the type `kind`, without a copy of `body`.
+
+    Raise Gone if the relay has exited or does not read.
+    """
     try:
         channel.sendmsg((kind, body), (), MSG_NOSIGNAL | MSG_DONTWAIT)
     except OSError as e:
@@ -60,8 +63,9 @@ def send(channel: socket, kind: bytes, body: bytes | memoryview = b"") -> None:
 
 
 def receive(channel: socket, buffer: bytearray) -> bytearray | None:
-    """Return the packet that has arrived, or None. Raise Gone if the relay has exited, or another ProtocolError.
+    """Return the packet that has arrived, or None. Raise Gone if the relay has closed the channel.
 
+    Raise another ProtocolError if the read fails, or if the packet is too long.
     `buffer` must be longer than the longest packet. Wipe `buffer` after the read; the caller wipes the packet.
     """
     try:
@@ -80,12 +84,15 @@ def receive(channel: socket, buffer: bytearray) -> bytearray | None:
 
 
 def parse_answer(packet: bytearray) -> bytearray | None:
-    """Return the answer in an `A` message, or None for an `N` message. Wipe the packet. Raise ProtocolError."""
+    """Return the answer in an `A` message, or None for an `N` message. Raise ProtocolError for any other message.
+
+    Wipe the packet.
+    """
     try:
         if packet == b"N":
             return None
         if packet[:1] != b"A" or len(packet) > 1 + MAX_ANSWER or 0 in packet:
-            raise ProtocolError("the relay must send an answer")
+            raise ProtocolError(f"the relay must send an answer of at most {MAX_ANSWER} bytes without NUL")
         return packet[1:]
     finally:
         wipe(packet)
@@ -104,11 +111,11 @@ class Hello(Value):
     arguments: tuple[str, ...] = ()
 
     def with_arguments(self, arguments: tuple[str, ...]) -> Hello:
-        """Return the hello with other module arguments."""
+        """Return the hello with the module arguments `arguments`."""
         return self._replace(arguments=arguments)
 
     def without_origin(self) -> Hello:
-        """Return the hello without remote host, remote user and terminal."""
+        """Return the hello without remote host, calling user and terminal."""
         return self._replace(rhost=None, ruser=None, tty=None)
 
     def packet(self) -> bytes:
@@ -132,7 +139,7 @@ def parse_hello(packet: bytes | bytearray) -> Hello:
         elif key in Hello.ITEMS and key not in items and equals:
             items[key] = value
         else:
-            raise ProtocolError("the hello has an unknown or repeated field")
+            raise ProtocolError("each field of the hello must be a module argument, or a known item that occurs once")
     flags = items.pop("flags", "0")
     if not (flags.isascii() and flags.isdigit() and len(flags) <= 10):
         raise ProtocolError("the flags of the hello must be a number of at most 10 digits")

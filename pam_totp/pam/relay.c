@@ -4,13 +4,14 @@
  * - The relay does not decide on answers. It reads message types and four module arguments.
  * - The relay returns PAM_SUCCESS only for the exact message "r0". Any unexpected event denies, and is logged.
  * - The relay connects to a service, or starts a program, only if no untrusted account could have replaced it.
- * - The host is the program that loaded the relay. It may be setuid, multi-threaded, or have descriptors 0-2 closed.
- *   The relay leaves its signal dispositions, environment, descriptors, children and static state unchanged.
+ * - The host is the program that loaded the relay. The host may be setuid, multi-threaded, or have descriptors 0-2
+ *   closed. The relay leaves the host's signal dispositions, environment, descriptors, children and static state
+ *   unchanged.
  *   The exception is a helper that still runs after END_LIMIT (`leave_behind`).
  * - Every wait for another process has a limit.
- * - The relay wipes an answer right after it has sent the answer. It never logs an answer.
+ * - The relay wipes an answer right after it has sent the answer. The relay never logs an answer.
  *
- * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is its type):
+ * The protocol (AF_UNIX SOCK_SEQPACKET, one message a packet, the first byte is the type):
  *   to the service     H hello: NUL-separated key=value   A answer   N no answer
  *   from the service   p prompt, echo off   P prompt, echo on   g get PAM_AUTHTOK      each gets one A or N
  *                      i information   e error   s set PAM_AUTHTOK                     no reply
@@ -54,7 +55,7 @@
 #define ACCOUNT "pam_totp" /* the account under which `pam-totp serve` runs */
 #endif
 #ifndef CONNECT_LIMIT
-#define CONNECT_LIMIT 1000 /* ms: if the queue of the service stays full for longer, the relay starts a helper */
+#define CONNECT_LIMIT 1000 /* ms: the relay starts a helper if the queue of the service stays full for longer */
 #endif
 #ifndef TURN_LIMIT
 #define TURN_LIMIT 10000 /* ms: the service waits up to 5 s for the store's lock, and a helper takes time to start */
@@ -152,7 +153,8 @@ static const char *value_of(const char *argument, const char *key)
     return strncmp(argument, key, length) == 0 ? argument + length : NULL;
 }
 
-/* Read all arguments, so that `nodelay` works even if another argument is malformed. The service checks the others. */
+/* Read all arguments, so that `nodelay` works even if another argument is malformed. The service checks the arguments
+ * that the relay does not use. */
 static struct settings parse(int argc, const char **argv)
 {
     struct settings settings = {.socket = DEFAULT_SOCKET, .helper = HELPER};
@@ -186,9 +188,9 @@ enum trust { TRUSTED, MISSING, FOREIGN, WRITABLE, WINDING, UNFIT };
 
 static const char *const DISTRUST[] = {
     [MISSING] = "not found",
-    [FOREIGN] = "belongs to an untrusted user",
+    [FOREIGN] = "must belong to a trusted user",
     [WRITABLE] = "must not be writable by other users",
-    [WINDING] = "has too many links, or is too long",
+    [WINDING] = "must have at most 40 links and 4095 bytes",
     [UNFIT] = "has the wrong file type, or is not executable",
 };
 
@@ -219,8 +221,8 @@ struct place {
 };
 
 /* Check every folder and link on an absolute path, and the file at its end. Return TRUSTED if all belong to trusted
- * owners, and only these can write there: then no other user can replace the file. `at` is the last path that was
- * checked. */
+ * owners, and only these owners can write there: no other user can then replace the file. `at` is the last path that
+ * was checked. */
 static enum trust visit(const char *path, bool of_service, struct place *at)
 {
     for (size_t end = 1;; end += strcspn(path + end, "/")) { /* path[0 … end-1] is "/", then "/usr", "/usr/bin" … */
@@ -252,15 +254,15 @@ static enum trust visit(const char *path, bool of_service, struct place *at)
     }
 }
 
-/* Return true if a path is trusted, and leads to the `wanted` type of file with the `wanted` mode bits. Otherwise log
- * the reason, except for a missing socket, because most hosts run no service. */
-static bool usable(pam_handle_t *pamh, const char *path, mode_t wanted)
+/* Return true if a path is trusted, and leads to a file with the type and the mode bits of `mode`. Otherwise log the
+ * reason, except for a missing socket, because most hosts run no service. */
+static bool usable(pam_handle_t *pamh, const char *path, mode_t mode)
 {
     struct place at = {.links = 0};
-    enum trust trust = visit(path, S_ISSOCK(wanted), &at);
-    if (trust == TRUSTED && (at.status.st_mode & (S_IFMT | wanted)) != wanted)
+    enum trust trust = visit(path, S_ISSOCK(mode), &at);
+    if (trust == TRUSTED && (at.status.st_mode & (S_IFMT | mode)) != mode)
         trust = UNFIT;
-    if (trust != TRUSTED && !(trust == MISSING && S_ISSOCK(wanted)))
+    if (trust != TRUSTED && !(trust == MISSING && S_ISSOCK(mode)))
         pam_syslog(pamh, LOG_ERR, "refusing %s: %s %s", path, at.path, DISTRUST[trust]);
     return trust == TRUSTED;
 }
@@ -282,7 +284,7 @@ static int connect_to(pam_handle_t *pamh, const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     if (!usable(pamh, path, S_IFSOCK))
         return -1;
-    strcpy(address.sun_path, path); /* `parse` has checked its length */
+    strcpy(address.sun_path, path); /* `parse` has checked the length of the path */
     int channel = aside(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (channel < 0)
         return -1;
@@ -297,8 +299,8 @@ static int connect_to(pam_handle_t *pamh, const char *path)
 }
 
 /* Start a helper without the state of the host. The helper has /dev/null on 0-2, the channel on 3, and no other
- * descriptor; an empty environment, default signals and the folder "/". It has a new session, so the terminal's Ctrl-C
- * does not reach it. The helper sets its umask. Return 0 or an errno value. */
+ * descriptor; an empty environment, default signals and the folder "/". The helper has a new session, so the terminal's
+ * Ctrl-C does not reach the helper. The helper sets its umask. Return 0 or an errno value. */
 static int spawn(const char *helper, int channel, pid_t *pid)
 {
     char *const argv[] = {INTERPRETER, "-I", "-S", (char *)helper, NULL};
@@ -370,13 +372,13 @@ static int wait_for(const struct service *service, siginfo_t *info, int options)
     return waitid(P_PIDFD, service->pidfd, info, options);
 }
 
-/* Reap a helper. Return false if it has not ended within `limit` ms. */
+/* Reap a helper. Return false if the helper has not ended within `limit` ms. */
 static bool reap(const struct service *service, int limit)
 {
     siginfo_t info;
     for (long long now = milliseconds(), deadline = now + limit;; now = milliseconds()) {
         if (wait_for(service, &info, WEXITED | WNOHANG) == 0 ? info.si_pid != 0 : errno != EINTR)
-            return true; /* on ECHILD, the host has reaped it */
+            return true; /* on ECHILD, the host has reaped the helper */
         if (now >= deadline)
             return false;
         struct pollfd ended = {.fd = service->pidfd, .events = POLLIN};
@@ -534,7 +536,7 @@ static int result_named(const char *text)
     return UNDECIDED;
 }
 
-/* Carry out one message. Return the fault of the service, or NULL. */
+/* Carry out one message, and set `result` if the message is a result. Return the fault of the service, or NULL. */
 static const char *obey(pam_handle_t *pamh, int channel, const struct packet *packet, int *result)
 {
     static const char STRANGE[] = "sent a message outside the protocol";
@@ -646,7 +648,8 @@ static int authenticate(pam_handle_t *pamh, const struct settings *settings, int
         return deny(pamh, PAM_CONV_ERR, "denied: libpam gave no user name");
     compose(&hello, pamh, user, flags, argc, argv);
     if (hello.size > PACKET_MAX)
-        return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments exceed %d bytes", PACKET_MAX);
+        return deny(pamh, PAM_SERVICE_ERR, "denied: user, items and module arguments must be at most %d bytes together",
+                    PACKET_MAX);
 
     int result = carry(pamh, &hello, settings->socket, settings->helper);
     if (result == FULL && geteuid() == 0)

@@ -7,7 +7,7 @@ Rules:
 3. `login_quota` limits the logins of an account, before any other work.
 4. A slow name service and a held lock delay only the logins that need them. `store_queue` gives the order of the
    decisions.
-5. Each login and each answer is counted in memory (`metrics`), after its line in the log.
+5. The service counts each login and each answer in memory (`metrics`), after its line in the log.
 """
 
 from __future__ import annotations
@@ -215,8 +215,9 @@ class Service:
             self.store_queue.search_turns.end()
 
     def begin(self, connection: _Connection, hello: Hello) -> Dialogue | LookUp | int | None:
-        """Return the dialogue of a login, the lookup that begins it, its PAM result, or None if root programs have too
-        many logins. Raise SettingsError or StoreError.
+        """Return the dialogue of a login, the lookup that begins this dialogue, or the PAM result of the login.
+
+        Return None if root programs have too many logins. Raise SettingsError or StoreError.
         """
         uid, log = connection.uid, connection.log
         connection.service_name = hello.service
@@ -242,7 +243,7 @@ class Service:
     def _admit_and_begin(
         self, connection: _Connection, hello: Hello, site: Site, passwd_name: Callable[[str], str]
     ) -> Dialogue | int:
-        """Return the dialogue of a login, or its PAM result. Raise SettingsError or StoreError."""
+        """Return the dialogue of a login, or the PAM result of the login. Raise SettingsError or StoreError."""
         uid, log = connection.uid, connection.log
         client = uid != ROOT and is_listed(uid, hello, site)
         if client:
@@ -278,7 +279,7 @@ class _Connection:
         self._accounts: list[Account] = []
         self._waits = self._run()
         self._packet_wait: Receive | None = None  # the current wait, if it is for a packet
-        self._limit = 0.0  # the end of this wait, in monotonic seconds
+        self._limit = 0.0  # the end of `_packet_wait`, in monotonic seconds
         self._packet_time = 0.0  # the arrival of the last packet, in monotonic seconds
         self.service_name: str | None = None  # None until the hello has arrived
         self.may_name = uid == ROOT  # True if the client may add its service's name to the metrics
@@ -316,7 +317,7 @@ class _Connection:
             self._result = COUNTED_AS.get(int(bytes(body)), "error")
 
     def count(self, verb: str, fields: Mapping[str, object]) -> None:
-        """Count an answer by the verb and the fields of its line in the log, after the reply."""
+        """Count an answer after the reply, by the `verb` and the `fields` of the answer's line in the log."""
         seconds, service = time.monotonic() - self._packet_time, self._service
         count = partial(service.metrics.answer, self.service_name or "", verb, fields, seconds, may_name=self.may_name)
         service.loop.call_next(count)
@@ -372,7 +373,7 @@ class _Connection:
             self.resume(packet)
 
     def check_limit(self, now: float) -> None:
-        """End the login if its client has exceeded the time limit."""
+        """End the login if the client has exceeded the time limit at `now` (monotonic seconds)."""
         if self._packet_wait is not None and self._limit <= now:
             self.resume(error=NoMessage(self._packet_wait.seconds))
 
@@ -394,7 +395,7 @@ def _raise_descriptor_limit() -> None:
     """Raise the soft limit of descriptors, because the default is far below the number of simultaneous logins."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
-    with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitNOFILE= instead
+    with suppress(OSError, ValueError):  # a service unit may forbid the change, and set LimitNOFILE= instead
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, enough), hard))
 
 
@@ -407,7 +408,7 @@ def serve(
     *,
     metrics_path: str | None = None,
 ) -> None:
-    """Run the service until SIGTERM or SIGINT. Raise ServiceError if it cannot start, or if a worker exits.
+    """Run the service until SIGTERM or SIGINT. Raise ServiceError if the service cannot start, or if a worker exits.
 
     The socket `metrics_path` serves the metrics of all workers. A `metrics_path` of None disables this socket.
     """
@@ -457,7 +458,7 @@ def _renewal(site_file: str, log: audit_log.Sink) -> Callable[[], None]:
         is_member = False
     if not is_member:
         return lambda: None
-    # Import the modules now, because an upgrade can remove their version.
+    # Import the modules now, because an upgrade can remove this version of the package.
     from pam_totp.member import decisions, joining, renewal  # noqa: F401
 
     return partial(renewal.watch, member, partial(audit_log.write, log, renewal.SERVICE))

@@ -1,11 +1,12 @@
 """The order in which logins use the store, and the thread in which each use runs.
 
 Rules:
-1. The uses of one record run one after the other. Its askers take turns, so that one asker cannot delay another by many
-   answers. The uses of one asker keep their order.
+1. The uses of one record run one after the other. The askers of a record take turns, so that an asker with many answers
+   cannot delay the other askers. The uses of one asker keep their order.
 2. A use that cannot begin within `LOCK_WAIT` fails. The failure reveals no verdict, because it precedes the decision.
-3. A use runs in the loop's thread only if no delay is expected. A long search, a held lock and a database run in a
-   thread of the pool. The use of a disk does too if other logins wait, or if the last use was slow.
+3. A use runs in the loop's thread only if no delay is expected. A long search, the wait for a lock, and the use of a
+   database or an authority run in a thread of the pool. The use of a disk also runs there after a slow use, and after
+   any wait for the disk if other logins are due.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SLOW_DISK = 0.005  # seconds: after a use that waited longer, uses run in thread
 
 
 class Use(NamedTuple):
-    """One use of the store. It may wait until `deadline` (monotonic seconds)."""
+    """One use of the store, which may wait until `deadline` (monotonic seconds)."""
 
     wait: UseStore
     on_result: ResultHandler
@@ -57,8 +58,8 @@ class _Uses:
 
 
 class SearchTurns:
-    """The turns of long searches, `limit` at once. A thread begins its turn before it acquires a lock, and ends it
-    before a write."""
+    """The turns of long searches, `limit` at once. A thread begins its turn before it acquires a lock, and ends this
+    turn before a write."""
 
     def __init__(self, limit: int) -> None:
         self._free = threading.BoundedSemaphore(limit)
@@ -70,7 +71,7 @@ class SearchTurns:
         return bool(self._own.has_turn)
 
     def end(self) -> None:
-        """End this thread's turn, if it has one."""
+        """End the turn of the calling thread, if the thread has a turn."""
         if getattr(self._own, "has_turn", False):
             self._own.has_turn = False
             self._free.release()
@@ -136,7 +137,7 @@ class StoreQueue:
         on_result(result, error)
 
     def _advance(self, record: object) -> None:
-        """Begin the next use of a record before its deadline. Let uses after their deadline fail."""
+        """Begin the next use of a record. Let each use fail whose deadline has passed."""
         uses = self._records[record]
         while uses.advance():
             if time.monotonic() < uses.current.deadline:

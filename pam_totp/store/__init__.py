@@ -5,7 +5,8 @@ Rules:
 2. The new record is durable before `update` returns.
 3. NotThere means that the store was read and has no record of the user. Every other error is a StoreError, which denies
    the login.
-4. A serial number belongs to the token of one user only (`core.serials`). Otherwise `update` raises SerialTaken.
+4. A serial number belongs to the token of one user only (`core.serials`). `update` raises SerialTaken for a serial
+   number that another user or the stock has.
 5. `update_decoy` does the same work for an unknown user as `update` for an enrolled user, except in `HomeStore`.
 """
 
@@ -33,7 +34,7 @@ class DamagedFile(StoreError):
 
 
 class LockBusy(StoreError):
-    """The error for a lock that was not acquired in time. The call can be repeated, because the store is unchanged."""
+    """The error for a lock that was not acquired in time. The caller can try again, because the store is unchanged."""
 
 
 class SerialTaken(StoreError):
@@ -62,8 +63,8 @@ class Codec(Protocol):
     `owner` is the user, or `stock.owner_of` of a serial number.
     """
 
-    def open(self, document: bytes, owner: str, place: str) -> bytes:
-        """Return the document with readable secrets. Raise StoreError, which names `place`."""
+    def open(self, document: bytes, owner: str, source: str) -> bytes:
+        """Return the document with readable secrets. Raise StoreError with a message that begins with `source`."""
 
     def seal(self, document: bytes, owner: str) -> bytes:
         """Return the document with sealed secrets. A secret keeps its sealed text until the key changes."""
@@ -92,25 +93,25 @@ class Store(Protocol):
         """Replace the record of `user` by the first value that `change` returns, and return the second value.
 
         The argument of `change` is the old record. Do not write an unchanged record; with `decoy`, write a decoy
-        instead, under the same lock. Delete the record if `change` returns None. Raise NotThere for a user
+        instead, under the same lock. Delete the record if the first value is None. Raise NotThere for a user
         without a record if `create` is False; otherwise call `change` with an empty record. A SharedStore may call
-        `change` more than once; the last call counts.
+        `change` more than once, and uses the result of the last call.
         """
 
     def update_decoy(self, user: str, search: Callable[[], object]) -> None:
         """Do the work of an `update` with `search` in place of `change`, but leave all records unchanged. Callers use
-        this for a missing record, which the response time and a full disk must not reveal.
+        this method for a missing record, which the response time and a full disk must not reveal.
         """
 
     def users(self) -> Iterator[str]:
         """Yield the names of all users with a record, in any order."""
 
     def owner_of_serial(self, serial: str) -> str | None:
-        """Return the owner of the token with this serial number, or None, within 50 ms."""
+        """Return the owner of the token with the serial number `serial`, or None, within 50 ms."""
 
 
 class SharedStore:
-    """A store that several hosts use. Decisions use its clock, because the clocks of the hosts can differ.
+    """A store that several hosts use. Decisions use the store's clock, because the clocks of the hosts can differ.
 
     `codec` seals the secrets.
     """
@@ -126,7 +127,7 @@ class SharedStore:
         raise NotImplementedError
 
     def update_many(
-        self, changes: Changes[R], progress: Progress, taken: Callable[[Change[R], SerialTaken], R] | None = None
+        self, changes: Changes[R], progress: Progress, on_taken: Callable[[Change[R], SerialTaken], R] | None = None
     ) -> list[R]:
         """Do the same as `bulk.update_many`."""
         raise NotImplementedError
@@ -149,7 +150,7 @@ class SharedStore:
 
 
 def clock_of(store: Store | SharedStore, now: Callable[[], int]) -> Callable[[], int]:
-    """Return the clock for decisions on records of `store`: its own clock, or `now` if the store has no clock."""
+    """Return the clock for decisions on records of `store`: the store's clock, or `now` if the store has no clock."""
     return store.now if isinstance(store, SharedStore) else now
 
 

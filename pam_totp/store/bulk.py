@@ -1,15 +1,15 @@
-"""A bulk change: an atomic change of many records. It is complete or rolled back, even after a kill of the process.
+"""A bulk change: an atomic change of many records, which is complete or rolled back, even after a kill of the process.
 
 Rules:
 1. First the process computes all new records, writes them to the journal beside the old records, and flushes the
-   journal. Then it changes the first record.
-2. The process changes each record under its user's lock. It computes the new record again if another process changed
-   the old record meanwhile.
+   journal. Then the process changes the first record.
+2. The process changes each record under the user's lock. The process computes the new record again if another process
+   changed the old record meanwhile.
 3. `journal` can roll back all records from the first change to the last. This process rolls back after an error,
    and the next command on the store after a kill.
 4. Used codes remain used up after a roll-back.
 5. The process claims the serial numbers of new tokens while it computes the records, and flushes the claims before the
-   first change. A roll-back releases them.
+   first change. A roll-back releases the claims.
 6. Logins continue during the change. Each login reads the old record or the new record.
 """
 
@@ -37,8 +37,8 @@ R_co = TypeVar("R_co", covariant=True)
 class Changes(Protocol[R_co]):
     """Pairs of a user name and a change, which is a function of the user's record.
 
-    `update_many` applies the changes of one user in their order. It iterates over the pairs once, and a second time if
-    another process changed a record meanwhile.
+    `update_many` applies the changes of one user in their order. `update_many` iterates over the pairs once, and a
+    second time if another process changed a record meanwhile.
     """
 
     def __len__(self) -> int: ...
@@ -50,15 +50,15 @@ def update_many(
     store: FileStore,
     changes: Changes[R],
     progress: Progress = lambda done, total: None,
-    taken: Callable[[Change[R], SerialTaken], R] | None = None,
+    on_taken: Callable[[Change[R], SerialTaken], R] | None = None,
 ) -> list[R]:
     """Apply all changes to the users' records durably and atomically. Change an empty record for a user without a
     record.
 
-    Return the results in the order of `changes`. Call the changes of a record again if another process changed it
-    meanwhile; the last result counts. Omit a change that adds a serial number of another user, and return the result of
-    `taken` for it. Roll back all records after an error, then raise StoreError or the exception of a change. Without
-    `taken`, SerialTaken is also an error.
+    Return the results in the order of `changes`. Call the changes of a record again if another process changed the
+    record meanwhile, and return the results of the last calls. Omit a change that adds a serial number of another user,
+    and return the result of `on_taken` for this change. Roll back all records after an error, then raise StoreError or
+    the exception of a change. Without `on_taken`, SerialTaken is also an error.
     """
     journal.recover(store)
     total = 2 * len(changes)
@@ -67,7 +67,7 @@ def update_many(
         try:
             with (
                 closing(journal.Manifest(opened)) as manifest,
-                closing(_BulkChange(store, folder, manifest, taken)) as bulk,
+                closing(_BulkChange(store, folder, manifest, on_taken)) as bulk,
             ):
                 results: list[R] = []
                 for user, change in changes:
@@ -110,9 +110,9 @@ class _BulkChange:
         store: FileStore,
         folder: int,
         manifest: journal.Manifest,
-        taken: Callable[[Change[Any], SerialTaken], Any] | None,
+        on_taken: Callable[[Change[Any], SerialTaken], Any] | None,
     ) -> None:
-        self._store, self._folder, self._manifest, self._taken = store, folder, manifest, taken
+        self._store, self._folder, self._manifest, self._on_taken = store, folder, manifest, on_taken
         self._staged: dict[str, int] = {}  # file name -> offset of its last line in the manifest
         self._large: set[str] = set()  # file names of the records that need larger slots than one block
         self._has_version_1 = store.has_version_1(folder)
@@ -141,9 +141,9 @@ class _BulkChange:
             try:
                 self._claim(name, record, changed)
             except SerialTaken as e:
-                if self._taken is None:
+                if self._on_taken is None:
                     raise
-                answer: R = self._taken(change, e)
+                answer: R = self._on_taken(change, e)
                 return answer
             new = document_of(changed, name, self._store.codec)
             self._staged[name] = self._manifest.write(journal.Entry(name, old, new))
@@ -172,7 +172,10 @@ class _BulkChange:
         self._manifest.flush()
 
     def commit(self, entry: journal.Entry) -> bool:
-        """Write the new record under its lock. Return False if another process changed the old record since staging."""
+        """Write the new record of `entry` under the lock of the record.
+
+        Return False if another process changed the old record since staging.
+        """
         if entry.old is None and not self._has_version_1:
             size = slot_size(self._record(entry, entry.new), entry.new) if entry.name in self._large else BLOCK
             with self._lock.locked(entry.name):

@@ -2,7 +2,8 @@
 
 Rules:
 1. The offset of the byte is the first 62 bits of the SHA-256 of the name. A lock therefore needs no file for each name.
-2. The lock belongs to the open file (F_OFD_SETLK). It excludes other threads too, and the kernel releases it at exit.
+2. The lock belongs to the open file (F_OFD_SETLK). The lock excludes other threads too, and the kernel releases the
+   lock at exit.
 3. A process that has acquired the lock checks that the lock file still has its name: otherwise other processes would
    lock a newer file.
 """
@@ -47,7 +48,7 @@ class KeptLock:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold the lock of `name`. Errors are those of `acquire`."""
+        """Hold the lock of `name`. Raise the same errors as `acquire`."""
         lock = self._lock
         if not _is_locked(self._folder, lock, self._lock_file, lambda lock: _set(lock, name, fcntl.F_WRLCK)):
             lock = acquire(self._folder, self._lock_file, name, self._wait)

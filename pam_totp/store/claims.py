@@ -1,17 +1,18 @@
 """The claims of a file store: the owner of the token with each serial number.
 
 Rules:
-1. A claim is a symbolic link in the folder `.serial`. Its name is the serial number, and its target is the record of
-   the owner. symlink(2) creates the link with its target, or fails if the claim exists. No process follows the link.
+1. A claim is a symbolic link in the folder `.serial`. `file_of` makes the claim's name from the serial number, and the
+   claim's target is the record of the owner. symlink(2) creates the link with its target, or fails if the claim exists.
+   No process follows the link.
 2. A record gets a serial number only after its user has the claim, and after the claim is durable.
 3. A process that changes a claim holds the claim's lock: a byte of `.lock`, like the lock of a record. An update holds
-   it until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
-4. A claim without a token is stale: its owner's record lacks the serial number. A killed process can leave a stale
-   claim. The next process that needs the serial number replaces this claim.
+   this lock until the record is durable. A process that holds the lock of a claim acquires no lock of a record.
+4. A claim without a token is stale: the record to which the claim points lacks the serial number. A killed process can
+   leave a stale claim. The next process that needs the serial number replaces this claim.
 5. No claim is stale while the folder `.import` exists: an import claims all serial numbers before it writes the first
    record. The import creates a claim without its lock, but keeps an existing claim only under its lock. Otherwise, a
    process that checked for `.import` before could still delete the claim.
-6. The folder `.serial` has the claims of all records. `make` fills it under another name, and then renames it.
+6. The folder `.serial` has the claims of all records. `make` fills the folder under another name, and then renames it.
 7. The target of a claim can also be an entry of the stock (`stock_entries`). The owner is the user whose record has the
    token and to whom the claim points. Otherwise the owner is the stock, if its entry contains a token. This rule has
    one result after a kill at any moment of a change, and `settle` completes such a change.
@@ -68,7 +69,7 @@ def of_record(record: UserRecord) -> dict[str, str]:
 
 
 def owner(store: FileStore, folder: int, serial: str) -> str | None:
-    """Return the owner of the token with this serial number, or None."""
+    """Return the owner of the token with the serial number `serial`, or None."""
     make(store, folder)
     return _user_of(holder(store, folder, file_of(serial)))
 
@@ -185,7 +186,7 @@ def is_held_by(folder: int, claim: str, name: str) -> bool:
 
 
 def sweep(store: FileStore, folder: int) -> None:
-    """Delete all stale claims, and all other entries of their folder."""
+    """Delete all stale claims, and all other entries of the folder `.serial`."""
     for claim in names(folder):
         with _locked(store, folder, claim):
             name = _read(folder, claim)
@@ -198,7 +199,7 @@ def sweep(store: FileStore, folder: int) -> None:
 
 @contextmanager
 def locked(store: FileStore, folder: int, claims: Collection[str]) -> Iterator[None]:
-    """Hold the locks of several claims."""
+    """Hold the locks of all `claims`."""
     with ExitStack() as stack:
         for claim in sorted(claims):
             stack.enter_context(_locked(store, folder, claim))
@@ -272,7 +273,7 @@ class Owners:
         self._found: dict[str, str] | None = None  # claim -> user, if the store has no folder of claims
 
     def of(self, serial: str) -> str | None:
-        """Return the owner of the token with this serial number, or None."""
+        """Return the owner of the token with the serial number `serial`, or None."""
         claim = file_of(serial)
         with self._store.opened() as folder:
             if exists(folder, FOLDER):
@@ -282,7 +283,7 @@ class Owners:
             return self._found.get(claim)
 
     def _of_records(self, folder: int) -> dict[str, str]:
-        """Return the owners that `make` would find."""
+        """Return the owners that `make` would find, by claim."""
         found: dict[str, str] = {}
         for user in sorted(self._store.users()):
             for claim in _claims_of(self._store, folder, self._store.file_of(user)):
@@ -350,7 +351,7 @@ def _free(store: FileStore, folder: int, claim: str) -> None:
 
 
 def _user_of(name: str | None) -> str | None:
-    """Return the user with the record `name`, or None for an entry of the stock."""
+    """Return the user with the record `name`, or None for an entry of the stock and for None."""
     return None if name is None or stock_entries.is_path(name) else user_of_file(name)
 
 

@@ -46,6 +46,6 @@ class FairSemaphore:
 
     @property
     def waiting(self) -> int:
-        """The number of requests in the queue."""
+        """Return the number of requests in the queue."""
         with self._lock:
             return len(self._queue)

@@ -6,7 +6,7 @@ Rules:
    errors do not reveal enrolled names or right codes.
 3. The lock of a user is a byte of the file `.lock`. The process releases the lock before a prompt.
 4. The update for an unknown user also acquires a lock, and overwrites a decoy.
-5. The folder has mode 0700, and each file has mode 0600. The account of this process owns all of them.
+5. The folder has mode 0700, and each file has mode 0600. The account of this process owns the folder and the files.
 6. Every user name has one file name, and every file name belongs to one user name.
 7. A file `<user>.json` has version 1. The first update writes `<user>.record`, then empties `<user>.json`. A service of
    version 1 that still runs reads the empty file as damaged, and denies the login. `nullok` would accept the login if
@@ -95,7 +95,7 @@ class FileStore:
     """The store in `folder`, an absolute path. The methods of `Store` open, check and close the folder.
 
     `lock_wait` is in seconds. The store passes to `warn` each problem that does not stop a login. The stores of one
-    login share `last`. `codec` seals the secrets. Only this package calls the methods from `file_of` to `locked`.
+    login share `last`. `codec` seals the secrets. Only this package calls the methods with a parameter `folder`.
     """
 
     def __init__(
@@ -218,42 +218,42 @@ class FileStore:
         self,
         folder: int,
         name: str,
-        stored: Slots | None,
+        slots: Slots | None,
         old: UserRecord,
         new: UserRecord,
         *,
         document: bytes | None = None,
         durably: bool = True,
     ) -> None:
-        """Replace the record `old`, which `stored` contains, by `new`. The caller has held the lock since `load`.
+        """Replace the record `old`, which is in `slots`, by `new`. The caller has held the lock since `load`.
 
         `document` is the document of `new`, if the caller has it. The caller flushes the file of a new user if
         `durably` is False.
         """
         require_current(self.folder)
         document = document_of(new, name, self.codec) if document is None else document
-        is_login = stored is not None and old.lasting == new.lasting
-        if stored is not None and stored.size and is_login:
-            while new.recent and not stored.has_room(document):  # a login must not enlarge a file
+        is_login = slots is not None and old.lasting == new.lasting
+        if slots is not None and slots.size and is_login:
+            while new.recent and not slots.has_room(document):  # a login must not enlarge a file
                 new = new.without_oldest_recent()
                 document = document_of(new, name, self.codec)
-        if stored is not None and is_login and stored.has_room(document):
-            if stored.other == b"":
+        if slots is not None and is_login and slots.has_room(document):
+            if slots.other == b"":
                 self._sweep(folder, name)
-            write(folder, name, stored, document)
-        elif stored is not None and stored.size >= slot_size(new, document):
+            write(folder, name, slots, document)
+        elif slots is not None and slots.size >= slot_size(new, document):
             self._sweep(folder, name)
-            write(folder, name, stored, document)
-            write(folder, name, stored.after(document), document)
+            write(folder, name, slots, document)
+            write(folder, name, slots.after(document), document)
         else:
-            over = stored is not None and exists(folder, name)
-            content = new_file(document, slot_size(new, document), 1 if stored is None else stored.sequence + 1)
-            create(folder, name, content, self.temporary(name), over=over, durably=durably or stored is not None)
+            over = slots is not None and exists(folder, name)
+            content = new_file(document, slot_size(new, document), 1 if slots is None else slots.sequence + 1)
+            create(folder, name, content, self.temporary(name), over=over, durably=durably or slots is not None)
             self._sweep(folder, name)
             self.require_decoys(folder)
 
     def seal_again(self, user: str) -> bool:
-        """Seal a record with the current key, in both slots. Return False if that is not necessary.
+        """Seal the record of `user` with the current key, in both slots. Return False if that is not necessary.
 
         Raise NotThere. The store must have a codec.
         """
@@ -347,11 +347,11 @@ class FileStore:
             raise StoreError(f"{self.folder}: its mode must be 0700")
 
     def find(self, folder: int, name: str, *, may_have_links: bool = False) -> Slots | None:
-        """Read the file without its lock, and return the slots, or None if it does not exist. Raise DamagedFile during
-        a write.
+        """Read the file `name` without its lock, and return the slots, or None if the file does not exist. Raise
+        DamagedFile, for example if another process is writing the file.
 
-        A new file has two hard links for a moment (`secret_file.create`). `may_have_links` accepts it. Try `name`
-        twice, because another process might convert version 1 meanwhile.
+        A new file has two hard links for a moment (`secret_file.create`). Accept such a file if `may_have_links` is
+        True. Try `name` twice, because another process might convert version 1 meanwhile.
         """
         for candidate in (name, self._version_1(name), name):
             with suppress(NotThere):
@@ -425,13 +425,13 @@ def _may_be_version_1(name: str) -> bool:
 
 
 def document_of(record: UserRecord, name: str, codec: Codec | None = None) -> bytes:
-    """Return the document of a record, sealed by `codec`. Raise StoreError if it is too large to be read back."""
+    """Return the document of a record, sealed by `codec`. Raise StoreError if the document is larger than MAX_FILE."""
     document = serialize(record)
     return _short_enough(name, document if codec is None else codec.seal(document, record.user))
 
 
 def parse_record(data: bytes, user: str, name: str, codec: Codec | None = None) -> UserRecord:
-    """Return the record of `user` in a document. Raise StoreError, which names `name`."""
+    """Return the record of `user` in the document `data`. Raise StoreError with a message that begins with `name`."""
     try:
         record = parse(data if codec is None else codec.open(data, user, name))
     except RecordError as e:

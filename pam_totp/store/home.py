@@ -2,11 +2,11 @@
 
 Rules:
 1. The process that opens the file runs as that user, without further privileges.
-2. The file is a regular file with mode 0600, owned by the user. It must not be a symbolic link.
+2. The file is a regular file with mode 0600, owned by the user. The file must not be a symbolic link.
 3. The user or root owns the folder, and no other account may write to it.
 4. The lock file and the temporary file are in the same folder. `update_decoy` writes no file.
-5. A file of version 1 keeps its path. The first line of a file contains the version. Every update also acquires
-   the lock of version 1, on the same lock file.
+5. A file of version 1 keeps its path. The first line of a file contains the version. Every update of an existing file
+   also acquires the lock of version 1, on the same lock file.
 """
 
 from __future__ import annotations

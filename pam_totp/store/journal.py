@@ -4,12 +4,12 @@ Rules:
 1. The file `committing` exists while a bulk change writes records. In this state, `undo` rolls back each changed
    record.
 2. `manifest` has a line of JSON for each record: its file name, the old document (null for a new record), and the new
-   document. The last line of each name counts.
+   document. Only the last line of each name is used.
 3. A roll-back succeeds on a full disk, because it only overwrites or deletes files.
 4. A record that a login has changed since the import keeps its used counters, steps and recovery codes, and its
    failures.
-5. `undo` deletes a new record that a power cut has emptied. It keeps a record with any other damage, so that logins are
-   denied. Without the record, the user would count as unenrolled.
+5. `undo` deletes a new record that a power cut has emptied. `undo` keeps a record with any other damage, so that logins
+   are denied. Without the record, the user would be unenrolled.
 6. In version 1, a line has a name, the new document, and true or false: whether an old record existed. NAME.json.old is
    a hard link of the old record. The record is unchanged while NAME.json.new exists. A roll-back converts a changed
    record to version 2.
@@ -40,13 +40,13 @@ _BUFFER = 64 * 1024  # bytes of the manifest in one write
 class Entry(NamedTuple):
     """The change of one record: the file name, the old document (None for a new record), and the new document.
 
-    `linked` is a bool in an entry of version 1. There `name` is the file name of version 1, and `old` is None.
+    `had_record` is a bool in an entry of version 1, in which `name` is the file name of version 1, and `old` is None.
     """
 
     name: str
     old: bytes | None
     new: bytes
-    linked: bool | None = None  # True if an old record existed
+    had_record: bool | None = None  # True if an old record existed
 
     def line(self) -> bytes:
         old = None if self.old is None else self.old.decode("ascii")
@@ -103,7 +103,7 @@ def opened(folder: int) -> Iterator[int]:
 
 
 class Manifest:
-    """The manifest of a new journal. The caller closes it."""
+    """The manifest of a new journal. The caller closes the manifest."""
 
     def __init__(self, journal: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
@@ -125,7 +125,7 @@ class Manifest:
         return offset
 
     def read(self, offset: int) -> Entry:
-        """Return the entry at an offset."""
+        """Return the entry at `offset` (bytes)."""
         self._file.flush()
         self._lines.seek(offset)
         return parse_entry(self._lines.readline(), 0)
@@ -161,7 +161,7 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
             try:
                 undone += _undo_one(store, folder, entry)
             except DamagedFile as e:
-                store.warn(f"{store.folder}/{e} (the roll-back of an import left it unchanged)")
+                store.warn(f"{store.folder}/{e} (the roll-back of an import left this file unchanged)")
                 if entry.old is not None:
                     damage = damage or e
     os.fsync(folder)
@@ -172,12 +172,15 @@ def undo(store: FileStore, folder: int, journal: int) -> int:
 
 
 def release_claims(store: FileStore, folder: int, journal: int) -> None:
-    """Release the claims of the serial numbers that the bulk change was about to add. Keep those of a record."""
+    """Release the claims of the serial numbers that the bulk change was about to add.
+
+    Keep the claim of a serial number that the record has.
+    """
     from pam_totp.store import claims  # imported here because `claims` needs `FileStore`, and the roll-back is rare
 
     with suppress(StoreError, ValueError, OSError):  # after the end of the import, other processes replace stale claims
         for entry in _all_entries(journal):
-            if entry.linked is None:
+            if entry.had_record is None:
                 added = claims.serials(entry.new).keys() - claims.serials(entry.old).keys()
                 claims.release(store, folder, entry.name, added, own_import=True)
 
@@ -190,7 +193,9 @@ def entries(journal: int) -> Iterator[Entry]:
     last = {entry.name: number for number, entry in enumerate(_all_entries(journal))}
     for number, entry in enumerate(_all_entries(journal)):
         if last.get(entry.name) == number:
-            yield from [entry] if entry.linked is None else _of_version_1(journal, entry, was_there=entry.linked)
+            yield from (
+                [entry] if entry.had_record is None else _of_version_1(journal, entry, was_there=entry.had_record)
+            )
 
 
 def _of_version_1(journal: int, entry: Entry, *, was_there: bool) -> Iterator[Entry]:
@@ -213,7 +218,7 @@ def _all_entries(journal: int) -> Iterator[Entry]:
 
 
 def parse_entry(line: bytes, number: int) -> Entry:
-    """Return the entry of line `number` of the manifest. Raise StoreError if the line is invalid."""
+    """Return the entry in `line`, the line `number` of the manifest. Raise StoreError if the line is invalid."""
     with suppress(ValueError, RecursionError):
         match json.loads(line.decode("ascii")):
             case [str(name), None, str(new)]:
@@ -268,7 +273,7 @@ def _parsed(store: FileStore, name: str, document: bytes) -> UserRecord:
 def _lost_its_content(folder: int, name: str) -> bool:
     """Return True if the file of a new record has one hard link, and is empty or only NUL bytes, as after a power cut.
 
-    Check the file of version 1 too, because a killed roll-back can leave it empty.
+    Check the file of version 1 too, because a killed roll-back can leave this file empty.
     """
     for candidate in (name, name.removesuffix(".record") + ".json"):
         with suppress(FileNotFoundError):

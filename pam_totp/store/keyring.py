@@ -3,9 +3,10 @@
 Rules:
 1. The first line is the format. Each further line has a role and a key of 256 bits in base64.
 2. The key with the role `key` seals, and all keys open. A rotation adds the next key (`next`) before this key seals a
-   secret. It keeps the previous key (`old`) while a secret is sealed with that key.
+   secret. The rotation keeps the previous key (`old`) while a secret is sealed with that key.
 3. A line with a state names a store (`State`). The keys seal only these stores. All databases have the name
-   `postgresql`, because their URL can differ between hosts. A folder is the same store by every path that leads to it.
+   `postgresql`, because the URL of a database can differ between hosts. A folder is the same store by every path that
+   leads to it.
 4. A key has an identifier, which reveals nothing about the key.
 """
 
@@ -30,7 +31,7 @@ _ROLES = {"key": "current", "next": "following", "old": "previous"}  # role in t
 
 
 class State(Enum):
-    """The state of a store. Secrets are sealed in steps, because several hosts can use the store."""
+    """The state of a store. `pam-totp seal` seals secrets in steps, because several hosts can use the store."""
 
     OPENING = "opening"  # sealed secrets are readable, and no secret is sealed
     SEALING = "sealing"  # each write seals, and secrets that are not sealed are accepted
@@ -50,7 +51,7 @@ def name_of(location: str) -> str:
 
 
 def is_same(name: str, location: str) -> bool:
-    """Return True if the store at `location` has this name in a keyring, or is the same folder by another path."""
+    """Return True if `name` in a keyring means the store at `location`, also by another path of the folder."""
     if name == name_of(location):
         return True
     if DATABASES in (name, name_of(location)):
@@ -88,11 +89,11 @@ class Keyring(Value):
 
     @property
     def keys(self) -> tuple[bytes, ...]:
-        """All keys, the current key first."""
+        """Return all keys, the current key first."""
         return tuple(key for key in (self.current, self.following, self.previous) if key is not None)
 
     def with_following(self, key: bytes) -> Keyring:
-        """Return the keyring with the next key."""
+        """Return the keyring with `key` as the next key."""
         return self._replace(following=key)
 
     def advanced(self) -> Keyring:
@@ -104,19 +105,19 @@ class Keyring(Value):
         return self._replace(previous=None)
 
     def state_of(self, location: str) -> State | None:
-        """Return the state of a store, or None if its secrets are not sealed."""
+        """Return the state of the store at `location`, or None if the keyring does not seal this store."""
         states = dict(self.stores)
         if (state := states.get(name_of(location))) is not None:
             return state
         return next((state for name, state in self.stores if is_same(name, location)), None)
 
     def with_store(self, location: str, state: State) -> Keyring:
-        """Return the keyring with this state of a store."""
+        """Return the keyring with the state `state` of the store at `location`."""
         name = next((name for name, _ in self.stores if is_same(name, location)), name_of(location))
         return self._replace(stores=tuple((dict(self.stores) | {name: state}).items()))
 
     def without_store(self, name: str) -> Keyring:
-        """Return the keyring without the store of this name."""
+        """Return the keyring without the store `name`."""
         return self._replace(stores=tuple(item for item in self.stores if item[0] != name))
 
     def __repr__(self) -> str:
@@ -168,7 +169,7 @@ def _decoded(text: str, number: int) -> bytes:
 
 
 def serialize_keyring(keyring: Keyring) -> bytes:
-    """Return the content of the file."""
+    """Return the content of a file with `keyring`."""
     keys = ((role, getattr(keyring, field)) for role, field in _ROLES.items())
     lines = [f"{role} {b2a_base64(key, newline=False).decode('ascii')}" for role, key in keys if key is not None]
     lines += [f"{state.value} {name}" for name, state in keyring.stores]

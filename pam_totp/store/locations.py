@@ -1,7 +1,7 @@
 """The location of a store: a folder on this host, or a database.
 
 Rules:
-1. The code for databases is imported late, so that a login on a host with a folder imports only the standard library.
+1. This module imports the code for databases late: a login on a host with a folder imports only the standard library.
 2. A database has a URL (RFC 3986) of the scheme `postgresql`. Every other text is the path of a folder.
 """
 

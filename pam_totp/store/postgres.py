@@ -1,19 +1,22 @@
 """The store in PostgreSQL, which several hosts use at once.
 
 Rules:
-1. A change is one statement (`UPDATE ... WHERE version = ...`), or one transaction. It holds no lock while the process
-   decides. The change function gets the new record, and decides again, if another process changed the record meanwhile.
+1. A change is one statement (`UPDATE ... WHERE version = ...`), or one transaction. An update holds no lock of the
+   database while the process decides. The change function gets the new record, and decides again, if another process
+   changed the record meanwhile.
 2. A change is in force only if the database replies with one row and without a notice. A notice means that the primary
    has committed without its standby.
 3. The condition of `postgres_schema.GUARDS` is a part of each change. This condition is only a safety net, because the
    checked settings can be outdated.
 4. The login is refused if the database gives no reply to a change. A process searches the record for the digest of a
-   question before it decides on the question. One question therefore has one verdict, even if several hosts ask it.
+   question before it decides on the question. A question therefore has one verdict, even if several hosts ask the same
+   question.
 5. The threads of a process take turns for one user, so that answers for one user use one connection.
 6. An answer for an unknown user takes a turn, too, and changes a decoy. The database chooses a decoy that no other
    process is changing: a choice by name would reveal the names that share a decoy.
-7. The clock is that of the database, and is read with the record. The clocks of the hosts can differ.
-8. A process uses no server whose epoch is lower than the highest that it has seen, or than `epoch` in its settings.
+7. A process uses the clock of the database, and reads the time with the record. The clocks of the hosts can differ.
+8. A process uses no server whose epoch is lower than the highest epoch that the process has seen, or than `epoch` in
+   the settings.
 """
 
 from __future__ import annotations
@@ -97,7 +100,7 @@ class Work(NamedTuple):
 
 
 class _Contended(Exception):
-    """The error for a record that another process changed meanwhile. Decide again."""
+    """The error for a record that another process changed meanwhile. The process decides again."""
 
 
 class _Turns:
@@ -105,11 +108,12 @@ class _Turns:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._turns: dict[str, tuple[threading.Lock, int]] = {}  # name -> its lock, and the threads that need it
+        # name -> the lock of the name, and the number of threads that need the lock
+        self._turns: dict[str, tuple[threading.Lock, int]] = {}
 
     @contextmanager
     def turn(self, name: str, wait: float) -> Iterator[None]:
-        """Hold the turn of `name`. Raise LockBusy if another thread holds it for `wait` seconds."""
+        """Hold the turn of `name`. Raise LockBusy if other threads hold the turn for `wait` seconds."""
         with self._mutex:
             lock, count = self._turns.get(name, (threading.Lock(), 0))
             self._turns[name] = lock, count + 1
@@ -139,16 +143,17 @@ class _Database:
         self.decoy = _decoy()
 
     def _prepare(self, connection: Connection, deadline: float) -> None:
-        """Read the row of the store. Raise OutOfReach for an outdated copy, so that the next server is tried."""
+        """Read the row of the store. Raise OutOfReach for an outdated copy, so that `connect` tries the next server."""
         connection.statements = _statements(connection, deadline)
         self.require_epoch(connection.statements)
         self.epoch = max(self.epoch, connection.statements.epoch)  # another thread might have seen a higher epoch
         self.was_reached = True
 
     def require_epoch(self, statements: schema.Statements) -> None:
-        """Raise OutOfReach if the server has a lower epoch than another server."""
+        """Raise OutOfReach if the server has a lower epoch than another server had, or than the settings require."""
         if statements.epoch < self.epoch:
-            what = f"a server has an outdated copy of the database: its epoch is {statements.epoch}, not {self.epoch}"
+            epochs = f"the epoch must be at least {self.epoch}, not {statements.epoch}"
+            what = f"a server has an outdated copy of the database: {epochs}"
             raise OutOfReach(f"{what} (after a restore, run 'pam-totp authority restore')")
 
 
@@ -168,8 +173,8 @@ class PostgresStore(SharedStore):
     """The store in the database at `url`, a URL of libpq without a password.
 
     `lock_wait` is the time for a turn, and `wait` for one use of the database, both in seconds. `pool` connections
-    serve all stores of this process with the same URL. A server with a lower epoch than `epoch` is not used. The store
-    passes to `warn` each problem that stops no login. `codec` seals the secrets.
+    serve all stores of this process with the same URL. The store uses no server with a lower epoch than `epoch`. The
+    store passes to `warn` each problem that stops no login. `codec` seals the secrets.
     """
 
     def __init__(
@@ -200,10 +205,10 @@ class PostgresStore(SharedStore):
 
     def read(self, user: str) -> UserRecord:
         name = file_name(user)
-        stored = self._attempts(lambda work: self._read(work, name))
-        if stored.version is None:
+        record = self._attempts(lambda work: self._read(work, name))
+        if record.version is None:
             raise NotThere
-        return parse_record(stored.body, user, name, self.codec)
+        return parse_record(record.body, user, name, self.codec)
 
     def update(
         self,
@@ -238,7 +243,7 @@ class PostgresStore(SharedStore):
     # ---- one change
 
     def asked(self, question: Question) -> _Asking:
-        """Return this store for one decision on `question`. Its update may raise AlreadyAnswered."""
+        """Return this store for one decision on `question`. The `update` of this store may raise AlreadyAnswered."""
         return _Asking(self, question)
 
     def update_once(
@@ -254,22 +259,22 @@ class PostgresStore(SharedStore):
         name = file_name(user)
 
         def attempt(work: Work) -> R:
-            stored = self._read(work, name)
-            _require_safe(stored)
-            verdict = None if question is None else _verdict(stored, question)
+            record = self._read(work, name)
+            _require_safe(record)
+            verdict = None if question is None else _verdict(record, question)
             if verdict is not None:
-                # Perhaps only the primary has committed the verdict. The verdict is durable as soon as this write is.
-                self._write_again(work, name, stored)
+                # Perhaps only the primary has committed the verdict. After this write, the verdict is durable.
+                self._write_again(work, name, record)
                 raise AlreadyAnswered(verdict)
-            if stored.version is None and not create:
+            if record.version is None and not create:
                 raise NotThere
-            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name, self.codec)
+            old = UserRecord(user=user) if record.version is None else parse_record(record.body, user, name, self.codec)
             if question is not None:
-                question.recall(dict(stored.asked))
+                question.recall(dict(record.asked))
             new, result = change(old)
-            if new is None or stored.version is None or (new is not old and new != old):
-                asked = stored.asked if question is None else _with(stored.asked, question, result)
-                self._write(work, name, stored, (old, new), asked)
+            if new is None or record.version is None or (new is not old and new != old):
+                asked = record.asked if question is None else _with(record.asked, question, result)
+                self._write(work, name, record, (old, new), asked)
             elif decoy:
                 self._use_decoy(work)
             return result
@@ -286,19 +291,19 @@ class PostgresStore(SharedStore):
     ) -> R:
         """Do the same as `update`, with a second change in the same transaction.
 
-        `change` gets the use of the database and the record. It returns the new record, the function that makes the
-        second change, and the result.
+        `change` gets the use of the database and the record. `change` returns the new record, the function that makes
+        the second change, and the result.
         """
         name = file_name(user)
 
         def attempt(work: Work) -> R:
-            stored = self._read(work, name)
-            _require_safe(stored)
-            if stored.version is None and not create:
+            record = self._read(work, name)
+            _require_safe(record)
+            if record.version is None and not create:
                 raise NotThere
-            old = UserRecord(user=user) if stored.version is None else parse_record(stored.body, user, name, self.codec)
+            old = UserRecord(user=user) if record.version is None else parse_record(record.body, user, name, self.codec)
             new, also, result = change(work, old)
-            self._write(work, name, stored, (old, new), stored.asked, also=also)
+            self._write(work, name, record, (old, new), record.asked, also=also)
             return result
 
         with self._shared.turns.turn(name, self._lock_wait):
@@ -309,14 +314,14 @@ class PostgresStore(SharedStore):
         assert codec is not None
 
         def attempt(work: Work) -> bool:
-            stored = self._read(work, name)
-            if stored.version is None:
+            record = self._read(work, name)
+            if record.version is None:
                 raise NotThere
-            if codec.is_current(stored.body):
+            if codec.is_current(record.body):
                 return False
-            _require_safe(stored)
-            document = document_of(parse_record(stored.body, user, name, codec), name, codec)
-            self._write_again(work, name, stored._replace(body=document))
+            _require_safe(record)
+            document = document_of(parse_record(record.body, user, name, codec), name, codec)
+            self._write_again(work, name, record._replace(body=document))
             return True
 
         with self._shared.turns.turn(name, self._lock_wait):
@@ -340,19 +345,24 @@ class PostgresStore(SharedStore):
         return _Contended()
 
     def use(self, attempt: Callable[[Work], R], *, reads_only: bool = False) -> R:
-        """Call `attempt` with a connection, for the tables other than `record`. Return its result."""
+        """Call `attempt` with a connection, for the tables other than `record`. Return the result of `attempt`."""
         return self._attempts(attempt, reads_only=reads_only)
 
     def _attempts(self, attempt: Callable[[Work], R], *, reads_only: bool = True, repeats: bool = False) -> R:
-        """Call `attempt` with a connection until it succeeds, within the time of one use of the database.
+        """Call `attempt` with a connection, and return the result of `attempt`.
 
-        Call `attempt` again after a lost connection only if it `reads_only`, or `repeats` safely.
+        Call `attempt` again, within the time of one use of the database, if
+
+        - another process has changed the record,
+        - no server accepts a connection, but this process has reached the database before,
+        - the server has refused a statement that can be repeated, or
+        - the connection was lost, and `reads_only` or `repeats` is True, or the change was not sent.
         """
         shared, deadline, pause = self._shared, time.monotonic() + self._wait, _FIRST_PAUSE
         while True:
             try:
                 with shared.pool.connection(deadline) as connection:
-                    assert connection.statements is not None  # `_Database` has prepared it
+                    assert connection.statements is not None  # `_Database` has prepared the connection
                     try:
                         shared.require_epoch(connection.statements)
                     except OutOfReach:
@@ -400,28 +410,29 @@ class PostgresStore(SharedStore):
         self,
         work: Work,
         name: str,
-        stored: _Stored,
+        record: _Stored,
         records: tuple[UserRecord, UserRecord | None],
         asked: list[tuple[str, str]],
         *,
         also: Callable[[], None] | None = None,
     ) -> None:
-        """Replace the record that `stored` contains. Raise _Contended if another process has changed it.
+        """Replace `record`, which has the first of `records`, by the second of `records`, or delete it if that is None.
 
+        Store the digests and verdicts `asked`. Raise _Contended if another process has changed the record.
         `also` makes a second change in the same transaction, before the serial numbers get their new owners.
         """
         statements = work.statements
         old, new = records
         require_current(self.url)
         body, texts = b"" if new is None else document_of(new, name, self.codec), json.dumps(asked)
-        if new is None and stored.version is None:
+        if new is None and record.version is None:
             return
-        if stored.version is None:
+        if record.version is None:
             statement: tuple[Any, ...] = (statements.create, name, body, texts)
         elif new is None:
-            statement = (statements.delete, name, stored.version)
+            statement = (statements.delete, name, record.version)
         else:
-            statement = (statements.change, name, stored.version, body, texts)
+            statement = (statements.change, name, record.version, body, texts)
         before, after = serials(old), serials(new)
         if before.keys() == after.keys() and also is None:
             if not work.run(*statement):
@@ -434,8 +445,8 @@ class PostgresStore(SharedStore):
                 also()
             _move_serials(work, name, before, after)
 
-    def _write_again(self, work: Work, name: str, stored: _Stored) -> None:
-        if not work.run(work.statements.change, name, stored.version, stored.body, json.dumps(stored.asked)):
+    def _write_again(self, work: Work, name: str, record: _Stored) -> None:
+        if not work.run(work.statements.change, name, record.version, record.body, json.dumps(record.asked)):
             raise _Contended
 
     def _use_decoy(self, work: Work) -> None:
@@ -475,14 +486,15 @@ class PostgresStore(SharedStore):
         self,
         changes: Changes[R],
         progress: Progress = lambda done, total: None,
-        taken: Callable[[Change[R], SerialTaken], R] | None = None,
+        on_taken: Callable[[Change[R], SerialTaken], R] | None = None,
     ) -> list[R]:
-        """Do the same as `bulk.update_many`, in one transaction. Logins wait only for its last statements."""
+        """Do the same as `bulk.update_many`, in one transaction. Logins wait only for the last statements of the
+        transaction."""
         from pam_totp.store.postgres_bulk import update_many
 
         require_current(self.url)
         return self._attempts(
-            lambda work: update_many(work.connection, work.statements, changes, progress, taken, codec=self.codec),
+            lambda work: update_many(work.connection, work.statements, changes, progress, on_taken, codec=self.codec),
             reads_only=False,
         )
 
@@ -552,7 +564,8 @@ def _statements(connection: Connection, deadline: float) -> schema.Statements:
 
 
 def statements_of(rows: list[Row]) -> schema.Statements:
-    """Return the statements for the row of the table `store`. Raise StoreError if the row is missing."""
+    """Return the statements for `rows`, the row of the table `store`. Raise StoreError if the row is missing or has
+    another version."""
     if not rows:
         raise StoreError("the database has no tables of pam_totp (run 'pam-totp store init URL')")
     version, replication = _number(rows[0][0] or b""), (rows[0][1] or b"").decode()
@@ -561,15 +574,15 @@ def statements_of(rows: list[Row]) -> schema.Statements:
     return schema.Statements(replication, _number(rows[0][2] or b""))
 
 
-def _require_safe(stored: _Stored) -> None:
-    """Raise StoreError if the database, as it was read with `stored`, would not keep a change safely."""
-    if stored.problem is not None:
-        raise StoreError(f"the database does not keep changes safely: {stored.problem}")
+def _require_safe(record: _Stored) -> None:
+    """Raise StoreError if the database, as it was read with `record`, would not keep a change safely."""
+    if record.problem is not None:
+        raise StoreError(f"the database does not keep changes safely: {record.problem}")
 
 
-def _verdict(stored: _Stored, question: Question) -> str | None:
+def _verdict(record: _Stored, question: Question) -> str | None:
     """Return the stored verdict on the question, or None."""
-    return next((verdict for digest, verdict in stored.asked if digest == question.digest.hex()), None)
+    return next((verdict for digest, verdict in record.asked if digest == question.digest.hex()), None)
 
 
 def _with(asked: list[tuple[str, str]], question: Question, result: Any) -> list[tuple[str, str]]:

@@ -2,9 +2,9 @@
 
 Rules:
 1. The transaction first computes all new records, without a lock, and keeps them in a temporary table.
-2. Its last statements write the records whose version is unchanged. Logins of these users wait only for these
-   statements.
-3. The transaction locks a record that another process changed meanwhile, and calls its changes again.
+2. The last statements of the transaction write the records whose version is unchanged. Logins of these users wait only
+   for these statements.
+3. The transaction locks a record that another process changed meanwhile, and calls the changes of this record again.
 4. A lost connection, an error or a signal before the commit leaves all records unchanged.
 """
 
@@ -49,15 +49,15 @@ def update_many(
     statements: Statements,
     changes: Changes[R],
     progress: Progress,
-    taken: Callable[[Change[R], SerialTaken], R] | None,
+    on_taken: Callable[[Change[R], SerialTaken], R] | None,
     *,
     codec: Codec | None = None,
 ) -> list[R]:
-    """Apply all changes in one transaction, and return their results; see `bulk.update_many`."""
+    """Apply all changes in one transaction, and return the results of the changes; see `bulk.update_many`."""
     run = _Runner(connection)
     run("BEGIN")
     run(_STAGED)
-    bulk = _BulkChange(run, statements, taken, codec)
+    bulk = _BulkChange(run, statements, on_taken, codec)
     results: list[R] = []
     pairs = iter(changes)
     while some := list(islice(pairs, AT_ONCE)):
@@ -97,10 +97,10 @@ class _BulkChange:
         self,
         run: _Runner,
         statements: Statements,
-        taken: Callable[[Change[Any], SerialTaken], Any] | None,
+        on_taken: Callable[[Change[Any], SerialTaken], Any] | None,
         codec: Codec | None,
     ) -> None:
-        self._run, self._statements, self._taken, self._codec = run, statements, taken, codec
+        self._run, self._statements, self._on_taken, self._codec = run, statements, on_taken, codec
         self._moves: dict[str, tuple[dict[str, str], dict[str, str]]] = {}  # name -> serial numbers before and after
         self._owners: dict[str, str] = {}  # key of a serial number -> the owner's name, in this bulk change
 
@@ -152,16 +152,16 @@ class _BulkChange:
             owner = self._owners.get(key, others.get(key, name))
             if owner != name:
                 problem = SerialTaken(new[key], user_name(owner) if owner else None)
-                if self._taken is None:
+                if self._on_taken is None:
                     raise problem
-                refused: R = self._taken(change, problem)
+                refused: R = self._on_taken(change, problem)
                 return refused
         after[user] = changed
         self._owners |= dict.fromkeys(new, name)
         return result
 
     def compute_again(self, names: set[str], changes: Changes[R], results: list[R]) -> None:
-        """Lock the records `names`, which other processes changed, and apply the changes to them again."""
+        """Lock the records `names`, which other processes changed, and apply the changes of these records again."""
         wanted: dict[str, list[tuple[int, str, Change[R]]]] = {}
         for number, (user, change) in enumerate(changes):
             if (name := file_name(user)) in names:

@@ -1,10 +1,11 @@
-"""Connections to PostgreSQL with a deadline for every wait, and a pool of them.
+"""Connections to PostgreSQL with a deadline for every wait, and a pool of connections.
 
 Rules:
-1. A query is never cancelled, even at Ctrl-C or at a deadline. A cancel would end the wait for the standby, and the
-   primary alone would commit. Instead, this process closes the socket.
-2. A statement might be in force after `Unanswered`, now or later. It is not in force after any other error.
-3. A notice makes a statement fail with `Noticed`, because the primary reports in a notice that it committed alone.
+1. This process never cancels a query, even at Ctrl-C or at a deadline. A cancel would end the wait for the standby, and
+   the primary alone would commit. Instead, this process closes the socket.
+2. A statement might be in force after `Unanswered`, now or later, and after `Noticed`. The statement is not in force
+   after `OutOfReach` and `Refused`.
+3. A notice makes a statement fail with `Noticed`, because the primary reports a commit without the standby in a notice.
 4. A process does not use the connections of its parent process.
 """
 
@@ -24,7 +25,7 @@ from pam_totp.store import StoreError
 from pam_totp.store.fair_semaphore import FairSemaphore
 from pam_totp.store.postgres_schema import Statements
 
-_BYTEA = 17  # the type's object identifier
+_BYTEA = 17  # the object identifier of the type bytea
 _HOST_SETTINGS = ("host", "hostaddr", "port")  # of a URL: each can be a list, with an entry for each server
 NO_TABLE, NO_COLUMN, NOT_GRANTED = "42P01", "42703", "42501"  # undefined table or column, insufficient privilege
 _READ_ONLY = "25006"
@@ -62,7 +63,7 @@ class Refused(StoreError):
 
 
 class Connection:
-    """One connection. It is closed after an error that leaves its state unknown."""
+    """One connection. `run` closes the connection after an error that leaves the connection's state unknown."""
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self._pgconn = pgconn
@@ -80,11 +81,14 @@ class Connection:
 
     @property
     def server_process(self) -> int:
-        """The process id of the server, as the program at the other end of the connection reports it."""
+        """Return the process id of the server, as the program at the other end of the connection reports it."""
         return self._pgconn.backend_pid
 
     def run(self, sql: str, *parameters: Parameter, deadline: float) -> list[Row]:
-        """Run one statement, and return its rows in PostgreSQL's binary format. Raise a StoreError."""
+        """Run one statement, and return its rows in PostgreSQL's binary format. Raise a StoreError.
+
+        `deadline` is in monotonic seconds.
+        """
         self._notices.clear()
         try:
             self._pgconn.send_query_params(
@@ -232,19 +236,20 @@ def _line(text: str) -> str:
 
 
 def text_of(value: bytes | None) -> str:
-    """Return a text of a row."""
+    """Return `value` of a row as text: "" for None."""
     return (value or b"").decode("utf-8")
 
 
 def number_of(value: bytes | None) -> int:
-    """Return a whole number of a row."""
+    """Return `value` of a row as a whole number: 0 for None."""
     return int.from_bytes(value or b"", "big", signed=True)
 
 
 class Pool:
-    """At most `size` connections to `url`, for all threads of this process, in the order of their requests.
+    """A pool of at most `size` connections to `url`, which serves the threads of this process in the order of their
+    requests.
 
-    `prepare` is that of `connect`.
+    The pool passes `prepare` to `connect`.
     """
 
     def __init__(self, url: str, size: int, prepare: Prepare = lambda connection, deadline: None) -> None:
@@ -277,7 +282,7 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """The number of threads that wait for a connection."""
+        """Return the number of threads that wait for a connection."""
         return self._free.waiting
 
     def _idle_connection(self) -> Connection | None:

@@ -1,15 +1,15 @@
 """The copy of all records of a store on this host into a database, or back. The old store then refuses every login.
 
 Rules:
-1. The copy is complete or without effect. Every login is refused while the copy runs, so no login is lost between the
-   stores.
-2. The folder is renamed before its records are read, so that no login can begin. A lock of all its records makes the
-   copy wait for the logins that have begun.
-3. A copied folder is refused from then on, also for a login that opened it before: its lock file becomes a folder. A
-   file takes the place of the folder, so that no command creates an empty store there.
+1. The copy is complete or without effect. Both stores refuse every login while the copy runs, so no login is lost
+   between the stores.
+2. The process renames the folder before it reads the records, so that no login can begin. The process then locks all
+   records, and thereby waits for the logins that have begun.
+3. Every later decision in a copied folder fails, also for a login that opened the folder before: the lock file becomes
+   a folder. A file takes the place of the folder, so that no command creates an empty store there.
 4. The transaction of the copy renames the table of a copied database.
 5. The process reads all records back, and compares each byte, before the copy is valid.
-6. The stock of tokens is copied too, in the same transaction.
+6. The same transaction copies the stock of tokens.
 7. Only the old store may accept logins after a kill of the process. A second run of the command completes the copy.
 """
 
@@ -66,8 +66,9 @@ class Copied(NamedTuple):
 
 
 def to_database(folder: str, url: str, as_root: AsRoot, codec: Codec | None = None) -> Copied:
-    """Copy the records of the folder at the path `folder` to the database at `url`. Return their number. Raise
-    StoreError.
+    """Copy the records of the folder at the path `folder` to the database at `url`. Raise StoreError.
+
+    Return the number of records, and the new path of the folder.
     """
     aside, done = folder + COPYING, _free_name(folder + COPIED)
     if os.path.isdir(os.path.join(aside, LOCK)):  # a killed process had completed the copy
@@ -104,7 +105,8 @@ def _copy_rows(folder: str, aside: str, url: str, as_root: AsRoot, codec: Codec 
 def to_folder(url: str, folder: str, owner: tuple[int, int], as_root: AsRoot, codec: Codec | None = None) -> Copied:
     """Copy the records of the database at `url` to a new folder, which belongs to `owner` (uid and gid).
 
-    Raise StoreError. The folder replaces the notice of an earlier copy to the database.
+    Return the number of records, and the new name of the table. Raise StoreError. The folder replaces the notice of an
+    earlier copy to the database.
     """
     aside = folder + COPYING
     if os.path.lexists(folder) and notice(folder) is None:
@@ -162,7 +164,7 @@ def _statements(run: Run) -> schema.Statements:
 
 
 def _require_safe(run: Run) -> None:
-    """Raise StoreError if the database would not keep the change of its table safely."""
+    """Raise StoreError if the database would not keep a change of the tables safely."""
     ((*_, problem),) = run(_statements(run).read, "")
     if problem is not None:
         raise StoreError(f"the database does not keep changes safely: {problem.decode()}")
@@ -262,7 +264,7 @@ def _rows(run: Run, table: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _require_folder(folder: str, codec: Codec | None) -> None:
-    """Raise StoreError unless the folder is a store of this process's account, and its last import is complete."""
+    """Raise StoreError unless the folder is a store of this process's account, without an incomplete import."""
     store = FileStore(folder, codec=codec)
     journal.recover(store)
     with store.opened() as opened:
@@ -277,7 +279,7 @@ def _require_folder(folder: str, codec: Codec | None) -> None:
 
 @contextmanager
 def _locked(store: FileStore) -> Iterator[int]:
-    """Open the folder, and lock all its records. Yield its descriptor."""
+    """Open the folder of `store`, and lock all records. Yield the descriptor of the folder."""
     with store.opened() as opened:
         lock = acquire_all(opened, LOCK, _LOCK_WAIT)
         try:

@@ -1,10 +1,12 @@
 """The database of a fleet after a restore: the withdrawal of rights, and the end of every other copy.
 
 Rules:
-1. `fence` is one transaction, and the last change of a restore. It withdraws rights of members and groups, deletes the
-   verdicts on earlier questions and the join tokens, and begins a new epoch.
-2. Otherwise a verdict of the backup would answer an old question again, and a join token would let a host join twice.
-3. The epoch only increases. It is the time in Unix seconds, so that it is also higher than the epoch of a copy.
+1. `fence` is one transaction, and the last change of a restore. `fence` withdraws rights of members and groups, deletes
+   the verdicts on earlier questions and the join tokens, and begins a new epoch.
+2. Without the deletion, a verdict of the backup would answer an old question again, and a join token would let a host
+   join twice.
+3. The epoch only increases. A new epoch is at least the time in Unix seconds, so that the epoch is also higher than
+   that of a copy.
 4. Each change has the condition of `postgres_schema.GUARDS` in its WHERE.
 """
 
@@ -37,9 +39,9 @@ _BEGIN = """UPDATE pam_totp.store SET cluster = coalesce($2, cluster),
 
 
 class MemberRow(NamedTuple):
-    """A member of the database. `joined` is in Unix seconds. `services` is None if all are permitted.
+    """A member in the database. `joined` is in Unix seconds. `services` is None if all services are permitted.
 
-    `fingerprints` are those of its certificate and of the last renewal, in hexadecimal.
+    `fingerprints` are those of the member's certificate and of the last renewal, in hexadecimal.
     """
 
     name: str
@@ -97,7 +99,8 @@ def fence(
         if e.state not in (NOT_GRANTED, NO_COLUMN, NO_TABLE):
             raise
         what = "the database does not permit a new epoch"
-        raise StoreError(f"{what} (run 'pam-totp store init URL --grant ROLE' as its owner, then again)") from None
+        remedy = "run 'pam-totp store init URL --grant ROLE' as the owner of the database, then repeat this command"
+        raise StoreError(f"{what} ({remedy})") from None
 
 
 def _fence(store: PostgresStore, work: Work, withdrawn: Withdrawn, above: int | None, *, forget: bool) -> Fenced:
@@ -125,7 +128,7 @@ def _fence(store: PostgresStore, work: Work, withdrawn: Withdrawn, above: int | 
 
 
 def _withdrawals(withdrawn: Withdrawn) -> list[tuple[str, tuple[str | None, ...]]]:
-    """Return the statements that withdraw the rights. Each ends in a WHERE."""
+    """Return the statements that withdraw the rights. Each statement ends in a WHERE clause."""
     forget = """UPDATE pam_totp.member SET fingerprint = NULL, next_fingerprint = NULL, joined = NULL,
  ends = NULL WHERE name = $1"""
     revoke = "UPDATE pam_totp.member SET revoked = coalesce(revoked, clock_timestamp()) WHERE name = $1"

@@ -1,12 +1,14 @@
-"""The members of a fleet in PostgreSQL: their certificates, their groups, and the tokens with which they join.
+"""The members of a fleet in PostgreSQL: their certificates, their groups, and their join tokens.
 
 Rules:
-1. A certificate alone permits nothing. Its fingerprint must be in a row of `member` that is not revoked. One statement
-   reads the row, and the member's permission for a user and a service.
+1. A certificate alone permits nothing. The fingerprint of the certificate must be in a row of `member` that is not
+   revoked. One statement reads the row, and the member's permission for a user and a service.
 2. Each change has the condition of `postgres_schema.GUARDS` in its WHERE, like a change of a record.
-3. A join token is stored as a digest, is deleted by its use, and expires by the clock of the database.
+3. The database stores the digest of a join token. The use of the token deletes the digest. The token expires by the
+   clock of the database.
 4. The group ALL_USERS contains every user, enrolled or not.
-5. A member that is added again keeps its certificate until it joins again. Only joining ends a revocation.
+5. A member that an administrator adds again keeps its certificate until the member joins again. Only joining ends a
+   revocation.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Found(NamedTuple):
 
 
 class Member(NamedTuple):
-    """A member as an administrator sees it. Times are Unix seconds. `services` is None if all are permitted."""
+    """A member, for an administrator. Times are Unix seconds. `services` is None if all services are permitted."""
 
     name: str
     groups: tuple[str, ...]
@@ -130,7 +132,9 @@ class Members:
     # ---- for an authority
 
     def find(self, fingerprint: bytes, user: str | None = None, service: str | None = None) -> Found | None:
-        """Return the member with this certificate, and its permissions for `user` and `service`, or None."""
+        """Return the member with the certificate `fingerprint`, or None, with the member's permissions for `user` and
+        `service`.
+        """
         rows = self._read(_FIND, fingerprint, None if user is None else file_name(user), service)
         if not rows:
             return None
@@ -139,7 +143,7 @@ class Members:
         return Found(text_of(name), is_revoked, is_next, may_ask, may_serve, may_enroll, number_of(now))
 
     def adopt(self, fingerprint: bytes) -> None:
-        """Make `fingerprint` the member's only certificate, if it is that of the last renewal."""
+        """Make `fingerprint` the member's only certificate, if `fingerprint` is that of the last renewal."""
         self._use(lambda work, made: work.run(made.adopt, fingerprint))
 
     def renew(self, fingerprint: bytes, following: bytes, days: int | None = None) -> bool:
@@ -150,13 +154,14 @@ class Members:
         return bool(self._change(lambda made: made.renew, fingerprint, following, days))
 
     def joining(self, token_digest: bytes) -> str | None:
-        """Return the name of the member that may join with this token, or None."""
+        """Return the name of the member that may join with the token of `token_digest`, or None."""
         rows = self._read(_JOINING, token_digest)
         return text_of(rows[0][0]) if rows else None
 
     def join(self, token_digest: bytes, fingerprint: bytes, days: int | None = None) -> str | None:
-        """Use the token up, and give the member this certificate. Return its name, or None if the token is unknown.
+        """Use up the token of `token_digest`, and make `fingerprint` the only certificate of the token's member.
 
+        Return the name of the member, or None if the token is unknown or has expired.
         `days` is the time for which the certificate is valid, if it is known.
         """
         rows = self._change(lambda made: made.join, token_digest, fingerprint, days)
@@ -172,9 +177,9 @@ class Members:
     def add(
         self, name: str, groups: Iterable[str], services: Iterable[str] | None, token_digest: bytes, seconds: int
     ) -> bool:
-        """Add a member, or change its groups and services, and let it join within `seconds`.
+        """Add the member `name`, or change the member's groups and services. Let the member join within `seconds`.
 
-        Return True if it has joined before. Its earlier join tokens become invalid.
+        Return True if the member has joined before. Earlier join tokens of the member become invalid.
         """
         listed = None if services is None else sorted(set(services))
 
@@ -188,7 +193,7 @@ class Members:
         return self._use(attempt)
 
     def revoke(self, name: str) -> bool:
-        """Revoke a member's certificates and tokens. Return False if there is no such member."""
+        """Revoke the certificates and the join tokens of the member `name`. Return False if there is no such member."""
 
         def attempt(work: Work, made: _Statements) -> bool:
             with work.transaction():
@@ -229,23 +234,25 @@ class Members:
         return Groups(may, users, frozenset(enrolling))
 
     def allow(self, group: str, user_groups: Iterable[str]) -> int:
-        """Let the members of `group` ask for these groups of users. Return the number of groups."""
+        """Let the members of `group` ask for `user_groups`. Return the number of groups of users."""
         return self._each(lambda made: made.allow, group, user_groups)
 
     def deny(self, group: str, user_groups: Iterable[str]) -> int:
-        """Forbid the members of `group` to ask for these groups of users. Return the number of earlier permissions."""
+        """Forbid the members of `group` to ask for `user_groups`. Return the number of earlier permissions."""
         return self._each(lambda made: made.deny, group, user_groups)
 
     def permit_enrolment(self, group: str, *, permitted: bool) -> int:
-        """Let the members of `group` enrol users, or forbid it. Return 1, or 0 if enrolment was forbidden already."""
+        """Let the members of `group` enrol users, or forbid enrolment. Return 1, or 0 if enrolment was forbidden
+        before.
+        """
         return (self.allow if permitted else self.deny)(group, [ENROLMENT])
 
     def put(self, user_group: str, users: Iterable[str]) -> int:
-        """Add users to a group. Return their number."""
+        """Add `users` to the group `user_group`. Return the number of users."""
         return self._each(lambda made: made.put, user_group, map(file_name, users))
 
     def take(self, user_group: str, users: Iterable[str]) -> int:
-        """Remove users from a group. Return the number of users that were in the group."""
+        """Remove `users` from the group `user_group`. Return the number of users that were in the group."""
         return self._each(lambda made: made.take, user_group, map(file_name, users))
 
     # ---- statements
@@ -273,7 +280,9 @@ class Members:
             )
         except Refused as e:
             if e.state == NO_COLUMN:
-                raise StoreError("the tables of members are older (run 'pam-totp store init URL')") from None
+                raise StoreError(
+                    "the tables of members lack a column of this version (run 'pam-totp store init URL')"
+                ) from None
             if e.state != NO_TABLE:
                 raise
             raise StoreError("the database has no tables of members (run 'pam-totp store init URL')") from None

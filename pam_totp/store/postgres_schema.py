@@ -9,15 +9,15 @@ Rules:
    stock.
 5. The version of a record only increases, even if its user is deleted and enrolled again. The version starts at the
    current time.
-6. `stock` contains the entry of each serial number that is or was in stock (`stock`). An entry is deleted with its row
-   of `serial`.
+6. `stock` contains the entry of each serial number that is or was in stock (`stock`). The deletion of a row
+   of `serial` also deletes the entry.
 7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
-   a group of members may ask for, `user_group` the users of each group. `services` is NULL if all are permitted.
-   `ends` is the end of the newest certificate.
+   a group of members may ask for, `user_group` the users of each group. `services` is NULL if all services are
+   permitted. `ends` is the end of the newest certificate.
    A row of `may` with the user group `postgres_members.ENROLMENT` lets the members enrol users.
 8. `epoch` of `store` increases after each restore (`postgres_fence`). A process refuses a server with a lower epoch
-   than the highest that it has seen. `cluster` is the identity of the server and of the tables at that time, which
-   differs in a restored dump.
+   than the highest epoch that the process has seen. `cluster` is the identity of the server and of the tables at that
+   time, which differs in a restored dump.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ CREATE = (
  joined timestamptz,
  revoked timestamptz,
  ends timestamptz)""",
-    "ALTER TABLE pam_totp.member ADD COLUMN IF NOT EXISTS ends timestamptz",  # older tables lack it
+    "ALTER TABLE pam_totp.member ADD COLUMN IF NOT EXISTS ends timestamptz",  # older tables lack this column
     """CREATE TABLE IF NOT EXISTS pam_totp.user_group (
  user_group text COLLATE "C",
  name text COLLATE "C",

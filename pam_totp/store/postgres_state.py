@@ -19,7 +19,7 @@ from pam_totp.store.postgres_connection import Connection, connect
 _TIMEOUTS = ("statement_timeout", "transaction_timeout", "idle_in_transaction_session_timeout")
 _GUARDED = ("fsync", "client_min_messages", "synchronous_standby_names", "synchronous_commit")
 _SETTINGS = (*_GUARDED, "full_page_writes", *_TIMEOUTS)
-_ROUND_TRIPS = 5  # measurements, of which the median counts
+_ROUND_TRIPS = 5  # measurements: the result is their median
 _TABLES = "SELECT to_regclass('pam_totp.store') IS NOT NULL"
 _COPIED = f"{schema.IS_COPIED} AND to_regclass('pam_totp.record') IS NULL"
 _STANDBYS = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming' OR state IS NULL"
@@ -59,7 +59,7 @@ class State:
 
 
 def state_of(url: str, wait: float) -> State:
-    """Return the state of the database at `url`. Each connection may take `wait` seconds. Raise StoreError."""
+    """Return the state of the database at `url`. Raise StoreError, for example for no answer within `wait` seconds."""
     deadline = time.monotonic() + wait
     connection = connect(url, deadline)
     try:

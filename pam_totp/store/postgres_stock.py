@@ -1,9 +1,9 @@
 """The stock in PostgreSQL: the table `stock`, and the rows of `serial` without an owner.
 
 Rules:
-1. A row of `stock` refers to its row of `serial`. Both rows are deleted if a user's token is removed.
+1. A row of `stock` refers to its row of `serial`. The removal of a user's token deletes both rows.
 2. `exchange` is one transaction: the user's record, the owners, and the entries. The process decides again if
-   another process has changed one of them meanwhile.
+   another process has changed one of these rows meanwhile.
 3. `add` is one transaction for all entries.
 """
 
@@ -45,7 +45,7 @@ _PUT = """INSERT INTO pam_totp.stock (serial, body) VALUES ($1, $2)
 
 
 class PostgresStock:
-    """The stock of a store in PostgreSQL. It implements `Stock`."""
+    """The stock of a store in PostgreSQL. The class implements `Stock`."""
 
     def __init__(self, store: PostgresStore) -> None:
         self._store = store

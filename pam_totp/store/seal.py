@@ -11,7 +11,7 @@ Rules:
    keeps the text. The nonce is derived from the bound data and from the secret (as in RFC 8452). Two different secrets
    have different nonces, even if the process lacks randomness.
 4. A login never makes a document longer, because all sealed texts of a secret have the same length.
-5. An error names the place, and never shows a secret.
+5. An error names the document and the field, and never shows a secret.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ class _Key(NamedTuple):
 
 
 class Sealer:
-    """The seal of a store in a state of sealing, with the keys of a keyring. It implements `Codec`."""
+    """The seal of a store in the state `state`, with the keys of `keyring`. The class implements `Codec`."""
 
     def __init__(self, keyring: Keyring, state: State = State.SEALED) -> None:
         keys = [_Key.of(key) for key in keyring.keys]
         self._current, self._keys = keys[0], {key.id: key for key in keys}
         self._state = state
 
-    def open(self, document: bytes, owner: str, place: str) -> bytes:
-        return _changed(document, lambda secret: self._opened(secret, owner, place))
+    def open(self, document: bytes, owner: str, source: str) -> bytes:
+        return _changed(document, lambda secret: self._opened(secret, owner, source))
 
     def seal(self, document: bytes, owner: str) -> bytes:
         if self._state is State.OPENING:
@@ -72,17 +72,17 @@ class Sealer:
     def _sealed(self, secret: _Secret, owner: str) -> bytes:
         return _MARK + self._current.id + b":" + _text(self._current, _bound(secret, owner), secret.content())
 
-    def _opened(self, secret: _Secret, owner: str, place: str) -> bytes:
+    def _opened(self, secret: _Secret, owner: str, source: str) -> bytes:
         if not secret.text.startswith(_MARK):
             if self._state is not State.SEALED:
                 return secret.text
-            raise StoreError(f"{place}: {secret.where}: must be sealed (see 'pam-totp seal --help')")
+            raise StoreError(f"{source}: {secret.where}: must be sealed (see 'pam-totp seal --help')")
         identifier, _, text = secret.text[len(_MARK) :].partition(b":")
         key = self._keys.get(identifier)
         if key is None:
             which = identifier[:_ID].decode("ascii", "replace")
             remedy = "see 'pam-totp seal status'"
-            raise StoreError(f"{place}: {secret.where}: is sealed with the key {which}, which is missing ({remedy})")
+            raise StoreError(f"{source}: {secret.where}: is sealed with the key {which}, which is missing ({remedy})")
         bound = _bound(secret, owner)
         try:
             sealed = a2b_base64(text, strict_mode=True)
@@ -90,7 +90,7 @@ class Sealer:
         except (InvalidTag, Error, ValueError):
             content = None
         if content is None or not compare_digest(text, _text(key, bound, content)):  # rule 3
-            raise StoreError(f"{place}: {secret.where}: was sealed for another user or token, or is damaged")
+            raise StoreError(f"{source}: {secret.where}: was sealed for another user or token, or is damaged")
         return secret.restored(content)
 
 
@@ -103,7 +103,7 @@ def key_ids(document: bytes) -> Iterator[str | None]:
 
 
 class _Secret(NamedTuple):
-    """A secret in a document: its text there, its place, and its creation (empty for a picture)."""
+    """A secret in a document: its text there, the path of its field, and its creation (empty for a picture)."""
 
     text: bytes
     where: str
@@ -114,7 +114,7 @@ class _Secret(NamedTuple):
         return unbase32(self.text.decode("ascii")) if self.created else self.text
 
     def restored(self, content: bytes) -> bytes:
-        """Return the text in a document for this content, the reverse of `content`."""
+        """Return the text in a document for the parameter `content`. The method `content` does the reverse."""
         return base32(content).encode("ascii") if self.created else content
 
 
@@ -141,12 +141,12 @@ def _secrets(document: bytes) -> list[_Secret]:
 
 
 def _line(part: bytes) -> bytes:
-    """Return a value, without the comma and the quotation mark after it."""
+    """Return the value at the start of `part`, without the comma and the quotation mark after the value."""
     return part.partition(b"\n")[0].removesuffix(b",").removesuffix(b'"')
 
 
 def _changed(document: bytes, change: Callable[[_Secret], bytes]) -> bytes:
-    """Return the document with another text for each secret."""
+    """Return the document with the text of each secret replaced by the result of `change`."""
     secrets = _secrets(document)
     for mark, some in ((_SECRET, [s for s in secrets if s.created]), (_PICTURE, [s for s in secrets if not s.created])):
         first, *parts = document.split(mark)

@@ -1,13 +1,13 @@
-"""The keyring of this host: the keys that seal its stores, and the search for them.
+"""The keyring of this host: the keys that seal its stores, and the search for the keyring.
 
 Rules:
 1. The keyring is the first of: the credential `seal` that systemd gives a service, the file `/etc/pam_totp/seal`, the
    file `/etc/pam_totp/seal.cred`. systemd-creds decrypts `seal.cred` with the key of the host or of its TPM2.
-2. Only root can read the two files. A process calls `hold` as root, before it changes to another account. It then has a
-   descriptor of the keyring, and no other right.
+2. Only root can read the two files. A process calls `hold` as root, before it changes to another account. The process
+   then has a descriptor of the keyring, and no other right.
 3. A process loads cryptography and `keyring` only if this host has a keyring. Otherwise, no store is sealed.
-4. A process that cannot read the keyring of a sealed store refuses every record with a secret (`MissingKey`). It then
-   writes no secret either. The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
+4. A process that cannot read the keyring of a sealed store refuses to read or write a record with a secret
+   (`MissingKey`). The file `/etc/pam_totp/seal.json`, which every account can read, names the sealed stores.
 5. A process reads the keyring once. The commands of `pam-totp seal` restart the services. A process whose keyring is
    older than the note writes no record (`require_current`), because only that process could open the record.
 """
@@ -40,7 +40,7 @@ _MAX_REASON = 4096  # bytes of the errors of systemd-creds
 _UNREADABLE = "is sealed, and the key cannot be read: {0}"
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TREE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-# The folders of optional packages, as in the installed commands. The helper starts without any of them.
+# The folders of optional packages, as in the installed commands. The helper starts without these folders.
 _PACKAGES = (
     f"{_TREE}-extras/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages",
     "/usr/lib/python3/dist-packages",
@@ -48,14 +48,14 @@ _PACKAGES = (
 
 
 class MissingKey:
-    """The codec of a sealed store for a process without the keyring. It refuses each document with a secret."""
+    """The codec of a sealed store for a process without the keyring. The codec refuses each document with a secret."""
 
     def __init__(self, problem: str) -> None:
         self._problem = problem
 
-    def open(self, document: bytes, owner: str, place: str) -> bytes:
+    def open(self, document: bytes, owner: str, source: str) -> bytes:
         if b'\n   "secret": "' in document:
-            raise StoreError(f"{place}: {self._problem}")
+            raise StoreError(f"{source}: {self._problem}")
         return document
 
     def seal(self, document: bytes, owner: str) -> bytes:
@@ -93,7 +93,7 @@ def hold() -> None:
     except StoreError as e:
         _process.problem, _process.is_read = _UNREADABLE.format(e), True
     if _process.descriptor is not None:
-        with suppress(StoreError):  # `codec_of` raises it again
+        with suppress(StoreError):  # `codec_of` raises the error again
             sealer()
 
 
@@ -114,8 +114,8 @@ def codec_of(location: str) -> Codec | None:
 def codec_of_copy(folder: str) -> Codec | None:
     """Return the codec of a folder with sealed records that the keyring does not name, such as a restored backup.
 
-    Return None if none of its first records is sealed. A file that cannot be read is skipped, because its use reports
-    the error. Raise StoreError.
+    Return None if no sealed record is among the first records of the folder. Skip a file that cannot be read, because
+    the use of the file reports the error. Raise StoreError.
     """
     from itertools import islice
 
@@ -131,9 +131,11 @@ def codec_of_copy(folder: str) -> Codec | None:
 
 
 def codec_of_document(content: bytes) -> Codec | None:
-    """Return the codec for a record with this content, of a store that the keyring does not name. Raise StoreError.
+    """Return the codec for the `content` of a file, in a store that the keyring does not name. Raise StoreError.
 
-    The codec accepts sealed secrets only: otherwise the next change would seal a key that another person put into a
+    Return None if `content` has no sealed secret.
+
+    The codec accepts sealed secrets only: otherwise the next change would seal a key that an attacker put into a
     backup.
     """
     if b'"secret": "' + SEALED.encode("ascii") not in content:
@@ -149,13 +151,13 @@ def codec_of_document(content: bytes) -> Codec | None:
 
 
 def require_current(location: str) -> None:
-    """Raise StoreError if the keys have changed so that no other process could open what this process writes."""
+    """Raise StoreError if the keys have changed, so that no other process could open the records of this process."""
     if _process.is_read and _noted_at() != _process.noted_at and not _is_current(location):
         raise StoreError("the keys of the seal have changed (run the command again, or restart the service)")
 
 
 def forget() -> None:
-    """Read the keyring again at the next use, because this process has changed it."""
+    """Discard the keyring of this process, so that the next use reads the changed keyring."""
     if _process.descriptor is not None:
         os.close(_process.descriptor)
     _process.descriptor, _process.is_read, _process.codecs = None, False, {}
@@ -163,7 +165,7 @@ def forget() -> None:
 
 
 def keyring() -> Keyring | None:
-    """Return the keyring of this host, or None. Raise StoreError if it cannot be read."""
+    """Return the keyring of this host, or None. Raise StoreError if the keyring cannot be read."""
     descriptor = _descriptor()
     if descriptor is None:
         return None
@@ -189,7 +191,7 @@ def sealer() -> ModuleType:
 
 
 def _read() -> None:
-    """Read the keyring. Other threads can do so at the same time."""
+    """Read the keyring. Other threads can call this function at the same time."""
     found, problem, noted_at = None, None, _noted_at()
     try:
         found = keyring() if _process.descriptor is None else _parsed(_process.descriptor)
@@ -234,7 +236,7 @@ def _descriptor() -> int | None:
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o077:
         os.close(file)
-        raise StoreError(f"{FILE}: must be a file of root with mode 0400")
+        raise StoreError(f"{FILE}: must be a regular file of root, which no other account can access")
     return file
 
 
@@ -269,7 +271,7 @@ def _noted_at() -> tuple[int, int] | None:
 
 
 def _is_current(location: str) -> bool:
-    """Return True if the note names the store and its key as this process knows them."""
+    """Return True if the note agrees with the keyring of this process about the store and the current key."""
     from pam_totp.store.keyring import key_id
 
     keyring = _process.keyring
@@ -288,7 +290,7 @@ def _is_noted(location: str) -> bool:
 
 
 def _noted(field: str) -> list[str] | None:
-    """Return a list of the note, or None if it cannot be read."""
+    """Return the list `field` of the note, or None if the note cannot be read."""
     import json  # imported here because logins do not need it
 
     try:

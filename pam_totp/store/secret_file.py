@@ -4,11 +4,11 @@ Rules:
 1. A writer holds the lock of the file name. A reader without the lock might find a damaged file.
 2. A login overwrites the other slot by one system call, which returns after the flush. A signal therefore cannot
    separate the write from the flush. The write succeeds on a full disk.
-3. The process empties that slot after an error, so that the current record remains valid.
+3. The process empties the other slot after an error, so that the current record remains valid.
 4. The process flushes a new file and its folder before the first write to the file's empty slot.
 5. The process writes and flushes a new file under a temporary name. Then link(2) gives the file its name, or fails if
    the name exists. rename(2) replaces a smaller file by a larger file.
-6. A secret file is a regular file of mode 0600 with one hard link. The account of this process owns it.
+6. A secret file is a regular file of mode 0600 with one hard link. The account of this process owns the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UNKNOWN_FLAG = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 class LastRead:
     """The results of the last read: a file's content, its slots, and the record if it was parsed. A login reads the
-    file again under the lock. It uses these slots and this record if the content is the same.
+    file again under the lock. The login uses these slots and this record if the content is the same.
     """
 
     content: bytes | None = None
@@ -90,7 +90,7 @@ def write(folder: int, name: str, slots: Slots, document: bytes) -> None:
 
 
 def create(folder: int, name: str, content: bytes, temporary: str, *, over: bool = False, durably: bool = True) -> None:
-    """Create a file. `temporary` is its name until it is complete. Replace the existing file if `over` is True.
+    """Create the file `name`, first under the name `temporary`. Replace the existing file if `over` is True.
 
     Raise OSError, for example FileExistsError if `over` is False.
     """
@@ -129,7 +129,7 @@ def exists(folder: int, name: str) -> bool:
 
 
 def has_content(folder: int, name: str) -> bool:
-    """Return True if `folder` has an entry of that name, and its size is not 0."""
+    """Return True if `folder` has an entry `name`, and the size of this entry is not 0."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size > 0
     except FileNotFoundError:
@@ -137,7 +137,7 @@ def has_content(folder: int, name: str) -> bool:
 
 
 def unlink(folder: int, name: str) -> bool:
-    """Delete a file. Return True if it existed."""
+    """Delete a file. Return True if the file existed."""
     try:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
@@ -190,7 +190,7 @@ def _write_durably(file: int, data: bytes, offset: int) -> int:
     except OSError as e:
         if e.errno not in _UNKNOWN_FLAG:
             raise
-    # A killed process might have written the current slot without a flush. Flush it before the write to the other slot.
+    # A killed process might have written the current slot without a flush. Flush the file before the next write.
     os.fdatasync(file)
     written = os.pwrite(file, data, offset)
     os.fdatasync(file)

@@ -1,12 +1,12 @@
 """The stock: hardware tokens that no user has, because they are new, or because a user has returned them.
 
 Rules:
-1. The stock has an entry for each serial number that was imported into it. The entry contains the token, with its key,
-   while the token is in stock. It contains no key while a user has the token.
+1. The stock has an entry for each serial number that was imported into the stock. The entry contains the token, with
+   its key, while the token is in stock. The entry contains no key while a user has the token.
 2. A token is in the record of one user, or in stock. `exchange` changes the record and the stock together. After a kill
    at any moment, the serial number has one owner, and only the record or the stock has the key.
-3. A returned token keeps its counter or step. Codes that one user has used are refused for the next user too.
-4. Serial numbers are compared by `core.serials`.
+3. A returned token keeps its counter or step. Codes that a user has used are refused for the next user too.
+4. `core.serials` compares serial numbers.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class StockEntry(Value):
         return self._replace(token=None)
 
     def holding(self, token: Token, returned: int | None = None) -> StockEntry:
-        """Return the entry with `token` in stock. `returned` is the time of a return, or None if it is unchanged."""
+        """Return the entry with `token` in stock. `returned` is the time of a return; None keeps the time."""
         return self._replace(token=token, returned=self.returned if returned is None else returned)
 
 
@@ -102,7 +102,7 @@ class Stock(Protocol):
     def add(
         self, entries: Sequence[StockEntry], progress: Progress = lambda done, total: None
     ) -> list[tuple[str | None] | None]:
-        """Add tokens, durably. A killed `add` adds all tokens or none, once the next command has completed it.
+        """Add tokens, durably. The next command completes or rolls back a killed `add`, for all tokens together.
 
         Return a result for each entry: None if it was added. Otherwise the serial number was in use, and the result is
         a tuple with its owner, or (None,) if the token is in stock.
@@ -117,10 +117,10 @@ class Stock(Protocol):
     def exchange(self, user: str, change: Exchange[R], serials: Sequence[str], *, create: bool = False) -> R:
         """Change a user's record and the stock together, durably, and return the result of `change`.
 
-        `change` gets the record, and the entries of `serials`. A token is in stock only if its entry contains it. A
-        token of the new record is removed from the stock if the stock has its serial number. The entries that `change`
-        returns are added to the stock: their tokens must be in the old record, and missing in the new record. `change`
-        may be called more than once; the last call counts.
+        `change` gets the record, and the entries of `serials`. A token is in stock only if its entry contains it. The
+        stock removes the tokens that `change` adds to the record. The stock adds the entries that `change` returns:
+        their tokens must be in the old record, and missing in the new record. The stock may call `change` more than
+        once, and uses the result of the last call.
 
         Raise NotThere for a user without a record if `create` is False. Raise SerialTaken.
         """
@@ -147,7 +147,7 @@ def stock_of(store: Store) -> Stock:
 
 
 def is_in_stock(store: Store, serial: str) -> bool:
-    """Return True if the token with this serial number is in stock. A store of one user has no stock."""
+    """Return True if the token with the serial number `serial` is in stock. A store of one user has no stock."""
     if type(store) is not FileStore and not isinstance(store, SharedStore):
         return False
     held = stock_of(store).find(serial)
@@ -167,17 +167,17 @@ def document_of(entry: StockEntry, codec: Codec | None = None) -> bytes:
     return document if codec is None else codec.seal(document, owner_of(entry.serial))
 
 
-def parse_entry(document: bytes, place: str, codec: Codec | None = None) -> StockEntry:
-    """Return the entry that a document contains. Raise StoreError, which names `place`."""
+def parse_entry(document: bytes, source: str, codec: Codec | None = None) -> StockEntry:
+    """Return the entry that a document contains. Raise StoreError with a message that begins with `source`."""
     head, _, rest = document.partition(b"\n")
     try:
         fields = json.loads(head.decode("ascii"))
         if type(fields) is not dict or fields.pop("stock", None) != VERSION:
             raise RecordError("must be an entry of the stock")
         if codec is not None:
-            rest = codec.open(rest, owner_of(str(fields.get("serial"))), place)
+            rest = codec.open(rest, owner_of(str(fields.get("serial"))), source)
         tokens = parse(rest).tokens
         return StockEntry(**fields, token=tokens[0] if tokens else None)
     except (ValueError, TypeError, RecursionError) as e:
         why = str(e) if isinstance(e, RecordError) else "must be an entry of the stock"
-        raise StoreError(f"{place}: {why}") from None
+        raise StoreError(f"{source}: {why}") from None

@@ -2,7 +2,7 @@
 
 Rules:
 1. The name of a file is the name of the serial number's claim (`claims.file_of`).
-2. A writer holds the lock of the claim. It replaces a file by rename(2), so a reader finds a complete file.
+2. A writer holds the lock of the claim. The writer replaces a file by rename(2), so a reader finds a complete file.
 3. A file has mode 0600, and belongs to the account of this process, like a secret file.
 """
 
@@ -27,7 +27,7 @@ _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def path_of(claim: str) -> str:
-    """Return the path of an entry in the store's folder."""
+    """Return the path of the entry of `claim` in the store's folder."""
     return f"{FOLDER}/{claim}"
 
 
@@ -37,7 +37,7 @@ def is_path(name: str) -> bool:
 
 
 def read(store: FileStore, folder: int, claim: str) -> StockEntry | None:
-    """Return an entry, or None. Raise StoreError if its file is damaged."""
+    """Return the entry of `claim`, or None. Raise StoreError if the file of the entry is damaged."""
     try:
         return parse_entry(document(folder, claim), path_of(claim), store.codec)
     except NotThere:
@@ -45,12 +45,12 @@ def read(store: FileStore, folder: int, claim: str) -> StockEntry | None:
 
 
 def document(folder: int, claim: str) -> bytes:
-    """Return the document of an entry. Raise NotThere, or StoreError if its file is damaged."""
+    """Return the document of the entry of `claim`. Raise NotThere, or StoreError if the file is damaged."""
     return read_file(folder, path_of(claim)).document
 
 
 def has_token(store: FileStore, folder: int, claim: str) -> bool:
-    """Return True if the entry contains a token. Raise StoreError if its file is damaged."""
+    """Return True if the entry of `claim` contains a token. Raise StoreError if the file of the entry is damaged."""
     if not exists(folder, path_of(claim)):  # most serial numbers have no entry
         return False
     entry = read(store, folder, claim)

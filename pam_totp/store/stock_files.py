@@ -1,12 +1,13 @@
 """The stock of a file store: entries in the folder `.stock`, and claims in the folder `.serial`.
 
 Rules:
-1. `exchange` holds the lock of the user's record, then the locks of the claims. It first writes the entries of tokens
-   that are added to the stock. Then it writes the claims of tokens that are removed from the stock, the record, and the
-   rest (`claims.settle`). Each write is durable before the next. Rule 7 of `claims` names the owner after a kill.
+1. `exchange` holds the lock of the user's record, then the locks of the claims. `exchange` first writes the entries of
+   tokens that are added to the stock. Then `exchange` writes the claims of tokens that are removed from the stock, the
+   record, and the rest (`claims.settle`). Each write is durable before the next. Rule 7 of `claims` names the owner
+   after a kill.
 2. `add` writes all entries to a folder beside `.stock`, and flushes them. The rename of that folder to `.stock.ready`
-   is the moment of the import. Then it moves each entry into `.stock`, under the lock of the claim. The next use of the
-   stock completes a killed `add`.
+   is the moment of the import. Then `add` moves each entry into `.stock`, under the lock of the claim. The next use of
+   the stock completes a killed `add`.
 3. Only one process at a time adds entries, under the lock of the name `.stock`.
 """
 
@@ -37,17 +38,17 @@ _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Move(NamedTuple):
-    """A change of a record. `wanted` has the claims of the serial numbers in `found`."""
+    """A change of a record. `claims` has the claims of the serial numbers in `entries`."""
 
     old: UserRecord
     new: UserRecord
-    wanted: Mapping[str, str]
-    found: Mapping[str, StockEntry | None]
+    claims: Mapping[str, str]
+    entries: Mapping[str, StockEntry | None]
     incoming: Sequence[StockEntry]
 
 
 class FileStock:
-    """The stock of a file store. It implements `Stock`."""
+    """The stock of a file store. The class implements `Stock`."""
 
     def __init__(self, store: FileStore) -> None:
         self._store = store
@@ -81,7 +82,7 @@ class FileStock:
                 numbers = _write_new(self._store, folder, entries, results, progress)
                 flush_all(folder)
                 os.rename(NEW, READY, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:  # for example a full disk: the files would keep it full, and they contain keys
+            except BaseException:  # for example a full disk: the files would keep the disk full, and contain keys
                 _remove_new(folder)
                 raise
             os.fsync(folder)
@@ -140,9 +141,9 @@ class FileStock:
     def _moved(self, folder: int, name: str, move: _Move) -> Iterator[bool]:
         """Move the claims and the entries for a change of the record `name`, which the block writes.
 
-        Yield False, without a change, if another process has changed an entry that was found.
+        Yield False, without a change, if another process has changed one of `move.entries`.
         """
-        store, wanted, found = self._store, move.wanted, move.found
+        store, wanted, found = self._store, move.claims, move.entries
         old, new = claims.of_record(move.old), claims.of_record(move.new)
         back = {claims.file_of(entry.serial): entry for entry in move.incoming}
         assert back.keys() <= old.keys() - new.keys(), "only a token of the user's record can be added to the stock"
@@ -169,7 +170,7 @@ class FileStock:
                     claims.settle(store, folder, claim)
 
     def _find(self, folder: int, claim: str) -> Held | None:
-        """Return the entry of a claim, without a token that a killed process has kept after the owner got it."""
+        """Return the entry of a claim, and the owner. Omit the entry's token if a user's record has this token."""
         entry = stock_entries.read(self._store, folder, claim)
         if entry is None:
             return None
@@ -216,17 +217,23 @@ class FileStock:
             os.close(lock)
 
     def complete(self, folder: int) -> None:
-        """Only for this package: complete a killed import that was ready, and wait for an import that is running."""
+        """Complete a killed import that was ready, and wait for an import that is running.
+
+        Only this package calls this method.
+        """
         if exists(folder, READY):
             self.finish(folder)
 
     def finish(self, folder: int) -> None:
-        """Only for this package: do the same as `complete`, and delete the files of an import that was not ready."""
+        """Do the same as `complete`, and delete the files of an import that was not ready.
+
+        Only this package calls this method.
+        """
         with self._adding(folder):
             pass
 
     def _move_in(self, folder: int) -> Iterator[tuple[str, SerialTaken | None]]:
-        """Move the entries of `.stock.ready` into the stock. Yield each claim, and the error if it was in use."""
+        """Move the entries of `.stock.ready` into the stock. Yield each claim, with the error if it was in use."""
         if not exists(folder, READY):
             return
         lock = self._store.kept_lock(folder)
@@ -256,7 +263,7 @@ class FileStock:
 
 
 def examine(store: FileStore, folder: int) -> Iterator[tuple[str, Callable[[], object] | None]]:
-    """Yield the defects of the stock: a text, and the function that repairs it, or None."""
+    """Yield the text of each defect of the stock, and the function that repairs the defect, or None."""
     stock = FileStock(store)
     for name in (READY, NEW):
         if exists(folder, name):
@@ -308,7 +315,7 @@ def _write_new(
     results: list[tuple[str | None] | None],
     progress: Progress,
 ) -> dict[str, int]:
-    """Write the entries to a new folder, without a flush. Return their numbers by the names of the claims.
+    """Write the entries to a new folder, without a flush. Return the number of each entry by the name of its claim.
 
     The second entry of a serial number gets a result instead.
     """

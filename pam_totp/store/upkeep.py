@@ -43,7 +43,7 @@ _FIEMAP_HEAD, _FIEMAP_EXTENT = struct.Struct("QQIIII"), struct.Struct("QQQQQIIII
 _FIEMAP_SYNC, _LAST, _UNWRITTEN, _SHARED = 0x1, 0x0001, 0x0800, 0x2000
 _MAX_EXTENTS = 64  # extents of a file; most secret files have one extent
 _GET_FLAGS, _SET_FLAGS = 0x80086601, 0x40086602  # ioctl(2) FS_IOC_GETFLAGS and FS_IOC_SETFLAGS
-_NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file inherits it from its folder
+_NOCOW = 0x0080_0000  # the flag of `chattr +C`; a new file inherits the flag from its folder
 _STATX_MTIME, _STATX_BTIME, _EMPTY_PATH = 0x40, 0x800, 0x1000  # statx(2)
 _STATX = struct.Struct("=I76xqI4x16xqI4x128x")  # the mask, the time of creation, the time of modification
 _MAX_ERRORS = 20  # errors in a message; more errors usually have one cause
@@ -113,7 +113,7 @@ def rewrite(store: FileStore, user: str) -> None:
 
 
 def created_at(path: str) -> int | None:
-    """Return the time at which a folder was created (Unix seconds), or None if it is unknown.
+    """Return the time at which a folder was created (Unix seconds), or None if the time is unknown.
 
     Restores and repairs of the files in the folder cannot change this time. Raise OSError.
     """
@@ -207,12 +207,11 @@ class _ClaimsInUse:
                     yield Defect(text, partial(claims.bring_in, self._store, user_of_file(name)))
                 else:
                     user = user_of_file(other)
-                    yield Defect(
-                        f"{name}: {user} has a token with the serial number {serial} too (remove one of the two)"
-                    )
+                    text = f"{name}: {user} has a token with the serial number {serial} too"
+                    yield Defect(f"{text} (remove the token from one user)")
 
     def of_stock(self) -> None:
-        """Count the claims of the tokens in stock. `stock_files.examine` yields their defects."""
+        """Count the claims of the tokens in stock. `stock_files.examine` yields the defects of these claims."""
         for claim in stock_entries.names(self._folder):
             path = stock_entries.path_of(claim)
             with suppress(StoreError):
@@ -361,7 +360,10 @@ def _sweep(store: FileStore, folder: int, record: str, name: str) -> None:
 
 @contextmanager
 def _locked_as_version_1(folder: int, record: str) -> Iterator[None]:
-    """Hold the lock of version 1, then delete its file. `FileStore.locked` holds the lock if NAME.json has content."""
+    """Hold the lock of version 1, then delete the lock file.
+
+    `FileStore.locked` holds this lock while NAME.json has content.
+    """
     stem = record.removesuffix(".record")
     if has_content(folder, f"{stem}.json"):
         yield

@@ -3,6 +3,7 @@
 Rules:
 - This package never reads a token's key as root. A child process with the rights of the store's owner lists the
   enrolled users.
-- `enable` lists the users that it may lock out, before it changes a file.
+- `enable` reports the users that a change would lock out before it changes a file, as far as this host knows the
+  enrolled users.
 - A roll-back works without free disk space, network or terminal.
 """

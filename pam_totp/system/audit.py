@@ -5,8 +5,8 @@ Rules:
    value.
 2. `login` is the account that logged in (/proc/self/loginuid), if it differs from `by`. Only root can change the login
    uid, so `login` names the account that ran su or forged SUDO_UID.
-3. A command logs an export of keys before it shows the keys, and a change when the change is durable. It does not log a
-   change that was rolled back.
+3. A command logs an export of keys before it shows the keys, and a change when the change is durable. The command does
+   not log a change that was rolled back.
 4. The command keeps the change if the log fails, and prints a warning with the reason.
 5. Each line contains its time, because a log daemon may write a time without the year.
 """
@@ -35,7 +35,7 @@ Fields = Mapping[str, str | int | None]
 
 
 def caller() -> tuple[int, int]:
-    """Return the uids for `by` and `login`. Call this before the process changes its uid."""
+    """Return the uids for `by` and `login`. The process must call this function before it changes its uid."""
     uid = os.getuid()
     if uid == 0:
         uid = _uid(os.environ.get("SUDO_UID", ""), uid)
@@ -68,16 +68,16 @@ class Audit:
         self._by, self._login = caller()
         self._has_warned = False
         self._lines = self._omitted = 0
-        self.store = DEFAULT_STORE  # the store that the command changes; a line names it if it is not the default
+        self.store = DEFAULT_STORE  # the store that the command changes; a line names any other store than this default
 
     @cached_property
     def caller(self) -> str:
-        """The account that runs the command."""
+        """Return the name of the account with the uid `by_uid`."""
         return _name(self._by)
 
     @property
     def by_uid(self) -> int:
-        """The uid of the account that runs the command, or of the caller of sudo if root runs the command."""
+        """Return the uid of the account that runs the command, or of the caller of sudo if root runs the command."""
         return self._by
 
     def origin(self) -> Fields:
@@ -85,7 +85,7 @@ class Audit:
         return {"store": None if self.store == DEFAULT_STORE else self.store, "login": self._who["login"]}
 
     def look_up(self) -> None:
-        """Look up the caller's names. Call this before a change, because the name service may block."""
+        """Look up the caller's names. The command calls this method before a change: the name service may block."""
         _ = self._who
 
     @cached_property
@@ -111,7 +111,7 @@ class Audit:
         self._write("error", None, {"problem": problem})
 
     def revealed(self, what: str, user: str | int | None, **fields: str | int | None) -> None:
-        """Log that the command will show or export a key. Call this before the key is shown."""
+        """Log that the command will show or export a key. The command must call this method before it shows the key."""
         self._write("revealed", user, {"what": what, **fields})
 
     def changed_many(self, what: str, changes: Iterable[Fields], *, more: int = 0, **common: str | int | None) -> None:
@@ -135,7 +135,7 @@ class Audit:
 def signals_held() -> Iterator[None]:
     """Delay signals until the end of the `with` block, so that every change gets its line.
 
-    This includes the signals of the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z), and of timers and limits that a caller set.
+    These signals include those of the terminal (Ctrl-C, Ctrl-\\, Ctrl-Z), and of timers and limits that a caller set.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - FAULTS)
     try:

@@ -43,14 +43,17 @@ def missing_library() -> str | None:
 
 
 def has_password(url: str) -> bool:
-    """Return True if the URL contains a password. Requires psycopg (`missing_library`)."""
+    """Return True if the URL contains a password. psycopg must be present (`missing_library`)."""
     from pam_totp.store.postgres_connection import has_password as has
 
     return has(url)
 
 
 def state_of(url: str, how: DatabaseSettings | None) -> tuple[State | None, str]:
-    """Return the state of the database at `url`, or None and the reason. Requires psycopg (`missing_library`)."""
+    """Return the state of the database at `url`, or None and the reason.
+
+    psycopg must be present (`missing_library`).
+    """
     from pam_totp.store.postgres_state import state_of as state
 
     wait = (how or DatabaseSettings(url=url)).wait

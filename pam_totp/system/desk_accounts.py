@@ -27,7 +27,7 @@ class HostAccounts:
     def names_of(self, uid: int) -> set[str]:
         """Return the name that the name service finds by the uid, and all names of the uid in /etc/passwd.
 
-        Further names of the uid in a directory are not searched, because a directory can have thousands of accounts.
+        Do not search a directory for further names of the uid, because a directory can have thousands of accounts.
         """
         names = _local_names(uid)
         with suppress(KeyError):

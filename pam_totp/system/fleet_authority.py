@@ -1,9 +1,9 @@
 """The state of this host as an authority of a fleet, read by the account of the service, for `pam-totp doctor`.
 
 Rules:
-1. A child process with the account of the service opens the connections and reads the keys; root does neither.
-2. The certificate is checked as members check it: by a handshake in memory for each address.
-3. Every address is asked at once, without a certificate of a member: only `/v1/ca` answers then.
+1. A child process with the account of the service, not root, opens the connections and reads the keys.
+2. This process checks the certificate as members do: by a handshake in memory for each address.
+3. This process asks all addresses for `/v1/ca` at once, because this request needs no certificate of a member.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _STATE, _MEMBERS = "state", "members"  # kinds of reports
 class Answer(NamedTuple):
     """The answer of an address. `problem` is None if an authority of this fleet has answered.
 
-    `certificate` is the SHA-256 of its certificate in hexadecimal. `date` is its clock in Unix seconds, rounded down;
-    `now` is the clock of this host after the answer, which took `seconds`.
+    `certificate` is the SHA-256 of the authority's certificate in hexadecimal. `date` is the authority's clock in Unix
+    seconds, rounded down; `now` is the clock of this host after the answer, which took `seconds`.
     """
 
     address: str
@@ -80,7 +80,7 @@ class Members(NamedTuple):
 
 
 def state_of(settings: AuthoritySettings, account: str) -> State:
-    """Return the state of the authority with these settings, as `account` reads it."""
+    """Return the state of the authority with `settings`, as `account` reads the state."""
     found = State()
     for kind, report in as_account(account, lambda: iter([(_STATE, json.dumps(_read(settings)._asdict()))])):
         if kind == BROKEN:
@@ -103,7 +103,7 @@ def _read(settings: AuthoritySettings) -> State:
         client = client_context()
         client.load_verify_locations(settings.ca)
     except ssl.SSLError as e:
-        what = "not in PEM" if e.reason != "KEY_VALUES_MISMATCH" else "the key does not match the certificate"
+        what = "must be in PEM" if e.reason != "KEY_VALUES_MISMATCH" else "the key must be that of the certificate"
         return State(problem=f"{settings.certificate}, {settings.key}: {what}")
     except OSError as e:
         return State(problem=f"{settings.certificate}, {settings.key}: {(e.strerror or str(e)).lower()}")

@@ -1,7 +1,7 @@
 """The state of this host as a member of a fleet, read by the owner of its credentials, for `pam-totp doctor`.
 
 Rules:
-1. A child process of the owner of the files opens the connections and reads the key; root does neither.
+1. A child process with the account that owns the files, not root, opens the connections and reads the key.
 2. The only change is the completion of an interrupted renewal.
 """
 
@@ -33,11 +33,11 @@ _SEEN, _ENDS, _TOKENS, _CODES = "seen", "ends", "tokens", "codes"  # kinds of re
 class State(NamedTuple):
     """The answers of the authorities, and the end of the certificate in Unix seconds.
 
-    `problem` is the reason if the credentials cannot be used. `seen` is then empty, also after the end of the
-    certificate. `ends` is None if unknown.
+    `problem` is the reason if the credentials cannot be used. `answers` is then empty, also after the end of the
+    certificate. `ends` is None if the end is unknown.
     """
 
-    seen: tuple[Seen, ...] = ()
+    answers: tuple[Seen, ...] = ()
     ends: int | None = None
     problem: str | None = None
 
@@ -62,7 +62,7 @@ class Local(NamedTuple):
 
 
 def state_of(settings: MemberSettings) -> State:
-    """Return the state of the member with these settings."""
+    """Return the state of the member with `settings`."""
 
     def read() -> Iterator[Report]:
         ends = None
@@ -74,7 +74,7 @@ def state_of(settings: MemberSettings) -> State:
         except StoreError as e:
             cause = e.__cause__
             is_misfit = isinstance(cause, ssl.SSLError) and cause.reason == _MISFIT
-            yield BROKEN, f"{settings.key}: does not fit {settings.certificate}" if is_misfit else str(e)
+            yield BROKEN, f"{settings.key}: must be the key of {settings.certificate}" if is_misfit else str(e)
             return
         if ends is not None and ends <= time.time():
             return
@@ -99,11 +99,11 @@ def local_of(folder: str) -> Local:
         for user in store.users():
             try:
                 record = store.read(user)
-            except (NotThere, StoreError):  # another check reports it
+            except (NotThere, StoreError):  # another check reports the error
                 continue
             if record.tokens:
                 yield _TOKENS, user
-            elif record.salt is not None:  # a record with a salt only has codes for break-glass
+            elif record.salt is not None:  # without a token, a record with a salt has codes for break-glass
                 changed = os.stat(os.path.join(folder, f"{file_name(user)}.record")).st_mtime
                 yield _CODES, json.dumps((user, len(record.recovery), int(changed)))
 

@@ -44,7 +44,7 @@ Change = dict[str, Any]
 
 
 class HookError(Exception):
-    """The program was not started, or failed. The text is the reason."""
+    """The error for a program that was not started, or failed. The text is the reason."""
 
 
 def program(site: Site) -> str | None:
@@ -92,7 +92,7 @@ class Changes:
         self._authors.add(change["by"])
 
     def add_uncounted(self, number: int, now: float) -> None:
-        """Add `number` changes without details. Requires an earlier change."""
+        """Add `number` changes without details. The caller must have added a change before."""
         if number:
             self._first_at = self._first_at if self._others else now
             self._others["other"] += number
@@ -127,7 +127,7 @@ def change_of(message: bytes) -> Change:
 
 
 class Program:
-    """A program that runs. It is killed at `end` (monotonic seconds)."""
+    """A program that runs. The caller calls `result` when the program has ended, or at `end` (monotonic seconds)."""
 
     def __init__(self, path: str, change: Change) -> None:
         """Start the program. Raise OSError."""
@@ -144,7 +144,7 @@ class Program:
         self.path = path
 
     def result(self) -> str | None:
-        """Wait for the program, or kill it if its time is over. Return the reason if the program failed, or None."""
+        """Kill the program if it still runs, and wait for its end. Return the reason if the program failed, or None."""
         is_late = not select.select([self.pidfd], [], [], 0)[0]
         if is_late:
             with suppress(ProcessLookupError):

@@ -26,12 +26,13 @@ _ITEMS = {"tty": 3, "rhost": 4, "ruser": 8}
 _FAIL_DELAY = 10
 _MAX_MESSAGES = 32  # PAM_MAX_NUM_MSG
 
-# A callback that shows a message of this style and text. It returns the answer to a prompt, or None to end the login.
+# A callback that shows a message (the arguments: style and text). The callback returns the answer to a prompt, or None
+# to end the login.
 Converse = Callable[[int, str], bytes | None]
 
 
 class LibpamError(Exception):
-    """libpam is missing, or did not start a login. The message gives the reason."""
+    """The error for a libpam that is missing, or did not start a login. The message gives the reason."""
 
 
 class _Message(ctypes.Structure):
@@ -195,7 +196,7 @@ class Login:
 
 
 class _NoAnswer(Exception):
-    """The callback gave no answer to a prompt."""
+    """The error for a callback that gave no answer to a prompt."""
 
 
 def name_of(result: int) -> str:

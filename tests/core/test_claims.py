@@ -232,7 +232,7 @@ def added(serial: str) -> Callable[[UserRecord], tuple[UserRecord, str]]:
 def test_an_import_omits_a_token_of_another_user(store: FileStore) -> None:
     give(store, "alice")
     changes = [("bob", added("sm 01")), ("carl", added("SM-02")), ("dora", added("sm/02")), ("emil", added("SM-03"))]
-    results = update_many(store, changes, taken=lambda change, why: f"taken by {why.owner}")
+    results = update_many(store, changes, on_taken=lambda change, why: f"taken by {why.owner}")
     assert results == ["taken by alice", "added", "taken by carl", "added"]
     assert sorted(store.users()) == ["alice", "carl", "emil"]
     assert owners(store) == {"sm01": "../alice.record", "sm02": "../carl.record", "sm03": "../emil.record"}
@@ -301,7 +301,9 @@ def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
         real_sleep(seconds)
 
     def import_for_bob() -> None:
-        update_many(FileStore(store.folder, PATIENCE), [("bob", added("SM-01"))], taken=lambda _, why: str(why.owner))
+        update_many(
+            FileStore(store.folder, PATIENCE), [("bob", added("SM-01"))], on_taken=lambda _, why: str(why.owner)
+        )
         waits_or_ended.set()
 
     importer = threading.Thread(target=import_for_bob)
@@ -346,7 +348,8 @@ def test_a_token_of_two_users_is_reported_and_left_to_the_administrator(folder: 
     give(store, "alice")
     enrol(folder, "bob", tokens=(token("bob", "sm01"),))
     (defect,) = upkeep.examine(store)
-    assert defect.text == "bob.record: alice has a token with the serial number sm01 too (remove one of the two)"
+    what = "bob.record: alice has a token with the serial number sm01 too"
+    assert defect.text == f"{what} (remove the token from one user)"
     assert defect.repair is None
     take_away(store, "alice")
     assert [d.repair is not None for d in upkeep.examine(store)] == [True]

@@ -48,7 +48,7 @@ def test_each_fence_begins_a_higher_epoch(store: PostgresStore) -> None:
 def test_a_server_with_a_lower_epoch_is_not_used(postgresql: Server, store: PostgresStore) -> None:
     set_epoch(postgresql, 7)
     assert PostgresStore(store.url, wait=PATIENCE, pool=2, epoch=7).read("alice").user == "alice"
-    with pytest.raises(StoreError, match="outdated copy of the database: its epoch is 7, not 8"):
+    with pytest.raises(StoreError, match="outdated copy of the database: the epoch must be at least 8, not 7"):
         PostgresStore(store.url, wait=SHORT, pool=3, epoch=8).read("alice")
 
 
@@ -60,7 +60,7 @@ def test_a_process_remembers_the_highest_epoch(postgresql: Server, store: Postgr
     set_epoch(postgresql, 6)
     assert impatient.read("alice").user == "alice", "the epoch is read once for each connection"
     terminate_others(postgresql)
-    with pytest.raises(StoreError, match="its epoch is 6, not 7"):
+    with pytest.raises(StoreError, match="the epoch must be at least 7, not 6"):
         impatient.read("alice")
 
 

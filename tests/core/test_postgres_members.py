@@ -174,7 +174,8 @@ def test_the_end_of_the_newest_certificate_is_listed(members: Members) -> None:
 
 def test_older_tables_get_the_ends_of_certificates_by_init(members: Members, database: str, postgresql: Server) -> None:
     postgresql.sql("ALTER TABLE pam_totp.member DROP COLUMN ends")
-    with pytest.raises(StoreError, match=r"^the tables of members are older \(run 'pam-totp store init URL'\)$"):
+    older = r"^the tables of members lack a column of this version \(run 'pam-totp store init URL'\)$"
+    with pytest.raises(StoreError, match=older):
         members.all()
     initialise(database)
     assert members.all() == []

@@ -118,10 +118,10 @@ def test_a_host_that_is_no_authority_has_no_findings(tmp_path: Path) -> None:
     ("name", "change", "words"),
     [
         ("ca.key", "chmod 0644 {}", "every account of this host can read this key (mode 0644)"),
-        ("authority.key", "chmod 0660 {}", "accounts other than root have write access (mode 0660)"),
-        ("ca.pem", "chmod 0666 {}", "accounts other than root have write access (mode 0666)"),
+        ("authority.key", "chmod 0660 {}", "must not be writable by accounts other than root (mode 0660)"),
+        ("ca.pem", "chmod 0666 {}", "must not be writable by accounts other than root (mode 0666)"),
         ("authority.pem", "chown 65534 {}", "must belong to root"),
-        ("", "chmod 0777 {}", "accounts other than root have write access (mode 0777)"),
+        ("", "chmod 0777 {}", "must not be writable by accounts other than root (mode 0777)"),
     ],
 )
 def test_the_rights_of_a_file_have_an_exact_remedy(host: Host, name: str, change: str, words: str) -> None:
@@ -174,14 +174,16 @@ def test_a_key_that_does_not_fit_is_an_error(host: Host) -> None:
     host.key.write_text(make_key())
     [finding] = host.examine()
     assert (finding.severity, finding.code) == (ERROR, Code.AUTHORITY_CERTIFICATE)
-    assert "the key does not match the certificate" in finding.what
+    assert "the key must be that of the certificate" in finding.what
 
 
 def test_a_key_of_another_ca_is_an_error(host: Host) -> None:
     host.ca_key.write_text(make_key())
     [finding] = host.examine()
     assert (finding.severity, finding.code) == (ERROR, Code.AUTHORITY_CA)
-    assert finding.what == f"{host.ca_key}: must be the key of {host.ca}, so no member can join here"
+    assert (
+        finding.what == f"no member can join or renew its certificate here: {host.ca_key}: must be the key of {host.ca}"
+    )
 
 
 def test_an_address_that_is_not_in_the_certificate_is_an_error(host: Host) -> None:
@@ -189,7 +191,7 @@ def test_an_address_that_is_not_in_the_certificate_is_an_error(host: Host) -> No
     found = [finding for finding in host.examine() if finding.severity == ERROR]
     assert {finding.code for finding in found} == {Code.AUTHORITY_CERTIFICATE}
     assert len(found) == len(host.addresses)
-    assert f"members that connect to {host.addresses[0]} reject it: its certificate is for another" in found[0].what
+    assert f"members that connect to {host.addresses[0]} reject this certificate: its cert" in found[0].what
     assert (WARNING, Code.AUTHORITY_NOT_RELOADED) in codes(host.examine())
 
 

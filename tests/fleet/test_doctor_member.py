@@ -120,7 +120,7 @@ def test_a_key_that_does_not_fit_is_an_error(fleet: Fleet, tmp_path: Path) -> No
     host.key.write_text(make_key())
     [finding] = examine(tmp_path, host.site)
     assert (finding.severity, finding.code) == (ERROR, Code.MEMBER_CREDENTIALS)
-    assert finding.what == f"{host.key}: does not fit {host.certificate}; every login is refused"
+    assert finding.what == f"{host.key}: must be the key of {host.certificate}; every login is refused"
 
 
 @with_postgresql
@@ -373,7 +373,7 @@ def test_a_member_does_not_report_its_users_as_not_enrolled(
     note, note_too, open_ = checks_people.users(context)
     for finding, service in ((note, "demo"), (note_too, "door")):
         assert (finding.severity, finding.code) == (NOTE, Code.ENROLMENT_UNKNOWN)
-        assert finding.what.startswith(f"{service}: only the authorities know the users with a token")
+        assert finding.what.startswith(f"{service}: this host cannot find locked-out users")
     assert (open_.severity, open_.code) == (WARNING, Code.USERS_WITHOUT_CODE)
     assert open_.what.endswith("if the authorities permit it")
     assert server.connections == 0, "no authority was asked"

@@ -284,7 +284,7 @@ def test_a_new_record_that_is_damaged_is_kept_by_the_roll_back(
     assert journal.recover(FileStore(store.folder, warn=warnings.append)) == 7
     (warning,) = warnings
     assert warning.startswith(f"{store.folder}/new0.record: ")
-    assert warning.endswith(" (the roll-back of an import left it unchanged)")
+    assert warning.endswith(" (the roll-back of an import left this file unchanged)")
     with pytest.raises(StoreError, match=r"new0\.record: "):
         store.read("new0")
     assert [[t.name for t in store.read(user).tokens] for user in OLD] == [["fob"]] * 5

@@ -208,7 +208,7 @@ def test_a_program_that_sends_the_password_as_the_code_is_found(
     finally:
         machine.path(f"/etc/pam.d/{service}").unlink()
     assert whats == ([] if found is None else [whats[0]])
-    assert found is None or f"{service}: the program answers {found} with the password" in whats[0]
+    assert found is None or f"because the program answers {found} with the password" in whats[0]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_mistake_in_the_table_of_the_portal_is_a_warning(machine: Fresh) -> No
         [finding] = [f for f in examine(machine) if f.check == "portal"]
         assert (finding.severity, finding.code) == (WARNING, Code.PORTAL_TABLE_INVALID)
         assert "portal.accent: the contrast of #ffcc00 to " in finding.what
-        assert finding.what.endswith("; the portal does not start")
+        assert finding.what.startswith("the portal does not start: ")
         machine.write("/etc/pam_totp.toml", '[portal]\nlogo = "/etc/logo.png"\n')
         [finding] = [f for f in examine(machine) if f.check == "portal"]
         assert "logo.png: must be a PNG, JPEG, WebP or SVG image" in finding.what
@@ -273,7 +273,7 @@ def test_enable_refuses_a_program_with_one_field_before_any_prompt(machine: Fres
         done = machine.installed("enable", "xrdp-sesman", "--for-user", "alice")
     finally:
         machine.path("/etc/pam.d/xrdp-sesman").unlink()
-    assert (done.returncode, "error: xrdp-sesman: the program answers every prompt" in done.stdout) == (1, True), done
+    assert (done.returncode, "because the program answers every prompt" in done.stdout) == (1, True), done
     assert machine.counter("alice") == 0
 
 
@@ -369,11 +369,11 @@ def run_remedy(machine: Fresh, finding: Finding) -> None:
 @pytest.mark.parametrize(
     ("damage", "code", "says"),
     [
-        ("chown -R bob: {}", Code.STORE_OWNER, "belongs to bob, not to pam_totp: bob can read all keys"),
+        ("chown -R bob: {}", Code.STORE_OWNER, "must belong to pam_totp, not to bob: bob can read all keys"),
         (
             "chown 59999:59999 {}",
             Code.STORE_OWNER,
-            "to uid 59999, not to pam_totp: uid 59999 can read all keys",
+            "not to uid 59999: uid 59999 can read all keys",
         ),
         ("chown bob: {}/alice.record", Code.STORE_FILE_OWNER, "alice.record must belong to pam_totp (now: bob)"),
         ("chown root: {}/.lock", Code.STORE_FILE_OWNER, ".lock must belong to pam_totp (now: root)"),
@@ -381,7 +381,7 @@ def run_remedy(machine: Fresh, finding: Finding) -> None:
         ("mkdir -m 700 {0}/.stock; chown bob: {0}/.stock", Code.STORE_FILE_OWNER, ".stock must belong to pam_totp"),
         ("chmod 0 {}/alice.record", Code.STORE_FILE_MODE, "pam_totp cannot read and write alice.record"),
         ("chmod 0400 {}/.lock", Code.STORE_FILE_MODE, "pam_totp cannot read and write .lock"),
-        ("chmod 0700 /var/lib", Code.STORE_CLOSED, "cannot enter /var/lib (mode 0700), so every code is refused"),
+        ("chmod 0700 /var/lib", Code.STORE_CLOSED, "every code is refused, because its owner cannot enter /var/lib"),
         ("mv {0}/alice.record /root/a; ln -s /root/a {0}/alice.record", Code.STORE_FILE_LINK, "not a symbolic link"),
         ("mount --bind -o ro {0} {0}", Code.STORE_READ_ONLY, "the file system is read-only"),
     ],
@@ -420,8 +420,8 @@ def test_an_owner_other_than_the_account_of_the_service_is_an_error(machine: Fre
     try:
         until(machine.path(SOCKET).exists, "the service creates its socket")
         for owner, says in (
-            ("root", "belongs to root, not to pam_totp: the service refuses every code"),
-            ("bob", "belongs to bob, not to pam_totp: the service refuses every code, and bob can read all keys"),
+            ("root", "must belong to pam_totp, not to root: the service refuses every code"),
+            ("bob", "must belong to pam_totp, not to bob: the service refuses every code, and bob can read all keys"),
         ):
             machine.shell(f"chown -R {owner}: {STORE}")
             [finding] = examine(machine)
@@ -466,7 +466,7 @@ def test_a_store_whose_records_were_copied_names_the_database(machine: Fresh) ->
     try:
         (finding,) = (found for found in examine(machine) if found.check == "store")
         assert (finding.severity, finding.code) == (ERROR, Code.STORE_UNREACHABLE)
-        assert f"{STORE}: the records of this store were copied to postgresql://authority@db1/otp;" in finding.what
+        assert f"{STORE}: the records of this store were copied to postgresql://authority@db1/otp" in finding.what
         assert finding.remedy.endswith("in [store] of /etc/pam_totp.toml, or run 'pam-totp join'")
     finally:
         machine.shell(f"rm {STORE}; mv {STORE}.away {STORE}")

@@ -118,39 +118,39 @@ def test_a_standby_that_is_not_synchronous_is_an_error(url: str, postgresql: Ser
     postgresql.set(synchronous_standby_names="'third'")
     [finding] = examine(url, tmp_path)
     assert (finding.severity, finding.code) == (ERROR, Code.DATABASE_NO_STANDBY)
-    assert finding.what == "no synchronous standby is connected; every code is refused until a standby connects"
+    assert finding.what == "every code is refused until a synchronous standby connects"
 
 
 SETTINGS = {
     "synchronous_standby_names = ''": (
         ERROR,
         Code.DATABASE_REFUSED,
-        "synchronous_standby_names is empty; every code is refused",
+        "every code is refused: synchronous_standby_names is empty",
         "set synchronous_standby_names (with Patroni: synchronous_mode and synchronous_mode_strict)",
     ),
     "synchronous_commit = 'local'": (
         ERROR,
         Code.DATABASE_REFUSED,
-        "synchronous_commit is local; every code is refused",
+        "every code is refused: synchronous_commit is local",
         "set synchronous_commit = on for the server, the database and the role owner",
     ),
     "client_min_messages = 'error'": (
         ERROR,
         Code.DATABASE_REFUSED,
-        "client_min_messages hides warnings; every code is refused",
+        "every code is refused: client_min_messages hides warnings",
         "remove client_min_messages from the settings of the server and of the role owner",
     ),
     "fsync = 'off'": (
         ERROR,
         Code.DATABASE_REFUSED,
-        "fsync is off; every code is refused",
-        "set fsync = on in the settings of the server, and reload it",
+        "every code is refused: fsync is off",
+        "set fsync = on in the settings of the server, and reload the server",
     ),
     "full_page_writes = 'off'": (
         WARNING,
         Code.DATABASE_TORN_PAGES,
         "full_page_writes is off: a power failure can damage records of the database",
-        "set full_page_writes = on in the settings of the server, and reload it",
+        "set full_page_writes = on in the settings of the server, and reload the server",
     ),
     "statement_timeout = '90s'": (
         WARNING,
@@ -221,11 +221,11 @@ def test_a_slow_round_trip_is_a_warning(url: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
-        ("DROP SCHEMA pam_totp CASCADE", "the database has no tables of pam_totp; every code is refused"),
-        ("DELETE FROM pam_totp.store", "the database has no tables of pam_totp; every code is refused"),
+        ("DROP SCHEMA pam_totp CASCADE", "every code is refused: the database has no tables of pam_totp"),
+        ("DELETE FROM pam_totp.store", "every code is refused: the database has no tables of pam_totp"),
         (
             "UPDATE pam_totp.store SET version = 2",
-            "the database has tables of version 2, but this pam_totp needs 1; every code is refused",
+            "every code is refused: the database has tables of version 2, but this pam_totp needs 1",
         ),
     ],
 )
@@ -240,7 +240,7 @@ def test_records_that_were_copied_away_are_one_error(url: str, postgresql: Serve
     postgresql.sql("ALTER TABLE pam_totp.record RENAME TO copied_record")
     [finding] = examine(url, tmp_path)
     assert (finding.severity, finding.code) == (ERROR, Code.DATABASE_TABLES)
-    assert finding.what == "the records were copied from this database to another store; every code is refused here"
+    assert finding.what == "every code is refused here: the records were copied from this database to another store"
     assert finding.remedy == "use that store (see [store] of the site file), or create a new database for a new fleet"
 
 
@@ -288,14 +288,14 @@ def test_a_unit_without_a_network_is_an_error_for_logins(
     [finding] = store(Context(Machine(str(tmp_path)), ["su"]))
     assert (finding.severity, finding.code) == (ERROR, Code.SERVICE_WITHOUT_NETWORK)
     assert finding.what == (
-        "the unit pam_totp.service blocks the network (PrivateNetwork=yes), so every login here is refused"
+        "every login here is refused: the unit pam_totp.service blocks the network (PrivateNetwork=yes)"
     )
 
 
 def test_a_database_out_of_reach_is_one_error(tmp_path: Path) -> None:
     [finding] = examine(f"postgresql:///x?host={tmp_path}", tmp_path, wait=1.0)
     assert (finding.severity, finding.code) == (ERROR, Code.STORE_UNREACHABLE)
-    assert finding.what.startswith("the database is out of reach: ")
+    assert finding.what.startswith("every code is refused: the database is out of reach: ")
 
 
 def test_a_password_in_the_url_is_an_error_without_the_password(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_missing_library_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
             ERROR,
             "store",
             Code.DATABASE_LIBRARY,
-            "a store in PostgreSQL needs psycopg: no module named 'psycopg'; every code is refused",
+            "every code is refused: a store in PostgreSQL needs psycopg: no module named 'psycopg'",
             "run 'apt-get install python3-psycopg'",
         )
     ]

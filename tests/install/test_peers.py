@@ -100,7 +100,7 @@ def test_without_replace_the_plan_names_the_line_and_the_option(tmp_path: Path) 
     with pytest.raises(OtherCodeModule, match=r"by pam_google_authenticator.so \(sudo:7\) \(add --replace"):
         plan(here, "sudo", "password", [])
     changes = plan(here, "sudo", "password", [], replace=True)
-    assert [(Path(c.path).name, c.replaced) for c in changes] == [("sudo", THEIRS), ("sudo-i", "")]
+    assert [(Path(c.path).name, c.commented_lines) for c in changes] == [("sudo", THEIRS), ("sudo-i", "")]
 
 
 def test_a_line_in_an_included_file_must_be_deleted_by_hand(tmp_path: Path) -> None:

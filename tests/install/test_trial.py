@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,15 @@ def test_an_invalid_trial_file_is_refused_and_unchanged(text: str) -> None:
     with pytest.raises(TrialError, match=r"must be a trial file of 'enable' \(roll back"):
         trial.load("sudo", TRIAL)
     assert path.read_bytes() == text.encode("latin-1")
+
+
+def test_a_trial_file_has_the_keys_of_earlier_versions(tmp_path: Path) -> None:
+    change = Change(str(tmp_path / "sudo"), BEFORE, BEFORE + ADDED, ADDED, "auth required pam_oath.so\n")
+    path = on_trial("sudo", change)
+    assert list(json.loads(path.read_text())["changes"][0]) == ["path", "before", "after", "ours", "replaced"]
+    record = trial.load("sudo", TRIAL)
+    assert record is not None
+    assert record.changes == (change,)
 
 
 def test_an_unreadable_trial_file_is_an_error() -> None:

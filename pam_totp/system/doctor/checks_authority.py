@@ -87,7 +87,7 @@ def _files(settings: AuthoritySettings) -> Iterator[Finding]:
             status = os.stat(path)
         except FileNotFoundError:
             if path == settings.ca_key:
-                what = f"{path}: not found, so members must join at another authority"
+                what = f"members must join at another authority: {path} not found"
                 remedy = "copy this file from a backup, unless another authority has it"
                 yield _finding(NOTE, Code.AUTHORITY_WITHOUT_CA_KEY, what, remedy)
             elif not is_folder:
@@ -108,7 +108,7 @@ def _rights(path: str, status: os.stat_result, *, is_folder: bool, is_secret: bo
         what = f"{path}: every account of this host can read this key (mode {mode:04o})"
         yield _finding(ERROR, Code.AUTHORITY_FILE, what, f"{remedy}, then replace the key")
     elif mode & 0o022:
-        what = f"{path}: accounts other than root have write access (mode {mode:04o})"
+        what = f"{path}: must not be writable by accounts other than root (mode {mode:04o})"
         yield _finding(ERROR, Code.AUTHORITY_FILE, what, remedy)
     elif status.st_uid not in (0, _uid()):
         what = f"{path}: must belong to root"
@@ -168,14 +168,16 @@ def _certificates(context: Context, settings: AuthoritySettings, state: State, a
                 ERROR, code, f"{path}: expired {(now - ends) // DAY} days ago, or the clock is wrong", remedy
             )
         elif days < least:
-            yield _finding(WARNING, code, f"{path}: ends in {days} days", remedy)
+            yield _finding(WARNING, code, f"{path}: expires in {days} days", remedy)
     if state.ca_problem is not None:
         remedy = "copy both files from the same authority"
-        yield _finding(ERROR, Code.AUTHORITY_CA, f"{state.ca_problem}, so no member can join here", remedy)
+        yield _finding(
+            ERROR, Code.AUTHORITY_CA, f"no member can join or renew its certificate here: {state.ca_problem}", remedy
+        )
     if state.ends is not None and state.ends <= now:
         return  # reported above
     for address, reason in state.misfits:
-        what = f"{settings.certificate}: members that connect to {address} reject it: {reason}"
+        what = f"{settings.certificate}: members that connect to {address} reject this certificate: {reason}"
         yield _finding(ERROR, Code.AUTHORITY_CERTIFICATE, what, anew)
 
 
@@ -206,7 +208,9 @@ def _others(state: State) -> Iterator[Finding]:
 
 
 def _apart(answer: Answer) -> float:
-    """Return the least number of seconds by which this host is ahead of another host; 0 if less than MOST_APART.
+    """Return the least number of seconds by which this host is ahead of another host (negative if behind).
+
+    Return 0 if the clocks differ by less than MOST_APART.
 
     The other host sent its time in whole seconds, rounded down, at a moment between the request and the answer.
     """
@@ -258,5 +262,6 @@ def _groups(found: Members, of_members: set[str]) -> Iterator[Finding]:
 
 def _unused(what: str, groups: Sequence[str]) -> Iterator[Finding]:
     if groups:
-        remedy = f"check their spelling with 'pam-totp member groups', and withdraw unused permissions ({groups[0]})"
+        remedy = "check the spelling of the groups with 'pam-totp member groups', and withdraw unused permissions "
+        remedy += f"({groups[0]})"
         yield _finding(NOTE, Code.GROUP_UNUSED, f"{what}: {names(groups)}", remedy)

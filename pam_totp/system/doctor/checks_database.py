@@ -43,20 +43,21 @@ _CANCELS = {
 
 
 def database(context: Context, url: str) -> Iterator[Finding]:
-    """Check the database at `url`, and whether it can be reached."""
+    """Check that the database at `url` can be reached, and that it keeps changes safely."""
     if (problem := missing_library()) is not None:
-        what = f"{problem}; every code is refused"
+        what = f"every code is refused: {problem}"
         yield _finding(ERROR, Code.DATABASE_LIBRARY, what, "run 'apt-get install python3-psycopg'")
         return
     if has_password(url):
-        what = "[store] url: contains a password, so every code is refused"
-        remedy = "remove the password from the URL, change it in the database, and use a password file or a certificate"
+        what = "every code is refused: [store] url contains a password"
+        remedy = "remove the password from the URL, set a new password in the database, and use a password file or a "
+        remedy += "certificate"
         yield _finding(ERROR, Code.DATABASE_PASSWORD, what, remedy)
         return
     yield from _network(context, url)
     state, problem = state_of(url, context.site().database)
     if state is None:
-        what = f"{problem}; every code is refused until the database can be reached"
+        what = f"every code is refused: {problem}"
         yield _finding(ERROR, Code.STORE_UNREACHABLE, what, "check [store] of the site file, and the database")
         return
     tables = list(_tables(state))
@@ -75,7 +76,7 @@ def database(context: Context, url: str) -> Iterator[Finding]:
 def _network(context: Context, url: str) -> Iterator[Finding]:
     """Check that the service of this host reaches the database, if a login uses it. Helpers use no database."""
     if any(line.store == url for _, line in context.settings()) and (obstacle := service_network.obstacle()):
-        what = f"the unit {service_network.UNIT} blocks the network ({obstacle}), so every login here is refused"
+        what = f"every login here is refused: the unit {service_network.UNIT} blocks the network ({obstacle})"
         yield _finding(ERROR, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
 
 
@@ -86,14 +87,14 @@ def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:
 def _tables(state: State) -> Iterator[Finding]:
     version, replication = state["version"], state["replication"]
     if version is None:
-        what = "the database has no tables of pam_totp; every code is refused"
+        what = "every code is refused: the database has no tables of pam_totp"
         yield _finding(ERROR, Code.DATABASE_TABLES, what, "run 'pam-totp store init URL' as the owner of the database")
     elif version != VERSION or replication not in REPLICATION:
-        what = f"the database has tables of version {version}, but this pam_totp needs {VERSION}; every code is refused"
+        what = f"every code is refused: the database has tables of version {version}, but this pam_totp needs {VERSION}"
         remedy = "install the same version of pam_totp on all hosts, and run 'pam-totp store init URL' there"
         yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
     elif state["is_copied"]:
-        what = "the records were copied from this database to another store; every code is refused here"
+        what = "every code is refused here: the records were copied from this database to another store"
         remedy = "use that store (see [store] of the site file), or create a new database for a new fleet"
         yield _finding(ERROR, Code.DATABASE_TABLES, what, remedy)
     elif replication == NONE:
@@ -109,27 +110,26 @@ def _copies(context: Context, state: State) -> Iterator[Finding]:
     if state["version"] is None:
         return
     if epoch < least:
-        what = (
-            f"the database is an outdated copy: its epoch is {epoch}, but [store] of the site file requires {least}; "
-        )
+        what = f"every code is refused: the database is an outdated copy with the epoch {epoch} "
+        what += f"([store] of the site file requires {least})"
         remedy = f"stop that server; after a restore from a backup, {_RESTORE}"
-        yield _finding(ERROR, Code.DATABASE_OUTDATED, f"{what}every code is refused", remedy)
+        yield _finding(ERROR, Code.DATABASE_OUTDATED, what, remedy)
     elif state["is_moved"]:
         what = "the database was restored from a dump, or moved, and was not fenced: used codes may be accepted again"
         remedy = f"{_RESTORE}; after an upgrade without logins, run 'pam-totp authority fence --epoch-only'"
         yield _finding(WARNING, Code.DATABASE_RESTORED, what, remedy)
     elif epoch > least:
-        what = f"the database has the epoch {epoch}, and the site file does not require it: an older copy could be used"
+        what = f"an older copy of the database could be used: the site file does not require the epoch {epoch}"
         yield _finding(NOTE, Code.DATABASE_EPOCH, what, f"set epoch = {epoch} in [store] of {SITE_FILE}")
 
 
 def _durability(state: State) -> Iterator[Finding]:
     settings, reason = state["settings"], state["reason"]
     if reason is not None:
-        yield _finding(ERROR, Code.DATABASE_REFUSED, f"{reason}; every code is refused", _remedy(state))
+        yield _finding(ERROR, Code.DATABASE_REFUSED, f"every code is refused: {reason}", _remedy(state))
     if settings["full_page_writes"] == "off":
         what = "full_page_writes is off: a power failure can damage records of the database"
-        remedy = "set full_page_writes = on in the settings of the server, and reload it"
+        remedy = "set full_page_writes = on in the settings of the server, and reload the server"
         yield _finding(WARNING, Code.DATABASE_TORN_PAGES, what, remedy)
 
 
@@ -137,7 +137,7 @@ def _remedy(state: State) -> str:
     """Return the remedy for the first setting that the store refuses."""
     settings = state["settings"]
     if settings["fsync"] != "on":
-        return "set fsync = on in the settings of the server, and reload it"
+        return "set fsync = on in the settings of the server, and reload the server"
     if settings["client_min_messages"] == "error":
         return f"remove client_min_messages from the settings of the server and of the role {state['role']}"
     if settings["synchronous_standby_names"] == "":
@@ -155,7 +155,7 @@ def _standbys(state: State) -> Iterator[Finding]:
         remedy = f"run 'GRANT pg_read_all_stats TO {state['role']}' as a superuser of the database"
         yield _finding(NOTE, Code.DATABASE_STANDBYS_HIDDEN, what, remedy)
     elif not {"sync", "quorum"} & set(standbys):
-        what = "no synchronous standby is connected; every code is refused until a standby connects"
+        what = "every code is refused until a synchronous standby connects"
         remedy = "start a standby that synchronous_standby_names lists (see pg_stat_replication on the primary)"
         yield _finding(ERROR, Code.DATABASE_NO_STANDBY, what, remedy)
     elif len(standbys) == 1:
@@ -194,13 +194,14 @@ def _times(state: State) -> Iterator[Finding]:
 
 
 def _patroni(context: Context, state: State) -> Iterator[Finding]:
-    """Ask Patroni for its settings, if it runs on this host."""
+    """Check the settings of Patroni, if Patroni manages the database."""
     if not state["is_patroni"] or state["replication"] != SYNCHRONOUS:
         return
     settings = _patroni_settings(Path(context.machine.path(_PATRONI)))
     if settings is None:
-        what = "the settings of Patroni, which manages the database, were not checked"
-        remedy = f"run 'patronictl -c {_CONFIGURATION} show-config' there: both synchronous_mode... must be true"
+        what = "the settings of Patroni were not checked: no Patroni on this host answered"
+        remedy = f"run 'patronictl -c {_CONFIGURATION} show-config' on a server of the database: synchronous_mode and "
+        remedy += "synchronous_mode_strict must be true"
         yield _finding(NOTE, Code.PATRONI_NOT_CHECKED, what, remedy)
         return
     for name in ("synchronous_mode", "synchronous_mode_strict"):

@@ -74,8 +74,7 @@ def _programs(context: Context) -> Iterator[Finding]:
             which, remedy = "the first prompt", "move the pam_totp.so line after the password"
         else:
             continue
-        what = f"{service}: the program answers {which} with the password, so it sends the password as the code, and "
-        what += "users with a token are refused"
+        what = f"{service}: users with a token are refused, because the program answers {which} with the password"
         yield Finding(ERROR, analysis.CHECK, Code.PROGRAM_ASKS_ONCE, what, remedy)
 
 
@@ -157,7 +156,7 @@ def _groups_of(name: str) -> frozenset[str]:
 
 
 def is_enabled(context: Context, service: str) -> bool:
-    """Return True if a stack of the service names pam_totp.so, or cannot be read: another check reports that."""
+    """Return True if a stack of the service names pam_totp.so, or cannot be read: another check reports the error."""
     try:
         uses = any(h.rule.is_pam_totp for h in context.machine.stack(service))
     except StackError:
@@ -180,7 +179,7 @@ def changes(context: Context) -> Iterator[Finding]:
             yield Finding(ERROR, "changes", Code.TRIAL_NOT_ROLLED_BACK, what, remedy)
         elif state == trial.KEPT and record is not None:
             for change in record.changes:
-                if not edit.has_all(read(change.path) or "", change.ours):
+                if not edit.has_all(read(change.path) or "", change.added_lines):
                     what = f"{change.path}: the lines that 'enable {service}' added are missing; no code is required"
                     remedy = f"run 'pam-totp disable {service}', then 'pam-totp enable {service}'"
                     yield Finding(ERROR, "changes", Code.CHANGE_LOST, what, remedy)

@@ -79,7 +79,7 @@ def sockets(context: Context) -> Iterator[Finding]:
             continue  # no service is running: every login starts a helper, as on most hosts
         if problem is None:
             continue
-        # The relay starts a helper if no process listens. It denies the login if the process does not answer.
+        # The relay starts a helper if no process listens. The relay denies the login if the process does not answer.
         if problem.code is probe.Code.NOT_LISTENING:
             yield Finding(WARNING, "socket", Code.SERVICE_NOT_LISTENING, f"{path}: {problem.text}", _RESTART)
         else:
@@ -95,12 +95,12 @@ def store(context: Context) -> Iterator[Finding]:
         try:
             status = os.stat(folder)
         except OSError as e:
-            what = f"{folder}: {(e.strerror or str(e)).lower()}; no user can log in with a code"
+            what = f"no user can log in with a code: {folder}: {(e.strerror or str(e)).lower()}"
             remedy = _INSTALL if folder == DEFAULT_STORE else "create the folder with mode 0700"
             yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
             continue
         if (text := copied(folder)) is not None:
-            what = f"{folder}: {text[0].lower()}{text[1:]}; no user can log in with a code"
+            what = f"no user can log in with a code: {folder}: {text[0].lower()}{text[1:]}"
             remedy = "set url to that database in [store] of /etc/pam_totp.toml, or run 'pam-totp join'"
             yield Finding(ERROR, "store", Code.STORE_UNREACHABLE, what, remedy)
             continue
@@ -110,15 +110,15 @@ def store(context: Context) -> Iterator[Finding]:
         if not use.is_usable:
             continue  # the other checks would report each record
         if os.geteuid() not in (0, status.st_uid):
-            what = f"{folder}: the check of the records was skipped"
+            what = f"{folder}: the check of the records requires root or the owner of the store"
             yield Finding(NOTE, "store", Code.STORE_NOT_CHECKED, what, "run this command as root")
             continue
         if stat.S_IMODE(status.st_mode) & 0o777 != 0o700:
             continue  # the other checks cannot read such a folder
         defects = find_defects(folder)
-        # The check "seal" reports a missing key once, not the records that it leaves unreadable.
+        # The check "seal" reports a missing key once. This check therefore omits the records that the key seals.
         broken = set() if seal_files.lacks_key(folder) else set(context.enrolled(folder).broken)
-        reported = tuple(f"{name}: " for name in use.reported)
+        reported = tuple(f"{name}: " for name in use.file_names)
         for problem in sorted(broken - set(defects.repairable)):
             if problem.startswith(reported):
                 continue
@@ -136,7 +136,7 @@ def store(context: Context) -> Iterator[Finding]:
             yield Finding(WARNING, "store", Code.STORE_NOT_IN_PLACE, f"{folder}: {what}", remedy)
         if defects.put_back:
             number = f"{defects.put_back} record{'s' if defects.put_back > 1 else ''}"
-            what = f"{folder}: another program wrote {number} there, so used codes can be accepted again"
+            what = f"{folder}: used codes can be accepted again, because another program wrote {number} there"
             remedy = "run 'pam-totp restored' after a restored backup; the next login of each user ends this finding"
             yield Finding(WARNING, "store", Code.STORE_RESTORED, what, remedy)
 
@@ -147,14 +147,14 @@ def site(context: Context) -> Iterator[Finding]:
     try:
         defaults = read_site(path)
     except SettingsError as e:
-        what = f"{e}; every login with a code is refused"
+        what = f"every login with a code is refused: {e}"
         yield Finding(ERROR, "settings", Code.SITE_FILE_INVALID, what, f"correct {path}, or delete it")
         return
     for service, handler in context.lines():
         try:
             settings(service, handler.rule.arguments, defaults)
         except SettingsError as e:
-            what = f"{service}: {handler.file}:{handler.rule.first + 1}: {e}; every login is refused"
+            what = f"{service}: every login is refused: {handler.file}:{handler.rule.first + 1}: {e}"
             yield Finding(ERROR, "settings", Code.ARGUMENTS_INVALID, what, "correct that line")
     try:
         told = hook.program(defaults)
@@ -172,9 +172,9 @@ def site(context: Context) -> Iterator[Finding]:
 def clock(context: Context) -> Iterator[Finding]:
     """Check that the clock is synchronised: TOTP codes, or the certificates of a member, depend on the clock."""
     if _clock_state() == _TIME_ERROR:
-        what = "the clock is not synchronised; TOTP codes are refused if its error is more than a step"
+        what = "the clock is not synchronised; TOTP codes are refused after an error of more than a step"
         if context.site().member is not None:
-            what = "the clock is not synchronised; certificates are refused if its error is more than a day"
+            what = "the clock is not synchronised; certificates are refused after an error of more than a day"
         remedy = "install chrony, or run 'systemctl enable --now systemd-timesyncd'"
         yield Finding(WARNING, "clock", Code.CLOCK_NOT_SYNCHRONISED, what, remedy)
 
@@ -185,7 +185,7 @@ def _store_folder(folder: str, status: os.stat_result) -> Iterator[Finding]:
         yield Finding(ERROR, "store", Code.STORE_MODE, what, f"run 'chmod 0700 {folder}'")
     free = os.statvfs(folder)
     if free.f_flag & os.ST_RDONLY:
-        what = f"{folder}: the file system is read-only, so every code is refused"
+        what = f"{folder}: every code is refused, because the file system is read-only"
         remedy = f"run 'mount -o remount,rw {mount_point(folder)}'"
         yield Finding(ERROR, "store", Code.STORE_READ_ONLY, what, remedy)
     if free.f_bavail * free.f_frsize < _MIN_FREE or (free.f_files and free.f_favail < _MIN_FREE_FILES):

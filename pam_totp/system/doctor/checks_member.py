@@ -1,7 +1,7 @@
 """Checks of a member of a fleet: its files and its certificate, its authorities, break-glass, and its own store.
 
 Rules:
-- All authorities are asked at once, for at most `fleet_member.WAIT` seconds.
+- The check asks all authorities at once, for at most `fleet_member.WAIT` seconds.
 - One authority that decides is enough if the others are out of reach, so a problem of some authorities is a warning.
 - Only the authorities know the enrolled users, and no check asks for these users.
 - Only a check that needs `system.fleet_member` imports it, because its imports take as long as many checks.
@@ -58,7 +58,7 @@ def _finding(severity: Severity, code: Code, what: str, remedy: str) -> Finding:
 def _service(context: Context) -> Iterator[Finding]:
     obstacle = service_network.obstacle()
     if obstacle is not None:
-        what = f"the unit {service_network.UNIT} blocks the network ({obstacle}), so the service reaches no authority"
+        what = f"the service reaches no authority: the unit {service_network.UNIT} blocks the network ({obstacle})"
         is_used = any(os.path.exists(path) and probe.service(path) is None for path in context.sockets())
         yield _finding(ERROR if is_used else WARNING, Code.SERVICE_WITHOUT_NETWORK, what, service_network.REMEDY)
 
@@ -101,7 +101,8 @@ def _files(settings: MemberSettings) -> Iterator[Finding]:
             yield _finding(ERROR, Code.MEMBER_FILE, what, f"run 'chown {_name(owner)}: {path}'")
         if (mode is not None and found != mode) or found & 0o022:
             wanted = 0o600 if mode is None else mode
-            what = f"{path}: its mode is {found:04o}; {_outage(settings)}"
+            must = "not be writable by other accounts" if mode is None else f"have mode {mode:04o}"
+            what = f"{path}: must {must} (mode {found:04o}); {_outage(settings)}"
             yield _finding(ERROR, Code.MEMBER_FILE, what, f"run 'chmod {wanted:04o} {path}'")
 
 
@@ -128,14 +129,14 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
     if state.problem is not None:
         yield _finding(ERROR, Code.MEMBER_CREDENTIALS, f"{state.problem}; {_outage(settings)}", _JOIN)
         return
-    if not state.seen:
+    if not state.answers:
         return
-    decides = [seen for seen in state.seen if seen.problem is None and seen.store == "ok"]
+    decides = [seen for seen in state.answers if seen.problem is None and seen.store == "ok"]
     worst = WARNING if decides else ERROR
     # A refusal of this host by an authority is an answer, so break-glass does not apply.
-    refusal = _REFUSED if any(seen.is_unknown for seen in state.seen) else _outage(settings)
+    refusal = _REFUSED if any(seen.is_unknown for seen in state.answers) else _outage(settings)
     effect = "logins use the other authorities" if decides else refusal
-    for seen in state.seen:
+    for seen in state.answers:
         if seen.problem is None:
             context.facts.append(_fact(seen))
         yield from _authority(seen, settings, worst, effect)
@@ -170,7 +171,7 @@ def _authority(seen: Seen, settings: MemberSettings, worst: Severity, effect: st
 
 
 def _clock(decides: Sequence[Seen]) -> Iterator[Finding]:
-    """Compare the clock with the clock of the database. Codes do not depend on it, but certificates do."""
+    """Compare the clock of this host with the clock of the database. Certificates depend on the clock of this host."""
     if not decides:
         return
     off = min((seen.ahead for seen in decides), key=abs)
@@ -208,7 +209,7 @@ def _local(context: Context, settings: MemberSettings) -> Iterator[Finding]:
     is_there = os.path.isdir(DEFAULT_STORE)
     local = fleet_member.local_of(DEFAULT_STORE) if is_there else fleet_member.Local()
     if local.problem is not None:
-        return  # the check of the store reports it
+        return  # the check of the store reports the problem
     is_used = any(s.member is None and s.secret is None and s.store == DEFAULT_STORE for _, s in context.settings())
     if local.with_tokens and not is_used:
         what = f"{DEFAULT_STORE}: no login of this member uses these users' tokens: {names(local.with_tokens)}"

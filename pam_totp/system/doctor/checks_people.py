@@ -29,7 +29,7 @@ from pam_totp.system.pamd.stack import StackError
 from pam_totp.system.people import SUDO_SERVICES, accounts_with_password, has_ssh_key, login_check
 
 CHECK = "users"
-_MAX_ASKED = 200  # people: on larger hosts, `doctor` checks only sudo's settings for all users
+_MAX_ASKED = 200  # users: on larger hosts, `doctor` checks only sudo's settings for all users
 OWN_FILE = "~/.pam_totp.json"
 _HOME = ("~/", "${HOME}/")
 # Modules that mount or unlock a home folder during a login: the folder is missing before that login.
@@ -75,7 +75,7 @@ def users(context: Context) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _Logins:
-    """The people on the host, and two functions for the logins to a service.
+    """The users of the host (`people`), and two functions for the logins to a service.
 
     `can_log_in` returns True if a user can log in. `owner_of` returns the user whose token the service then asks for.
     """
@@ -106,7 +106,7 @@ def _other_owner(service: str, asked: Sequence[str]) -> Iterator[Finding]:
     for owner, users in sorted(by_owner.items()):
         what = f"{service} asks for the password and the code of {owner}, not of {names(users)} (see sudoers(5): "
         what += "rootpw, runaspw, targetpw)"
-        remedy = f"remove that setting, or give {owner} a token that all these users can use"
+        remedy = f"remove that setting, or enrol {owner} with a token that all these users can use"
         yield Finding(WARNING, CHECK, Code.SUDO_ASKS_OTHER_USER, what, remedy)
 
 
@@ -151,7 +151,7 @@ def _without_token(context: Context, service: str, line: Settings, logins: _Logi
 
 def _at_authorities(context: Context, service: str, line: Settings) -> Iterator[Finding]:
     """Report that users were not checked, because the users of a member are enrolled at its authorities."""
-    what = f"{service}: only the authorities know the users with a token, so this host cannot find locked-out users"
+    what = f"{service}: this host cannot find locked-out users, because only the authorities know the enrolled users"
     yield Finding(NOTE, CHECK, Code.ENROLMENT_UNKNOWN, what, "run 'pam-totp list' on an authority")
     if not _is_open(line):
         return
@@ -290,7 +290,7 @@ def _modules(context: Context, service: str) -> set[str]:
 
 
 def _ssh(context: Context, line: Settings, people: Sequence[str]) -> Iterator[Finding]:
-    """Yield the findings about sshd's settings for people."""
+    """Yield the findings about sshd's settings for the users `people`."""
     yield from _root_by_key(context, people)
     yield from _without_key(context, people)
     yield from _without_password(context, people)

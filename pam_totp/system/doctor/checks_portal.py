@@ -15,5 +15,5 @@ def portal(context: Context) -> Iterator[Finding]:
     try:
         appearance(context.site(), context.machine.path)
     except SettingsError as e:
-        what = f"{e}; the portal does not start"
+        what = f"the portal does not start: {e}"
         yield Finding(WARNING, "portal", Code.PORTAL_TABLE_INVALID, what, "correct [portal] of that file")

@@ -2,7 +2,7 @@
 
 Rules:
 - Only a host with a FreeRADIUS that `pam-totp member radius install` has set up has findings.
-- FreeRADIUS itself checks the configuration (`-C`), and then exits. Nothing is changed.
+- FreeRADIUS itself checks the configuration (`-C`), and then exits. The checks change nothing.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def radius(context: Context) -> Iterator[Finding]:
     try:
         settings = read_site(os.path.join(FOLDER, pack.MEMBER)).member
     except SettingsError as e:
-        what = f"{e}; every login over FreeRADIUS is refused"
+        what = f"every login over FreeRADIUS is refused: {e}"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"delete {FOLDER}/{pack.MEMBER}, then {_INSTALL}")
         return
     if missing := pack.missing():
         what = f"FreeRADIUS does not start: {missing[0]} not found"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, f"run 'apt-get install {pack.PACKAGES}'")
     elif settings is None:
-        what = f"{FOLDER}/{pack.MEMBER}: [member] is missing, so FreeRADIUS has no authority"
+        what = f"FreeRADIUS has no authority: [member] is missing in {FOLDER}/{pack.MEMBER}"
         yield _finding(ERROR, Code.RADIUS_CONFIGURATION, what, _INSTALL)
     else:
         yield from _configuration(context, settings)
@@ -73,8 +73,8 @@ def _configuration(context: Context, settings: MemberSettings) -> Iterator[Findi
             what = f"pam_totp was not tested with FreeRADIUS {text}"
             yield _finding(WARNING, Code.RADIUS_VERSION, what, "upgrade to Debian 12 or a later version")
     if _read(pack.CONFIGURATION) != pack.configuration(settings.authorities, FOLDER):
-        what = f"{FOLDER}/{pack.CONFIGURATION}: differs from the configuration of this version for these authorities, "
-        what += "so it may refuse right codes, or accept forged packets"
+        what = f"FreeRADIUS may refuse right codes, or accept forged packets: {FOLDER}/{pack.CONFIGURATION} differs "
+        what += "from the configuration of this version for these authorities"
         yield _finding(WARNING, Code.RADIUS_CONFIGURATION, what, f"{_INSTALL}, then 'systemctl restart freeradius'")
     if (problem := pack.problem(FOLDER)) is not None:
         what = f"FreeRADIUS does not accept its configuration: {problem}"
@@ -86,7 +86,7 @@ def _clients() -> Iterator[Finding]:
     path = os.path.join(FOLDER, pack.CLIENTS)
     clients = [client for name in (pack.CLIENTS, pack.RADSEC) for client in pack.clients(_read(name))]
     if not clients:
-        what = f"{path}: lacks clients, so FreeRADIUS answers no request"
+        what = f"FreeRADIUS answers no request: {path} lacks clients"
         yield _finding(NOTE, Code.RADIUS_WITHOUT_CLIENTS, what, "run 'pam-totp member radius client NAME ADDRESS'")
     if unsafe := [client.name for client in clients if not pack.is_safe(client)]:
         what = f"{path}: replies to these clients can be forged (CVE-2024-3596), or their secrets guessed: "
@@ -103,7 +103,7 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
 
     state = fleet_member.state_of(settings)
     if state.problem is not None:
-        what = f"{state.problem}; every login over FreeRADIUS is refused"
+        what = f"every login over FreeRADIUS is refused: {state.problem}"
         yield _finding(ERROR, Code.RADIUS_CREDENTIALS, what, f"delete {FOLDER}/{pack.MEMBER}, then {_INSTALL}")
     elif state.ends is not None and state.ends - time.time() < LEAST_DAYS * DAY:
         days = int(state.ends - time.time()) // DAY
@@ -111,8 +111,8 @@ def _authorities(context: Context, settings: MemberSettings) -> Iterator[Finding
         what = f"{settings.certificate}: {expiry}, and {pack.TIMER} has not renewed it"
         remedy = f"run 'pam-totp join --renew --config {FOLDER}/{pack.MEMBER}', and see 'systemctl status {pack.TIMER}'"
         yield _finding(ERROR if days < 0 else WARNING, Code.RADIUS_CREDENTIALS, what, remedy)
-    decides = any(seen.problem is None for seen in state.seen)
-    for seen in state.seen:
+    decides = any(seen.problem is None for seen in state.answers)
+    for seen in state.answers:
         if seen.problem is None:
             text = f"authority {seen.authority}: answers FreeRADIUS in {1000 * seen.seconds:.1f} ms, as {seen.member}"
             value = {"milliseconds": round(1000 * seen.seconds, 1), "member": seen.member}

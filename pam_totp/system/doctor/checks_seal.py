@@ -21,22 +21,23 @@ def seal(context: Context) -> Iterator[Finding]:
     if not note.stores and not seal_files.has_keyring():
         return
     if os.geteuid() != 0:
-        yield _finding(NOTE, Code.SEAL_NOT_CHECKED, "the key of the seal was not checked", "run this command as root")
+        yield _finding(NOTE, Code.SEAL_NOT_CHECKED, "the check of the seal requires root", "run this command as root")
         return
     stores = " and ".join(note.stores) or "no store"
     keyring, problem = seal_files.keyring()
     if keyring is None:
-        what = f"{problem}; every user of {stores} is refused"
+        what = f"every user of {stores} is refused: {problem}"
         remedy = "put the exported copy back with 'pam-totp seal init --key FILE'"
         yield _finding(ERROR, Code.SEAL_KEY_MISSING, what, remedy)
         return
     if lost := set(note.keys) - {seal_files.key_id(key) for key in keyring.keys}:
-        what = f"the key {' and '.join(sorted(lost))} is missing in {seal_files.KEYRING}; its users are refused"
+        what = f"users with secrets of the key {' and '.join(sorted(lost))} are refused: "
+        what += f"this key is missing in {seal_files.KEYRING}"
         yield _finding(
             ERROR, Code.SEAL_KEY_MISSING, what, "put the exported copy back with 'pam-totp seal init --key FILE'"
         )
     if (library := seal_files.missing_library()) is not None:
-        yield _finding(ERROR, Code.SEAL_LIBRARY, f"{library}; every user of {stores} is refused", seal_files.HOW_TO_GET)
+        yield _finding(ERROR, Code.SEAL_LIBRARY, f"every user of {stores} is refused: {library}", seal_files.HOW_TO_GET)
     if not note.is_exported:
         what = f"a loss of this host would lose all records of {stores}: no copy of the key was exported"
         remedy = "run 'pam-totp seal export FILE', and keep that file away from this host and its backups"
@@ -53,7 +54,7 @@ def seal(context: Context) -> Iterator[Finding]:
             what = f"{name}: secrets that are not sealed are still accepted"
             yield _finding(WARNING, Code.SEAL_UNFINISHED, what, "run 'pam-totp seal init' again")
     if os.path.isdir(SYSTEMD) and (units := seal_files.missing_drop_ins()):
-        what = f"systemd does not give the key of the seal to {' and '.join(units)}, so logins fail"
+        what = f"logins fail, because systemd does not give the key of the seal to {' and '.join(units)}"
         yield _finding(ERROR, Code.SEAL_NOT_GIVEN, what, "run 'pam-totp seal init' again")
 
 

@@ -52,13 +52,13 @@ class Context:
 
     @property
     def people(self) -> Sequence[str]:
-        """The names of accounts that belong to people, looked up once."""
+        """Return the names of the accounts of users, without the accounts of the system. Look the names up once."""
         if not self._people:
             self._people.extend(people())
         return self._people
 
     def accounts(self, service: str) -> Iterator[Account]:
-        """Yield the accounts of people who can log in to a service. Yield all accounts if the caller is not root."""
+        """Yield the accounts of `people` that can log in to a service, or all of them if this process is not root."""
         can_log_in = login_check(service) if os.geteuid() == 0 else lambda name: True
         local = local_names()
         for name in self.people:
@@ -66,13 +66,16 @@ class Context:
                 yield account
 
     def sshd(self, user: str, place: Place = LOCAL) -> sshd.Settings:
-        """Return sshd's settings for a user and a connection (`place`). Ask sshd once for each. Raise SshdError."""
+        """Return sshd's settings for `user` and the connection `place`. Raise SshdError.
+
+        Ask sshd once for each pair of a user and a connection.
+        """
         if (user, place) not in self._sshd:
             self._sshd[user, place] = sshd.settings(user, place)
         return self._sshd[user, place]
 
     def enrolled(self, store: str) -> Enrolled:
-        """Return the users in `people` who are enrolled in a store. Each store is read once."""
+        """Return the users in `people` who are enrolled in `store`. Read each store once."""
         if store not in self._enrolled:
             self._enrolled[store] = find_enrolled(store, frozenset(self.people))
         return self._enrolled[store]
@@ -86,14 +89,14 @@ class Context:
                 continue
 
     def site(self) -> Site:
-        """Return the site file's settings, or empty settings if the file is invalid: another check reports that."""
+        """Return the site file's settings, or empty settings for an invalid file: another check reports the error."""
         try:
             return read_site(self.machine.path("/etc/pam_totp.toml"))
         except SettingsError:
             return Site.NONE
 
     def settings(self) -> Iterator[tuple[str, Settings]]:
-        """Yield the settings of each line with its service. Skip an invalid line: another check reports it."""
+        """Yield the settings of each line with its service. Skip an invalid line: another check reports the error."""
         for service, handler in self.lines():
             try:
                 yield service, settings(service, handler.rule.arguments, self.site())
@@ -101,7 +104,10 @@ class Context:
                 continue
 
     def stores(self) -> list[str]:
-        """Return the stores (folders, URLs) of valid lines without `secret=`. Return the host's if no line is valid."""
+        """Return the stores (folders, URLs) of valid lines without `secret=`.
+
+        Return the store of this host if no line is valid.
+        """
         used = [None if s.secret is not None else s.store for _, s in self.settings()]
         if used:
             return sorted({store for store in used if store is not None})

@@ -23,18 +23,18 @@ _MAX_NAMES = 3  # the largest number of file names in a message
 
 @dataclass(slots=True)
 class Use:
-    """The findings about a store, and the names of the files in them (`reported`).
+    """The findings about a store, and the names of the files in the findings.
 
     `is_usable` is False if other checks of the store would fail for the same reason.
     """
 
     findings: list[Finding] = field(default_factory=list)
-    reported: list[str] = field(default_factory=list)
+    file_names: list[str] = field(default_factory=list)
     is_usable: bool = True
 
     def add(self, code: Code, what: str, remedy: str, *names: str) -> None:
         self.findings.append(Finding(ERROR, "store", code, what, remedy))
-        self.reported += names
+        self.file_names += names
 
 
 def examine(folder: str, status: os.stat_result, *, has_service: bool) -> Use:
@@ -50,19 +50,19 @@ def examine(folder: str, status: os.stat_result, *, has_service: bool) -> Use:
 
 
 def _owner(use: Use, folder: str, status: os.stat_result, *, has_service: bool) -> None:
-    """Check the owner of the folder. A store that no service uses may belong to another account of the system."""
+    """Check the owner of the folder. Any account may own a store, except for a service's store and DEFAULT_STORE."""
     account = _uid_of(ACCOUNT)
     remedy = f"run 'chown -R -h {ACCOUNT}: {folder}'"
     if account is None or status.st_uid == account or not (has_service or folder == DEFAULT_STORE):
         return
     owner = _name(status.st_uid)
     if status.st_uid == 0 and not has_service:
-        what = f"{folder} belongs to root, so the helper stays root during a login"
+        what = f"the helper stays root during a login, because {folder} belongs to root"
         use.findings.append(Finding(WARNING, "store", Code.STORE_OWNED_BY_ROOT, what, remedy))
         return
     effects = ["the service refuses every code"] if has_service else []
     effects += [f"{owner} can read all keys"] if status.st_uid != 0 else []
-    what = f"{folder} belongs to {owner}, not to {ACCOUNT}: {', and '.join(effects)}"
+    what = f"{folder} must belong to {ACCOUNT}, not to {owner}: {', and '.join(effects)}"
     use.is_usable = False
     use.add(Code.STORE_OWNER, what, remedy)
 
@@ -74,10 +74,10 @@ def _attempts(use: Use, folder: str) -> None:
     if ancestor is not None:
         use.is_usable = False
         mode = stat.S_IMODE(os.stat(ancestor).st_mode)
-        what = f"{folder}: its owner cannot enter {ancestor} (mode {mode:04o}), so every code is refused"
+        what = f"{folder}: every code is refused, because its owner cannot enter {ancestor} (mode {mode:04o})"
         use.add(Code.STORE_CLOSED, what, f"run 'chmod a+x {ancestor}'")
     if fixed:
-        what = f"{folder}: the kernel forbids writing to {_listed(fixed)}, so the logins of their users fail"
+        what = f"{folder}: logins fail, because the kernel forbids writing to {_listed(fixed)}"
         use.add(Code.STORE_FILE_IMMUTABLE, what, f"run 'chattr -R -i -a {folder}' as root", *fixed)
 
 

@@ -4,7 +4,7 @@ Rules:
 - At every moment the file has its complete old content or its complete new content.
 - A hard link in the same folder preserves the old file. The roll-back of an unedited file is one rename or unlink, and
   needs no free space.
-- An edit by a user or another program is never overwritten.
+- `apply` and `undo` never overwrite an edit by a user or another program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pam_totp.system.pamd.stack import StackError
 
 
 class ChangeError(Exception):
-    """A file cannot be changed or rolled back. The message names the file and the reason."""
+    """The error for a file that cannot be changed or rolled back. The message names the file and the reason."""
 
 
 # The restored module does not know the codes that pam_totp accepted after `enable`.
@@ -34,15 +34,14 @@ _PEER = "the restored module may accept used codes again: replace its tokens by 
 class Change:
     """The change of one file: its text before (None: the file did not exist) and after.
 
-    `ours` has the lines that the change adds, and `replaced` the lines that it turns into comments. The fields of a
-    trial file have these names.
+    The change adds `added_lines`, and turns `commented_lines` into comments.
     """
 
     path: str
     before: str | None
     after: str
-    ours: str
-    replaced: str = ""
+    added_lines: str
+    commented_lines: str = ""
 
     def diff(self) -> str:
         """Return the change in the format of `diff -u`."""
@@ -54,12 +53,12 @@ class Change:
 
     @property
     def backup(self) -> str:
-        """The path of the old file until it is restored."""
+        """Return the path of the old file until the roll-back."""
         return _beside(self.path, "before-pam_totp")
 
     @property
     def temporary(self) -> str:
-        """The path of the temporary file."""
+        """Return the path of the temporary file."""
         return _beside(self.path, "new-pam_totp")
 
 
@@ -129,7 +128,7 @@ def read(path: str) -> str | None:
 def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
     """Return a report of the roll-back, and the text that the file will have (None: no file)."""
     path = change.path
-    hint = f" ({_PEER})" if change.replaced else ""
+    hint = f" ({_PEER})" if change.commented_lines else ""
     if now == change.before:
         return f"{path}: already has the old content", now
     if now == change.after:
@@ -139,7 +138,7 @@ def _plan_undo(change: Change, now: str | None) -> tuple[str, str | None]:
     if change.before is None:
         raise ChangeError(f"{path}: edited since 'enable' (delete the file by hand, or the lines that 'enable' added)")
     try:
-        restored = peers.restore(remove(now, change.ours), change.replaced)
+        restored = peers.restore(remove(now, change.added_lines), change.commented_lines)
         return f"{path}: edited since 'enable'; removed the added lines, kept the edits{hint}", restored
     except StackError as e:
         raise ChangeError(f"{path}: {e} (remove these lines by hand)") from None
@@ -180,7 +179,7 @@ def _require_unedited(change: Change) -> None:
 
 
 def _write(path: str, text: str, like: str | None) -> None:
-    """Create and fsync the file `path`, with the owner, mode and attributes of the file `like` if given."""
+    """Create and fsync the file `path`, with the owner, mode and attributes of the file `like` if it is not None."""
     data = text.encode("utf-8", "surrogateescape")
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -208,7 +207,7 @@ def _parts(data: bytes) -> Iterator[bytes]:
 
 
 def _beside(path: str, ending: str) -> str:
-    """Return the path of a hidden file in the same folder. libpam and sshd do not read hidden files."""
+    """Return the path of a hidden file in the folder of `path`. libpam and sshd do not read hidden files."""
     folder, name = os.path.split(path)
     return os.path.join(folder, f".{name}.{ending}")
 

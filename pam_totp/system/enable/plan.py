@@ -17,11 +17,11 @@ COVERS = {"sudo": ("sudo", "sudo-i"), "su": ("su", "su-l")}
 
 
 class EnablingError(Exception):
-    """The service cannot be enabled. The message gives the reason."""
+    """The error for a service that cannot be enabled. The message gives the reason."""
 
 
 class OtherCodeModule(EnablingError):
-    """Another module asks for a code, and `replace` is False. `what` names that module."""
+    """The error for another module that asks for a code, if `replace` is False. `what` names that module."""
 
     def __init__(self, what: str, remedy: str) -> None:
         super().__init__(f"{what} ({remedy})")
@@ -43,7 +43,8 @@ def plan(
     if SHARED.fullmatch(service):
         raise EnablingError(f"{service} cannot be enabled: other services include it (enable each of them instead)")
     if not SERVICE_NAME.fullmatch(service):
-        raise EnablingError(f"{service!r}: a service name must consist of lower-case letters, digits, . _ -")
+        required = "lower-case letters, digits and . _ -, and begin with a letter or a digit"
+        raise EnablingError(f"{service!r}: a service name must consist of {required}")
     if first != "password" and service != "sshd":
         raise EnablingError(f"--first-factor {first} requires the service sshd")
     try:

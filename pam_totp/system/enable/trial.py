@@ -35,10 +35,12 @@ PAUSE = 0.1  # seconds between two checks
 WATCHDOG = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watchdog.py")
 INTERPRETER = "/usr/bin/python3"
 _NULL = subprocess.DEVNULL
+# The field of a `Change` -> its key in a trial file, so that this version reads the files of earlier versions.
+_KEYS = {"added_lines": "ours", "commented_lines": "replaced"}
 
 
 class TrialError(Exception):
-    """The trial is missing, or failed to start or to end. The message gives the reason."""
+    """The error for a trial that is missing, or that failed to start or to end. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Record:
     terminal: int = 0  # device number
 
     def text(self) -> str:
-        return json.dumps({"version": 1, **asdict(self)}, indent=1) + "\n"
+        changes = [{_KEYS.get(field, field): value for field, value in asdict(c).items()} for c in self.changes]
+        return json.dumps({"version": 1, **asdict(self), "changes": changes}, indent=1) + "\n"
 
 
 def load(service: str, state: str) -> Record | None:
@@ -62,7 +65,8 @@ def load(service: str, state: str) -> Record | None:
             document = json.load(file)
         if document.pop("version") != 1:
             raise ValueError
-        changes = tuple(Change(**c) for c in document.pop("changes"))
+        fields = {key: field for field, key in _KEYS.items()}
+        changes = tuple(Change(**{fields.get(k, k): v for k, v in c.items()}) for c in document.pop("changes"))
         return Record(changes=changes, **document)
     except FileNotFoundError:
         return None
@@ -232,7 +236,7 @@ def roll_back_left_over() -> list[str]:
 
 
 def watch(service: str, stop: Sequence[object]) -> None:
-    """Wait until the trial ends. Roll it back after `keep_within` seconds, or when `stop` gets a signal (SIGTERM)."""
+    """Wait until the trial ends. Roll back after `keep_within` seconds, or when `stop` gets a signal (SIGTERM)."""
     with open(_path(service, "watch"), "a", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         record = load(service, TRIAL)
@@ -275,7 +279,7 @@ def log_failure(service: str, error: Exception) -> None:
 
 
 def _start_watchdog(service: str) -> None:
-    """Start the watchdog so that it survives the end of the terminal and the session. Wait until it is ready."""
+    """Start the watchdog so that it survives the end of the terminal and the session. Wait for the watchdog's lock."""
     command = [INTERPRETER, "-I", "-S", WATCHDOG, service]
     unit = ["/usr/bin/systemd-run", "--quiet", "--collect", f"--unit=pam_totp-trial-{service}"]
     unit += ["--property=KillMode=process", "--", *command]  # a program of [hooks] may outlive the watchdog

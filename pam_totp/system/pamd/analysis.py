@@ -3,7 +3,8 @@
 Rules:
 - A stack is safe if every login runs pam_totp.so, and only its results success and ignore let a user in.
 - The stack must ask for a code only after the first factor was right.
-- Every path through the stack is examined. A finding is an error if an attacker with the password can choose the path.
+- The analysis examines every path through the stack. A finding is an error if an attacker with the password can choose
+  the path.
 - The finding is a note if the path depends on a condition, such as a group: the site has exempted these logins.
 """
 
@@ -274,7 +275,7 @@ def _code_after_wrong_password(service: str, stack: Sequence[Handler], totp: Seq
 
     results = _wrong_password(totp, ways.results_in(stack, {}, refusing=factors))
     if factors and find_path(stack, results, asks_for_code, lambda move: move.index in totp or None) is not None:
-        what = f"{service}: PAM asks for a code after a wrong password, so any person can cause failures of a user: "
+        what = f"{service}: PAM asks for a code after a wrong password, so an attacker can cause failures of a user: "
         what += f"{_location(stack, factors[0])} is {stack[factors[0]].rule.control}"
         yield _finding(WARNING, Code.CODE_AFTER_WRONG_PASSWORD, what, "make the first factor `requisite`")
 
