@@ -30,11 +30,11 @@ LONGEST_LINE = 4096  # bytes: the client drops the beginning of a longer line
 
 
 class ClientError(Exception):
-    """The base class of the errors of this module. The message contains the problem, the reason and the remedy."""
+    """The base class of the errors of this module. The message contains the problem, and the reason if it is known."""
 
 
 class PortError(ClientError):
-    """The error if the port is missing, busy or unplugged."""
+    """The error if the port cannot be used: for example, the port is missing, busy or unplugged."""
 
 
 class Timeout(ClientError):
@@ -53,7 +53,7 @@ class Client:
     """A connection to the token at `url`, such as /tmp/token, socket://127.0.0.1:4000 or token://NAME.
 
     `timeout` (seconds) limits each call. A call first waits up to `patience` seconds for a port that is missing, busy
-    or unplugged. It fails if the port disappears during the call.
+    or unplugged. The call fails if the port disappears during the call.
     """
 
     def __init__(self, url: str, timeout: float = 10.0, patience: float = 0.0) -> None:
@@ -188,7 +188,7 @@ class Client:
 
 
 def check_url(url: str) -> str:
-    """Return `url`. Raise ValueError if it is a network URL with an invalid host or port."""
+    """Return `url`. Raise ValueError for a network URL with an invalid host or port."""
     if network := NETWORK_URL.fullmatch(url):
         text = network["port"] or ""
         if not (network["host"] and text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PORT):

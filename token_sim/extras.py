@@ -12,11 +12,11 @@ import sys
 _INSTALL = {
     "pyserial": "apt-get install python3-serial",
     "python-pskc": "apt-get install python3-pskc",
-    "textual": "make install EXTRAS=tui",  # Debian 12 does not package it
+    "textual": "make install EXTRAS=tui",  # Debian 12 has no package of textual
 }
 
 
 def missing(package: str) -> str:
-    """Return the message for a missing package, with the command to install it."""
+    """Return the message for a missing package, with the command to install the package."""
     in_environment = sys.prefix != sys.base_prefix
     return f"{package} is missing ({f'pip install {package}' if in_environment else _INSTALL[package]})"

@@ -23,7 +23,10 @@ OPTIONS = ("--require-hashes", "--disable-pip", "--progress-spinner=off", "--for
 
 
 def judge(text: str) -> tuple[int, list[str]]:
-    """Return the exit status and the lines to print for pip-audit's output. Output without a result has status 3."""
+    """Return the exit status and the lines to print for `text`, the output of pip-audit.
+
+    Output without a result has status 3.
+    """
     try:
         pins: list[dict[str, Any]] = json.loads(text)["dependencies"]
     except (ValueError, KeyError, TypeError):

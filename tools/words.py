@@ -78,7 +78,7 @@ def prose(path: Path) -> Iterator[Text]:
 
 
 def findings(paths: list[str]) -> Iterator[str]:
-    """Yield a line for each unclear expression in these files."""
+    """Yield a line for each unclear expression in the files `paths`."""
     for name in paths:
         for text in prose(TREE / name):
             if text.text == '"nobody"':  # the name of an account

@@ -26,7 +26,7 @@ from pam_totp.system.extras import how_to_get
 PAM_FOLDER = "/etc/pam.d"
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 EXAMPLE = os.path.join(_PACKAGE, "web", "pam_totp-portal")
-SLOTS = 4  # checks at once; one check takes as long as the slowest module of the PAM service
+SLOTS = 4  # checks at once; a check takes as long as the modules of the PAM service
 SLOT_WAIT = 10.0  # seconds: the longest wait of a request until its check starts
 REFUSAL_DELAY = 1.0  # seconds: more than a hash takes, and more than pam_unix takes for an unknown user
 MAX_BYTES = 511  # of a user name or a password: PAM_MAX_RESP_SIZE without the final NUL

@@ -1,7 +1,7 @@
 """The accounts that can log in to a service: those with a shell, and a password, a key or a sudo rule.
 
 Rules:
-- Each file is read once for any number of accounts.
+- `login_check` reads the passwd and shadow files once, for any number of names.
 - `sudo -l` runs only for the names that a caller passes to `login_check`, because each run needs a process.
 """
 
@@ -36,7 +36,7 @@ def people() -> list[str]:
 
 
 def account_of(name: str, local: Container[str]) -> Account | None:
-    """Return the account with its groups, or None if it does not exist. `local` has the result of `local_names`."""
+    """Return the account `name` with its groups, or None if it is unknown. `local` is the result of `local_names`."""
     try:
         entry = pwd.getpwnam(name)
         gids = os.getgrouplist(entry.pw_name, entry.pw_gid)
@@ -97,7 +97,7 @@ def local_names() -> frozenset[str]:
 
 
 def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
-    """Return True if sshd may accept a key of this account. `settings` are those for a login of this account.
+    """Return True if sshd may accept a key of the account `name`. `settings` are the settings for a login of `name`.
 
     Also return True if sshd uses a command or a certificate authority, because such keys are in no file.
     """
@@ -116,7 +116,7 @@ def has_ssh_key(name: str, settings: sshd.Settings) -> bool:
 
 
 def _has_line(path: str) -> bool:
-    """Return True if the file has a non-empty line other than a comment, or is unreadable."""
+    """Return True if the file `path` has a non-empty line other than a comment, or is unreadable."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return any(line.strip() and not line.lstrip().startswith("#") for line in file)

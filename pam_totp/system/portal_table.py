@@ -3,7 +3,7 @@
 Rules:
 1. A login ignores the table, so that an error in the table locks no user out. The portal does not start if the table
    has an error, and `doctor` reports the error.
-2. The logo is a file of this host. The portal reads it once, and determines the type from the content.
+2. The logo is a file of this host. The portal reads the file once, and determines the type from the content.
 3. The contrast of the accent colour to each background is at least that of WCAG 2.2, 1.4.3, in both themes.
 4. Without `accent_dark`, the accent colour of the dark theme is the lightened `accent`.
 """
@@ -58,10 +58,10 @@ class Logo:
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """The site on the pages of the portal. A field is None if the site file omits its value.
+    """The site on the pages of the portal. A field is None, or `help` is empty, if the site file omits its value.
 
     `help` has texts by language; the key "" is for a text without a language. `accent` and `accent_dark` are the
-    colours of links and buttons in the two themes, either both or neither.
+    colours of links and buttons in the two themes; both are set, or both are None.
     """
 
     name: str | None = None
@@ -77,7 +77,10 @@ class Appearance:
         return bool(self.help or self.url or self.telephone)
 
     def help_in(self, language: str) -> tuple[str, str]:
-        """Return the help in `language`, otherwise in English, otherwise in any language, and its language or ""."""
+        """Return the help for a page in `language`, and the language of the text, or "" if it has none.
+
+        The order is: `language`, its base language, a text without a language, English, any language.
+        """
         for code in (language, language.partition("_")[0], "", "en", *self.help):
             if code in self.help:
                 return self.help[code], code
@@ -85,7 +88,7 @@ class Appearance:
 
     @property
     def number(self) -> str:
-        """The telephone number as in a tel: link. A `(0)` in an international number is not dialled."""
+        """Return the telephone number as in a tel: link, without the `(0)` of an international number."""
         text = self.telephone or ""
         return re.sub(r"[^+0-9]", "", text.replace("(0)", "") if text.startswith("+") else text)
 
@@ -115,9 +118,9 @@ def appearance(site: Site, locate: Callable[[str], str] = str) -> Appearance:
 # ---- colours
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(colour: str, other: str) -> float:
     """Return the contrast of two colours, #rrggbb, from 1 to 21 (WCAG 2.2, "contrast ratio")."""
-    dark, light = sorted(map(_luminance, (one, other)))
+    dark, light = sorted(map(_luminance, (colour, other)))
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -145,7 +148,7 @@ def _accents(table: Mapping[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _require_contrast(name: str, colour: str, others: tuple[str, ...], better: str) -> None:
-    """Raise SettingsError with the lowest contrast of a colour, if that is too low."""
+    """Raise SettingsError with the lowest contrast of `colour` to `others` if this contrast is too low."""
     lowest, other = min((contrast(colour, other), other) for other in others)
     if lowest < MIN_CONTRAST:
         ratio = floor(lowest * 100) / 100  # rounded down, so that 4.499 is not shown as 4.5
@@ -172,13 +175,13 @@ def _full(colour: str) -> str:
 
 
 def _read_logo(path: str) -> Logo:
-    """Read an image. Raise SettingsError if the file is missing, too large, or of an unknown type."""
+    """Return the image at `path`. Raise SettingsError if the file is missing, too large, or of an unknown type."""
     place = f"{_PLACE}.logo: {path}"
     try:
         # O_NONBLOCK: the open of a named pipe would wait for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SettingsError(f"{place}: must be a file")
+                raise SettingsError(f"{place}: must be a regular file")
             content = file.read(MAX_LOGO + 1)
     except OSError as e:
         raise SettingsError(f"{place}: {(e.strerror or str(e)).lower()}") from None
@@ -206,18 +209,20 @@ def _url(v: object) -> str | None:
             is_page = False
         if is_page or re.fullmatch(r"mailto:[^@?]+@[^@?]+", v):
             return None
-    return "must be a URL that begins with https://, http:// or mailto:, without spaces"
+    return 'must be a URL such as https://HOST/, http://HOST/ or mailto:USER@HOST, in ASCII without spaces and "<>\\'
 
 
 def _telephone(v: object) -> str | None:
     good = type(v) is str and len(v) <= fields.MAX_TEXT and _TELEPHONE.fullmatch(v) and sum(map(str.isdigit, v)) > 1
-    return None if good else 'must be a telephone number (example: "+49 30 123456")'
+    what = f"must be a telephone number of at most {fields.MAX_TEXT} characters: 2 digits or more, spaces and ()/.-"
+    return None if good else f'{what}, after an optional + (example: "+49 30 123456")'
 
 
 def _help(v: object) -> str | None:
     texts = v if isinstance(v, dict) else {"en": v}
     good = bool(texts) and all(_LANGUAGE.fullmatch(code) and _is_help(text) for code, text in texts.items())
-    return None if good else f"must be a text of 1 to {MAX_HELP} printable characters, or a table of texts by language"
+    what = f"must be a text of 1 to {MAX_HELP} printable characters without spaces at its ends"
+    return None if good else f"{what}, or a table of such texts by language"
 
 
 def _is_help(v: object) -> bool:
@@ -233,7 +238,7 @@ def _code(language: str) -> str:
     return language.replace("-", "_")
 
 
-_COLOUR_RULE = _matching(_COLOUR, 'must be a colour of the form "#1d4f91"')
+_COLOUR_RULE = _matching(_COLOUR, 'must be a colour of the form "#1d4f91" or "#14f"')
 _RULES: Mapping[str, Callable[[Any], str | None]] = {
     "name": fields.text,
     "logo": _absolute,

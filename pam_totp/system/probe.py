@@ -30,14 +30,14 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem of a service or helper: a code for programs, and a text for people."""
+    """A problem of a service or helper: a code for programs, and a text for users."""
 
     code: Code
     text: str
 
 
 def service(path: str) -> Problem | None:
-    """Probe the service that listens at `path`. Return None if it answers.
+    """Probe the service that listens at `path`. Return the problem, or None if the service answers.
 
     Raise FileNotFoundError if there is no socket.
     """
@@ -53,7 +53,7 @@ def service(path: str) -> Problem | None:
 
 
 def helper(interpreter: str, path: str) -> Problem | None:
-    """Start the helper as the relay does, and probe it. Return None if it answers."""
+    """Start the helper `path` as the relay does, and probe it. Return the problem, or None if the helper answers."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     stderr = os.memfd_create("stderr")
     with near, far, open(stderr, "rb") as output:

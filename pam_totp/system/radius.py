@@ -1,11 +1,11 @@
 """FreeRADIUS as a member of a fleet, with a configuration that serves pam_totp alone.
 
 Rules:
-1. All files are in FOLDER, which root owns. FreeRADIUS reads the files, and can change only its credentials in TLS.
+1. All files are in FOLDER, which root owns. FreeRADIUS reads the files, and can change only its credentials in tls/.
    So a compromised FreeRADIUS cannot redirect root or `pam-totp` to other files.
-2. `install` generates `radiusd.conf` from the authorities alone, and replaces it. The administrator owns the other
+2. `install` generates `radiusd.conf` from the authorities alone, and replaces it. The administrator edits the other
    files: the commands write them once, or add text at the end.
-3. The stock configuration of FreeRADIUS is unchanged. A drop-in of systemd selects FOLDER.
+3. The configuration in the package of FreeRADIUS is unchanged. A drop-in of systemd selects FOLDER.
 4. A client has a secret of 128 random bits, and must send a Message-Authenticator. TLS replaces both.
 """
 
@@ -80,7 +80,7 @@ _DATA = {
     "challenge": "%{control:Tmp-String-2}",
 }
 _LISTEN = """\
-# The addresses of FreeRADIUS. This file is yours: 'pam-totp member radius install' writes it once.
+# The addresses of FreeRADIUS. You can edit this file: 'pam-totp member radius install' writes the file only once.
 listen {
 	type = auth
 	ipaddr = *
@@ -110,8 +110,8 @@ client {name} {{
 """
 _RADSEC = """\
 # RadSec: RADIUS over TLS, for clients and proxies that support it. Remove the first '#' of each line below, name the
-# certificates, and put each client into the list. Its secret is always radsec (RFC 6614 2.3), because the certificate
-# authenticates the client. ca_file must be a CA that signs for these clients only.
+# certificates, and put each client into the list. A client's secret is always radsec (RFC 6614 2.3), because the
+# certificate authenticates the client. ca_file must be a CA that signs for these clients only.
 #clients pam_totp_radsec {
 #	client branch {
 #		ipaddr = 192.0.2.0/24
@@ -198,7 +198,7 @@ class Client(NamedTuple):
 
     @property
     def address(self) -> str | None:
-        """The address or network of the client."""
+        """Return the address or network of the client, or None."""
         return self.settings.get("ipaddr")
 
 
@@ -208,7 +208,7 @@ def missing() -> list[str]:
 
 
 def configuration(authorities: Sequence[str], folder: str = FOLDER) -> str:
-    """Return the text of `radiusd.conf`. The addresses and the path must not have quotes or dollars."""
+    """Return the text of `radiusd.conf`. `authorities` and `folder` must not contain quotes or dollar signs."""
     assert all(host_and_port(authority) is not None for authority in authorities)
     data = '\\"v\\":1' + "".join(f',\\"{name}\\":\\"{value}\\"' for name, value in _DATA.items())
     modules = "".join(
@@ -220,10 +220,10 @@ def configuration(authorities: Sequence[str], folder: str = FOLDER) -> str:
 
 
 def new_client(name: str, address: str, service: str, *, has_challenge: bool = True) -> tuple[str, str]:
-    """Return the text for a new client, and its secret. Raise ValueError if a value is invalid."""
+    """Return the text for a new client, and the secret. `address` may be a network. Raise ValueError."""
     for value in (name, service):
         if CLIENT_NAME.fullmatch(value) is None:
-            raise ValueError(f"{value!r}: must be 1 to 64 of a-z, 0-9, '.', '_', '-'")
+            raise ValueError(f"{value!r}: must be 1 to 64 of a-z, 0-9, '.', '_', '-', and begin with a-z or 0-9")
     network = ip_network(address)
     secret = secrets.token_hex(SECRET_BYTES)
     more = "" if has_challenge else "\tpam_totp_challenge = no\n"
@@ -249,7 +249,7 @@ def clients(text: str) -> list[Client]:
 
 
 def is_safe(client: Client) -> bool:
-    """Return True if no attacker on the network can forge a request of this client, or a reply to it.
+    """Return True if no attacker on the network can forge a request of `client`, or a reply to `client`.
 
     TLS protects both, so the secret of a client with TLS may be public.
     """
@@ -260,13 +260,13 @@ def is_safe(client: Client) -> bool:
 
 
 def once(folder: str) -> dict[str, str]:
-    """Return the files that are written once, by path, with their texts."""
+    """Return the texts of the files that `install` writes only once, by path."""
     texts = {CLIENTS: _CLIENTS, LISTEN: _LISTEN, RADSEC: _RADSEC, DICTIONARY: _DICTIONARY}
     return {os.path.join(folder, name): text for name, text in texts.items()}
 
 
 def units(command: str, folder: str = FOLDER) -> dict[str, str]:
-    """Return the files of systemd, by path, with their texts. `command` is the path of `pam-totp`."""
+    """Return the texts of the files of systemd, by path. `command` is the path of `pam-totp`."""
     return {
         DROP_IN: _SERVICE_UNIT.format(program=PROGRAM, folder=folder),
         f"{UNITS}/pam_totp-radius.service": _RENEWAL.format(command=command, folder=folder),
@@ -275,7 +275,7 @@ def units(command: str, folder: str = FOLDER) -> dict[str, str]:
 
 
 def problem(folder: str) -> str | None:
-    """Return None if FreeRADIUS accepts the configuration in `folder`, or the last line of its output.
+    """Return the reason why FreeRADIUS refuses the configuration in `folder`, or None if FreeRADIUS accepts it.
 
     FreeRADIUS runs with its own account, as under systemd.
     """
@@ -302,7 +302,7 @@ def problem(folder: str) -> str | None:
 
 
 def version() -> tuple[int, ...] | None:
-    """Return the version that FreeRADIUS prints, or None if that fails."""
+    """Return the version that FreeRADIUS prints, or None if FreeRADIUS prints no version."""
     try:
         done = subprocess.run([PROGRAM, "-v"], capture_output=True, text=True, timeout=CHECK_TIME, check=False)
     except (OSError, subprocess.TimeoutExpired):

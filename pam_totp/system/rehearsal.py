@@ -26,7 +26,7 @@ from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
-NEXT_CODE = "use the next code (an app shows it within a minute; a key fob, at the next press)"
+NEXT_CODE = "use the next code (a phone app shows it within a minute; a key fob with a button, at the next press)"
 _AFTER_KEY = {"SSH_AUTH_INFO_0": "publickey"}  # the PAM environment in which sshd names a successful method
 TRIES = 3  # logins: the rehearsal fails if all of them are refused
 # These services run as root. Other services (sudo, su, screen lockers) keep the real uid of the calling user.
@@ -65,11 +65,13 @@ class Outcome:
 
 @contextmanager
 def private_copy(machine: Machine, service: str) -> Iterator[str]:
-    """Copy the service file and all included files to a temporary folder. Yield the folder, then delete it.
+    """Copy the files of `service` and `other`, and the files that they include by name, to a temporary folder.
+
+    Yield the folder, then delete it.
 
     Included names become absolute paths: Linux-PAM 1.5 always searches /etc/pam.d for names, even with
     pam_start_confdir.
-    Raise StackError if a file is missing.
+    Raise StackError if a file is missing, except for `other`.
     """
     folder = tempfile.mkdtemp(prefix="pam-totp-rehearsal-")
     try:
@@ -92,9 +94,9 @@ def private_copy(machine: Machine, service: str) -> Iterator[str]:
 
 
 def attempt(service: str, user: str, converse: Converse, folder: str | None, *, after_key: bool = False) -> Outcome:
-    """Log in once as the service does: authenticate, then check the account. Raise LibpamError.
+    """Log `user` in once, as `service` does: authenticate, then check the account. Return the outcome.
 
-    `after_key` is True for a login in which sshd has already checked a key.
+    `after_key` is True for a login in which sshd has already checked a key. Raise LibpamError.
     """
     items = {"tty": "ssh" if service == "sshd" else _terminal(), "ruser": os.environ.get("SUDO_USER") or "root"}
     if service in _AS_ROOT:
@@ -109,7 +111,7 @@ def attempt(service: str, user: str, converse: Converse, folder: str | None, *, 
 def prove(
     service: str, user: str, converse: Converse, folder: str, show: Callable[[str], None], *, after_key: bool = False
 ) -> None:
-    """Let a user log in, then check that the stack refuses these answers without a valid code. Raise RehearsalError."""
+    """Let `user` log in, then check that the stack refuses these answers without a valid code. Raise RehearsalError."""
     for remaining in reversed(range(TRIES)):
         answers: list[bytes] = []
         outcome = attempt(service, user, _recording(converse, answers), folder, after_key=after_key)

@@ -5,7 +5,8 @@ Rules:
 2. The note contains no key. It has the sealed stores, and the date and the digest of the last exported copy.
 3. systemd gives the keyring to the services as a credential. The services lack root's privileges, and cannot read the
    file.
-4. A command reads, changes and writes these files in a block of `changing`. Two rotations at once would lose a key.
+4. A command that changes these files reads and writes them in a block of `changing`. Two rotations at once would
+   lose a key.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Note:
 
 
 def note() -> Note:
-    """Return the note of this host, which is empty if it is missing or damaged."""
+    """Return the note of this host, or an empty note if the file is missing or damaged."""
     try:
         with open(seal_key.NOTE, encoding="utf-8", errors="surrogateescape") as file:
             fields = json.load(file)
@@ -122,7 +123,7 @@ def missing_library() -> str | None:
 
 @contextmanager
 def changing() -> Iterator[None]:
-    """Let no other process change the files of the seal during the block. Raise StoreError if one does so now."""
+    """Prevent changes of the files by other processes during a block. Raise StoreError during another change."""
     _make_folder()
     lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -136,9 +137,10 @@ def changing() -> Iterator[None]:
 
 
 def write(keyring: Keyring, place: str | None = None) -> None:
-    """Replace the keyring durably, then its note. `place` is one of PLACES; None keeps it. Raise StoreError or OSError.
+    """Replace the keyring durably, then its note. Raise StoreError or OSError.
 
-    This order is required, because a note without the key would refuse all records.
+    `place` is one of PLACES; with None, the place is unchanged. This order is required: without the key, a store in
+    the note refuses all records.
     """
     _require_readable(keyring)
     old = note()
@@ -160,7 +162,7 @@ def write(keyring: Keyring, place: str | None = None) -> None:
 
 
 def note_export(keyring: Keyring, content: bytes, now: int) -> None:
-    """Write the date and the digest of an exported copy, and its keys, to the note."""
+    """Write the time `now` (Unix seconds), the digest of the exported copy `content`, and the keys' ids to the note."""
     old, ids = note(), tuple(key_id(key) for key in keyring.keys)
     _write_note(Note(old.stores, old.place, old.keys, ids, now, sha256(content).hexdigest()))
 
@@ -208,10 +210,10 @@ def _require_readable(keyring: Keyring) -> None:
 
 
 def _make_folder() -> None:
-    """Create the folder of the keyring, which everybody can enter to read the note, under any umask."""
+    """Create the folder of the keyring, which every account can enter to read the note, under any umask."""
     if not os.path.isdir(seal_key.FOLDER):
         os.makedirs(seal_key.FOLDER, 0o755, exist_ok=True)
-        os.chmod(seal_key.FOLDER, 0o755)  # noqa: S103  it has no secret but in files of root
+        os.chmod(seal_key.FOLDER, 0o755)  # noqa: S103  only root's files in it have secrets
 
 
 def _encrypted(content: bytes, place: str) -> bytes:

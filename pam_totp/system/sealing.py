@@ -3,7 +3,7 @@
 Rules:
 1. The work runs as the store's owner, in a child process. Logins continue meanwhile.
 2. `seal_all` first deletes the files that killed processes have left. An interrupted import must be rolled back before,
-   and a running import must end, because its journal has secrets too.
+   and a running import must end, because the journal of an import has secrets too.
 3. `seal_all` changes one record at a time. A second run completes the work after a kill or an error.
 4. A key that is still in use must remain in the keyring.
 """
@@ -37,14 +37,17 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The number of documents with secrets by the identifiers of their keys, or OPEN, or the reason of an error."""
+    """The number of documents by the identifier of the key that seals their secrets. OPEN counts unsealed secrets.
+
+    `problem` is the reason of an error, or None.
+    """
 
     by_key: dict[str, int]
     problem: str | None = None
 
 
 def seal_all(location: str) -> Sealed:
-    """Seal all records and the stock of the store at `location` with the current key."""
+    """Seal all records and the stock of the store at `location` with the current key. Return the result."""
 
     def work(store: Store) -> Iterator[Report]:
         assert isinstance(store, FileStore | SharedStore)
@@ -70,13 +73,13 @@ def seal_all(location: str) -> Sealed:
 
 
 def _clean_up(store: FileStore) -> None:
-    """Delete the secrets that killed processes have left. Raise StoreError if an import was interrupted, or runs."""
+    """Delete the secrets that killed processes have left. Raise StoreError for an interrupted or a running import."""
     upkeep.delete_leftovers(store)
     with store.opened() as folder:
         if journal.is_left(folder):
-            raise StoreError(f"{JOURNAL}: left by an interrupted import, so run 'pam-totp doctor --repair' first")
+            raise StoreError(f"{JOURNAL}: left by an interrupted import (run 'pam-totp doctor --repair' first)")
         if exists(folder, JOURNAL):
-            raise StoreError("an import is running, so try again when it has finished")
+            raise StoreError("an import is running (try again when it has finished)")
 
 
 def count_keys(location: str) -> Keys:

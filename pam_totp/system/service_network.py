@@ -39,7 +39,7 @@ _EVERY_ADDRESS = {"0.0.0.0/0", "::/0", "any"}
 
 
 def permit() -> bool:
-    """Write the drop-in. Return False if it already exists. Raise OSError."""
+    """Write the drop-in. Return False if the file already has this content. Raise OSError."""
     try:
         with open(DROP_IN, encoding="utf-8") as file:
             if file.read() == CONTENT:
@@ -58,7 +58,7 @@ def permit() -> bool:
 
 
 def restart() -> bool:
-    """Let systemd read its units again, and restart the service if it runs. Return False if systemd does not run."""
+    """Let systemd read its units again, and restart the service if it runs. Return False if that is impossible."""
     if not os.path.isdir(SYSTEMD):
         return False
     for arguments in (["daemon-reload"], ["try-restart", UNIT]):

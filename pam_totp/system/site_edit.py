@@ -16,7 +16,7 @@ from typing import Any
 from pam_totp.core.settings import SettingsError, parse_site
 
 Value = str | list[str]
-# A header such as [member], alone on its line; and the value of a key: a list of strings, or one string.
+# The header [member], alone on its line; the next header; the value of a key: a list of strings, or one string.
 _HEADER = re.compile(r"^[ \t]*\[[ \t]*member[ \t]*\][ \t]*(?:#.*)?$", re.MULTILINE)
 _NEXT_HEADER = re.compile(r"^[ \t]*\[[ \t]*[A-Za-z\"'\[]", re.MULTILINE)
 _STRING = r"(?:\"[^\"\n]*\"|'[^'\n]*')"

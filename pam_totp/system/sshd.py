@@ -1,7 +1,7 @@
 """sshd: its settings for a user, the configuration file that pam_totp adds, and a reload.
 
 Rules:
-- The settings come from the real sshd (`sshd -T -C`). Its files are read only for their Match blocks,
+- The settings come from the real sshd (`sshd -T -C`). The files of sshd are read only for their Match blocks,
   and for the position of the added file.
 - `bypasses` reports every setting in the output of `sshd -T -C` that lets a user log in without PAM.
 - `enable` rolls back a configuration that `sshd -t` rejects.
@@ -63,7 +63,7 @@ def configuration_error() -> str | None:
 
 
 def settings(user: str, place: Place = LOCAL) -> Settings:
-    """Return the settings for a login of `user` (sshd -T -C), by lower-case name. Raise SshdError."""
+    """Return the settings for a login of `user` from `place` (sshd -T -C), by lower-case name. Raise SshdError."""
     where = f"host={place.host},addr={place.address},laddr={place.local_address},lport={place.local_port}"
     done = _run("-T", "-C", f"user={user},{where}")
     if done.returncode != 0:

@@ -24,7 +24,7 @@ _MAX_DEPTH = 16  # files: SERVCONF_MAX_DEPTH
 
 
 def lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the lower-case keyword and the other words of every line. Replace old names of settings by new names."""
+    """Yield the lower-case keyword and the other words of every line in `text`. Replace old names of settings."""
     for keyword, rest in _LINE.findall(text):
         words = [quoted or plain for quoted, plain in _WORD.findall(rest.partition("#")[0])]
         yield _ALIASES.get(keyword.lower(), keyword.lower()), words
@@ -35,13 +35,13 @@ def texts(root: str = "/") -> list[str]:
     return list(_texts(root, MAIN, 0))
 
 
-def why_without_effect(path: str, wanted: Mapping[str, str], root: str = "/") -> str | None:
-    """Return the reason why sshd would not use the settings `wanted` of a new file `path`, or None."""
+def why_without_effect(path: str, new_settings: Mapping[str, str], root: str = "/") -> str | None:
+    """Return the reason why sshd would not use `new_settings` of a new file `path`, or None."""
     earlier: str | None = None
     for file, keyword, words in _before_match(root, MAIN, path, 0):
         if file == path:
             return earlier
-        if keyword in wanted and words[:1] != [wanted[keyword]]:
+        if keyword in new_settings and words[:1] != [new_settings[keyword]]:
             earlier = f"{file} sets {keyword} {' '.join(words)} before sshd reads {path}"
             earlier += f" (move '{_INCLUDE}' to the beginning of {MAIN}, or delete that setting)"
     reason = f"sshd would not read {path}: {MAIN} must include it before the first Match block"
@@ -58,7 +58,7 @@ def _texts(root: str, path: str, depth: int) -> Iterator[str]:
 
 
 def _before_match(root: str, path: str, new: str, depth: int) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield file, keyword and words of the settings outside Match blocks, in sshd's order; the new file as one item."""
+    """Yield file, keyword and words of the settings before a Match block, in order. The file `new` is one item."""
     for keyword, words in lines(_read(root, path) or ""):
         if keyword == "match":
             return

@@ -1,8 +1,9 @@
-"""sshd's Match blocks: the logins to check, so that each block applies to at least one login.
+"""sshd's Match blocks: the logins to check. If possible, each block applies to at least one of these logins.
 
 Rules:
 - The real sshd decides whether a block applies to a login (sshd -T -C). This module only finds logins that may fit.
-- A block that names users or groups yields a login of each user whom it fits. Any other block yields one login.
+- A block that names users or groups yields a login of each user whom it fits, for at most _MAX_USERS users. Any other
+  block yields one login.
 - A block is skipped if its patterns fit none of the addresses, hosts and ports that this module tries.
 """
 
@@ -85,7 +86,7 @@ def _place(criteria: dict[str, str]) -> Place | None:
 
 
 def _example(patterns: str | None, usual: Sequence[str], is_valid: Callable[[str], bool]) -> str | None:
-    """Return a value that fits the patterns, or the first usual value if there are no patterns."""
+    """Return a value that fits the patterns, or None. Return the first usual value if `patterns` is None."""
     if patterns is None:
         return usual[0]
     positive = [word for word in patterns.split(",") if not word.startswith("!")]

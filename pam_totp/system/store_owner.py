@@ -26,24 +26,27 @@ Report = tuple[str, str]  # kind, text
 
 
 def as_owner(location: str, work: Callable[[Store], Iterator[Report]]) -> Iterator[Report]:
-    """Run `work` in a child process as the owner of a folder, or as the account that reads databases.
+    """Run `work` in a child process as the owner of the folder `location`, or as ACCOUNT for a database.
 
-    Yield its reports, and a report BROKEN for an error.
+    Yield the reports of `work`, and a report BROKEN for an error.
     """
     seal_key.hold()
     return _from_child(lambda: _reports(location, work))
 
 
 def as_owner_of(folder: str, work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
-    """Run `work` in a child process as the owner of `folder`, and yield its reports, and BROKEN for an error.
+    """Run `work` in a child process as the owner of `folder`. Yield the reports of `work`, and BROKEN for an error.
 
-    The caller imports the modules of `work` before, because the owner may lack access to the files.
+    The caller imports the modules of `work` before, because the owner may lack access to the files of these modules.
     """
     return _from_child(lambda: _reports_of(partial(become_owner_of, folder), work))
 
 
 def as_account(account: str, work: Callable[[], Iterator[Report]]) -> Iterator[Report]:
-    """Do the same as the account `account`, or as the present account if `account` does not exist."""
+    """Run `work` in a child process as `account`, or as the present account if `account` does not exist.
+
+    Yield the reports of `work`, and BROKEN for an error.
+    """
     return _from_child(lambda: _reports_of(partial(become_account, account), work))
 
 

@@ -53,7 +53,7 @@ def find_obstacles(folder: str) -> Obstacles:
 
 
 def entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the name and the status of the lock file, the decoys, the records and the stock. Follow no link."""
+    """Yield the name and the status of the lock file, decoys, records and stock in `folder`. Follow no link."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:

@@ -1,4 +1,4 @@
-"""sudo: its rules for a user, and the user whose password and code it asks for.
+"""sudo: its rules for a user, and the user whose password and code sudo asks for.
 
 Rules:
 - The answers come from the real sudo (`sudo -l -U`). This module reads no sudoers file.
@@ -44,7 +44,7 @@ def rules(user: str) -> Rules:
 
 
 def parse(text: str) -> Rules:
-    """Return the rules in the output of `sudo -l`."""
+    """Return the rules in `text`, the output of `sudo -l`."""
     commands = [line for line in text.splitlines() if line.startswith("    (")]
     settings = _defaults(text)
     asks_other = next((name for name in _OTHERS if name in settings), None)

@@ -18,7 +18,10 @@ _RELEASE = re.compile(r'^__path__ = \["(/[^"]+)"\]$', re.MULTILINE)
 
 
 def distrust(path: str, owners: Container[int] = (0,)) -> str | None:
-    """Return the reason why a relay that root runs distrusts an absolute path, or None."""
+    """Return the reason why a relay that root runs distrusts the absolute path `path`, or None.
+
+    `owners` are the uids that may own a trusted file.
+    """
     return _distrust(path, owners, 0)
 
 
@@ -38,7 +41,7 @@ def distrust_around(helper: str, owners: Container[int] = (0,)) -> str | None:
 
 
 def _release(package: str) -> list[str]:
-    """Return the second folder of modules (RELEASE in data/install), or an empty list. Only a Debian package has it."""
+    """Return a list of the second folder of modules (RELEASE in data/install). It is empty without a Debian package."""
     try:
         with open(os.path.join(package, "__init__.py"), encoding="utf-8") as file:
             return _RELEASE.findall(file.read())

@@ -26,7 +26,7 @@ class Defects:
 
 
 def find_defects(folder: str) -> Defects:
-    """Examine the store at `folder`. `find_enrolled` reports records that cannot be read."""
+    """Return the defects of the store at `folder`. `find_enrolled` reports records that cannot be read."""
 
     def examine(store: Store) -> Iterator[Report]:
         assert isinstance(store, FileStore)

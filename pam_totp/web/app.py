@@ -4,9 +4,11 @@ Rules:
 - A GET request never changes a token. Every POST request must carry the CSRF token of its own session.
 - A browser does not cache a page, and hides the page's address from other sites. Other sites cannot frame a page. A
   page loads scripts and styles only from the portal.
-- Every request counts against the limits of `request_limits`, except for requests for files and requests of monitors.
+- A request counts against the limits of `request_limits`, except for requests for files, requests of monitors, and
+  requests that `_refuse_foreign_requests` refuses.
 - The code chooses the target of every redirect; a request cannot choose it.
-- Every error page names the next step for the user, and hides internal details.
+- Every error page names the next step for the user or states that nothing was changed, and hides internal
+  details.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ HSTS = "max-age=31536000"  # one year, in seconds
 
 
 def create_app(config: Config) -> Flask:
-    """Return the application. Only one process may serve it, because the sessions are in that process's memory."""
+    """Return the application, for one process only: the sessions are in the memory of the process."""
     app = Flask("pam_totp.web", static_url_path="/static")
     app.wsgi_app = host_header.checking(url_path.below(app.wsgi_app, config.path))  # type: ignore[method-assign, assignment]
     app.url_map.merge_slashes = False  # werkzeug would redirect to the host name of the request
@@ -138,7 +140,7 @@ def _refuse_foreign_requests() -> Response | None:
         text = gettext("This form was sent from another site. Nothing was changed.")
         return _message_page(gettext("Form of another site"), text, status=403)
     if _is_embedded_elsewhere():
-        text = gettext("This page cannot be part of another site. Open it by its address.")
+        text = gettext("This page cannot be part of another site. Open the page by its address.")
         return _message_page(gettext("Part of another site"), text, status=403)
     return None
 
@@ -170,7 +172,7 @@ def _add_headers(response: Response) -> Response:
 HTTP_ERRORS = {
     404: (
         lazy_gettext("Page not found"),
-        lazy_gettext("This address has no page. Check it for a typing error."),
+        lazy_gettext("This address has no page. Check the address for a typing error."),
     ),
     405: (
         lazy_gettext("Request not supported"),

@@ -170,13 +170,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def network(self) -> str:
-        """The largest network of the current request's client (`core.address.networks`)."""
+        """Return the largest network of the current request's client (`core.address.networks`), or ""."""
         forwarded = self.requests[0].headers.get("X_FORWARDED_FOR") if self.requests else None
         address = proxy_headers.client(addresses.parse(self.addr[0]), forwarded, self.proxy)
         return "" if address is None else addresses.networks(address)[-1]
 
     def keep(self, task: _Task) -> None:
-        """Keep the response of `task` until its time."""
+        """Keep the response of `task` until `take_held` returns it."""
         self._held = task
 
     def take_held(self) -> _Task | None:
@@ -194,8 +194,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
 
 def channel_class(proxy: str | None, path: str = "") -> type[Channel]:
-    """Return the class of a server's connections. They share one timer. `proxy` may name the client's address.
+    """Return the class of a server's connections, which share one timer.
 
-    `path` is the path of the portal.
+    `proxy` is the address of a proxy that reports the client's address, or None. `path` is the path of the portal.
     """
     return type("Channel", (Channel,), {"timer": Timer(), "proxy": proxy and addresses.parse(proxy), "path": path})

@@ -3,7 +3,7 @@
 Rules:
 - A check of a password may wait for other checks. Requests for pages never wait for checks.
 - The large networks of clients (core.address) take turns. Therefore, many requests from one network delay a sign-in
-  from another network by one turn.
+  from another network by at most one turn.
 - A request waits in a queue, without a thread. The number of connections limits the queue.
 """
 
@@ -33,7 +33,7 @@ T = TypeVar("T", bound=Task)
 
 
 class Turns(Generic[T]):
-    """A queue in which networks take turns. It has the methods of a deque that waitress calls under its lock."""
+    """A queue in which networks take turns. It has the methods of a deque that waitress calls under a lock."""
 
     def __init__(self) -> None:
         self._lines: OrderedDict[str, deque[T]] = OrderedDict()

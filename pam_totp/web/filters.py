@@ -1,4 +1,4 @@
-"""Template filters: a time, the kind of a token, the state of a token, a change by the desk."""
+"""Template filters: a time, the kind and the state of a token, the outcome of a login, a change by the desk."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ def add_to(app: Flask) -> None:
 
 
 def time_ago(seconds: int | None) -> str | Markup:
-    """Format Unix seconds as the time since then. A future time, or a time before RECENT_DAYS, becomes a UTC time.
+    """Return the time since `seconds` (Unix), or "never" for None.
+
+    A future time, or a time more than RECENT_DAYS days ago, becomes a UTC time.
 
     The time to the minute is in the attributes of the element, for machines and as a tooltip. The script of the page
-    shows it in the browser's time zone.
+    shows this time in the browser's time zone.
     """
     if seconds is None:
         return gettext("never")
@@ -41,7 +43,7 @@ def time_ago(seconds: int | None) -> str | Markup:
 
 
 def duration(seconds: int) -> str:
-    """Return a duration for a user, in the largest unit of which it has at least two. Round up."""
+    """Return `seconds` as text for a user: in hours or minutes from 2 on, otherwise in seconds. Round up."""
     if seconds >= 2 * HOUR:
         return ngettext("%(num)d hour", "%(num)d hours", -(-seconds // HOUR))
     if seconds >= 2 * MINUTE:

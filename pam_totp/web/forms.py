@@ -1,10 +1,11 @@
 """The forms: fields, hints, keyboards, and limits on the input.
 
 Rules:
-- A form reports only the shape of an input. Every user's codes have the same shapes, so such an error shows nothing
-  about a token. The log and the count of failures ignore the error.
-- White space and invisible characters around a name are ignored. An answer ignores more characters (core.answer).
-- Only the store decides whether an input of the right shape is correct. Its refusal has one text for all reasons.
+- A form reports only the shape of an input. Every user's codes have the same shapes, so an error about the shape
+  shows nothing about a token. The log and the count of failures ignore the error.
+- A form ignores white space and invisible characters around a name. `core.answer` ignores more characters in an answer.
+- Only the store or the service decides whether an input of the right shape is correct. On a form of the sign-in, a
+  refusal has one text for all reasons.
 """
 
 from __future__ import annotations
@@ -73,8 +74,8 @@ def _required(request: str, max_length: int) -> list[Any]:
 
 
 def answer_bytes(text: str | None) -> bytes:
-    """Return a typed answer as bytes. A lone surrogate, which UTF-8 cannot encode, becomes `?`, so that the answer is
-    malformed.
+    """Return `text`, a typed answer, as bytes. A lone surrogate, which UTF-8 cannot encode, becomes `?`, so that the
+    answer is malformed.
     """
     return (text or "").encode("utf-8", "replace")
 
@@ -102,13 +103,13 @@ def _answer(request: str, has_shape: Callable[[Answer], bool], otherwise: Callab
 
 
 def _is_printable(_: FlaskForm, field: Field) -> None:
-    """Check a name, as the record does."""
+    """Raise ValidationError if a record would refuse the name."""
     if fields.text(field.data) is not None:
         raise ValidationError(texts.of_problem(Problem(field.name, Reason.INVALID_NAME)))
 
 
 def _trimmed(text: str | None) -> str | None:
-    """Return a typed name without the white space and the invisible characters around it."""
+    """Return `text`, a typed name, without the white space and the invisible characters around it."""
     return None if text is None else text.strip(_AROUND)
 
 
@@ -174,7 +175,7 @@ class LostPhoneForm(FlaskForm):  # type: ignore[misc]
     )
 
     def offer(self, names: list[str]) -> None:
-        """Set the choices of `lost`. Remove the field if there is no choice."""
+        """Offer `names`, and all of them, as choices of `lost`. Remove the field if there are fewer than 2 names."""
         if len(names) < 2:
             del self.lost
             return
@@ -246,7 +247,7 @@ class Kind(StrEnum):
 
     @property
     def period(self) -> int | None:
-        """The period of the codes in seconds, or None."""
+        """Return the period of the codes in seconds, or None for a key fob with a button."""
         return {Kind.EVERY_30_SECONDS: 30, Kind.EVERY_60_SECONDS: 60}.get(self)
 
 
@@ -276,7 +277,7 @@ class HardwareTokenForm(FormWithProof):
         _answer(lazy_gettext("Enter two codes."), _is_code, no_code),
         description=lazy_gettext(
             "Enter a code and then the next code, in this field or one after the other. For the next code, press the"
-            " button again or, if there is no button, wait for it."
+            " button again, or wait if there is no button."
         ),
         render_kw=_CODE,
     )
@@ -298,15 +299,15 @@ class HardwareTokenForm(FormWithProof):
 
 FIRST_HINT = {  # by_button -> the hint of the field for both codes
     True: lazy_gettext(
-        "Enter a code, press the button again, and enter that too, in this field or one after the other."
+        "Enter a code, press the button again, and enter the new code too, in this field or one after the other."
     ),
     False: lazy_gettext(
-        "Enter a code, wait for the next code, and enter that too, in this field or one after the other."
+        "Enter a code, wait for the next code, and enter this code too, in this field or one after the other."
     ),
 }
 NEXT_HINT = {  # by_button -> the hint of the field for the second code
-    True: lazy_gettext("The first code has arrived. Now press the button again, and enter it."),
-    False: lazy_gettext("The first code has arrived. Now wait for the next code, and enter it."),
+    True: lazy_gettext("The first code has arrived. Now press the button again, and enter the new code."),
+    False: lazy_gettext("The first code has arrived. Now wait for the next code, and enter that code."),
 }
 
 
@@ -329,19 +330,19 @@ class NextCodeForm(FlaskForm):  # type: ignore[misc]
         lazy_gettext("The next code"),
         _answer(lazy_gettext("Enter the next code."), _is_code, no_code),
         description=lazy_gettext(
-            "The first code has arrived. Press the button again or, if there is no button, wait for the next code."
+            "The first code has arrived. Press the button again, or wait for the next code if there is no button."
         ),
         render_kw=_CODE,
     )
 
 
 def is_single_code(text: str | None) -> bool:
-    """Return True if a typed answer is one code, not codes in a row."""
+    """Return True if `text` is one code, not codes in a row."""
     return len(Answer.parse(answer_bytes(text)).codes(CODE_LENGTHS) or ()) == 1
 
 
 def _valid_for(times: Mapping[str, Any], default: str) -> SelectField:
-    """Return the field for the time until the end of a code. `times` has the text of each value."""
+    """Return the field for the time until a code or a ticket expires. `times` has the text of each value."""
     choices = [_choice(value, text) for value, text in times.items()]
     return SelectField(lazy_gettext("Valid for"), choices=choices, default=default)
 

@@ -2,9 +2,9 @@
 
 Rules:
 - The page has one line, without session, language or secret: "ok" with status 200, or a reason with status 503.
-- One request at a time uses the store, at most once in `KEPT` seconds. Other requests get the last result at once.
-  Therefore a flood of requests cannot slow sign-ins, even if the store hangs.
-- The log gets one line when the store is lost.
+- One request at a time uses the store, at most once in `RESULT_LASTS` seconds. Other requests get the last result
+  at once. Therefore a flood of requests cannot slow sign-ins, even if the store hangs.
+- The portal logs one line when the checks begin to fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pam_totp.store import NotThere, StoreError
 from pam_totp.system import probe
 from pam_totp.web.portal import SERVICE, Config
 
-KEPT = 2.0  # seconds
+RESULT_LASTS = 2.0  # seconds
 RETRY_AFTER = 10  # seconds
 _EXTENSION = "pam_totp.health"
 
@@ -49,7 +49,7 @@ class Health:
 
     def _check(self) -> None:
         before, self._problem = self._problem, _problem_of(self._config)
-        self._until = self._config.clock() + KEPT
+        self._until = self._config.clock() + RESULT_LASTS
         if self._problem is not None and before is None:
             audit_log.write(self._config.sink, SERVICE, "error", problem=self._problem)
 

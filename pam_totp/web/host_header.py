@@ -71,7 +71,7 @@ def canonical(host: str) -> str:
     """Return a configured host name, or an address, as `is_listed` compares it.
 
     `host` may have any case, a port, a final dot, letters beyond ASCII, and brackets around an IPv6 address. Raise
-    ValueError if no browser can send it.
+    ValueError if no browser can send `host`.
     """
     text = host if addresses.parse(host) is None or ":" not in host else f"[{host}]"
     ascii_text = ".".join(map(_ascii_label, _DOTS.split(text)))

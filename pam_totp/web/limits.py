@@ -4,12 +4,12 @@ Rules:
 - A request counts against all of its budgets. A request is refused, and does not count, if one budget is used up.
 - The budgets of networks are for three sizes (core.address), so that a large network cannot act as many clients.
 - An account has a budget over all networks together. This budget excludes networks of the smallest size from which
-  the account has signed in, so that guesses from elsewhere cannot lock the owner out. It is larger than the budget of
-  any single network.
+  the account has signed in, so that guesses from elsewhere cannot lock the user out. The budget is larger than
+  that of any single network.
 - Two keys are equal if their texts are equal. The caller looks up the account of a name.
 - Each table has a fixed maximum of keys, and of requests. A full table drops the keys with the fewest requests, of
-  these the oldest. Therefore, keys with one request cannot displace keys with more.
-- Clients cannot choose the length or value of a stored key, which is a digest under a random key of the process.
+  these the oldest. Therefore, keys with one request cannot displace keys with more requests.
+- Clients cannot choose the length or value of a stored key, which is a digest with a random secret of the process.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MAX_KEYS = 50_000  # of each table
 MAX_TIMES = 2_000_000  # of each table: requests that count
 BYTES_OF_KEY, BYTES_OF_TIME = 400, 9  # the most memory for each of them: a full table needs at most 38 MB
 MAX_KNOWN = 20  # networks of each account
-MAX_KNOWN_ACCOUNTS = 50_000  # they need at most 75 MB
+MAX_KNOWN_ACCOUNTS = 50_000  # accounts; their networks need at most 75 MB
 _DIGEST = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most `count` requests in `seconds`, for each pair of `rates`. Equal keys in another `table` are different."""
+    """At most `count` requests in `seconds`, for each pair of `rates`. Keys in different tables count separately."""
 
     table: str
     rates: tuple[tuple[int, float], ...]
@@ -62,30 +62,30 @@ class _Table:
     def __len__(self) -> int:
         return len(self._times)
 
-    def recent(self, key: bytes, ended: float) -> array[float]:
-        """Drop the key's requests up to the time `ended`. Return the times of the others."""
+    def recent(self, key: bytes, since: float) -> array[float]:
+        """Drop the requests of `key` up to the time `since`. Return the times of the others."""
         times = self._times.get(key, array("d"))
-        count = bisect_right(times, ended)
+        count = bisect_right(times, since)
         del times[:count]
         self._total -= count
         if not times:
             self._times.pop(key, None)
         return times
 
-    def add(self, key: bytes, now: float, ended: float) -> None:
-        """Add a request. Drop some keys without requests after `ended`, and shrink a full table."""
+    def add(self, key: bytes, now: float, since: float) -> None:
+        """Add a request at `now`. Drop some keys without requests after `since`, and shrink a full table."""
         if len(self._times) >= MAX_KEYS or self._total >= MAX_TIMES:
-            self._make_room(ended)
+            self._make_room(since)
         self._times.setdefault(key, array("d")).append(now)
         self._times.move_to_end(key)
         self._total += 1
         for _ in range(2):  # two for each added key, so that the table shrinks
-            self.recent(next(iter(self._times)), ended)  # not the last key, which has a request now
+            self.recent(next(iter(self._times)), since)  # not the last key, which has a request now
 
-    def _make_room(self, ended: float) -> None:
+    def _make_room(self, since: float) -> None:
         """Drop keys until a tenth of the table is free: first those with the fewest requests, of these the oldest."""
         for key in tuple(self._times):
-            self.recent(key, ended)
+            self.recent(key, since)
         for key in sorted(self._times, key=lambda key: len(self._times[key])):
             if len(self._times) <= 0.9 * MAX_KEYS and self._total <= 0.9 * MAX_TIMES:
                 break
@@ -124,7 +124,7 @@ class Limits:
         return max(waits)
 
     def remember(self, user: str, network: str) -> None:
-        """Store that `user` has signed in from the network."""
+        """Store that `user` has signed in from `network`."""
         account, newest = self._digest(user), self._digest(network)
         with self._lock:
             others = (known for known in self._known.get(account, ()) if known != newest)

@@ -1,10 +1,10 @@
 """The pages of the desk: find a user, see the user's tokens, and help with them.
 
 Rules:
-- The pages exist only for a desk member who signed in by a code. Other users get status 404.
+- The pages exist only for a desk member who signed in by a code. Other signed-in users get status 404.
 - Membership is looked up at every request, and `operations.desk` looks it up again at every change.
-- A change needs a new code of the desk member. A wrong code counts as a failure of the member.
-- Only the session that created a temporary code or a ticket shows it, until the member has handed it over.
+- A change needs a new code of the desk member. A wrong code counts as a failure of the desk member.
+- Only the session that created a temporary code or a ticket shows it, until the desk member has handed it over.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def requires_desk(view: Callable[P, Page]) -> Callable[P, Page]:
 
 
 def _desk() -> tuple[Desk, str]:
-    """Return the desk, and the name of its signed-in member."""
+    """Return the desk, and the name of the signed-in desk member."""
     desk = current_desk()
     assert desk is not None
     return desk, requester().user
@@ -111,7 +111,7 @@ def _problem_page(error: DeskError) -> Page:
 
 
 def text_of(error: DeskError) -> str:
-    """Return the text about a denied or failed change by the desk."""
+    """Return the text about `error`, a denied or failed change by the desk."""
     if error.detail is not None:
         return gettext(STOCK_TEXTS.get(error.detail.reason, TEXTS[Reason.STOCK]))
     return gettext(TEXTS[error.reason])
@@ -156,7 +156,8 @@ def person() -> Page:
 class Kind:
     """A change that the desk offers: the texts of its page, its form, and the function that carries it out.
 
-    The function gets the desk, the member, the user and the form. It returns a code to hand over, or a notice.
+    The function gets the desk, the names of the desk member and the user, and the form. It returns a code to hand over,
+    or a notice.
     """
 
     title: str
@@ -319,7 +320,7 @@ def _change_page(what: str, user: str, form: FormWithProof) -> Page:
 
 
 def _is_shown(what: str, user: str) -> bool:
-    """Return True if the change `what` has created a code for the user that the member must still hand over."""
+    """Return True if the change `what` has created a code for `user` that the desk member must still hand over."""
     kept = current_session().to_hand_over
     if kept is None or kept.user != user:
         return False

@@ -38,11 +38,11 @@ from pam_totp.web.sessions import Enrolment, Step
 from pam_totp.web.texts import gettext, lazy_gettext
 
 REFUSED_TICKET = lazy_gettext(
-    "Refused. Compare it with your ticket. A ticket works once, and only until it expires."
+    "Refused. Compare your answer with the ticket. A ticket works once, and only until it expires."
     " Ask for a new ticket if it has expired."
 )
 REFUSED_PROOF = lazy_gettext(
-    "Refused. Compare it with your list or ticket. Each code works once, so try one that you have not used."
+    "Refused. Compare the code with your list or ticket. Each code works once, so try one that you have not used."
 )
 STEPS, STEPS_OF_FOB = 5, 4  # start, app, scan, recovery codes, end; a key fob has no app
 TOTAL = "guided_steps"  # the number of steps, in the values of the session after the enrolment
@@ -251,7 +251,7 @@ def _scan_page(form: FirstCodeForm, way: Enrolment, token: Token) -> str:
 
 
 def _finish(codes: list[str], token: Token) -> Page:
-    """Sign the user in, because the user has given a code, end the user's other sessions, and show the codes."""
+    """Sign the user in, because the user has given a code, end the user's other sessions, and show recovery codes."""
     session, user = current_session(), requester().user
     session.start(Step.SIGNED_IN, user, by_code=True)
     session.end_others()

@@ -25,7 +25,7 @@ Page = str | Response | tuple[str, int] | dict[str, int]
 
 WRONG_PASSWORD = lazy_gettext("User name and password do not match.")
 REFUSED_RECOVERY = lazy_gettext(
-    "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
+    "Refused. Compare the code with your list. Each recovery code works once, so try one that you have not used."
 )
 ENDED_TITLE = lazy_gettext("Your session has ended")
 ENDED = lazy_gettext("You were signed out. Changes that a page confirmed were made. Sign in again.")

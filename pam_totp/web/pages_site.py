@@ -24,8 +24,10 @@ def logo() -> Response:
 
 @pages.get("/colours.css")
 def colours() -> Response:
-    """Return a style sheet with the accent colours. Its address on a page contains the colours, so that no cache
-    keeps old colours."""
+    """Return a style sheet with the accent colours.
+
+    Pages link to the style sheet by an address that contains the colours, so that no cache keeps old colours.
+    """
     appearance = current_portal().config.appearance
     if appearance.accent is None:
         abort(404)

@@ -42,7 +42,7 @@ NEW_CODE = lazy_gettext("Enter a new code: the code that you signed in with is u
 NEW_CODE_BY_BUTTON = lazy_gettext(
     "Press the button for a new code: the code that you signed in with is used up. A recovery code also works."
 )
-# The script of the page replaces "in 20 seconds", and "now" follows it.
+# The script of the page counts "in 20 seconds" down, and then shows "now".
 NEXT_CODE = lazy_gettext(
     "The code that you signed in with is used up. The next code appears %(when)s. A recovery code also works."
 )
@@ -72,7 +72,7 @@ def _selected_token(record: UserRecord) -> Token | None:
 
 
 def _without_needless_proof(form: FormWithProof, record: UserRecord) -> FormWithProof:
-    """Remove the proof from the form if the user has no token that can show a code. Otherwise set its hint."""
+    """Return `form` without the field `proof` if the user has no confirmed token. Otherwise, set a hint at `proof`."""
     if not record.enrolled:
         form.remove_proof()
     else:
@@ -94,7 +94,7 @@ def _proof_form() -> ProofForm:
 def new_code_hint(record: UserRecord, now: int) -> str:
     """Return a hint on how to get an unused code.
 
-    The hint has the seconds until then if all active tokens are TOTP tokens whose current code is used up.
+    The hint has the seconds until the next code if all active tokens are TOTP tokens whose current code is used up.
     """
     active = [t for t in record.tokens if t.active]
     waits = [(t.next_factor - t.drift) * t.period - now for t in active if isinstance(t, TotpToken)]
@@ -112,7 +112,7 @@ def _proof(form: FormWithProof) -> str | None:
 
 
 def _show_problem(form: FormWithProof, problem: Problem) -> None:
-    """Show the problem beside its field, or beside the first field if the form has no such field."""
+    """Show `problem` beside the field that it names, or beside the first field if `form` has no such field."""
     field = form[problem.field] if problem.field in form else next(f for f in form if f.name != "csrf_token")
     field.errors = [texts.of_problem(problem)]
 
@@ -487,12 +487,12 @@ def recovery_codes_file() -> Page:
 
 
 def _file_name(host: str, user: str) -> str:
-    """Return a file name of letters, digits, dots and dashes. It names the host and the user."""
+    """Return a file name with the host and the user. The name has only letters, digits, dots and dashes."""
     return "-".join(["recovery-codes", *re.findall(r"[A-Za-z0-9.]+", f"{host} {user}")]) + ".txt"
 
 
 def _lines_of_file(codes: list[str]) -> Iterator[str]:
-    """Yield the lines of the printed page."""
+    """Yield the lines of the text file with the recovery codes."""
     config, user = current_portal().config, requester().user
     yield gettext(
         "Recovery codes of %(user)s for %(issuer)s. Each works once. Cross out each code that you use.",

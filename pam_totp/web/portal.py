@@ -35,7 +35,7 @@ UNKNOWN = "?"  # the log shows this text in quotes
 
 
 class FirstToken(StrEnum):
-    """The proof with which users add their first token themselves. OFF: an administrator adds it.
+    """The proof with which users add their first token themselves. OFF: an administrator adds the token.
 
     Tickets are also accepted with PASSWORD. The accepted ticket of a user with tokens replaces these tokens.
     """
@@ -47,7 +47,7 @@ class FirstToken(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """An authenticator app that the site recommends, and the address of its page."""
+    """A phone app that the site recommends, and the address of its page."""
 
     name: str
     url: str
@@ -59,7 +59,7 @@ class App:
         require(fields.text, name, "the name of the app", ValueError)
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname or not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("--app must be NAME=URL, and the URL must begin with https://")
+            raise ValueError("--app must be NAME=URL, and the URL must be https://HOST/... in ASCII without spaces")
         return cls(name, url)
 
 
@@ -76,13 +76,13 @@ class Config:
 
     store: the tokens. With None, the service at `socket` checks codes, and the portal omits the pages for tokens. path:
     the path of the portal in URLs, in any spelling; an empty text means the whole host name. hosts: the valid host
-    names of the portal, in any spelling; an empty tuple means any name. issuer: the name that apps show for this site.
+    names of the portal, in any spelling; an empty tuple means any name. issuer: the name of this site in phone apps.
     appearance: the name, logo, colours and help of the site on each page. apps: the apps that the guided enrolment
     recommends. tls: True if a proxy in front of the portal terminates TLS. first_token: the proof with which users add
     their first token. rate_limits: False turns the limits off, for tests. desk: the group of the desk members, or None
-    if the site has no desk. accounts: the accounts and groups. per_address: the maximum number of sign-ins a minute
-    from one address. The other limits are in `request_limits`. now: returns Unix seconds. clock: returns monotonic
-    seconds, for the sessions and the limits.
+    if the site has no desk. accounts: the host's accounts and groups. per_address: the maximum number of sign-ins a
+    minute from one address. The other limits are in `request_limits`. now: returns Unix seconds. clock: returns
+    monotonic seconds, for the sessions and the limits.
     """
 
     store: Store | None = None
@@ -107,7 +107,7 @@ class Config:
     accounts: Accounts = field(default_factory=HostAccounts)
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a host name, the path or the issuer is invalid."""
+        """Convert the path and the host names to one spelling. Raise ValueError if these or the issuer are invalid."""
         object.__setattr__(self, "path", url_path.canonical(self.path))
         object.__setattr__(self, "hosts", tuple(map(host_header.canonical, self.hosts)))
         check_issuer(self.issuer)
@@ -137,7 +137,7 @@ class Portal:
 
     @property
     def factors(self) -> Factors:
-        """The tokens in the store, for pages that require a store."""
+        """Return the tokens in the store, for pages that require a store. Raise RuntimeError without a store."""
         if self.own_factors is None:
             raise RuntimeError("this page requires a store: the portal has no store")
         return self.own_factors

@@ -30,7 +30,10 @@ _NO_CLIENT = "The proxy in front of this server sent no valid address of the cli
 
 
 def client(peer: Address | None, forwarded: str | None, trusted: Address | None) -> Address | None:
-    """Return the address of the client: the last of X-Forwarded-For if the peer may name it, otherwise the peer."""
+    """Return the address of the client: the last of X-Forwarded-For if `peer` may name the client, otherwise `peer`.
+
+    Return None if the last address is invalid.
+    """
     if forwarded is None or trusted is None or peer != trusted:
         return peer
     return addresses.parse_hop(forwarded.rpartition(",")[2])

@@ -130,7 +130,7 @@ def _networks() -> tuple[str, ...]:
 
 
 def _of_networks(table: str, what: str, limit: int, *, sizes: int = len(LARGER)) -> Iterator[Charge]:
-    """Yield the budgets of the client's smallest networks for `what`, if one address has `limit` requests a minute."""
+    """Yield the budgets for `what` of the client's `sizes` smallest networks. `limit` is for one address a minute."""
     for size, (network, times) in list(enumerate(zip(_networks(), LARGER, strict=True)))[:sizes]:
         yield Budget(table, ((limit * times, MINUTE),)), f"{what} {size} {network}"
 

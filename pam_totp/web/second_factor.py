@@ -34,7 +34,7 @@ class SecondFactor(Protocol):
         """Return True if the user must also enter a code."""
 
     def verify(self, asking: Asking, earlier: Earlier) -> CodeResult:
-        """Check a code after the `earlier` answers of this sign-in, and use up a right code."""
+        """Check a code after the `earlier` answers of this sign-in, use up a right code, and return the result."""
 
 
 class StoreFactor:

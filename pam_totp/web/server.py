@@ -41,7 +41,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Return the address in ADDRESS:PORT, where an IPv6 address is in square brackets. Raise ListenError."""
+        """Return the address in `text`, ADDRESS:PORT. An IPv6 address is in square brackets. Raise ListenError."""
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
         if addresses.parse(host) is None:
@@ -73,7 +73,7 @@ def permitted_connections() -> int:
     enough = MAX_CONNECTIONS + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < enough:
         soft = enough if hard == resource.RLIM_INFINITY else min(hard, enough)
-        with suppress(OSError, ValueError):  # a service unit may forbid it, and set LimitNOFILE= instead
+        with suppress(OSError, ValueError):  # a service unit may forbid a higher limit, and set LimitNOFILE= instead
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return (

@@ -67,7 +67,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     @property
     def is_current(self) -> bool:
-        """Return True unless another request has ended this session meanwhile."""
+        """Return True if this session has started, and no other request has ended it."""
         return self.session_id is not None and self._sessions.get(self.session_id) is not None
 
     def end(self) -> None:
@@ -121,7 +121,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     @property
     def recovery_codes(self) -> tuple[str, ...]:
-        """The new recovery codes that the user must still save, including codes from another request."""
+        """Return the new recovery codes that the user must still save, including codes from another request."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
         return () if stored is None else stored.recovery_codes
 
@@ -131,7 +131,7 @@ class RequestSession(CallbackDict[str, Any], SessionMixin):
 
     @property
     def to_hand_over(self) -> Handed | None:
-        """The temporary code or ticket that a desk member must still hand over, also if another request made it."""
+        """Return the temporary code or ticket that a desk member must still hand over, even from another request."""
         stored = self._sessions.get(self.session_id) if self.session_id is not None else None
         return None if stored is None else stored.to_hand_over
 
@@ -176,7 +176,7 @@ class Cookies(SessionInterface):
         return (TLS_COOKIE if self._tls else PLAIN_COOKIE) + (f"_{port[1]}" if port else "") + self._suffix
 
     def was_sent(self, request: flask.Request) -> bool:
-        """Return True if the browser sent this cookie, which may have expired."""
+        """Return True if the browser sent the portal's cookie, which may have expired."""
         return self.name_for(request) in request.cookies
 
     def open_session(self, app: flask.Flask, request: flask.Request) -> RequestSession:

@@ -4,8 +4,8 @@ Rules:
 - Before sign-in, only the browser stores its session, signed: the CSRF token of its forms, and the time of the start.
   Therefore, requests of other clients cannot displace a form.
 - From the password on, a browser holds only a random session id. The server stores a digest of the id.
-- Every step (password, code, sign-out) creates a new session and ends the previous session. An id that was stolen or
-  planted before a step is invalid after the step.
+- The password and the code each start a new session on the server, which replaces the previous session there. A
+  sign-out ends the session. An id that was stolen or planted before a step gives no access after the step.
 - A session expires after its idle limit or its total limit. Its user can prolong the total limit `MAX_PROLONGED` times
   by the idle limit (WCAG 2.2, 2.2.1). All other sessions of a user end when that user adds or removes a token, or
   creates recovery codes.
@@ -13,8 +13,8 @@ Rules:
   second tab cannot replace them.
 - The number of sessions on the server is limited. A user has such a session only after the right password.
 
-Sessions are in memory, so that an unconfirmed key is never written to a disk. One process must therefore serve the
-whole portal, and every user must sign in again after a restart.
+Sessions are in memory, so that the portal never writes the key of a pending token to a disk. One process must therefore
+serve the whole portal, and every user must sign in again after a restart.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PendingToken:
 class Enrolment:
     """A guided enrolment. `proof` is the ticket, or the code of 80 bits, or empty for a first token by the password.
 
-    `token` is the new token, which replaces the tokens with the names `lost`. It is None if the ticket names the token.
+    `token` is the new token, which replaces the tokens with the names `lost`. `token` is None if the ticket names it.
     `first_code` is the first of two codes in a row.
     """
 
@@ -81,8 +81,8 @@ class Session:
     """The state of one session at the start of a request. Times are in seconds of the sessions' clock.
 
     `by_code` is True if the user gave a code. Otherwise, the session is valid only until the user has a token. `values`
-    belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5).
-    `to_hand_over` is the temporary code or the ticket that a desk member must still hand over.
+    belong to the web framework (the CSRF token, notices). `earlier` are the refused answers of this sign-in (law 5 in
+    docs/architecture.md). `to_hand_over` is the temporary code or the ticket that a desk member must still hand over.
     """
 
     step: Step = Step.ANONYMOUS
@@ -108,7 +108,10 @@ class Session:
         return min(self.last_seen + max_idle, self.created_at + max_total + self.prolonged * max_idle) - now
 
     def prolong(self, now: float) -> Session:
-        """Return the session with a later end: the idle limit from `now`, unless it was prolonged too often."""
+        """Return the session with a later total limit if this limit ends earlier than the idle limit from `now`.
+
+        The total limit increases by the idle limit, at most MAX_PROLONGED times.
+        """
         max_idle, _ = self.step.value
         is_late = self.created_at + self.step.value[1] + self.prolonged * max_idle < now + max_idle
         return replace(self, prolonged=min(self.prolonged + is_late, MAX_PROLONGED))
@@ -231,7 +234,10 @@ class Sessions:
         return None if before is None else self.pending_token(before, form)
 
     def _touch(self, digest: bytes) -> Session | None:
-        """Set `last_seen`, move the session to the end, and return it. The caller holds the lock."""
+        """Set `last_seen`, move the session to the end, and return the session, or None if it has ended.
+
+        The caller holds the lock.
+        """
         now = self._clock()
         session = self._sessions.pop(digest, None)
         if session is None or session.is_expired(now):
@@ -245,7 +251,7 @@ class Sessions:
 
 
 def new_form() -> str:
-    """Return the id of a new form. It is valid in one session only."""
+    """Return the id of a new form. The id is valid in one session only."""
     return secrets.token_urlsafe(FORM_BYTES)
 
 
@@ -261,7 +267,7 @@ def without(forms: dict[str, V], form: str) -> dict[str, V]:
 
 
 def is_signed(session_id: str) -> bool:
-    """Return True if the id is a signed session before sign-in, which only the browser stores."""
+    """Return True if `session_id` is a signed session before sign-in, which only the browser stores."""
     return "." in session_id
 
 

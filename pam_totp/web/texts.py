@@ -6,7 +6,7 @@ Rules:
   are no compiled files. A new folder adds a language.
 - Mark each text for users. In a template: `{{ _("Sign in") }}`, or `ngettext`. In Python: `gettext("Sign in")` during
   a request, and `lazy_gettext("Sign in")` at an import, for example for the label of a field. Then run `make texts`.
-- A text is a whole sentence, and its values have names: `gettext("%(name)s is in use now.", name=token.name)`. Use
+- A text is a whole sentence or label. Its values have names: `gettext("%(name)s is in use now.", name=token.name)`. Use
   `ngettext` if a number can be 1. Never put a value into the text itself with an f-string.
 - A lazy text must be without values, because templates would insert them unescaped. `gettext` returns text, which
   templates escape.
@@ -81,14 +81,14 @@ _texts = _Texts()
 
 
 def gettext(text: str, **values: object) -> str:
-    """Return `text` in the user's language, with the values. `text` may be a lazy text."""
+    """Return `text` in the user's language, with `values`. `text` may be a lazy text."""
     translated: str = _texts.gettext(str(text), **values)
     return translated
 
 
-def ngettext(one: str, many: str, number: int, **values: object) -> str:
-    """Return the text for `number`, which it may contain as `%(num)d`, in the user's language, with the values."""
-    translated: str = _texts.ngettext(one, many, number, **values)
+def ngettext(singular: str, plural: str, number: int, **values: object) -> str:
+    """Return the text for `number` in the user's language, with `values`. `%(num)d` in a text stands for `number`."""
+    translated: str = _texts.ngettext(singular, plural, number, **values)
     return translated
 
 
@@ -139,7 +139,7 @@ def _find(tag: str | None) -> str | None:
 
 
 def _accepted() -> str:
-    """Return the first language that the browser accepts."""
+    """Return the first language of the portal that the browser accepts, or English."""
     for tag, quality in request.accept_languages:
         found = _find(tag)
         if found is not None and quality > 0:

@@ -23,13 +23,13 @@ def canonical(path: str) -> str:
     """Return a configured path with a slash at its beginning only, or "" for the whole host. Raise ValueError."""
     inner = path.removeprefix("/").removesuffix("/")
     if inner and (len(path) > MAX_LENGTH or not all(map(_SEGMENT.fullmatch, inner.split("/")))):
-        what = f"must be 1 to {MAX_LENGTH} letters, digits and the characters ._~- between single slashes"
+        what = f"must be 1 to {MAX_LENGTH} letters, digits and ._~- between single slashes, but not /./ or /../"
         raise ValueError(f"{path}: the path of the portal {what} (example: /otp)")
     return f"/{inner}" if inner else ""
 
 
 def inside(path: str, prefix: str) -> str:
-    """Return the path of a request. Remove the path of the portal from its beginning."""
+    """Return the path `path` of a request without `prefix`, the path of the portal, at its beginning."""
     rest = path.removeprefix(prefix)
     return rest or "/" if prefix and path.startswith(prefix) and rest[:1] in ("", "/") else path
 

@@ -172,7 +172,7 @@ def test_a_wrong_ticket_costs_what_a_refusal_costs_and_is_not_counted(portal: Po
         assert (page.status, page.heading) == (401, START)
         errors.append(page.error)
     assert set(errors) == {
-        "Refused. Compare it with your ticket. A ticket works once, and only until it expires."
+        "Refused. Compare your answer with the ticket. A ticket works once, and only until it expires."
         " Ask for a new ticket if it has expired."
     }
     assert sum("refused user=alice reason=not-enrolled" in line for line in portal.log) == 2
@@ -387,7 +387,7 @@ def test_one_proof_removes_the_lost_phone_and_adds_the_new_one(portal: Portal, k
     assert any("what=remove token=fob" in line for line in portal.log)
     again = at_code_page(portal)
     again.open("/lost-phone")
-    assert again.send(proof=proof).error.startswith("Refused. Compare it with your list or ticket.")
+    assert again.send(proof=proof).error.startswith("Refused. Compare the code with your list or ticket.")
 
 
 def test_the_user_says_which_of_several_tokens_is_lost(portal: Portal) -> None:

@@ -41,18 +41,18 @@ def test_a_monitor_learns_whether_the_store_is_reachable(site: Site) -> None:
     assert (answer.status_code, answer.text, answer.mimetype) == (200, "ok\n", "text/plain")
     site.store.rename(site.folder / "away")
     assert client.get("/health", base_url=ORIGIN).status_code == 200, "the portal caches the result"
-    portal.clock.advance(health.KEPT)
+    portal.clock.advance(health.RESULT_LASTS)
     answer = client.get("/health", base_url=ORIGIN)
     assert (answer.status_code, answer.text) == (503, "the store is not reachable\n")
     assert answer.headers["Retry-After"] == "10"
     assert str(site.folder) not in str(answer.headers) + answer.text
     for _ in range(3):
-        portal.clock.advance(health.KEPT)
+        portal.clock.advance(health.RESULT_LASTS)
         assert client.get("/health", base_url=ORIGIN).status_code == 503
     assert len(portal.log) == 1, "the portal logs the reason once"
     assert str(site.store) in portal.log[0]
     (site.folder / "away").rename(site.store)
-    portal.clock.advance(health.KEPT)
+    portal.clock.advance(health.RESULT_LASTS)
     assert client.get("/health", base_url=ORIGIN).status_code == 200
 
 
@@ -89,7 +89,7 @@ def test_a_flood_of_monitors_reads_the_store_once(site: Site) -> None:
         assert portal.browser().client.get("/health", base_url=ORIGIN).status_code == 200
     assert store.reads == 1
     store.error = StoreError("gone")
-    portal.clock.advance(health.KEPT)
+    portal.clock.advance(health.RESULT_LASTS)
     for _ in range(100):
         assert portal.browser().client.get("/health", base_url=ORIGIN).status_code == 503
     assert store.reads == 2
@@ -124,7 +124,7 @@ def test_with_socket_a_monitor_learns_whether_the_service_answers(site: Site) ->
     assert f"{site.socket}: not found" in portal.log[0]
     site.start()
     try:
-        portal.clock.advance(health.KEPT)
+        portal.clock.advance(health.RESULT_LASTS)
         assert client.get("/health", base_url=ORIGIN).status_code == 200
     finally:
         site.stop()

@@ -16,7 +16,7 @@ ENDED = "Your session has ended"
 NO_CODE = "A code has 6 to 8 digits. Codes in a row must have the same length."
 NO_RECOVERY_CODE = "A recovery code has 16 letters and digits."
 REFUSED_RECOVERY = (
-    "Refused. Compare it with your list. Each recovery code works once, so try one that you have not used."
+    "Refused. Compare the code with your list. Each recovery code works once, so try one that you have not used."
 )
 WRONG = "User name and password do not match."
 

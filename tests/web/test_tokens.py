@@ -317,7 +317,7 @@ def test_codes_one_at_a_time_bring_a_token_back_into_step(portal: Portal) -> Non
     portal.site.enrol(HotpToken(name="fob", secret=KEY, created=0), phone(), user="alice")
     browser = portal.signed_in(code=codes(0))
     page = browser.open("/resync?token=fob")
-    assert "Enter a code, press the button again, and enter that too" in page.text
+    assert "Enter a code, press the button again, and enter the new code too" in page.text
     assert "wait for the next code" in browser.open("/resync?token=phone").text
     browser.send(codes=codes(300))
     browser.open("/resync?token=fob")

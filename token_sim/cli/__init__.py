@@ -1,7 +1,7 @@
 """The command line `token-sim`.
 
 Rules:
-- A module contains the command of the same name. Opposite commands share a module: snapshot and restore
+- A module in COMMANDS contains the command of the same name. Opposite commands share a module: snapshot and restore
   (`snapshot.py`), unplug and plug (`unplug.py`).
 - Only `main` turns exceptions into messages and exit statuses: 0 done, 1 refused or failed, 2 wrong usage,
   3 unavailable (port, file, permission, missing package).
@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command, and return its exit status."""
+    """Run the command in `arguments` (default: sys.argv), and return the exit status."""
     terminal.use_plain_characters()
     words = list(sys.argv[1:] if arguments is None else arguments)
     child: list[str] = []

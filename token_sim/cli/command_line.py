@@ -1,7 +1,8 @@
 """Shared parts of the command modules: exit statuses, the error with a message for the user, and arguments.
 
 Rules:
-- A command module has `add_to`, which adds its parser, and `run`, which returns the exit status or None for DONE.
+- A command module has `add_to`, which adds a parser for each of its commands. The function of a command returns the
+  exit status, or None for DONE.
 - A command imports third-party packages only when it runs.
 - Seeds and keys are read from standard input, never from an argument.
 """
@@ -39,7 +40,7 @@ def add_command(
     summary: str,
     *examples: str,
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command."""
+    """Add the parser of the command `name`, and return it. The function of the command is `run`."""
     lines = "\n".join(f"  token-sim {example}" for example in examples)
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"examples:\n{lines}"
@@ -50,7 +51,7 @@ def add_command(
 
 
 def known(names: Iterable[str], what: str) -> Callable[[str], str]:
-    """Return an argparse type for a name from a list, in upper or lower case. The type's error suggests a name."""
+    """Return an argparse type for one of `names`, in upper or lower case. The type's error suggests a name."""
 
     def name(text: str) -> str:
         try:
@@ -132,7 +133,7 @@ def print_result(options: argparse.Namespace, document: dict[str, Any], text: st
 
 
 def print_reply(options: argparse.Namespace, reply: dict[str, Any]) -> None:
-    """Print a reply of the token: JSON if --json was given, otherwise one `key=value` per line."""
+    """Print `reply`, a reply of the token: JSON if --json was given, otherwise one `key=value` per line."""
     if options.json or reply:
         lines = (f"{key}={'' if value is None else value}" for key, value in reply.items())
         print_result(options, reply, "\n".join(lines))

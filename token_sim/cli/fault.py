@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _listed(present: Iterable[str]) -> str:
-    """Return the list of faults, wrapped to the terminal's width. `*` marks the faults of this token."""
+    """Return the list of faults, wrapped to the terminal's width. `*` marks the faults in `present`."""
     lines = [f"{'*' if name in present else ' '} {name:<20} " for name in DESCRIPTIONS]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     indent = " " * len(lines[0])

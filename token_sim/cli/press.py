@@ -28,7 +28,7 @@ def add_to(commands: Commands) -> None:
     parser = add_command(commands, "press", run, "press the button and print the code", *examples)
     add_code_options(parser, count=1, timeout=60.0)
     parser.add_argument(
-        "--ms", type=int, help="hold the button for this many milliseconds (default: the model's value)"
+        "--ms", type=int, help="the milliseconds for which the button is held (default: the model's value)"
     )
 
 

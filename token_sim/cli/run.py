@@ -58,7 +58,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--tcp", type=port, metavar="PORT", help="socket:// on loopback (0: any free port)")
     parser.add_argument("--rfc2217", type=port, metavar="PORT", help="rfc2217:// on loopback (0: any free port)")
     parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per real second (1)")
-    parser.add_argument("--seed", type=int, default=0, help="the seed of noise and bit rot, for repeatable runs (0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the start value of noise and bit rot, for repeatable runs (0)"
+    )
     parser.add_argument("--tui", action="store_true", help="show the token in the terminal")
     add_control(parser)
     parser.usage = f"{parser.format_usage().removeprefix('usage: ').rstrip()} [-- COMMAND ...]"

@@ -35,5 +35,5 @@ def run_restore(options: argparse.Namespace) -> None:
 
 
 def _path(options: argparse.Namespace) -> str:
-    """Return the absolute path, because the working directory of a running token can be different."""
+    """Return the absolute path of the copy, because the working directory of a running token can be different."""
     return os.path.abspath(str(options.copy))

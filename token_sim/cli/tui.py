@@ -35,7 +35,7 @@ FRAME_S = 1 / 30
 WIDE = 112  # columns: the minimum width for the details beside the token
 LOG_SHOWN = 100  # lines
 BAR = 10  # cells
-LEAST = Size(58, 17)  # the case, the line of text and the keys
+LEAST = Size(58, 17)  # columns and lines for the case, the line of text and the keys
 NAME = 2 + max(map(len, DESCRIPTIONS))  # columns of a fault's mark and name
 GLASS, SHADE, INK = "#b9c4a5", "#a9b496", "#1c2418"
 
@@ -85,7 +85,7 @@ class FaultMenu(ModalScreen[str | None]):
 class TokenApp(App[None]):
     """The app of one token, driven by `runner`, with ports at `urls`.
 
-    The app exits when `stopped` returns True, or when the user quits.
+    The app exits when `is_stopped` returns True, or when the user quits.
     """
 
     TITLE = "token-sim"
@@ -128,9 +128,9 @@ class TokenApp(App[None]):
         Binding("q,ctrl+c", "quit", "Quit", key_display="q", priority=True),
     ]
 
-    def __init__(self, runner: Runner, urls: list[str], stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, runner: Runner, urls: list[str], is_stopped: Callable[[], bool] = lambda: False) -> None:
         super().__init__()
-        self._runner, self._urls, self._stopped = runner, urls, stopped
+        self._runner, self._urls, self._is_stopped = runner, urls, is_stopped
         self._shown: dict[str, str | Text] = {}
         self._views = {
             name: Static(id=name, markup=False) for name in ("lcd", "bars", "back", "small", "plain", "facts", "log")
@@ -168,7 +168,7 @@ class TokenApp(App[None]):
 
     def tick(self) -> None:
         self._runner.step(0)
-        if self._stopped():
+        if self._is_stopped():
             self.exit()
             return
         self._show("lcd", self._lcd())
@@ -188,7 +188,7 @@ class TokenApp(App[None]):
         return size.width < LEAST.width or size.height < LEAST.height
 
     def _show(self, where: str, what: str | Text) -> None:
-        """Draw a view only if its content has changed, because the connection to the terminal can be slow."""
+        """Draw the view `where` only if the content `what` is new, because the terminal can be slow."""
         if self._shown.get(where) != what:
             self._shown[where] = what
             self._views[where].update(what)
@@ -287,7 +287,7 @@ class TokenApp(App[None]):
 
 
 def _hanging(name: str, what: str) -> Table:
-    """Return a name and its text, with each line of the text after the first indented."""
+    """Return a table of `name` and the text `what`, with each line of the text after the first indented."""
     table = Table.grid(padding=(0, 1))
     table.add_column(width=NAME)
     table.add_column()

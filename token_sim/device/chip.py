@@ -66,7 +66,7 @@ class Chip:
 
     @property
     def serial(self) -> str:
-        """The serial number that the chip last read from valid memory."""
+        """Return the serial number that the chip last read from valid memory, or question marks."""
         return self._serial
 
     def is_healthy(self) -> bool:
@@ -172,7 +172,7 @@ class Chip:
         self._load_memory()
 
     def commit(self) -> Signal | None:
-        """Write the next counter. A failed write prevents the code, because `compute` follows the write."""
+        """Write the next counter. Return a signal if the write or the power fails. The display then shows no code."""
         assert self._contents is not None
         self._step = self._contents.counters[self._slot]
         if self.faults.trigger(Fault.POWER_BEFORE_WRITE):

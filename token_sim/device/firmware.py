@@ -5,7 +5,8 @@ Rules:
 - The chip ignores a signal without a matching transition. A press therefore has no effect while the token is busy.
 - The chip uses the first transition with a true condition. Transitions from the current state precede those from every
   state.
-- COMMIT precedes COMPUTE, and COMPUTE precedes DISPLAY and TYPING: the counter is written before the code is shown.
+- For a HOTP code, COMMIT precedes COMPUTE. COMPUTE precedes DISPLAY and TYPING. The counter is therefore written before
+  the code is shown.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ TABLE = (
     Transition(_S.ERROR, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Transition(_S.MENU, _G.OFF, Chip.always, _S.ASLEEP, Chip.darken),
     Transition(None, _G.OFF, Chip.always, None, Chip.darken),
-    # In these states, a press has no effect.
+    # In these states, a press shows the error again.
     Transition(_S.FAILED, _G.CLOSE, Chip.is_ready, None, Chip.show_failure),
     Transition(_S.EXHAUSTED, _G.CLOSE, Chip.is_ready, None, Chip.show_exhausted),
     # The power fails or is restored, or the case is opened.
@@ -107,7 +108,7 @@ class Firmware(Chip):
         self.restart()
 
     def signal(self, signal: Signal) -> None:
-        """Process a signal, and the signals that its actions return."""
+        """Process `signal`, and the signals that the actions return."""
         following: Signal | None = signal
         while following is not None:
             transition = next((t for t in _TRANSITIONS[self.state, following] if t.when(self)), None)

@@ -1,7 +1,7 @@
 """The quartz and the battery of a token, and how both change over time.
 
 Rules:
-- Time is in whole milliseconds, and only increases. This module reads no clock.
+- Times are in whole milliseconds. The age only increases. This module reads no clock.
 - A step of an hour has the same result as ten thousand shorter steps, because all arithmetic uses integers.
 """
 
@@ -36,21 +36,21 @@ class Hardware:
 
     @property
     def clock_ms(self) -> int:
-        """The time of the token's own clock, in Unix milliseconds."""
+        """Return the time of the token's own clock, in Unix milliseconds."""
         return self.now + self.error_ms
 
     @property
     def error_ms(self) -> int:
-        """The difference between the token's clock and the true time, in ms (positive: the token is ahead)."""
+        """Return the difference between the token's clock and the true time, in ms (positive: the token is ahead)."""
         return (self.drift + _ageing_drift(self.age)) // PPB
 
     def set_error(self, ms: int) -> None:
-        """Set the clock's present error to `ms`."""
+        """Set the clock's present error to `ms` milliseconds."""
         self.drift = ms * PPB - _ageing_drift(self.age)
 
     @property
     def battery_level(self) -> int:
-        """The battery's charge in per cent, rounded up, so that a running token has at least 1."""
+        """Return the battery's charge in per cent, rounded up, so that a running token has at least 1."""
         return -(-self.charge * 100 // self.capacity)
 
     @property
@@ -70,9 +70,9 @@ class Hardware:
         self.charge = max(0, self.charge - nah * 3_600_000)
 
     def ms_until(self, charge: int, current: int) -> int | None:
-        """Return the milliseconds until the battery's charge decreases to `charge`.
+        """Return the milliseconds until the battery's charge decreases to `charge` (nA·ms) at `current` nA.
 
-        Return None if it is already at most `charge`, or if `current` is 0.
+        Return None if the battery's charge is already at most `charge`, or if `current` is 0.
         """
         if self.charge <= charge or current == 0:
             return None

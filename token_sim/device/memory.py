@@ -5,7 +5,7 @@ Rules:
 - A slot stores the counter of its *next* code in two pages, and a write replaces the older page. The newer page
   therefore remains intact if a write is interrupted.
 - The counter is the valid page's counter *plus one* if the other page is corrupt, because that page might have been the
-  newer page. The token can therefore skip a code, but never shows a code twice.
+  newer page. The token can therefore skip a code, but never computes a code twice.
 - `repr` never shows a key.
 """
 
@@ -98,7 +98,7 @@ class Contents:
 
 
 def build(serial: str, slots: tuple[Slot | None, ...], counters: tuple[int, ...]) -> bytes:
-    """Return the image of a new token, sealed if it has a seed."""
+    """Return the image of a new token, sealed if a slot has a seed. Raise ValueError for an invalid `serial`."""
     if len(serial) != SERIAL_LENGTH or not (serial.isascii() and serial.isalnum()):
         raise ValueError(f"a serial number must have {SERIAL_LENGTH} letters and digits, such as SMGN00000001")
     state = _SEALED if any(slots) else _BLANK

@@ -1,7 +1,7 @@
 """The table of the models of tokens: behaviour, times and power.
 
-Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. A comment marks each value without a
-source in a maker's document as approximate. These values have no effect on a code.
+Times are in milliseconds, charges in microampere-hours, currents in nanoamperes. The comment at a model names the
+source of its values. All other values are approximate, and have no effect on a code.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ ETOKEN_PASS = Profile(
 )
 
 # Source: iPrescribe's help page for the OneSpan Digipass GO 7. A press turns the token on, and the next press turns it
-# off. It turns off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The other
-# values are approximate.
+# off. The token turns off automatically after about 32 s. A press of 6 s shows time, battery and serial number. The
+# other values are approximate.
 GO7 = Profile(
     name="go7",
     title="GO-7-like",
@@ -110,9 +110,9 @@ GO7 = Profile(
     compute_ms=60,
 )
 
-# Source: Yubico's .NET SDK manual, "Slots". A touch of 1 to 2.5 s selects slot 1, a touch of 3 to 5 s slot 2. The key
-# types the code. The time between characters can be set to 0, 20, 40 or 60 ms; this model uses 20. The host
-# powers the key, so the model uses no charge. The other values are approximate.
+# Source: Yubico's .NET SDK manual, "Slots". A touch of 1 to 2.5 s selects slot 1, a touch of 3 to 5 s slot 2. The
+# YubiKey types the code. The time between characters can be set to 0, 20, 40 or 60 ms; this model uses 20. The host
+# powers the YubiKey, so the model uses no charge. The other values are approximate.
 YUBIKEY = Profile(
     name="yubikey",
     title="YubiKey-like",

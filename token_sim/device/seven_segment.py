@@ -1,7 +1,7 @@
 """Conversions of a seven-segment display: text to lit segments, and lit segments to text or drawings.
 
 Rules:
-- These functions are pure.
+- The functions of this module are pure.
 - The command line, the terminal interface and the tests draw displays only with this module.
 
      a
@@ -29,17 +29,17 @@ _MASKS = {char: sum(1 << SEGMENTS.index(segment) for segment in lit) for char, l
 _READ = {mask: char for char, mask in _MASKS.items()}
 
 
-def light(text: str, broken: Iterable[int] = ()) -> tuple[int, ...]:
-    """Return the lit segments of each cell for `text`, flush left. `broken` (cell × 10 + segment) stays dark."""
+def light(text: str, dark_segments: Iterable[int] = ()) -> tuple[int, ...]:
+    """Return the lit segments of each cell for `text`, flush left, without `dark_segments` (cell × 10 + segment)."""
     masks = [_MASKS.get(char, _MASKS["-"]) for char in text[:CELLS].ljust(CELLS)]
-    for number in broken:
+    for number in dark_segments:
         cell, segment = divmod(number, 10)
         masks[cell] &= ~(1 << segment)
     return tuple(masks)
 
 
 def read(masks: tuple[int, ...]) -> str:
-    """Return the visible text, with `?` for segments that form no character."""
+    """Return the text that `masks` show, with a question mark for segments that form no character."""
     return "".join(_READ.get(mask, UNREADABLE) for mask in masks).rstrip()
 
 

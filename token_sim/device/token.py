@@ -141,7 +141,7 @@ class Device:
         self._check_battery()
 
     def clear_fault(self, fault: Fault) -> None:
-        """Undo `fault`. Raise ValueError if it cannot be undone."""
+        """Undo `fault`. Raise ValueError if the fault cannot be undone."""
         if fault in (Fault.WEAK_BATTERY, Fault.DEAD_BATTERY):
             self.hardware.charge, self._is_low_reported = self.hardware.capacity, False
             self.chip.signal(Signal.FRESH)
@@ -154,7 +154,7 @@ class Device:
             self.open()
 
     def permanent_faults(self) -> list[Fault]:
-        """Return the permanent faults that the token has now, whatever caused each of them."""
+        """Return the permanent faults that the token has now, from any cause."""
         hardware = self.hardware
         try:
             contents = memory.load(self.memory.read())
@@ -174,7 +174,7 @@ class Device:
         return [fault for fault, is_present in present.items() if is_present]
 
     def restore(self, image: bytes, hardware: Hardware) -> None:
-        """Load the memory, the charge and the clock error of a snapshot, and restart.
+        """Load the memory `image`, and the charge and the clock error of `hardware`, and restart.
 
         The token's age and the true time are unchanged.
         """

@@ -97,12 +97,15 @@ def _key_bytes(key: object) -> bytes:
         raise ValueError(f"a key as text {error}") from None
 
 
-def token_text(profile: Profile, seeded: list[NewToken], now: int) -> str:
-    """Return the token file of a token with these seeds in its first slots. Its clock is correct at `now` (Unix ms)."""
-    spare = profile.slots - len(seeded)
-    slots = (*(token.slot for token in seeded), *[None] * spare)
-    image = memory.build(seeded[0].serial, slots, (*(token.counter for token in seeded), *[0] * spare))
-    return TokenFile("", profile, image, new_hardware(profile, now, seeded[0].crystal)).text()
+def token_text(profile: Profile, tokens: list[NewToken], now: int) -> str:
+    """Return the text of the token file of a token whose first slots have the seeds of `tokens`.
+
+    The clock of the token is correct at `now` (Unix ms).
+    """
+    spare = profile.slots - len(tokens)
+    slots = (*(token.slot for token in tokens), *[None] * spare)
+    image = memory.build(tokens[0].serial, slots, (*(token.counter for token in tokens), *[0] * spare))
+    return TokenFile("", profile, image, new_hardware(profile, now, tokens[0].crystal)).text()
 
 
 def batch(profile: Profile, count: int, first: int, **slot: Any) -> list[NewToken]:

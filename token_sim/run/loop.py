@@ -21,14 +21,14 @@ from token_sim.run.simulation import BadRequest, Request, Simulation
 from token_sim.wire.bad_line import Line
 from token_sim.wire.pty import Transport
 
-POLL_S = 0.02  # seconds between two checks for a new client of a pseudo-terminal, which `select` cannot report
+POLL_S = 0.02  # seconds between two checks for a new client of a pseudo-terminal, which `poll` cannot report
 CALL_S = 30.0  # the maximum wait of a thread for its call
 CALL_POLL_S = 0.1  # seconds between two checks that the loop's thread still runs
 LONGEST_BACKLOG = 64 * 1024  # bytes for a client that does not read; a longer backlog is dropped, as on a real line
 
 
 class Stopped(RuntimeError):
-    """The error if the loop has ended. The message contains the reason."""
+    """The error if the loop has ended or does not answer. The message contains the reason."""
 
 
 def loop_clock() -> float:
@@ -74,7 +74,7 @@ class Runner:
                 transport.drop_ended_client()
 
     def command(self, request: Request) -> Request:
-        """Execute a command of the owner, and plug or unplug the ports. Raise BadRequest."""
+        """Execute `request`, a command of the owner, and plug or unplug the ports. Raise BadRequest."""
         was_plugged = self.simulation.is_plugged
         reply = self.simulation.command(request)
         if self.simulation.is_plugged is not was_plugged:
@@ -101,7 +101,7 @@ class Runner:
     def call(self, function: Callable[[], Any], is_running: Callable[[], bool], timeout: float = CALL_S) -> Any:
         """Run `function` in the thread of the loop, between two steps. Return its result, or raise its error.
 
-        Raise Stopped if `is_running` returns False, because the thread of the loop has ended.
+        Raise Stopped if `is_running` returns False, because the thread has ended, or after `timeout` seconds.
         """
         outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
@@ -129,7 +129,7 @@ class Runner:
 
     @staticmethod
     def _wait(readable: list[int], seconds: float) -> None:
-        """Wait for input, with `poll` because `select` is limited to low descriptors."""
+        """Wait at most `seconds` for input, with `poll` because `select` is limited to low descriptors."""
         poll = select.poll()
         for descriptor in readable:
             poll.register(descriptor, select.POLLIN)

@@ -53,7 +53,7 @@ class Simulation:
 
     @classmethod
     def in_memory(cls, image: bytes, profile: Profile, now: int, seed: int = 0) -> Simulation:
-        """Return the simulation of a token without a file. Its clock is correct at `now` (Unix ms)."""
+        """Return the simulation of a token without a file. The token's clock is correct at `now` (Unix ms)."""
         hardware = new_hardware(profile, now)
         file = TokenFile("", profile, image, hardware)
         return cls(Device(Ram(image), profile, hardware, seed), file, seed)
@@ -77,7 +77,7 @@ class Simulation:
         self._deliver_events()
 
     def take_output(self, line: Line) -> bytes:
-        """Return the output of `line` since the last call, or b"" while it is delayed."""
+        """Return the output of `line` since the last call, or b"" while the output is delayed."""
         out = line.take_output(self.device.hardware.age)
         for text in out.splitlines():
             self._log_text(self._log_prefix(">", line), text.decode("ascii", "backslashreplace"))

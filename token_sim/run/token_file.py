@@ -1,9 +1,10 @@
 """The token file: the memory, the hardware and the model of a token, as one JSON document.
 
 Rules:
-- A write is durable when it returns: it syncs a temporary file, renames it over the old file, and syncs the folder.
-- A reader always sees a complete token: the old token or the new token. The file and this object hold the old token
-  after a failed write.
+- A write is durable when it returns. The write syncs a temporary file, renames this file to the name of the old file,
+  and syncs the folder.
+- A reader always sees a complete token: the old token or the new token. The file and its `TokenFile` hold the old
+  token after a failed write.
 - The token's memory has its own checksums. A flipped bit in the memory makes the token's self-test fail.
 - A process that uses a token holds an exclusive lock on `FILE.lock`.
 """
@@ -42,7 +43,7 @@ class TokenFile:
 
     @classmethod
     def open(cls, path: str) -> TokenFile:
-        """Lock and read a token. Raise TokenFileError, or OSError if the file cannot be opened."""
+        """Lock and read the token at `path`. Raise TokenFileError, or OSError if the file cannot be opened."""
         lock = _lock(path)
         try:
             with open(path, encoding="ascii") as file:
@@ -97,7 +98,7 @@ class TokenFile:
 
 
 def write_durably(path: str, data: bytes, *, is_new: bool = True) -> None:
-    """Replace the file at `path` (mode 0600), so that a crash leaves the old file or the new file.
+    """Replace the file at `path` by `data` (mode 0600), so that a crash leaves the old file or the new file.
 
     Raise FileNotFoundError if the old file is missing, unless `is_new` is true.
     """

@@ -27,7 +27,7 @@ def parse_span(text: str) -> int:
 
 
 def show_span(ms: int) -> str:
-    """Return a span as text in its largest two units, for users: 3d4h, 1m5s, 250ms."""
+    """Return `ms` milliseconds as text in the largest two units, for users: 3d4h, 1m5s, 250ms."""
     if abs(ms) < UNITS["s"]:
         return f"{ms}ms"
     sign, left, parts = "-" if ms < 0 else "", abs(ms), []

@@ -14,19 +14,19 @@ import re
 from collections.abc import Iterable
 
 
-def choose(word: object, known: Iterable[str], what: str) -> str:
-    """Return the name in `known` that `word` matches. Raise ValueError; `what` is the kind of name for the message."""
-    names = {_plain(name): str(name) for name in known}
+def choose(word: object, choices: Iterable[str], what: str) -> str:
+    """Return the name in `choices` that `word` matches. Raise ValueError; `what` is the kind of name in the error."""
+    names = {_plain(name): str(name) for name in choices}
     if _plain(word) not in names:
         raise ValueError(unknown(word, names.values(), what))
     return names[_plain(word)]
 
 
-def unknown(word: object, known: Iterable[str], what: str) -> str:
-    """Return the message for an unknown name."""
+def unknown(word: object, choices: Iterable[str], what: str) -> str:
+    """Return the message for the unknown name `word` of the kind `what`."""
     import difflib  # slow to load
 
-    names = {_plain(name): str(name) for name in known}
+    names = {_plain(name): str(name) for name in choices}
     similar = difflib.get_close_matches(_plain(word), names, 1)
     hint = f"did you mean '{names[similar[0]]}'?" if similar else f"must be one of {', '.join(names.values())}"
     return f"unknown {what} '{str(word)[:40]}': {hint}"

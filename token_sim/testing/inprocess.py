@@ -40,7 +40,7 @@ _PUBLISHED: dict[str, PublishedToken] = {}
 
 
 def publish(name: str, simulation: Simulation) -> str:
-    """Register `simulation` under `name` in this process, and return its URL."""
+    """Register `simulation` under `name` in this process, and return the URL of its token."""
     import serial  # pyserial is optional
 
     if _HANDLERS not in serial.protocol_handler_packages:

@@ -1,8 +1,8 @@
 """A token for tests, with a port, a thread that serves the port, and the owner's commands.
 
 Rules:
-- Every call runs in the serving thread, between two steps.
-- A call never sleeps: it advances the token's time instead. The true time of the simulation is therefore ahead of
+- Presses and commands run in the serving thread, between two steps.
+- A press never sleeps: it advances the token's time instead. The true time of the simulation is therefore ahead of
   the host's clock.
 - The true time follows the host's clock if a test moves or stops that clock, unless `now` is given.
 - The port disappears if the thread dies. The next call, or `close`, then raises the error of the thread.
@@ -111,14 +111,14 @@ class LiveToken:
         return reply
 
     def advance(self, by: str, *, temp: int = 25, only_token: bool = False) -> dict[str, Any]:
-        """Advance the token's time by a span such as 90d, 36h or 1h30m, without waiting. Return the hidden state."""
+        """Advance the token's time by `by` (90d, 1h30m), at `temp` °C, without waiting. Return the hidden state."""
         return self.command("advance", by=by, temp=temp, only_token=only_token)
 
     def fault(self, name: str, *, times: int | None = 1, number: int | None = None) -> None:
         self.command("fault", name=name, times=times, number=number)
 
     def clear(self, name: str | None = None) -> None:
-        """Remove a fault, or all faults that can be undone."""
+        """Remove the fault `name`, or all faults that can be undone."""
         self.command("clear", name=name)
 
     def oracle(self) -> dict[str, Any]:
@@ -166,7 +166,8 @@ class LiveToken:
         except Stopped as stopped:
             error, self._error = self._error, None
             if error is None:
-                why = "it was closed" if self._stopping else "its thread does not run (it has died, or this is a fork)"
+                reasons = "it has died, or this process is a fork"
+                why = "it was closed" if self._stopping else f"its thread does not run ({reasons})"
                 raise Stopped(f"token {self.serial}: {why}") from stopped
             raise Stopped(f"token {self.serial}: its thread has died: {_text(error)}") from error
 

@@ -40,7 +40,7 @@ class Line:
         self.session.notify(event)
 
     def take_output(self, age: int) -> bytes:
-        """Return the output since the last call, or b"" while it is delayed. `age` is the token's age (ms)."""
+        """Return the output since the last call, or b"" while the output is delayed. `age` is the token's age (ms)."""
         out = self._distort(self.session.take_output())
         if out and self._stalled_until is None and self._faults.trigger(Fault.LINE_STALL):
             self._stalled_until = age + self._faults.number(Fault.LINE_STALL, DEFAULT_STALL_MS)
@@ -69,7 +69,7 @@ class Line:
         return data
 
     def _is_hit(self, fault: Fault) -> bool:
-        """Return True if `fault` changes this byte. The fault's number is its probability in per cent."""
+        """Return True if `fault` changes the next byte. The fault's number is its probability in per cent."""
         return self._random.randrange(100) < self._faults.number(fault, DEFAULT_PER_CENT)
 
 

@@ -103,7 +103,7 @@ class Pty:
             self._master = None
 
     def descriptors(self) -> list[int]:
-        """Return the master if it has a client. `select` would return immediately without a client."""
+        """Return the master if it has a client. `poll` would return immediately without a client."""
         self._update_client()
         return [self._master] if self._master is not None and self._has_client else []
 
@@ -195,7 +195,7 @@ class Pty:
             os.close(slave)
 
     def _renew(self) -> None:
-        """Replace the pseudo-terminal. The kernel usually gives it the same path."""
+        """Replace the pseudo-terminal. The kernel usually gives the same path to the new pseudo-terminal."""
         assert self._master is not None
         os.close(self._master)
         self._master = None

@@ -2,7 +2,7 @@
 
 Rules:
 - The port listens on loopback only.
-- It has one client at a time. A second client receives `ERR 8 IN-USE`, and its connection is closed.
+- The port has one client at a time. A second client receives `ERR 8 IN-USE`, and its connection is closed.
 - A client that ends its input (a half close) still receives the output of its requests, until a new client connects.
 - Invalid telnet closes only the connection of the client that sent it.
 """
@@ -26,7 +26,7 @@ MAX_REFUSED = 8  # open connections of refused clients
 
 
 class Tcp:
-    """A TCP port (0: any free port). It uses RFC 2217 if `modem` is given. `plug` uses the same port again."""
+    """A port on TCP port `port` (0: any free port), with RFC 2217 if `modem` is given. `plug` opens the same port."""
 
     def __init__(self, port: int = 0, modem: Device | None = None) -> None:
         self._port, self._modem = port, modem

@@ -116,7 +116,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def spread(seconds: list[float]) -> tuple[float, float, float]:
-    """Return the three quartiles."""
+    """Return the three quartiles of `seconds`."""
     low, middle, high = statistics.quantiles(seconds, n=4)
     return low, middle, high
 
@@ -371,20 +371,20 @@ def many_clients(report: Report, site: Site) -> None:
 
 
 def centiles(seconds: list[float]) -> tuple[float, float]:
-    """Return the median and the 99th percentile."""
+    """Return the median and the 99th percentile of `seconds`."""
     ordered = sorted(seconds)
     return ordered[len(ordered) // 2], ordered[int(0.99 * len(ordered))]
 
 
-def quiet_clients(site: Site, clients: list[load.Client], hammered: load.Client | None) -> float:
+def quiet_clients(site: Site, clients: list[load.Client], other: load.Client | None) -> float:
     """Return the 99th percentile of the login times of `clients`.
 
-    Meanwhile, 64 connections of another process send wrong codes for `hammered` if it is given.
+    Meanwhile, 64 connections of another process send wrong codes for the user of `other`, unless `other` is None.
     """
     for client in clients:
         client.seconds.clear()
     site.enrol(fob(), user="hammered")
-    with nullcontext() if hammered is None else load.beside(lambda: load.flood(site.socket, hammered.user, 64)):
+    with nullcontext() if other is None else load.beside(lambda: load.flood(site.socket, other.user, 64)):
         load.hammer(site.socket, clients, 1000)
     return centiles([s for c in clients for s in c.seconds])[1]
 

@@ -45,7 +45,10 @@ class Says(Protocol):
 
 @dataclass(frozen=True)
 class Run:
-    """The cost of a command (seconds, seconds of processor time, and memory peak in MB), and its exit status."""
+    """The cost of a command, and its exit status.
+
+    `processor` is in seconds of processor time, `megabytes` is the memory peak in units of 2^20 bytes.
+    """
 
     seconds: float
     processor: float
@@ -54,7 +57,7 @@ class Run:
 
 
 def run(*words: str | Path) -> Run:
-    """Run `pam-totp`, discard its output, and return its cost."""
+    """Run `pam-totp` with the arguments `words`, discard the output, and return the cost."""
     launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER]
     command = [sys.executable, "-m", "pam_totp.cli", *map(str, words)]
     done = subprocess.run([*launcher, *command], cwd=TREE, capture_output=True, check=True, text=True)

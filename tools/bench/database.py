@@ -1,8 +1,8 @@
 """`make bench-database`: a benchmark of a large and a small store in PostgreSQL, in the same run.
 
-The program creates a primary with a synchronous standby on this machine, and a small and a large database. The large
-database has a million users. Every user has a key fob with a serial number. The program prints the results, and writes
-them to bench-database.json. ARGS=--help lists the options. Root is required.
+The program creates a primary with a synchronous standby on this machine, and a small and a large database. By default,
+the large database has a million users. Every user has a key fob with a serial number. The program prints the results,
+and writes them to bench-database.json. ARGS=--help lists the options. Root is required.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def measure(report: Report, primary: Server, args: argparse.Namespace, folder: P
 
 
 class Users:
-    """The users of a database in a random order, each once, with the counter of the next code."""
+    """The users of a database in a random order, with the counter of the next code. Users repeat after the last."""
 
     def __init__(self, number: int) -> None:
         self._numbers = random.Random(0).sample(range(number), min(number, 200_000))
@@ -102,7 +102,7 @@ class Users:
         self._next = 0
 
     def take(self) -> tuple[str, int]:
-        """Return a user and a counter that differ from those of all earlier calls."""
+        """Return a pair of user and counter that no earlier call returned."""
         with self._lock:
             at, self._next = self._next, self._next + 1
         return f"user{self._numbers[at % len(self._numbers)]}", at // len(self._numbers)
@@ -114,7 +114,7 @@ def record_of(number: int) -> UserRecord:
 
 
 def fill(report: Report, url: str, users: int) -> None:
-    """Enrol the users, in transactions of AT_ONCE."""
+    """Enrol `users` users, AT_ONCE in each transaction."""
     store, begun = PostgresStore(url, wait=600.0), time.perf_counter()
     for first in range(0, users, AT_ONCE):
         numbers = range(first, min(first + AT_ONCE, users))
@@ -133,7 +133,7 @@ def sizes(report: Report, primary: Server, name: str, users: int) -> None:
 
 
 def sql(primary: Server, name: str, statement: str) -> str:
-    """Run a statement in the database `name`."""
+    """Run a statement in the database `name`, and return the output of psql."""
     psql = ("psql", "-h", str(primary.folder), "-U", "owner", "-d", name, "-Atc", statement)
     done = subprocess.run(psql, check=True, capture_output=True, text=True, env=os.environ | {"PGOPTIONS": LOCAL})
     return done.stdout.strip()

@@ -70,7 +70,7 @@ class Costs(NamedTuple):
     log: int
 
     def since(self, before: Costs, logins: int) -> Costs:
-        """Return the costs of one login."""
+        """Return the costs of one login, after `logins` logins since `before`."""
         each = [(now - then) / logins for now, then in zip(self, before, strict=True)]
         return Costs(each[0], each[1], each[2], round(each[3]))
 
@@ -203,7 +203,7 @@ def site_of(member: Member, address: str) -> str:
 
 
 def enrolled(fleet: Fleet, user: str) -> Callable[[], str]:
-    """Enrol a user with a key fob at the authority, and return a function that returns its next code."""
+    """Enrol a user with a key fob at the authority, and return a function that returns the next code."""
     record = UserRecord(user=user, tokens=(fob(),))
     fleet.store.update(user, lambda _: (record, None), create=True)
     return logins.counting()
@@ -223,7 +223,7 @@ def with_new_connection(member: Member, answer: Callable[[], str]) -> Callable[[
 
 
 def proxy(port: int, target: int) -> None:
-    """Forward the data of connections to `port`, with a delay of AWAY / 2, until this process is killed.
+    """Forward the data of connections from `port` to `target`, with a delay of AWAY / 2, until this process is killed.
 
     The kernel accepts a connection without delay. The client's first data is therefore delayed by one more round trip,
     as by a TCP handshake.

@@ -1,11 +1,12 @@
 """The work of the service for one login, measured without a clock: `make bench-footprint`.
 
 Rules:
-1. Cachegrind simulates a cache of 2 MB. The client empties this cache before each login, as the processor's cache is
-   empty after a pause. A cache line that is missing is therefore memory that the login uses.
+1. Cachegrind simulates a last-level cache of 2 MiB. The client empties this cache before each login, as the
+   processor's cache is empty after a pause. A cache line that is missing is therefore memory that the login uses.
 2. A result is the difference between a run with more logins and a run with fewer, divided by the number of logins. Both
    runs empty the cache equally often. The client is a thread of the same process, so its system calls are included.
-3. The results depend on the type of the processor, because libc has functions for each type, but not on other programs.
+3. The results depend on the type of the processor, because libc has functions for each type. Other programs have no
+   effect.
 """
 
 from __future__ import annotations
@@ -53,10 +54,10 @@ class Profile:
         return f"{len(self.calls)} functions of pam_totp ({size} bytes), {self.calls.total()} calls"
 
 
-def serve_logins(count: int, emptied: int, profile: Profile) -> None:
+def serve_logins(count: int, flushes: int, profile: Profile) -> None:
     """Log in FIRST times, then `count` times with an empty cache. Fill `profile` with one more login.
 
-    Empty the cache `emptied` times in total.
+    Empty the cache `flushes` times in total.
     """
     store_queue.MEMORY = store_queue.SLOW_DISK = math.inf  # make all decisions in one thread
     with tempfile.TemporaryDirectory(prefix="pam_totp-bench-") as folder:
@@ -69,13 +70,13 @@ def serve_logins(count: int, emptied: int, profile: Profile) -> None:
             listener.bind(path)
             listener.listen()
             service = Service(listener, folder, f"{folder}/.no-site-file", lambda priority, line: None)
-            client = threading.Thread(target=_log_in, args=(service, path, count, emptied, profile))
+            client = threading.Thread(target=_log_in, args=(service, path, count, flushes, profile))
             client.start()
             service.run()
             client.join()
 
 
-def _log_in(service: Service, path: str, count: int, emptied: int, profile: Profile) -> None:
+def _log_in(service: Service, path: str, count: int, flushes: int, profile: Profile) -> None:
     answers = [b"A" + hotp(KEY, counter).encode() for counter in range(FIRST + count + 1)]
     memory, zeros = bytearray(4 * CACHE), bytes(4 * CACHE)
     try:
@@ -92,16 +93,16 @@ def _log_in(service: Service, path: str, count: int, emptied: int, profile: Prof
                 if (result := channel.recv(4096)) != b"r0":
                     raise RuntimeError(f"the login was refused: {result!r}")
         service.loop.call_from_thread(partial(sys.setprofile, None))
-        for _ in range(emptied - count):
+        for _ in range(flushes - count):
             memory[:] = zeros
     finally:
         service.stop()
 
 
-def measure(count: int, emptied: int) -> dict[str, int]:
-    """Return the results of cachegrind for a process with `count` logins that empties the cache `emptied` times."""
+def measure(count: int, flushes: int) -> dict[str, int]:
+    """Return the results of cachegrind for a process with `count` logins that empties the cache `flushes` times."""
     cachegrind = ["valgrind", "--tool=cachegrind", "--cache-sim=yes", f"--LL={CACHE},16,64"]
-    program = [sys.executable, "-m", "tools.bench.footprint", "--inside", str(count), str(emptied)]
+    program = [sys.executable, "-m", "tools.bench.footprint", "--inside", str(count), str(flushes)]
     command = [*cachegrind, "--cachegrind-out-file=/dev/null", *program]
     done = subprocess.run(command, cwd=TREE, stderr=subprocess.PIPE, text=True, check=True)
     return {name: int(found[1].replace(",", "")) for name in RESULTS if (found := _line(name, done.stderr))}
@@ -118,8 +119,8 @@ def main() -> int:
     args = parser.parse_args()
     profile = Profile()
     if args.inside is not None:
-        count, emptied = args.inside
-        serve_logins(count, emptied, profile)
+        count, flushes = args.inside
+        serve_logins(count, flushes, profile)
         return 0
     serve_logins(0, 0, profile)
     print(f"one login: {profile}", flush=True)

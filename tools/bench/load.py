@@ -167,7 +167,7 @@ def durable_at_once(folder: Path, processes: int, times: int) -> float:
 
 
 def resident(pid: int) -> float:
-    """Return the resident memory of a process in MB."""
+    """Return the resident memory of the process `pid` in MB of 2^20 bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -175,7 +175,7 @@ def resident(pid: int) -> float:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time of a process in user and system mode, in seconds."""
+    """Return the processor time of the process `pid` in user and system mode, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

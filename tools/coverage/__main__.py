@@ -3,7 +3,7 @@
 Rules:
 - The installed code has no support for the measurement. The tests run in a copy of the tree, in which every import of
   pam_totp or token_sim first imports `measured`. That module depends only on files in its folder.
-- The measurement covers every process: the helper (`python3 -I -S`, with an empty environment), sshd, sudo, and
+- The measurement covers the helper (`python3 -I -S`, with an empty environment), sshd and sudo. It also covers
   processes of a namespace, an installed copy, or another account. Killed processes leave no data.
 - For relay.c, gcov reports the lines that the relay's own tests reach.
 - The run skips tests marked `bare`. The measurement changes the system calls, modules, memory and time of a process,
@@ -11,8 +11,8 @@ Rules:
 
 python -m tools.coverage [PYTEST ARGUMENT...]
 
-The exit status is 0 if the tests pass and reach 90 % of lines and branches together (tools/coverage/coverage.ini), and
-90 % of the lines of relay.c.
+The exit status is 0 if the tests pass and reach both minimums. These are 90 % of lines and branches together
+(tools/coverage/coverage.ini), and 90 % of the lines of relay.c.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def make_measured(tree: Path, library: Path) -> None:
 
 
 def measure(tree: Path, entry: str, library: Path) -> None:
-    """Replace a file with a stub, which starts the measurement and then runs the original file from the library.
+    """Replace the file `entry` with a stub, which starts the measurement, then runs the original file from `library`.
 
     A separate stub is necessary, because only code after the start is measured.
     """

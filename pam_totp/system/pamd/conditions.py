@@ -1,7 +1,7 @@
 """The results of modules that depend on the account: pam_succeed_if, pam_localuser, pam_usertype. Pure.
 
 Rules:
-- `result_for` returns None for a condition that depends on anything else, such as the network.
+- `result_for` returns None for a condition that depends on more than the account and the PAM service.
 - `result_for` returns None for unsupported arguments.
 """
 
@@ -21,7 +21,7 @@ _TRIPLE = 3  # words of a test of pam_succeed_if: field, operator, value
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account, with the names of its groups. `is_local` is True if /etc/passwd has it."""
+    """An account, with the names of its groups. `is_local` is True if /etc/passwd contains the account."""
 
     name: str
     uid: int
@@ -33,7 +33,7 @@ class Account:
 
 
 def result_for(rule: Rule, account: Account, service: str) -> str | None:
-    """Return the module's result for a login of `account` to `service`, or None if the result is unknown."""
+    """Return the result of the module in `rule` for a login of `account` to `service`, or None if it is unknown."""
     decide = _DECISIONS.get(rule.module)
     return None if decide is None else decide(rule.arguments, account, service)
 
@@ -50,7 +50,7 @@ def _succeed_if(arguments: tuple[str, ...], account: Account, service: str) -> s
 
 
 def _test(field: str, operator: str, value: str, account: Account, service: str) -> bool | None:
-    """Return the result of one test of pam_succeed_if(8), or None if it is unknown."""
+    """Return the result of one test of pam_succeed_if(8), or None if the result is unknown."""
     fields = {
         "user": account.name,
         "uid": str(account.uid),

@@ -21,7 +21,7 @@ from pam_totp.system.pamd.stack import MODULE, Handler, ReadService, StackError,
 FirstFactor = Literal["password", "key", "key-or-password"]
 
 _INTENDED = (Code.LOGIN_WITHOUT_CODE, Code.CODE_EXEMPTION, Code.PASSWORD_EXEMPTION)
-# With `key`, PAM asks for the code only. With `nullok`, it asks a user without a token for the password instead.
+# With `key`, PAM asks for the code only. With `nullok`, PAM asks a user without a token for the password instead.
 _AFTER_PASSWORD, _AFTER_KEY = "required", "[success=done ignore=ignore default=die]"
 # sshd lists the successful methods in this variable. The command succeeds after a key. Otherwise, PAM skips the next
 # line.
@@ -33,7 +33,7 @@ _COMMENT = "# added by 'pam-totp enable "
 
 
 def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str:
-    """Return the blocks of lines to insert into the file of `service`, in order."""
+    """Return the lines to insert into the file of `service`: a block for each first factor, in order."""
     words = " ".join((MODULE, *(_quote(a) for a in arguments)))
     comment = f"{_COMMENT}{service}'; 'pam-totp disable {service}' removes it\n"
     after_key, after_password = (f"auth {control} {words}\n" for control in (_AFTER_KEY, _AFTER_PASSWORD))
@@ -43,7 +43,7 @@ def new_lines(service: str, first: FirstFactor, arguments: Sequence[str]) -> str
 
 
 def blocks(added_lines: str) -> list[str]:
-    """Return the blocks of `new_lines`. Each block begins with the comment."""
+    """Return the blocks of `added_lines`, a text from `new_lines`. Each block begins with the comment."""
     return [_COMMENT + block for block in added_lines.split(_COMMENT)[1:]] or [added_lines]
 
 
@@ -113,7 +113,10 @@ def _insert(text: str, name: str, added_lines: str, read: ReadService, first: Fi
 
 
 def insert_at(text: str, name: str, added_lines: str, read: ReadService, *, first: FirstFactor, line: int) -> str:
-    """Return `text` with `added_lines` before this physical line. Raise StackError if this makes the stack unsafe."""
+    """Return `text` with `added_lines` before the physical line number `line` (from 0).
+
+    Raise StackError if the new stack is unsafe.
+    """
     physical = text.split("\n")
     candidate = _join(physical[:line], added_lines, physical[line:])
     found = errors(_problems(name, flatten(name, _with(candidate, name, read)), first))
@@ -133,9 +136,9 @@ def remove(text: str, added_lines: str) -> str:
 
 
 def hint(finding: Finding, service: str, read: ReadService) -> str | None:
-    """Return another remedy for a login without a code, if a substack in place of an include helps.
+    """Return another remedy for `finding`: a substack in place of an include. Return None if that does not help.
 
-    A control such as `sufficient` ends the whole stack in an included file, but ends only the substack in a substack.
+    In an included file, a control such as `sufficient` ends the whole stack. In a substack, it ends only this substack.
     """
     text = read(service)
     if finding.code is not Code.LOGIN_WITHOUT_CODE or finding.severity != ERROR or text is None:
@@ -163,7 +166,7 @@ def _other_phases(name: str, read: ReadService) -> bool:
 
 
 def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[Finding]:
-    """Return the findings that make this position of the line unsafe.
+    """Return the findings that make the stack with the new line unsafe.
 
     Skip the findings about other factors and conditions that let users in without a code: the file has them already.
     """
@@ -172,7 +175,7 @@ def _problems(name: str, stack: Sequence[Handler], first: FirstFactor) -> list[F
 
 
 def _join(head: list[str], added_lines: str, tail: list[str]) -> str:
-    """Return the text of `head`, `added_lines` and `tail`. Add a newline to the last line of `head` if it lacks one."""
+    """Return the text of the lines `head`, `added_lines` and the lines `tail`. An empty `tail` adds a newline."""
     return "\n".join([*head, added_lines.removesuffix("\n"), *(tail or [""])])
 
 

@@ -2,8 +2,9 @@
 
 Rules:
 - The attacker of a second factor knows the user's password, and lacks the user's other factors.
-- A module that is missing in these tables is free: the attacker may get any result from it.
-- The table of results lists modules that return the same results at every login. A test compares it with libpam.
+- A module that is missing from these tables is free: the attacker may get any result from it.
+- The table of results lists modules that return the same results at every login. A test compares the table with
+  libpam.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _KINDS = {
 }
 
 _IGNORED = "env faildelay group issue keyinit mail warn"
-# These modules have no function for the phase auth, so libpam returns this result.
+# These modules have no function for the phase auth, so libpam returns module_unknown.
 _MISSING = "limits loginuid mkhomedir motd namespace pwhistory setquota systemd time tty_audit umask xauth"
 CONSTANT_RESULTS = {
     "pam_deny.so": ("auth_err",),
@@ -64,5 +65,5 @@ CONSTANT_RESULTS = {
 
 
 def kind(rule: Rule) -> Kind:
-    """Return the cause of the results of the module that a rule names."""
+    """Return the cause of the results of the module that `rule` names."""
     return _KINDS.get(rule.module, Kind.FREE)

@@ -3,7 +3,7 @@
 Rules:
 - A replaced line remains in the file as a comment, at the same position.
 - The new line has the same position if a jump may skip the replaced line, so that every jump keeps its target.
-- A line in a file that other services include is never replaced.
+- A line in an included file is never replaced, because other services may include this file too.
 """
 
 from __future__ import annotations
@@ -53,19 +53,20 @@ def replace(text: str, name: str, added_lines: str, read: ReadService, first: Fi
     return edit.insert(commented, name, added_lines, read, first), replaced
 
 
-def restore(text: str, replaced: str) -> str:
-    """Return `text` with the lines `replaced` in place of their comments.
+def restore(text: str, commented_lines: str) -> str:
+    """Return `text` with `commented_lines` in place of their comments.
 
-    Raise StackError if such a comment was changed, or occurs more often than its line.
+    Raise StackError if one of these comments was changed, or occurs more often than its line.
     """
     physical = text.split("\n")
-    originals = replaced.split("\n")[:-1]
+    originals = commented_lines.split("\n")[:-1]
     comments = Counter(physical)
     for line, count in Counter(originals).items():
         if comments[_REPLACED + line] < count:
             raise StackError("a line that 'enable' replaced was changed")
         if comments[_REPLACED + line] > count:
-            raise StackError(f"'{_REPLACED}{line}' must be in the file exactly {'once' if count == 1 else count}")
+            times = "once" if count == 1 else f"{count} times"
+            raise StackError(f"'{_REPLACED}{line}' must be in the file exactly {times}")
     for line in originals:
         physical[physical.index(_REPLACED + line)] = line
     return "\n".join(physical)

@@ -1,8 +1,8 @@
 """Programs that do not show every prompt to the user, by the name of their PAM service. Pure.
 
 Rules:
-- A program is listed here only if its source or a test shows how it answers prompts.
-- sshd is not listed here, because its answers depend on its setting PasswordAuthentication.
+- A program is listed here only if its source or a test shows how the program answers prompts.
+- sshd is not listed here, because its answers depend on the setting PasswordAuthentication.
 """
 
 from __future__ import annotations

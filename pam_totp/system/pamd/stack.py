@@ -3,7 +3,7 @@
 Rules:
 - A file is read as libpam reads it (pam.d(5), libpam/pam_handlers.c).
 - A parser raises StackError for text that libpam would refuse, or that this module does not support.
-- `enable` and `disable` never edit a file that raises StackError.
+- `enable` and `disable` never edit a file for which a parser raises StackError.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TOKEN = re.compile(r"\[((?:\\\]|[^\]])*)\]|([^ \t\n]+)")
 
 
 class StackError(Exception):
-    """A service file that libpam would refuse, or that cannot be read. The message names the file and the line."""
+    """A service file cannot be read, or cannot be edited safely. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Rule:
 
     @property
     def module(self) -> str:
-        """The module's file name without its folder, always with `.so`: libpam accepts both forms."""
+        """Return the module's file name without its folder, always with `.so`: libpam accepts names without it too."""
         name = self.target.rsplit("/", 1)[-1]
         return name if name.endswith(".so") else name + ".so"
 
@@ -81,9 +81,9 @@ class Rule:
 class Handler:
     """One module of a flat stack.
 
-    `rule` is the module's rule and `file` the file that contains it. `level` is the number of substacks around it.
-    `origin` is the index of the rule in the service's own file that leads to this module. The head of a substack is
-    also a handler (`is_head`).
+    `rule` is the module's rule and `file` the file that contains it. `level` is the number of substacks around the
+    module. `origin` is the index of the rule in the service's own file that leads to this module. The head of a
+    substack is also a handler (`is_head`).
     """
 
     rule: Rule
@@ -93,12 +93,12 @@ class Handler:
     is_head: bool = False
 
 
-# A function that returns the text of a service file by its name or absolute path, or None if it does not exist.
+# A function that returns the text of a service file by its name or absolute path, or None if the file is missing.
 ReadService = Callable[[str], str | None]
 
 
 def parse(text: str, name: str = "the file") -> tuple[Rule, ...]:
-    """Return the rules of a service file in order. Raise StackError."""
+    """Return the rules in `text`, the file of the service `name`, in order. Raise StackError."""
     return tuple(_rule(first, last, line, name) for first, last, line in _logical_lines(text, name))
 
 
@@ -127,7 +127,9 @@ def parse_control(control: str) -> dict[str, Action]:
 
 
 def _logical_lines(text: str, name: str) -> Iterator[tuple[int, int, str]]:
-    """Yield lines as libpam assembles them: without comments, and joined if a line ends in a backslash.
+    """Yield the first and last number (from 0) and the text of each line that libpam assembles.
+
+    These lines are without comments. A line that ends in a backslash is joined to the next line.
 
     Comments and empty lines between joined lines do not end the join.
     """
@@ -150,7 +152,7 @@ def _logical_lines(text: str, name: str) -> Iterator[tuple[int, int, str]]:
 def _rule(first: int, last: int, line: str, name: str) -> Rule:
     where = f"{name}:{first + 1}"
     if "\r" in line:
-        raise StackError(f"{where}: the line contains a carriage return, which libpam reads as a part of a word")
+        raise StackError(f"{where}: the line contains a carriage return, which libpam reads as part of a word")
     tokens = [m[0] if m[1] is not None else m[2] for m in _TOKEN.finditer(line)]
     if tokens[0].lower() == "@include":
         if len(tokens) < 2:

@@ -1,7 +1,8 @@
 """A simulation of libpam on a stack: the verdict for the modules' results, and a path to a verdict. Pure.
 
 Rules:
-- `advance` reproduces _pam_dispatch_aux of Linux-PAM 1.5. Tests compare it with the real libpam on random stacks.
+- `advance` reproduces _pam_dispatch_aux of Linux-PAM 1.5. Tests compare `advance` with the real libpam on random
+  stacks.
 - Every finding about a service file comes from a simulation of its stack, never from a search for words in its text.
 """
 
@@ -41,7 +42,7 @@ class Move:
     next: int
 
     def skips(self, index: int) -> bool:
-        """Return True if this move leads from before the handler at `index` to after it."""
+        """Return True if this move jumps over the handler at `index`."""
         return self.index < index < self.next
 
 
@@ -96,9 +97,9 @@ def jump(stack: Sequence[Handler], index: int, count: int) -> tuple[int, int]:
 
 
 def possible_results(handler: Handler, excluded: Collection[str] = ()) -> tuple[str, ...]:
-    """Return one result for each effect that this module may have in libpam, with success first if possible.
+    """Return one result for each effect that the module of `handler` may have in libpam, first success if possible.
 
-    The module never returns a result in `excluded`. A module in CONSTANT_RESULTS returns those results only.
+    The module never returns a result in `excluded`. A module in CONSTANT_RESULTS returns only the results listed there.
     """
     if handler.is_head:
         return ("success",)

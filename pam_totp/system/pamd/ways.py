@@ -2,9 +2,10 @@
 
 Rules:
 - The attacker chooses the result of every module, except of conditions, programs and other factors.
-- A condition has one result in a login: equal lines have equal results. A world is one choice of these results.
+- A condition or program has one result in a login: equal lines have equal results. A world is one choice of these
+  results.
 - A way depends on conditions if it is missing in a world in which a login can succeed.
-- Another factor fails in every world. A separate search finds the ways that need its success.
+- Other factors fail in every world. A separate search finds the ways that need another factor.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Need(StrEnum):
 class Bypass:
     """A way without pam_totp.so: the module at `index` skips it after `result`.
 
-    `also_password` is True if such a way also skips the password.
+    `also_password` is True if such a way also works without the right password. With Need.FACTOR, the field is False.
     """
 
     index: int
@@ -77,7 +78,7 @@ def is_exempt(stack: Sequence[Handler], totp: Sequence[int], known: Known) -> bo
 
 
 def can_succeed(stack: Sequence[Handler], known: Known) -> bool:
-    """Return True if a login with these known results can succeed."""
+    """Return True if a login with the results in `known` can succeed."""
     return any(is_viable(stack, world) for world in worlds(stack, known))
 
 
@@ -103,7 +104,7 @@ def worlds(stack: Sequence[Handler], known: Known) -> Iterator[dict[int, str]]:
 def results_in(
     stack: Sequence[Handler], world: Known, *, other_factors: bool = False, refusing: Collection[int] = ()
 ) -> Results:
-    """Return a function that returns the results that an attacker can get from a module in a world.
+    """Return a function that returns the results that an attacker can get from a module in `world`.
 
     `other_factors` lets other factors succeed. The modules at `refusing` refuse the password.
     """
@@ -118,7 +119,7 @@ def results_in(
 
 
 def is_viable(stack: Sequence[Handler], world: Known) -> bool:
-    """Return True if a login with a right code can succeed in a world."""
+    """Return True if a login with a right code can succeed in `world`."""
     results = results_in(stack, world, other_factors=True)
 
     def with_code(index: int) -> Sequence[str]:
