@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def site() -> Iterator[Site]:
     """Yield a store with a folder of PAM services. The test can start the service on a socket.
 
-    The folder is outside pytest's temporary folder, so that other accounts can enter it.
+    Other accounts can enter this folder, because it is outside pytest's temporary folder.
     """
     with tempfile.TemporaryDirectory(prefix="pam_totp-test-") as folder:
         made = Site(Path(folder))

@@ -1,1 +1,1 @@
-"""Tests on a booted machine, which runs systemd as process 1 and the unchanged units."""
+"""Tests on a booted machine, which runs systemd as process 1 and the unchanged units of pam_totp."""

@@ -49,7 +49,7 @@ _LOGIN = """[Service]
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I dumb
 """
-# This script makes the bare system bootable. It runs in an overlay of the system.
+# This script runs in an overlay of the bare system, and makes the system bootable.
 _PREPARE = """
 set -eu
 useradd --create-home --shell /bin/bash --groups sudo alice
@@ -64,7 +64,7 @@ systemctl --quiet enable serial-getty@ttyS0 serial-getty@ttyS1 ssh
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """A bare system with the common packages, and with `packages`."""
+    """A bare system with the common packages, and with `packages` (names with spaces between them)."""
 
     name: str
     packages: str = ""
@@ -121,7 +121,7 @@ def make_disk(disk: Path, packages: Path | None = None, system: System = BARE) -
 
 
 class Booted:
-    """A running virtual machine. `stop` cuts its power. `tpm` is the folder of a TPM2's state."""
+    """A running virtual machine. `stop` cuts the power. `tpm` is the folder of a TPM2's state."""
 
     def __init__(self, disk: Path, tpm: Path | None = None, system: System = BARE) -> None:
         kernel, initrd = (str(next(system.folder.glob(f"boot/{name}-*"))) for name in ("vmlinuz", "initrd.img"))
@@ -187,7 +187,7 @@ class Shell:
         self.asks(self.prompt)
 
     def asks(self, prompt: str) -> str:
-        """Wait for a prompt. Return the output before it."""
+        """Wait for `prompt`. Return the output before the prompt."""
         came = self.terminal.expect_exact([prompt, pexpect.TIMEOUT, pexpect.EOF]) == 0
         before = str(self.terminal.before or "").replace("\r", "")
         assert came, f"expected {prompt!r}, got {before!r}"
@@ -198,14 +198,14 @@ class Shell:
         return self
 
     def tries(self, command: str) -> tuple[int, str]:
-        """Run a command. Return its exit status and its output."""
+        """Run `command`. Return its exit status and its output."""
         said = self.types(f"{command}; echo =$?=").asks(self.prompt)
         text, _, status = said.rstrip().removesuffix("=").rpartition("=")
         assert re.fullmatch(r"\d+", status), said
         return int(status), text
 
     def does(self, command: str) -> str:
-        """Run a command that must succeed. Return its output."""
+        """Run `command`, which must succeed. Return its output."""
         status, said = self.tries(command)
         assert status == 0, f"{command}: {said}"
         return said

@@ -190,7 +190,7 @@ def test_the_portal_without_options_serves_this_machine(root: Shell) -> None:
 
 def test_an_unconfirmed_change_is_rolled_back_by_its_own_unit(root: Shell, machine: Booted) -> None:
     before = root.does("cat /etc/pam.d/su")
-    # A loop on the machine detects the trial, because this process might be too slow for its ten seconds.
+    # A loop on the machine detects the trial: this process might be too slow for the ten seconds of the trial.
     on_trial = "systemctl is-active --quiet pam_totp-trial-su.service && grep --quiet pam_totp.so /etc/pam.d/su"
     machine.second.does(f"(until {on_trial}; do sleep 0.1; done; touch /run/seen) >/dev/null 2>&1 & true")
     put_on_trial(root, "su", 10)

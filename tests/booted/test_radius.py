@@ -1,5 +1,6 @@
-"""Tests of FreeRADIUS as a member of a fleet, by the units of their packages. Only `make booted` runs these tests.
+"""Tests of FreeRADIUS as a member of a fleet. Only `make booted` runs these tests.
 
+systemd starts FreeRADIUS and PostgreSQL by the units of their Debian packages, and the authority by a unit of pam_totp.
 One machine has all roles: database, authority, FreeRADIUS, and client of FreeRADIUS.
 """
 
@@ -68,7 +69,7 @@ class Host:
         self.machine = Booted(self._disk, system=SYSTEM)
 
     def radclient(self, code: str) -> str:
-        """Send a request of alice. Return the kind of the reply."""
+        """Send a request of alice with `code`. Return the kind of the reply, such as Access-Accept."""
         request = f"User-Name = alice, User-Password = {code}, Message-Authenticator = 0x00"
         said = self.root.tries(f"echo '{request}' | radclient -x -t 5 -r 10 127.0.0.1 auth {self.secret}")[1]
         return said.partition("Received ")[2].partition(" ")[0]

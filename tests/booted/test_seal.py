@@ -65,7 +65,7 @@ class Sealed:
         return self.root.tries(f"echo {self.code()} | pamtester {service} alice authenticate")[0] == 0
 
     def assert_accepted_everywhere(self) -> None:
-        # Without KVM, the start of the service can exceed the ten seconds for which a login waits.
+        # The start of the service without KVM can exceed the ten seconds for which a login waits.
         self.root.does("systemctl start pam_totp.service")
         until(lambda: self.root.tries("ls /run/pam_totp/service/metrics")[0] == 0, "the service is ready")
         assert self.is_accepted()
@@ -75,20 +75,20 @@ class Sealed:
         assert signed_in.strip() == "Your tokens"
         assert "0 loaded units" in self.root.does("systemctl --no-pager --failed")
 
-    def assert_refused_with(self, logged: str, found: str) -> None:
-        """Check that every login is refused, and that the log and doctor report the reason."""
+    def assert_refused_with(self, log_text: str, finding_text: str) -> None:
+        """Check that the service and a helper refuse logins, and report `log_text` and `finding_text`."""
         for service in ("demo", "demo", "cold"):
             assert not self.is_accepted(service)
         said = self.root.does("journalctl --no-pager --boot --output=cat --identifier=pam_totp")
-        assert logged in said.splitlines()[-1]
+        assert log_text in said.splitlines()[-1]
         findings = json.loads(self.root.tries("pam-totp doctor --json")[1])["findings"]
         (what,) = (finding["what"] for finding in findings if finding["code"] == "seal-key-missing")
-        assert found in what
+        assert finding_text in what
         assert "every user of /var/lib/pam_totp is refused" in what
         assert not any(finding["code"] == "record-unreadable" for finding in findings)
 
     def export(self) -> str:
-        """Return the keys of the seal, and delete their copy on the disk."""
+        """Export the keys of the seal to a file in memory, and delete the file. Return its content."""
         self.root.does(f"pam-totp seal export {COPY} --yes")
         return self.root.does(f"cat {COPY}; rm {COPY}")
 

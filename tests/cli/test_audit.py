@@ -208,7 +208,7 @@ sys.exit(cli.main(["unlock", "--store", {str(site.store)!r}, {ME!r}]))
 
 @pytest.mark.parametrize("hard", [resource.RLIM_INFINITY, 0])
 def test_a_command_writes_no_core_dump(hard: int) -> None:
-    """The limit is 1: with the limit 0, the kernel would still start a program that core_pattern names."""
+    """The limit of core dumps is 1 byte: at 0, the kernel would still start a program that core_pattern names."""
     script = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_CORE, ({hard}, {hard}))

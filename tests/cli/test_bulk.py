@@ -36,7 +36,7 @@ def oath(folder: Path, users: int) -> Path:
 
 
 def listing(site: Site, *words: str) -> subprocess.Popen[str]:
-    """Start `list` with pipes for standard output and standard error. Return the process."""
+    """Start `list` with the options `words`, and pipes for standard output and error. Return the process."""
     command = [sys.executable, "-m", "pam_totp.cli", "list", "--store", str(site.store), *words]
     return subprocess.Popen(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -103,7 +103,7 @@ def test_a_closed_pipe_ends_the_list_without_an_error(site: Site, words: list[st
 
 
 def full(reader: IO[str]) -> bool:
-    """Return True if a pipe is full. The capacity of a pipe in bytes depends on the size of each write."""
+    """Return True if the pipe of `reader` is full. The capacity of a pipe depends on the size of each write."""
     writer = os.open(f"/proc/self/fd/{reader.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
     try:
         return not select.select([], [writer], [], 0)[1]

@@ -147,7 +147,7 @@ def test_the_documented_packages_of_make_deb_are_those_of_the_makefile() -> None
     "path", [TREE / "README.md", *sorted((TREE / "docs").glob("*.md"))], ids=lambda path: path.name
 )
 def test_a_line_of_a_code_block_contains_one_command(path: Path) -> None:
-    """Two comments in a line show that a wrapped paragraph has swallowed the block."""
+    """A line with two comments shows that an editor has joined the lines of a block."""
     blocks = re.findall(r"^```.*?^```", path.read_text(), re.MULTILINE | re.DOTALL)
     assert [line for block in blocks for line in block.splitlines() if len(re.findall(r"\s# ", line)) > 1] == []
 

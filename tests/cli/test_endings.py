@@ -27,7 +27,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def run(site: Site, *words: str, stdout: int | IO[str]) -> tuple[int, str]:
-    """Run a command with `stdout` as standard output. Return its exit status and standard error."""
+    """Run the command `words` with `stdout` as standard output. Return its exit status and standard error."""
     name, *rest = words
     command = [sys.executable, "-m", "pam_totp.cli", name, "--store", str(site.store), *rest]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Tests of the message for a missing package: it contains a command that installs the package on this system."""
+"""Tests of the message for a missing package: the message contains a command to install the package on this system."""
 
 from __future__ import annotations
 

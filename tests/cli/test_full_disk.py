@@ -17,7 +17,8 @@ from pam_totp.core.slots import new_file, slot_size
 from tests.support.isolation import MAY_MOUNT
 from tests.support.site import KEY, PIPE, TREE, fob
 
-# This script runs in a private mount namespace. It mounts a small disk, runs the commands and prints their results.
+# This script runs in a private mount namespace. The script mounts a small disk, runs the commands and
+# prints the results.
 SCRIPT = r"""
 import json, os, subprocess, sys
 from pathlib import Path

@@ -42,7 +42,7 @@ def in_place(site: Site) -> int:
 
 
 def started(site: Site, name: str, *words: str) -> subprocess.Popen[str]:
-    """Start the command with a longer lock timeout, because tests hold locks while they wait. Return the process."""
+    """Start the command `name` with a longer lock timeout, because tests hold locks for long. Return the process."""
     program = (
         f"from pam_totp.store import file; file.LOCK_WAIT = {PATIENCE}; from pam_totp.cli import main; exit(main())"
     )
@@ -724,7 +724,7 @@ def test_an_interrupted_import_leaves_the_store_as_it_was(site: Site, tmp_path: 
 
 
 def appends_to(pid: int, file: Path) -> bool:
-    """Return True if the process has opened the file in append mode."""
+    """Return True if the process `pid` has opened `file` in append mode."""
     for number in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):  # the process has closed the descriptor
             if os.readlink(f"/proc/{pid}/fd/{number}") == str(file):

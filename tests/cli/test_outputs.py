@@ -1,4 +1,4 @@
-"""Tests of the files that a command creates: they are complete or absent, have mode 0600, and belong to the caller."""
+"""Tests of the files that a command creates: each is complete or absent, has mode 0600, and belongs to the caller."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def die() -> None:
 
 
 def before_call(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """Return a wrapper of `function` that runs `action` before call `number`."""
+    """Return a wrapper of `function` that runs `action` before call `number` (from 1)."""
     remaining = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:

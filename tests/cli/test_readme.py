@@ -45,7 +45,7 @@ def shell() -> Iterator[pexpect.spawn[str]]:
 
 
 def type_in(shell: pexpect.spawn[str], command: str, answer: str | None = None) -> str:
-    """Type a command, and `answer` at its prompts for a code; return the output with the exit status."""
+    """Type `command`, and `answer` at its prompts for a code. Return the output with the exit status."""
     shell.sendline(f"{command}; echo =$?=" if not command.endswith("&") else command)
     if answer is not None:
         shell.expect_exact("One-time code: ")

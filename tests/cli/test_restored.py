@@ -227,7 +227,7 @@ sys.exit(cli.main(["restored", "--yes", "--store", {str(site.store)!r}]))
 
 @as_root
 def test_the_lines_of_a_login_are_enough(site: Site) -> None:
-    """Write the log of the real service to a file, and roll a backup forward from it."""
+    """Write the log of the real service to a file, and roll a backup forward from this log."""
     site.start()
     site.configure("demo", way="socket")
     site.enrol(fob(created=7), phone())

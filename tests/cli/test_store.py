@@ -47,7 +47,7 @@ def put(url: str, user: str = ME) -> None:
 
 @pytest.fixture
 def site_file(database: str) -> Iterator[str]:
-    """Name the database in the site file of this mount namespace, and return its URL."""
+    """Write the URL of the database to the site file of this mount namespace, and yield the URL."""
     SITE_FILE.write_text(f'[store]\nurl = "{database}"\nwait = 30\n')
     yield database
     SITE_FILE.unlink()

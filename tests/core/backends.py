@@ -41,7 +41,7 @@ class Backend:
         return record
 
     def log_in(self, answer: bytes, user: str = "alice", now: int = NOW) -> str:
-        """Log in with an answer, and return the name of the outcome."""
+        """Log `user` in with `answer` at `now` (Unix seconds). Return the name of the outcome."""
         word: str = self.store().update(user, change(answer, now), decoy=True).value
         return word
 

@@ -1,6 +1,7 @@
 """A fixture with a folder for a store, and the number of examples of the property tests.
 
-`make test` uses the same examples in each run. PAM_TOTP_EXAMPLES multiplies their number, and selects them at random:
+`make test` uses the same examples in each run. PAM_TOTP_EXAMPLES multiplies the number of examples, and selects the
+examples at random:
 
 PAM_TOTP_EXAMPLES=20 make test ARGS=tests/core      use twenty times as many examples
 """

@@ -1,4 +1,4 @@
-"""A program that changes file stores, each time in a new process, for tests that interrupt it at a system call.
+"""A program that changes file stores, each time in a new process, for tests that interrupt this process.
 
 /usr/bin/python3 -I -S login_once.py reads lines 'FOLDER<tab>WORD'. For each line, the program forks a
 process and prints the process ID. The process waits for a further line, performs the change WORD, and prints:
@@ -74,7 +74,7 @@ def main(folder: str, word: str) -> str:
 
 
 def change_once(folder: str, word: str) -> None:
-    """In a child process: let any process trace this process, wait for a line, and print the result of the change."""
+    """Let any process trace this child process, wait for a line, and print the result of `word`."""
     try:
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(PR_SET_PTRACER_ANY), 0, 0, 0)
         sys.stdin.readline()

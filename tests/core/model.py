@@ -1,6 +1,7 @@
 """A second implementation of verification, written from the RFCs and the laws in docs/architecture.md.
 
-It is slow and naive on purpose: a search computes one HMAC for each moving factor. It does not import pam_totp.
+The model is slow and naive on purpose: a search computes one HMAC for each moving factor. The model does not import
+pam_totp.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def code_of(key: bytes, moving_factor: int, digits: int, algorithm: str) -> str:
 
 
 def plain(answer: bytes) -> str:
-    """Return the answer with ASCII digits, less the ignored characters, or empty text if it breaks law 3."""
+    """Return the answer with ASCII digits, less the ignored characters, or empty text if the answer breaks law 3."""
     try:
         text = answer.decode("utf-8") if len(answer) <= 512 else ""
     except UnicodeDecodeError:
@@ -61,7 +62,7 @@ class ModelToken:
         return code_of(self.key, moving_factor, self.digits, self.algorithm)
 
     def shows(self, codes: list[str], first: int) -> bool:
-        """Return True if the token shows these codes from moving factor `first` on."""
+        """Return True if the token shows `codes` from moving factor `first` on."""
         places = range(first, first + len(codes))
         return places[0] >= 0 and places[-1] <= LAST and [self.code(p) for p in places] == codes
 
@@ -214,9 +215,9 @@ class Model:
         self.failures, self.refused = min(max(standing - own, 0), *limits), 0
 
     def split(self, answer: bytes) -> tuple[bytes, str]:
-        """Return the password and the digits of the codes after it (law 3, with `forward_pass`).
+        """Return the password, and the digits of the codes after the password (law 3, with `forward_pass`).
 
-        Try every split, the shortest password first. Treat the whole answer as the password if it consists of codes.
+        Try every split, the shortest password first. Treat an answer that consists of codes as the password.
         """
         for start in range(len(answer)):
             password, tail = answer[:start], answer[start:]
@@ -268,7 +269,7 @@ class Model:
 
     @staticmethod
     def _recovery_code(answer: bytes) -> str | None:
-        """Return the recovery code in upper case and Crockford's alphabet, or None (law 11)."""
+        """Return the recovery code in upper case and Crockford's alphabet, or None for another answer (law 11)."""
         text = plain(answer)
         if not re.fullmatch("[0-9A-TV-Za-tv-z]{16}", text):
             return None

@@ -35,7 +35,7 @@ def in_processes(many: int, work: Callable[[int], str]) -> list[str]:
 
 
 def _run_in_child(number: int, work: Callable[[int], str], go_read: int, go_write: int, output: int) -> None:
-    """In a child process: wait until the parent closes the pipe, call `work`, and write the result as one line."""
+    """Wait in this child process until the parent closes the pipe, call `work`, and write the result as one line."""
     try:
         os.close(go_write)
         os.read(go_read, 1)

@@ -73,7 +73,7 @@ def code(counter: int, count: int = 1) -> bytes:
 
 
 def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Callable[[UserRecord], Any]:
-    """Return the function that a login passes to `update`."""
+    """Return the function that a login with `answer` passes to `update`."""
 
     def decide(record: UserRecord) -> tuple[UserRecord, Outcome]:
         decision = verify(record, Answer.parse(answer), now, policy or Policy())
@@ -83,7 +83,7 @@ def change(answer: bytes, now: int = NOW, policy: Policy | None = None) -> Calla
 
 
 def log_in(folder: Path, answer: bytes, user: str = "alice", *, store: FileStore | None = None, now: int = NOW) -> str:
-    """Log in with an answer, and return the name of the outcome. By default, wait `LOCK_TIMEOUT` for the lock."""
+    """Log `user` in with `answer`. Return the name of the outcome. By default, wait `LOCK_TIMEOUT` for the lock."""
     outcome: Outcome = (store or FileStore(str(folder), LOCK_TIMEOUT)).update(user, change(answer, now))
     return outcome.value
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pam_totp.core.answer import CODE_LENGTHS, CROCKFORD, Answer, recovery_digest
 from tests.core.conftest import TIMES
 
-SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends this text as the password of a user that it denies
+SSHD_FAKE = b"\b\n\r\177INCORRECT"  # sshd sends this text as the password of a user that sshd denies
 
 # The ignored characters, except white space: a copy of the list, independent of `core.answer`.
 IGNORED = "-\u00ad\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\ufeff"
@@ -150,7 +150,8 @@ def samples() -> set[str]:
     """Return the characters that UTF-8 can encode: all with PAM_TOTP_EXAMPLES, otherwise a selection.
 
     From U+10000 on, the selection contains one in a hundred of the caseless letters (mostly ideographs), and of the
-    private and unassigned characters. It contains all invisible characters, even the reserved U+E0000 to U+E0FFF.
+    private and unassigned characters. The selection contains all invisible characters, even the reserved
+    U+E0000 to U+E0FFF.
     """
     many = [] if TIMES else [n for n in range(0x10000, sys.maxunicode + 1) if category(chr(n)) in ("Lo", "Co", "Cn")]
     left_out = {n for n in many if n % 100 and not 0xE0000 <= n < 0xE1000}

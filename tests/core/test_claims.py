@@ -50,7 +50,7 @@ def owners(store: FileStore) -> dict[str, str]:
 
 
 def holders(store: FileStore, serial: str = "SM-01") -> list[str]:
-    """Return the users whose records have a token with the serial number."""
+    """Return the users whose records have a token with the serial number `serial`."""
     return [u for u in sorted(store.users()) if any(t.serial == serial for t in store.read(u).tokens)]
 
 
@@ -292,7 +292,7 @@ def after_stale_claim(store: FileStore) -> None:
 def test_an_import_waits_for_a_process_that_deletes_its_users_claim(
     store: FileStore, monkeypatch: pytest.MonkeyPatch, change: Callable[[FileStore], None]
 ) -> None:
-    """An import starts to use bob's claim after the change has found no import, and before it deletes the claim."""
+    """An import uses bob's claim after the change has found no import, and before the change deletes the claim."""
     waits_or_ended = threading.Event()
     real_sleep = time.sleep
 

@@ -203,7 +203,7 @@ def test_no_change_makes_an_enrolled_user_unenrolled(either: Bench, change: str)
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_member_who_leaves_the_group_meanwhile_changes_nothing(either: Bench, change: str) -> None:
-    """The member leaves the group after the first check, and before the check under the lock."""
+    """The desk member leaves the group after the first check, and before the check under the lock."""
     either.enrol("alice", fob(serial="S-OLD"))
     either.add_stock("S-1")
     looks = []

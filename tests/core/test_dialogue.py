@@ -45,7 +45,7 @@ class Driver:
     def run(self, *answers: bytes | bytearray | None, first_pass: bytes | None = None) -> Result:
         """Answer the prompts in order, and return the result.
 
-        Omit the answer to a prompt if `answers` contains None for it, or ends before it.
+        Omit the answer to a prompt if `answers` contains None for this prompt, or too few answers.
         """
         self.answers, self.earlier_pass = list(answers), first_pass
         verifier = LocalVerifier(
@@ -107,7 +107,7 @@ class Driver:
 
 
 def converse(store: Memory, *answers: bytes | None, arguments: Sequence[str] = (), user: str = "alice") -> Driver:
-    """Run a login, check that it is refused, and return it."""
+    """Run a login with `answers`, check that the login is refused, and return the driver."""
     driver = Driver(store, *arguments, user=user)
     assert driver.run(*answers) is Result.REFUSED
     return driver

@@ -351,7 +351,10 @@ def test_zbar_reads_the_picture_on_a_dark_and_on_a_light_terminal(is_dark: bool,
 
 
 def screen(prompt: str, *, is_dark: bool) -> list[list[int]]:
-    """Return the pixels of a terminal of 80 × 24 that shows `prompt`; 1 is dark. Other text is a pattern of dots."""
+    """Return the pixels of a terminal of 80 × 24 that shows `prompt`; 1 is dark.
+
+    `is_dark` selects a dark background. Other characters than blocks and spaces are patterns of dots.
+    """
     rows: list[list[int]] = []
     for line in prompt.split("\n"):
         cells = [INK.get(character, (1, 0)) for character in line.ljust(80)]

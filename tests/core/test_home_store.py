@@ -1,4 +1,4 @@
-"""Tests of the store of a `secret=` template: it opens only files that the user of the process owns."""
+"""Tests of the store of a `secret=` template: the store opens only files that the user of the process owns."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.support.site import fob
 
 
 def account(monkeypatch: pytest.MonkeyPatch, home: str, name: str = "alice", uid: int | None = None) -> None:
-    """Make this account the only account in the passwd database."""
+    """Simulate a passwd database that finds the account `name` by the names `name` and `alias`."""
     entry = pwd.struct_passwd((name, "x", os.geteuid() if uid is None else uid, 0, "", home, "/bin/sh"))
-    monkeypatch.setattr(pwd, "getpwnam", {name: entry, "given": entry}.__getitem__)
+    monkeypatch.setattr(pwd, "getpwnam", {name: entry, "alias": entry}.__getitem__)
 
 
 @pytest.mark.parametrize("template", ["~/.codes", "${HOME}/.codes", "FOLDER/.codes"])
 def test_home_and_name_are_those_of_the_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, template: str) -> None:
     account(monkeypatch, str(tmp_path))
-    store = home_store(template.replace("FOLDER", str(tmp_path)), "given")
+    store = home_store(template.replace("FOLDER", str(tmp_path)), "alias")
     assert isinstance(store, HomeStore)
     assert store.folder == str(tmp_path)
     assert list(store.users()) == []
@@ -44,7 +44,7 @@ def test_only_a_process_of_the_user_is_accepted(monkeypatch: pytest.MonkeyPatch,
 def test_no_user_name_leads_to_another_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     account(monkeypatch, str(tmp_path), name)
     with pytest.raises(StoreError, match="must be a valid file name"):
-        home_store("/var/codes/${USER}", "given")
+        home_store("/var/codes/${USER}", "alias")
 
 
 @pytest.mark.parametrize(("template", "home"), [("codes", "/home/alice"), ("~/codes", "home/alice")])
@@ -95,7 +95,7 @@ def test_a_user_without_an_account_has_no_file() -> None:
 
 
 def test_an_update_waits_for_a_process_of_version_1(tmp_path: Path) -> None:
-    """Version 1 locks the same file by flock(2). It could overwrite a newer record if the update did not wait."""
+    """A process of version 1 locks this file by flock(2), and could overwrite a newer record without the wait."""
     tmp_path.chmod(0o700)
     store = HomeStore(str(tmp_path / ".codes"), "alice", lock_wait=0.01)
     store.update("alice", lambda record: (record.with_token(fob()), None), create=True)

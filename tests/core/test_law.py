@@ -92,7 +92,7 @@ def modelled(fields: dict[str, Any]) -> ModelToken:
 
 
 class Law(RuleBasedStateMachine):
-    """The history of one user."""
+    """A random history of one user. Each rule gives answers to `verify` and the model, or changes time or settings."""
 
     @initialize(data=st.data(), now=moments, policy=policies, codes=st.lists(recovery_codes, max_size=3, unique=True))
     def begin(self, data: st.DataObject, now: int, policy: dict[str, int], codes: list[str]) -> None:
@@ -123,7 +123,7 @@ class Law(RuleBasedStateMachine):
     # ---- comparisons
 
     def ask(self, answer: bytes, *, behind_password: bool = False) -> str:
-        """Give one answer to `verify` and to the model, in its own dialogue. Return the outcome, the same for both."""
+        """Give `verify` and the model one answer, in a new dialogue. Return the outcome, which is the same for both."""
         return self.converse([answer], behind_password=behind_password)
 
     def converse(
@@ -188,7 +188,7 @@ class Law(RuleBasedStateMachine):
     # ---- answers
 
     def factor_near(self, token: ModelToken, offset: int) -> int:
-        """Return a moving factor near the expected factor of the token."""
+        """Return the expected moving factor of the token plus `offset`, but at least 0 and at most LAST."""
         middle = token.floor if token.kind == "hotp" else token.step(self.now) + token.drift
         return min(max(middle + offset, 0), LAST)
 
@@ -224,7 +224,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(data=st.data(), again=st.integers(0, 2))
     def the_holder_logs_in(self, data: st.DataObject, again: int) -> None:
-        """Answer with as many codes as required, sometimes after presses without a login."""
+        """Answer with as many codes as required, after `again` presses of a key fob without a login."""
         token = data.draw(st.sampled_from(self.model.tokens))
         self.ask("".join(self.required_codes(token, again)).encode())
 
@@ -279,7 +279,7 @@ class Law(RuleBasedStateMachine):
     def three_answers_when_three_codes_are_needed(
         self, data: st.DataObject, offset: int, last: int, change: str, policy: dict[str, int]
     ) -> None:
-        """Give a pair and a third code. Time passes, or the policy changes, before the third code."""
+        """Give a pair and a third code. The clock or the policy can change before the third code."""
         self.model.failures, self.model.falls_at = 20, self.now
         self.record = parse(serialize(self.record.unlocked()))
         for _ in range(20):
@@ -332,7 +332,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(data=st.data(), extra=st.integers(0, 3))
     def a_password_that_is_itself_codes(self, data: st.DataObject, extra: int) -> None:
-        """Answer with one to four codes in a row, of which the first can be read as the password."""
+        """Answer with `extra` zeros and one to four codes in a row. The first digits can be the password."""
         token = data.draw(st.sampled_from(self.model.tokens))
         codes = self.codes(token, self.factor_near(token, 0), 4)
         self.ask("".join(["0" * extra, *codes[: data.draw(st.integers(1, 4))]]).encode(), behind_password=True)

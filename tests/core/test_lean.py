@@ -1,6 +1,6 @@
 """Tests of the lean parts of the standard library: they behave like the public modules of the same names.
 
-Each test also runs with the fallbacks for other versions and builds of Python.
+Most tests also run with the fallbacks for other versions and builds of Python.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pam_totp.operations.verifier import Result
 
 
 def _with_modules(**private: object) -> Any:
-    """Return `lean`, imported with these private modules. Set a module to None to make its import fail."""
+    """Return `lean`, imported with the modules `private` by name. The import of a module that is None fails."""
     spec = importlib.util.spec_from_file_location("lean_again", lean.__file__)
     assert spec is not None
     assert spec.loader is not None

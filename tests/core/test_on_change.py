@@ -234,7 +234,7 @@ def test_a_program_that_reads_nothing_is_no_error(told: Told) -> None:
 
 @pytest.fixture
 def sender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], on_change.Runner]]:
-    """Yield a function that creates a sender. Its runner writes each received change into the file `got`."""
+    """Yield a function that creates a sender. The process of the sender writes each received change into `got`."""
     site_file = tmp_path / "site.toml"
     site_file.write_text('[hooks]\non_change = "/told"\n')
     runner = "import socket, sys, os\nwhile (m := socket.socket(fileno=os.dup(0)).recv(9999)):\n"

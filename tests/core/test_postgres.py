@@ -35,7 +35,7 @@ POLICY = Policy()
 
 @pytest.fixture(scope="module")
 def server(postgresql: Server) -> Iterator[Server]:
-    """Yield the server of the session. Its settings are reset at the end."""
+    """Yield the server of the session. Reset the settings of the server at the end."""
     yield postgresql
     reset(postgresql)
 
@@ -187,7 +187,7 @@ def test_if_the_standby_does_not_answer_a_login_is_refused_in_time(server: Serve
     for number in range(2):
         with pytest.raises(Unanswered, match="gave no answer in time"):
             log_in(impatient, code(number))
-    waiting(server, 1)  # the first change; the second change waits for the lock of its row
+    waiting(server, 1)  # the first change; the second change waits for the lock of the record
     with pytest.raises(Unanswered):
         impatient.update_decoy("unknown", int)
     server.set(synchronous_standby_names="''")
@@ -373,7 +373,7 @@ def test_an_answer_for_an_unknown_user_waits_for_no_decoy(server: Server, store:
 
 
 class locked:
-    """Lock the decoys that match a condition, through another connection."""
+    """A context manager that locks the decoys that match `condition` (in SQL), through another connection."""
 
     def __init__(self, server: Server, condition: str) -> None:
         self._deadline = time.monotonic() + PATIENCE

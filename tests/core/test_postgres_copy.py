@@ -46,7 +46,7 @@ def full(folder: Path) -> Path:
 
 
 def log_in(store: Store, answer: bytes, user: str = "alice") -> str:
-    """Log in, and return the outcome, or `unavailable` with the reason."""
+    """Log `user` in with `answer`. Return the outcome, or `unavailable` with the reason."""
     try:
         return decide(store, user, Answer.parse(answer), Policy(), lambda: NOW).outcome.value
     except StoreError as e:
@@ -199,7 +199,10 @@ def test_a_file_of_version_1_is_copied_too(folder: Path, database: str) -> None:
 
 
 def dies(work: Callable[[], object], where: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
-    """Run `work` in a child process that kills itself before or after a call of `postgres_copy.<where>`."""
+    """Run `work` in a child process that kills itself before a call of `postgres_copy.<where>`.
+
+    The child process kills itself after the call if `after` is True.
+    """
     child = os.fork()
     if child == 0:
         original = getattr(postgres_copy, where)

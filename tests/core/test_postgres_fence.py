@@ -71,7 +71,7 @@ def terminate_others(server: Server) -> None:
 def test_the_next_server_of_the_url_is_used_instead_of_an_outdated_one(
     postgresql: Server, store: PostgresStore
 ) -> None:
-    with servers() as outdated:  # it accepts writes, like a failed primary that was restarted
+    with servers() as outdated:  # this server accepts writes, like a failed primary that was restarted
         initialise(outdated.url, schema.NONE)
         epoch = fence(store).epoch
         assert epoch is not None

@@ -1,4 +1,4 @@
-"""Tests of a backup that is rolled forward from the log: the lines that count, and their effects."""
+"""Tests of a backup that is rolled forward from the log: the lines that are used, and their effects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINE = "pam_totp(sshd:auth): accepted user=alice by=code token=fob created=0 nex
 
 
 def use(token: Token, user: str = "alice", verb: str = "accepted") -> str:
-    """Return the log line of a login that leaves the token in this state."""
+    """Return the log line of a login after which the record contains `token`."""
     record = UserRecord(user=user, tokens=(token,))
     decision = Decision(outcome=Outcome.CODE, record=record, token=token.name)
     return audit_log.line("sshd", verb, user=user, **facts(decision)[1], rhost="192.0.2.7")
@@ -181,7 +181,7 @@ def test_the_lines_of_a_file_are_counted_with_their_times() -> None:
         ("Nov 14 23:13:20 host pam_totp[4]: ", NOW),
         ("Nov 14 23:13:20.5 host pam_totp[4]: ", NOW),
         ("Nov 16 23:13:21 host pam_totp[4]: ", NOW - 363 * 86400 + 1),  # of the previous year
-        ("Oct 29 02:30:00 host pam_totp[4]: ", 1_698_543_000),  # this time occurs twice: the later time counts
+        ("Oct 29 02:30:00 host pam_totp[4]: ", 1_698_543_000),  # this time occurs twice: the later time is used
         ("Feb 29 00:00:00 host pam_totp[4]: ", 1_582_930_800),
         ("Foo 10 00:00:00 host pam_totp[4]: ", None),
         ("2023-13-14T22:13:20Z host pam_totp: ", None),
@@ -305,7 +305,7 @@ def test_a_record_without_tokens_remains() -> None:
 
 
 def test_a_token_that_was_imported_again_is_disabled() -> None:
-    """`import json` keeps the time of creation. The times of the lines count, not the order of the files."""
+    """`import json` keeps the time of creation. The times of the lines decide, not the order of the files."""
     lines = [change("import", fob(7), 200), change("remove", fob(7), 100)]
     for said in (lines, lines[::-1]):
         result = forward(alice(fob(5)), *said)
@@ -426,7 +426,7 @@ FORGED = {
 @pytest.mark.parametrize("what", ["remove", "disable-token"])
 @pytest.mark.parametrize("at", [200, NOW + 10 * 86_400, None])
 def test_no_forged_line_enables_a_removed_or_disabled_token(forged: list[str], what: str, at: int | None) -> None:
-    """`at` is the true time of the change, even if the clock was wrong."""
+    """`at` is the time in the true line. This time can be wrong or missing."""
     true = change(what, fob(5, name="blue"), at or 0)
     lines = [change("rename", fob(5), 100, to="blue"), true if at else true.replace(" at=0", "")]
     for said in ([*lines, *forged], [*forged, *lines]):
@@ -469,7 +469,7 @@ def test_a_time_in_the_future_is_ignored() -> None:
 
 @given(records(), st.data())
 def test_no_log_gives_a_right_that_the_backup_lacks(record: UserRecord, data: st.DataObject) -> None:
-    """Forged lines can only remove rights: each token keeps or loses its rights, and no token is added."""
+    """Forged lines can only remove rights: a token keeps or loses its rights, and an enrolled user stays enrolled."""
     whats = st.sampled_from(
         ["enroll", "import", "remove", "rename", "enable-token", "disable-token", "restored", "confirm"]
     )

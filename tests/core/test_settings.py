@@ -30,7 +30,7 @@ def chosen(*arguments: str, site: str = "", service: str = "sshd") -> Settings:
 
 
 def refused(*arguments: str, site: str = "", service: str = "sshd") -> str:
-    """Return the text of the SettingsError that these arguments or this site file cause."""
+    """Return the text of the SettingsError that `arguments` or the site file `site` cause."""
     with pytest.raises(SettingsError) as caught:
         chosen(*arguments, site=site, service=service)
     assert "\n" not in str(caught.value)
@@ -279,7 +279,7 @@ def test_a_later_nullok_removes_limits_of_an_earlier_source() -> None:
 
 
 def test_forward_pass_and_a_lock_contradict_each_other() -> None:
-    """Any person could lock every user out: with forward_pass, a wrong answer counts before the password is checked."""
+    """Any person could lock every user out: forward_pass counts a wrong answer before PAM checks the password."""
     expected = "forward_pass and lock_after: only one is allowed"
     assert refused("forward_pass", "lock_after=10").startswith(expected)
     with pytest.raises(SettingsError, match=expected):

@@ -18,13 +18,13 @@ EMPTY = b" " * (BLOCK - 1) + b"\n"
 
 
 def written(data: bytes, document: bytes) -> bytes:
-    """Return the content of the file after a write of `document`."""
+    """Return the content of a file with the content `data` after a write of `document`."""
     offset, slot = decode(data).next(document)
     return data[:offset] + slot + data[offset + len(slot) :]
 
 
 def test_a_file_is_text_that_shows_its_record() -> None:
-    """Check each byte of the layout, because other programs read it."""
+    """Check each byte of the layout, because other programs read the file."""
     slot = b'pam_totp 2 1 9 cd74e315\n{"a": 1}\n'.ljust(BLOCK - 1) + b"\n"
     assert encode(1, OLD, BLOCK) == slot
     assert new_file(OLD, BLOCK) == slot + EMPTY

@@ -67,7 +67,7 @@ def states(store: Store) -> dict[str, tuple[State, str | None]]:
 
 
 def refused(reason: Reason, change: Callable[[], object], user: str | None = None) -> None:
-    """Assert that a change fails for this reason, with this user in the error."""
+    """Assert that `change` fails for `reason`, with `user` in the error."""
     with pytest.raises(StockError) as error:
         change()
     assert (error.value.reason, error.value.user) == (reason, user)

@@ -27,7 +27,7 @@ from tests.core.stores import LOCK_TIMEOUT, emptied
 from tests.core.test_claims import give, killed, take_away
 from tests.core.test_claims import token as token_of
 
-# Every system call that changes the store, by the name of the function in `os`.
+# The system calls by which the store makes a change durable, by the name of the function in `os`.
 CALLS = ["symlink", "fsync", "link", "unlink", "write", "mkdir", "rename", "pwritev", "rmdir", "close"]
 NOW = 1_700_000_000
 
@@ -51,7 +51,7 @@ def store(folder: Path) -> FileStore:
 
 
 def places(store: FileStore, serial: str) -> list[str]:
-    """Return the owners of a serial number: each user whose record contains the token, and `stock`."""
+    """Return the owners of `serial`: each user whose record contains the token, and `stock` for the stock."""
     own = serial_key(serial)
     users = [u for u in sorted(store.users()) if any(serial_key(t.serial or "") == own for t in store.read(u).tokens)]
     found = stock.find(store, serial)
@@ -59,14 +59,14 @@ def places(store: FileStore, serial: str) -> list[str]:
 
 
 def keys_in_stock(store: FileStore, serial: str) -> int:
-    """Return the number of stock files that contain the key of a token."""
+    """Return the number of stock files that contain the key of the token `serial`."""
     text = base32(key(serial)).encode()
     files = [path for path in Path(store.folder).glob(".stock*/*") if path.is_file()]
     return sum(text in path.read_bytes() for path in files)
 
 
 def counter(store: FileStore, serial: str) -> int:
-    """Return the counter of a token that has exactly one owner."""
+    """Return the counter of the token `serial`, which has exactly one owner."""
     (place,) = places(store, serial)
     if place == "stock":
         found = stock.find(store, serial)
@@ -159,7 +159,7 @@ def test_a_kill_of_a_change_leaves_each_token_one_owner(folder: Path, store: Fil
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_next_command_works_after_a_kill_of_an_assignment(folder: Path, store: FileStore, call: str) -> None:
-    """The token can be assigned to bob before any repair, unless the killed assignment gave it to alice."""
+    """The token can be assigned to bob before any repair, unless the killed process assigned the token to alice."""
     store.prepare()
     number = 1
     while True:
@@ -232,7 +232,7 @@ def opened(store: FileStore) -> FileStore:
 
 
 def race(works: list[Callable[[], object]]) -> list[object]:
-    """Run the functions concurrently, and return their results or their errors."""
+    """Run `works` concurrently, and return their results or their errors."""
     results: list[object] = [None] * len(works)
     ready = threading.Barrier(len(works))
 

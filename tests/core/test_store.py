@@ -418,7 +418,7 @@ def test_a_reader_that_finds_no_valid_slot_waits_for_the_writer(folder: Path, st
 
 
 def _open_in(folder: Path) -> int:
-    """Return the number of open files of this process that are in the folder."""
+    """Return the number of open files of this process that are in `folder`."""
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -614,7 +614,7 @@ def test_a_slot_without_space_keeps_fewer_recent_logins(folder: Path, store: Fil
 def test_a_reader_never_misses_a_file_that_is_converted_meanwhile(
     folder: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process converts the file after the reader found no new file, and before it opens the old file."""
+    """The reader finds no new file. Another process converts the old file before the reader opens the old file."""
     enrol_1(folder)
     opened = os.open
 
@@ -807,7 +807,7 @@ def test_a_lock_file_of_another_type_makes_the_user_unavailable(folder: Path, da
 
 @pytest.mark.parametrize("mode", [0o400, 0o666, 0o644])
 def test_a_lock_file_of_another_mode_is_corrected(folder: Path, mode: int) -> None:
-    """The store sets the mode of the lock file, so that only its owner can open it."""
+    """The store sets the mode of the lock file to 0600, so that only the owner of the file can open it."""
     enrol(folder)
     assert log_in(folder, code(0)) == "code"
     (folder / ".lock").chmod(mode)

@@ -290,7 +290,7 @@ def test_concurrent_enrolments_are_all_kept(backend: Backend) -> None:
 
 
 def test_a_record_is_deleted_and_created_again_without_an_older_write(backend: Backend) -> None:
-    """Four processes enrol and remove a user repeatedly. Logins of four other processes must not restore it."""
+    """Four processes enrol and remove a user repeatedly. Logins of four other processes must not restore a record."""
 
     def works(number: int) -> str:
         for round_ in range(10):

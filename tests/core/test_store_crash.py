@@ -59,7 +59,7 @@ class Program:
         self._program.stdin.flush()
 
     def start(self, folder: Path, word: str) -> int:
-        """Start the process of a change, and return the process ID. The process waits for a call of `end`."""
+        """Start the process of the change `word`, and return the process ID. The process waits for a call of `end`."""
         assert self._program.stdout is not None
         self._say(f"{folder}\t{word}")
         return int(self._program.stdout.readline())
@@ -95,7 +95,7 @@ class Traced:
         self._program = program
 
     def run(self, word: str, *inject: str) -> tuple[str, int]:
-        """Return the text on standard output and the exit status."""
+        """Perform the change `word` under strace with `inject`. Return the standard output and the exit status."""
         names = ["alice.record", ".alice.record", "alice.json", "alice.lock", ".lock"]
         names += [f"{DECOYS}/{n:02}" for n in range(64)]
         watched = [
@@ -112,7 +112,7 @@ class Traced:
         return ended
 
     def fault(self, word: str, call: Call, what: str) -> tuple[str, int]:
-        """Run with the fault `what` at one call. Trace the calls of this name only. Return the results of `run`."""
+        """Run with the fault `what` at `call`. Trace the calls of this name only. Return the results of `run`."""
         only = ("-e", f"trace={call.name}", "-e", f"inject={call.name}:{what}:when={call.number}")
         return self.run(word, *only)
 
@@ -148,7 +148,10 @@ STATES = ["used", "new", "version 1"]  # two documents, a document and an empty 
 
 
 def fresh(folder: Path, state: str = "used") -> None:
-    """Delete all except the decoys, and enrol alice with counter 0 and one failure, in a file of the given state."""
+    """Delete all except the lock file and the decoys. Enrol alice with counter 0 and one failure, in a file of `state`.
+
+    Enrol no user if `state` is `nothing`.
+    """
     FileStore(str(folder)).prepare()
     for name in set(os.listdir(folder)) - {".lock", DECOYS}:
         (folder / name).unlink()
@@ -203,7 +206,7 @@ def after(folder: Path, printed: str, what: object) -> None:
 
 
 def _order(calls: list[Call]) -> list[str]:
-    """Return the calls that affect durability, in their order and with their files."""
+    """Return the calls that open, lock, read, write, link, rename or unlink files, in their order."""
     names: dict[str, str] = {}  # descriptor: file
     found = []
     for call in calls:

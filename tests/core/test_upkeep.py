@@ -228,7 +228,7 @@ def test_an_interrupted_import_is_rolled_back_by_a_repair(folder: Path, store: F
 
 
 def make_hole(path: Path) -> None:
-    """Replace the second slot of the file with a hole."""
+    """Replace the second slot of the file `path` with a hole."""
     data = path.read_bytes()
     with open(path, "wb") as file:
         file.write(data[:4096])

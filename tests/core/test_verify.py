@@ -15,7 +15,7 @@ from pam_totp.core.verify import Decision, Earlier, NextCode, Outcome, verify
 from pam_totp.operations.enroll import verify_first_code
 from tests.support.site import KEY, fob, phone
 
-NOW = 1_700_000_010  # seconds: 20 s after the start of a step of 30 s
+NOW = 1_700_000_010  # Unix seconds: the start of a step of 30 s
 STEP = NOW // 30
 LAST = 2**64 - 1
 SALT = "00" * 16
@@ -23,7 +23,7 @@ RECOVERY = "0123456789ABCDEF"
 
 
 def codes_of(token: Token, first: int, count: int = 1) -> bytes:
-    """Return `count` codes in a row from counter or step `first`."""
+    """Return `count` codes in a row of `token`, from counter or step `first`."""
     row = [hotp(token.secret, first + i, token.digits, token.algorithm) for i in range(count)]
     return " ".join(row).encode()
 
@@ -48,7 +48,7 @@ class Alice:
         return decision.outcome
 
     def converses(self, *answers: bytes) -> list[Outcome]:
-        """Start a dialogue with these answers, and return their outcomes. `continues` gives further answers in it."""
+        """Start a dialogue with `answers`, and return the outcomes. `continues` continues the dialogue."""
         self.earlier = Earlier.NONE
         return self.continues(*answers)
 
@@ -81,7 +81,7 @@ class Alice:
 
 
 def _never_right() -> bytes:
-    """Return a code that neither token shows at any counter or time of these tests."""
+    """Return a wrong code: the tokens `fob()` and `phone()` do not show it at any counter or time of these tests."""
     shown = {hotp(KEY, c) for c in range(3000)} | {hotp(phone().secret, STEP + s) for s in range(-5000, 5000)}
     shown |= {hotp(phone().secret, s) for s in range(100)}
     return next(f"{n:06}" for n in itertools.count() if f"{n:06}" not in shown).encode()
@@ -116,7 +116,7 @@ def test_a_late_phone_is_resynchronised_by_two_answers() -> None:
     [(3, 1), (4, 2), (5, 2), (18, 2), (19, 2), (20, 3)],
 )
 def test_the_first_codes_own_failure_does_not_require_a_third_code(failures: int, needed: int) -> None:
-    """Two codes are still enough: the dialogue itself adds the twentieth failure."""
+    """Two codes are enough after 19 failures: the dialogue itself adds the twentieth failure."""
     alice = Alice(fob(), failures=failures, failures_at=NOW)
     outcomes = alice.converses(codes_of(fob(), 40), codes_of(fob(), 41))
     assert outcomes == [Outcome.WRONG, Outcome.CONSECUTIVE if needed < 3 else Outcome.CONSECUTIVE_NEEDED]
@@ -259,7 +259,7 @@ def test_a_lock_depends_on_the_stored_count_for_codes_in_a_row_too() -> None:
 
 
 def test_where_two_codes_are_needed_anyway_a_lone_code_is_refused() -> None:
-    """An authority needs two codes from a member that has sent too many wrong answers."""
+    """An authority requires two codes in a row from a member that has sent too many wrong answers."""
     token = fob(0)
 
     def decides(answer: bytes, **options: Any) -> Decision:
@@ -745,7 +745,7 @@ def test_failures_that_remain_after_a_login_are_reported_once() -> None:
 
 
 def test_a_clock_set_back_or_forward_gives_no_further_guesses() -> None:
-    """A clock that oscillates by ten days lowers the count by at most one for each day up to its highest time."""
+    """A clock that oscillates by ten days lowers the count by at most one for each day up to the highest time."""
     alice = Alice(fob())
     guesses = 0
     for _ in range(20):
@@ -790,7 +790,7 @@ def test_the_count_decreases_even_with_a_failure_every_day() -> None:
 
 
 def test_guesses_count_although_the_owner_logs_in_meanwhile() -> None:
-    """Single codes of the owner do not clear the failures that an attacker causes."""
+    """Single codes of the user do not clear the failures that an attacker causes."""
     alice = Alice(fob())
     counter = 0
     for _ in range(5):

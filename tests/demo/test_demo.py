@@ -19,7 +19,10 @@ WIDTH = 80  # columns of a terminal
 
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the demo with `folder` for temporary files, ignoring the caller's Python settings."""
+    """Run Python with the arguments `command` and with `folder` for temporary files. Return the completed process.
+
+    The process has the variables `environment`, and no Python settings of the caller.
+    """
     given = {"PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "LC_ALL": "C.UTF-8", **environment}
     return subprocess.run(
         [PYTHON, *command], cwd=TREE, env=given, capture_output=True, text=True, timeout=PATIENCE * 3, check=False

@@ -61,7 +61,10 @@ def findings() -> list[str]:
 
 
 def use_admin_site(user: str, codes: list[str]) -> dict[str, Any]:
-    """Sign in to the admin site like a browser: follow redirects, and send forms with their hidden fields."""
+    """Sign in to the admin site with `codes`, like a browser. Return the observations.
+
+    Follow redirects, and send forms with their hidden fields.
+    """
     from django.test import Client
 
     browser = Client(REMOTE_ADDR=ADDRESS, headers={"host": "localhost"})

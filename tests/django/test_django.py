@@ -175,7 +175,7 @@ def test_the_login_page_of_the_admin_site_asks_for_a_code(
 
     from pam_totp.django.models import HostDevice
 
-    monkeypatch.setattr(AdminSite, "login", original_login)  # django-two-factor-auth replaces it
+    monkeypatch.setattr(AdminSite, "login", original_login)  # django-two-factor-auth replaces this method
     monkeypatch.setattr(project, "ROOT_URLCONF", site_urls(OTPAdminSite("admin")))
     monkeypatch.setattr(project, "LOGIN_REDIRECT_URL", "/")
     site.enrol()

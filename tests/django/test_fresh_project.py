@@ -29,7 +29,7 @@ def python(request: pytest.FixtureRequest) -> str:
 
 
 def documented(start: str, end: str) -> str:
-    """Return the block of Python in docs/web.md that starts and ends with the given text."""
+    """Return the block of Python in docs/web.md that starts with `start` and ends with `end`."""
     page = (TREE / "docs" / "web.md").read_text()
     (block,) = re.findall(rf"```python\n({re.escape(start)}(?:(?!```).)*?{re.escape(end)}\n)```", page, re.DOTALL)
     return str(block)
@@ -44,7 +44,7 @@ def new_project(python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy_project(new_project: Path, folder: Path, socket: Path, *more: str) -> None:
-    """Copy the project to the folder, and change it as docs/web.md describes."""
+    """Copy the project to `folder`. Change settings and URLs as docs/web.md describes, and add the lines `more`."""
     shutil.copytree(new_project, folder, dirs_exist_ok=True)
     settings = documented("INSTALLED_APPS += ", "# instead of ModelBackend")
     text = "\n".join((settings, f"PAM_TOTP_SOCKET = {str(socket)!r}", *more))
@@ -63,7 +63,7 @@ def run(python: str, folder: Path, *words: str) -> str:
 
 
 def visit(python: str, folder: Path, program: str, *words: str) -> Any:
-    """Run a program of this folder in the project, and return its observations."""
+    """Run a program of tests/django in the project in `folder`. Return the observations of the program."""
     shutil.copy(Path(__file__).parent / program, folder)
     return json.loads(run(python, folder, program, *words).splitlines()[-1])
 

@@ -23,7 +23,7 @@ def sign_in(client: Any) -> Any:
 
 
 def set_up(client: Any) -> None:
-    """Send the forms of django-two-factor-auth that add a phone app, without its first page."""
+    """Send the forms of django-two-factor-auth that add a phone app. Do not open the page before the forms."""
     from base64 import b32decode
 
     from django_otp.oath import totp
@@ -326,8 +326,8 @@ def test_a_sign_in_corrects_the_row_of_an_older_version(client: Any, given: dict
     assert (host_device().name, host_device().confirmed) == ("default", True)
 
 
-def as_before_the_constraint(given: dict[str, Any]) -> None:
-    """Write a row that the constraint refuses. Older tables lack the constraint, and some databases ignore it."""
+def as_before_the_constraint(fields: dict[str, Any]) -> None:
+    """Write `fields` that the constraint refuses. Older tables lack the constraint, and some databases ignore it."""
     from django.db import connection
 
     from pam_totp.django.models import HostDevice
@@ -335,7 +335,7 @@ def as_before_the_constraint(given: dict[str, Any]) -> None:
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA ignore_check_constraints = ON")
         try:
-            HostDevice.objects.update(**given)
+            HostDevice.objects.update(**fields)
         finally:
             cursor.execute("PRAGMA ignore_check_constraints = OFF")
 

@@ -125,7 +125,7 @@ def test_an_outage_of_the_service_is_no_wrong_code(
 
     site.enrol()
     page = OTPAdminSite("admin")
-    monkeypatch.setattr(type(page), "login", original_login, raising=False)  # django-two-factor-auth replaces it
+    monkeypatch.setattr(type(page), "login", original_login, raising=False)  # django-two-factor-auth replaces `login`
     monkeypatch.setattr(project, "ROOT_URLCONF", site_urls(page))
     monkeypatch.setattr(project, "LOGIN_REDIRECT_URL", "/")
     make_superuser()
@@ -216,7 +216,7 @@ def _stock_login(monkeypatch: pytest.MonkeyPatch) -> None:
     from django.contrib.admin import AdminSite
     from two_factor.admin import original_login
 
-    monkeypatch.setattr(AdminSite, "login", original_login)  # django-two-factor-auth replaces it
+    monkeypatch.setattr(AdminSite, "login", original_login)  # django-two-factor-auth replaces this method
 
 
 LOGIN = "/admin/login/?next=/admin/"

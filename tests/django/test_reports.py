@@ -31,7 +31,7 @@ def fail(*_: object, **__: object) -> Any:
 
 @pytest.fixture
 def mails(project: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Return a function that returns the text of all mails to the administrators, with their HTML parts."""
+    """Yield a function that returns the text of all mails to the administrators, with their HTML parts."""
     from django.core import mail
     from django.utils.log import AdminEmailHandler
 

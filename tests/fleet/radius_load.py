@@ -14,7 +14,10 @@ CLIENTS = 8
 
 
 def log_in_under_load(fleet: Fleet, radius: FreeRadius, *, logins: int, kills: int) -> None:
-    """Make `logins` logins by CLIENTS users in parallel. Fail if a code is refused or a final counter is wrong."""
+    """Make `logins` logins by CLIENTS users in parallel. Fail if a code is refused or a final counter is wrong.
+
+    Meanwhile, kill and restart an authority `kills` times.
+    """
     users = [fleet.user() for _ in range(CLIENTS)]
     accepted = dict.fromkeys(users, 0)
     problems: list[BaseException] = []

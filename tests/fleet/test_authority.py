@@ -233,7 +233,7 @@ def join(fleet: Fleet, line: wire.JoinLine, csr: str | None = None, authority: i
 
 
 def joined(fleet: Fleet, content: dict[str, Any], folder: Path) -> Member:
-    """Return the member with the certificate from a reply of an authority."""
+    """Return the member with the certificate from `content`, the reply of an authority."""
     member = Member(fleet, content["name"], folder)
     member.key.write_text(fleet.key)
     member.certificate.write_text(content["certificate"])

@@ -79,7 +79,7 @@ class Authority:
 
 
 def question(answer: str, *before: str, id: str | None = None, **fields: Any) -> Question:
-    """Return a question of a new login, or of the login `id`. `before` lists its refused answers."""
+    """Return a question of a new login, or of the login `id`. `before` lists the refused answers of that login."""
     given: dict[str, Any] = {"user": "alice", "service": "sshd", "rhost": "192.0.2.7", "tty": "ssh"} | fields
     first, second = (*before, None, None)[:2]
     return Question(id=id or secrets.token_hex(16), answer=answer, first=first, second=second, **given)

@@ -124,7 +124,7 @@ def test_init_lets_the_service_read_copied_keys(
 def test_init_permits_the_network_to_logins_of_the_authority(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Logins at the authority reach the database through the service, and the service's unit denies it the network."""
+    """Logins at the authority reach the database through the service, whose unit denies the network by default."""
     written: list[bool] = []
 
     def permit() -> bool:
@@ -208,7 +208,7 @@ def test_serve_names_an_address_that_is_in_use(fleet: Fleet, place: Place) -> No
 
 
 def test_serve_tells_systemd_that_it_listens(fleet: Fleet, tmp_path: Path) -> None:
-    """`systemctl start` must wait until members can connect, or fail."""
+    """`systemctl start` must not succeed before members can connect."""
     started = fleet.authorities[0].config.read_text()
     config, port = tmp_path / "site.toml", free_port()
     config.write_text(started.replace(f":{fleet.authorities[0].port}'", f":{port}'", 1))

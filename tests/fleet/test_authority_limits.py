@@ -86,7 +86,7 @@ def here(fleet: Fleet) -> Here:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten all time limits."""
+    """Shorten the time limits of connections, and the silence between log lines."""
     for name in ("HANDSHAKE", "REQUEST", "SILENCE"):
         monkeypatch.setattr(connections, name, 0.2)
 
@@ -272,7 +272,7 @@ def until_admitted(here: Here) -> None:
 
 
 def bodies() -> Iterator[bytes]:
-    """Yield malformed messages: edited questions, and random bytes."""
+    """Yield invalid messages, and questions with random changes."""
     chance = random.Random(20)
     document = json.loads(QUESTION)
     for key in document:

@@ -36,7 +36,7 @@ FILES = ("authority.pem", "authority.key", "ca.pem", "ca.key")
 
 
 class Host:
-    """An authority with files of its own. `listen` and `addresses` are those of the first authority of the fleet."""
+    """An authority with its own files. `listen` is the first address of the fleet, and `addresses` has them all."""
 
     def __init__(self, fleet: Fleet, folder: Path) -> None:
         self._fleet, self._folder = fleet, folder

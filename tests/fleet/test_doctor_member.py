@@ -75,7 +75,7 @@ def scripted(fleet: Scripted, *addresses: str, more: str = "") -> str:
 
 
 def health(fleet: Scripted, ahead: float = 0.0, **fields: object) -> str:
-    """Start an authority whose database is `ahead` seconds behind this host, and return its address."""
+    """Start an authority whose database is `ahead` seconds behind this host. Return the address of the authority."""
     document = HEALTH | {"time": int(time.time() - ahead)} | fields
     return fleet.server(lambda request: (200, document)).address
 

@@ -44,7 +44,7 @@ def invite(fleet: Fleet, *, tokens: tuple[object, ...] = ()) -> tuple[str, str]:
 
 
 def enrolling(fleet: Fleet) -> str:
-    """Add a group of members that may enrol all users, and return its name."""
+    """Add a group of members that may enrol all users. Return the name of the group."""
     group = f"enrolling-{secrets.token_hex(4)}"
     fleet.members.allow(group, ["all"])
     fleet.members.permit_enrolment(group, permitted=True)

@@ -162,7 +162,7 @@ def test_a_bad_reply_accepts_nobody(members: Fleet, name: str) -> None:
 
 
 def test_a_server_that_sends_byte_by_byte_gains_no_time(members: Fleet) -> None:
-    """The server would take 100 s for the reply. The member closes the connection after `answer` seconds."""
+    """The server never completes the reply. The member closes the connection after `answer` seconds."""
     server = DripFeeder(members.good, members.folder)
     begun = time.monotonic()
     try:

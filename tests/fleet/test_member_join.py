@@ -387,7 +387,7 @@ def test_a_site_file_that_cannot_be_edited_is_an_error(text: str) -> None:
 
 
 def member_of(members: Fleet, script: Script, days: tuple[int, int] = (-61, 30)) -> tuple[Server, MemberSettings]:
-    """Return an authority, and the settings of a member whose certificate is valid on `days`, relative to today."""
+    """Return an authority, and the settings of a member. The certificate is valid on `days`, relative to today."""
     signed = members.authority.sign("web1", days=days)
     (members.credentials / "certificate.pem").write_bytes(signed.certificate)
     (members.credentials / "key.pem").write_bytes(signed.key)
@@ -500,7 +500,7 @@ print(joining._openssl("^Uid", "/proc/self/status"))
 
 @as_root
 def test_openssl_runs_with_the_effective_ids_alone() -> None:
-    """With NoNewPrivileges, as in a unit of systemd, execve(2) of Linux 6.1 sets the effective ids to the real ids."""
+    """execve(2) of Linux 6.1 sets the effective ids to the real ids under NoNewPrivileges, as in a unit of systemd."""
     command = ["setpriv", "--no-new-privs", sys.executable, "-c", ACTING]
     done = subprocess.run(command, cwd=TREE, text=True, capture_output=True, check=False)
     assert "BEGIN CERTIFICATE REQUEST" in done.stdout, done.stderr

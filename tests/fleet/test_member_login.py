@@ -123,7 +123,7 @@ def start(members: Fleet) -> Iterator[Start]:
 
 
 def asked(server: Server) -> list[dict[str, object]]:
-    """Return the answers in the questions, with their earlier answers."""
+    """Return the answer and the earlier answers in each question to `server`."""
     return [
         {name: value for name in ("first", "second", "answer") if (value := request.document[name]) is not None}
         for request in server.requests
@@ -198,7 +198,7 @@ def test_an_answer_of_an_earlier_module_is_no_part_of_a_row(start: Start) -> Non
     ],
 )
 def test_only_codes_are_sent(start: Start, typed: bytes, sent: str) -> None:
-    """A password typed at the prompt for the code has the same delay, and must not leave this host."""
+    """A password typed at the prompt for the code has the delay of a wrong code, and must not leave this host."""
     made, server = start((200, REFUSED))
     assert made.run(typed, arguments=["no_second_prompt"]) is Result.REFUSED
     assert asked(server) == [{"answer": sent}]
@@ -381,7 +381,7 @@ def test_recovery_codes_of_this_host_count_under_break_glass_alone(
 
 
 def test_the_recovery_codes_of_a_token_do_not_count(members: Fleet, store: FileStore) -> None:
-    """The record is older than the membership of this host, so the authority might already have accepted its codes."""
+    """The record is older than the membership of this host: the authority might have accepted the record's codes."""
     store.update("alice", lambda record: (emergency(tokens=(fob(),)), None))
     assert unreachable(members, store).run(RECOVERY.encode()) is Result.UNAVAILABLE
 

@@ -1,4 +1,4 @@
-"""Tests of the memory of a member's service: it contains no password or code after logins."""
+"""Tests of the memory of a member's service: this memory contains no password or code after logins."""
 
 from __future__ import annotations
 

@@ -241,7 +241,7 @@ def test_a_recorded_code_in_a_new_packet_opens_nothing(fleet: Fleet, radius: Fre
 
 
 def test_a_repeated_packet_is_accepted_once_authorities_answer(fleet: Fleet) -> None:
-    """Both authorities are stopped, and send no reply. They answer the received questions after they continue."""
+    """Both authorities are stopped, and send no reply. They answer the received questions after SIGCONT."""
     user = fleet.user()
     with running(fleet, "radius6.example.org") as radius, radius.nas() as nas:
         assert nas.ask(user, codes(0)).kind == "accept"
@@ -271,7 +271,7 @@ def test_a_recorded_state_opens_nothing_for_another_user(fleet: Fleet, radius: F
 
 
 def test_stock_pam_radius_auth_logs_in_over_a_challenge(fleet: Fleet, radius: FreeRadius, tmp_path: Path) -> None:
-    """This FreeRADIUS must accept packets without a Message-Authenticator, because Debian 12's module omits it."""
+    """FreeRADIUS must accept packets without a Message-Authenticator: Debian 12's module omits this attribute."""
     old = radius.folder / pack.CLIENTS
     text = old.read_text()
     old.write_text(text.replace("require_message_authenticator = yes", "require_message_authenticator = no"))
@@ -298,7 +298,7 @@ def test_pam_radius_auth_without_message_authenticator_is_refused(
 
 
 def pam_service(radius: FreeRadius, folder: Path, seconds: int, *options: str) -> Path:
-    """Write the service `vpn`, which asks FreeRADIUS, and return its folder."""
+    """Write the PAM service `vpn`, which waits `seconds` for FreeRADIUS. Return the folder of the PAM service."""
     servers, confdir = folder / "servers", folder / "pam.d"
     servers.touch(0o600)
     servers.write_text(f"{HOST}:{radius.port} {radius.secrets['vpn']} {seconds}\n")

@@ -51,7 +51,7 @@ def radius(fleet: Fleet) -> Member:
 
 
 def dialogue(fleet: Fleet, radius: Member, user: str, *answers: str) -> list[Reply]:
-    """Return the replies to the answers of one login, which two authorities receive alternately."""
+    """Return the replies to `answers` of one login, which two authorities receive alternately."""
     replies: list[Reply] = []
     for number, answer in enumerate(answers):
         with radius.client(number % 2) as client:

@@ -1,4 +1,4 @@
-"""Tests of RadSec (FreeRADIUS over TLS), with packets that the test builds, and with radsecproxy for stock clients."""
+"""Tests of RadSec (FreeRADIUS over TLS), with packets of the test, and with radsecproxy for clients without TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOCAL = "secret-of-a-proxy-on-this-host"
 
 
 class Encrypted:
-    """FreeRADIUS with RadSec. It must accept certificates of the CA `ca`, and refuse those of the CA `other`."""
+    """FreeRADIUS with RadSec, which must accept certificates of the CA `ca`, and refuse those of the CA `other`."""
 
     def __init__(self, radius: FreeRadius, folder: Path) -> None:
         self.radius, self.folder = radius, folder
@@ -63,7 +63,7 @@ def encrypted(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def exchanged(connection: ssl.SSLSocket, packet: bytes) -> bytes:
-    """Return the reply to a packet, or b"" if the server closes the connection."""
+    """Return the reply to `packet`, or b"" if the server closes the connection."""
     connection.sendall(packet)
     return connection.recv(4096)
 

@@ -104,7 +104,7 @@ class Logs:
         assert main([*words, *config]) == status
 
     def write(self, authorities: int = 2) -> list[str]:
-        """Write the logs to files, and return their paths."""
+        """Write the logs of the first `authorities` authorities to files, and return the paths."""
         texts = [authority.log.read_text().splitlines() for authority in self._fleet.authorities[:authorities]]
         texts[0] += self._lines
         for number, lines in enumerate(texts, 1):
@@ -124,7 +124,7 @@ def logs(fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logs:
 
 
 def now_code(fleet: Fleet, user: str) -> str:
-    """Return the current code of a user's phone."""
+    """Return the current code of the phone of `user`."""
     fleet.store.read(user)
     return codes(fleet.store.now() // 30, key=KEY[::-1])
 

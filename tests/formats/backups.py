@@ -1,4 +1,4 @@
-"""Backups of authenticator apps with test keys, in the structure of the apps' files."""
+"""Backups of phone apps with test keys, in the structure of the apps' files."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ NOW = 1_700_000_010  # 2023-11-14
 
 
 def parsed(name: str, data: bytes, *, now: int = NOW, ask_secret: AskSecret | None = None) -> list[ImportedToken]:
-    """Return the tokens of a file of the format `name`. Raise FormatError."""
+    """Return the tokens of a file of the format `name`. Raise FormatError for invalid `data`."""
     return list(FORMATS[name].parse(data, ParseOptions(now=now, ask_secret=ask_secret)).tokens)
 
 

@@ -1,4 +1,4 @@
-"""Tests of the backups of authenticator apps."""
+"""Tests of the backups of phone apps."""
 
 from __future__ import annotations
 

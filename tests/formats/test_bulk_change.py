@@ -94,7 +94,7 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
 
 
 def nth(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """Return a wrapper of `function` that calls `action` before call number `number`."""
+    """Return a wrapper of `function` that calls `action` before call number `number` (from 1)."""
     remaining = [number]
 
     def called(*arguments: Any, **named: Any) -> Any:
@@ -252,7 +252,7 @@ def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
 
 
 def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store: FileStore) -> None:
-    """A bulk change flushes the files of new users together at its end. An earlier power cut can leave them empty."""
+    """A bulk change flushes the files of new users together at its end. An earlier power cut can empty these files."""
     before = content(store)
     assert killed(store, "link", 4)
     for user in ("new0", "new1"):
@@ -338,7 +338,7 @@ def test_a_bulk_change_writes_records_of_version_1_too(store: FileStore) -> None
 
 
 def is_rolled_back(store: FileStore, call: str, number: int) -> bool:
-    """Roll back in a process that is killed before call `number` of `call`. Return True if there were fewer calls."""
+    """Roll back in a process that is killed before call `number` of `call`. Return True if there are fewer calls."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -375,7 +375,7 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
 
 
 def test_an_interrupt_after_the_commit_has_no_effect(store: FileStore) -> None:
-    """The command would report a committed import as failed if `update_many` raised KeyboardInterrupt here."""
+    """The command would report a committed import as failed if `update_many` raised KeyboardInterrupt then."""
 
     def interrupt(done: int, total: int) -> None:
         if done == total:
@@ -574,7 +574,7 @@ def tokens(store: FileStore, user: str) -> list[tuple[str, int | None]]:
 
 
 def used(counter: int, key: bytes) -> Callable[[UserRecord], tuple[UserRecord, bool]]:
-    """Return the change by a login with the code of `counter`."""
+    """Return the change by a login with the code of `counter` for `key`."""
 
     def accept(record: UserRecord) -> tuple[UserRecord, bool]:
         decision = verify(record, Answer.parse(codes(counter, key=key).encode()), 1_700_000_000, Policy())

@@ -24,7 +24,7 @@ def step() -> int:
 
 
 def made_by_google_authenticator(path: Path, *options: str) -> bytes:
-    """Write a file with Debian's google-authenticator, and return its key."""
+    """Write the file `path` with Debian's google-authenticator. Return the key in the file."""
     command = ["google-authenticator", *options, "--no-confirm", "--quiet", "--force", "--secret", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     text = path.read_text().splitlines()[0]

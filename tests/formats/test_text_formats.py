@@ -286,7 +286,7 @@ def test_a_uri_that_other_programs_refused_is_read(uri: str, user: str, digits: 
 
 @pytest.mark.parametrize("uri", [f"B%FCro:m%FCller?secret={B32}&issuer=B%FCro", f"%FF?secret={B32}&icon=%FF"])
 def test_a_label_must_be_utf8_to_name_a_user(uri: str) -> None:
-    """Users reported this to dchapkine/extract-google-authenticator-credentials 12: the key is usable."""
+    """Users reported labels in ISO 8859-1 to dchapkine/extract-google-authenticator-credentials 12."""
     found = only("otpauth", f"otpauth://totp/{uri}")
     assert (found.user, found.secret, found.unsupported) == (None, KEY, None)
     assert found.remarks == ("user name dropped: it is not UTF-8",)

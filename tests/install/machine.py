@@ -63,27 +63,27 @@ class Fresh(Machine):
         self.write("/etc/ssh/sshd_config", SSHD_CONFIG)
 
     def make(self, target: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        """Run `make TARGET` in the source tree as root, with `settings` as make's variables."""
+        """Run `make TARGET` in the source tree as root, with the variables `settings`. Return the completed process."""
         given = [f"{name}={value}" for name, value in settings.items()]
         return self.run("make", "--no-print-directory", "-C", str(TREE), target, *given)
 
     def installed(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run the installed pam-totp with the arguments `words`."""
+        """Run the installed pam-totp with the arguments `words`. Return the completed process."""
         return self.run(COMMAND, *words, user=user, stdin=stdin)
 
     def sudo(self, *words: str, user: str = "alice") -> Talk:
-        """Run sudo on a new terminal, without the cached login of an earlier sudo."""
+        """Run sudo on a new terminal, without the cached login of an earlier sudo. Return the dialogue."""
         return self.talk("sudo", "-k", *words, user=user)
 
     def enable(self, service: str, *options: str, user: str = "alice", code: str | None = None) -> Talk:
-        """Run `pam-totp enable` on a terminal, and wait until the change is on trial."""
+        """Run `pam-totp enable` on a terminal, and wait until the change is on trial. Return the dialogue."""
         talk = self.talk(COMMAND, "enable", service, "--for-user", user, *options)
         talk.asks("Password: ").says(PASSWORD).asks("One-time code: ").says(code or codes(0))
         talk.asks("Keep this terminal open.")
         return talk
 
     def sshd(self) -> None:
-        """Start the real sshd with the machine's configuration, on port 2222, unless it is running."""
+        """Start the real sshd with the machine's configuration, on port 2222, unless sshd is running."""
         if self._sshd is None:
             self._sshd = self.start("/usr/sbin/sshd", "-D")
             until(self.path("/run/sshd.pid").exists, "sshd writes its pid file")
@@ -104,13 +104,13 @@ class Fresh(Machine):
         until(is_new, "sshd writes its pid file again")
 
     def ssh(self, remote: str, user: str = "alice", *options: str) -> Talk:
-        """Run the real ssh with a remote terminal. It tries to connect again while sshd restarts."""
+        """Run the real ssh with a remote terminal, and return the dialogue. ssh retries while sshd restarts."""
         given = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectionAttempts=20")
         words = [word for option in (BRISK, *given, *options) for word in ("-o", option)]
         return self.talk("ssh", "-F", "none", "-tt", *words, "-p", "2222", f"{user}@127.0.0.1", remote)
 
     def state(self, service: str) -> str | None:
-        """Return the state of the service's trial file: "trial", "json" (enabled), "back" (rolling back), or None."""
+        """Return the state of the trial file of `service`: "trial", "json" (enabled), "back" (roll-back), or None."""
         found = [p.suffix[1:] for p in self.path(ENABLED).glob(f"{service}.*")]
         return next((s for s in found if s in ("trial", "json", "back")), None)
 

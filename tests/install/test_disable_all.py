@@ -22,7 +22,7 @@ PLACES = f"/etc/pam.d {ENABLED} {STORE}"
 
 
 def enable(machine: Fresh, service: str, first_code: int) -> None:
-    """Enable a service, and rename its trial file to confirm it. test_enable.py confirms a service by a login."""
+    """Enable `service`, and confirm the change by renaming the trial file. test_enable.py confirms by a login."""
     talk = machine.enable(service, LATE, code=codes(first_code))
     machine.shell(f"mv /var/lib/pam_totp_enabled/{service}.trial /var/lib/pam_totp_enabled/{service}.json")
     assert talk.ends()[0] == 0
@@ -125,7 +125,7 @@ def test_a_read_only_file_keeps_every_service_enabled(both: Fresh, path: str) ->
 
 @contextmanager
 def holds_lock(folder: Path) -> Iterator[int]:
-    """Hold the lock that `keep` and `roll_back` acquire. Yield its file descriptor."""
+    """Hold the lock that `keep` and `roll_back` acquire. Yield the file descriptor of the lock."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

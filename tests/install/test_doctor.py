@@ -360,7 +360,7 @@ def test_a_store_that_others_can_read_or_that_root_owns_is_found(machine: Fresh)
 
 
 def run_remedy(machine: Fresh, finding: Finding) -> None:
-    """Run the command that the remedy of a finding names."""
+    """Run the command that the remedy of `finding` names."""
     command = re.fullmatch(r"run '(.+)'(?: as root)?", finding.remedy)
     assert command is not None, finding
     machine.shell(command[1])

@@ -30,7 +30,7 @@ def as_before(machine: Fresh) -> bool:
 
 
 def enable_and_confirm(machine: Fresh) -> None:
-    """Enable sudo, and confirm it by a login through sudo."""
+    """Enable sudo, and confirm the change by a login through sudo."""
     first = machine.enable("sudo", LATE)
     second = machine.sudo(COMMAND, "enable", "sudo", "--keep")
     second.asks("alice: ").says(PASSWORD).asks("One-time code: ").says(codes(1))
@@ -391,7 +391,7 @@ def test_a_stack_that_lets_users_in_without_a_code_is_refused(machine: Fresh) ->
 
 
 def test_the_rehearsal_refuses_a_stack_without_a_prompt(machine: Fresh) -> None:
-    """The checks report a condition that exempts some users. Only the rehearsal detects that its own user is exempt."""
+    """The checks report a condition that exempts some users. Only the rehearsal detects that alice is exempt."""
     exempt = "auth sufficient pam_exec.so /bin/true\n"
     machine.write("/etc/pam.d/sudo", exempt + STACKS["sudo"])
     talk = machine.talk(COMMAND, "enable", "sudo", "--for-user", "alice")

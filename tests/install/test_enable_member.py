@@ -45,7 +45,7 @@ printf '%s\\n' "NeedDaemonReload=$reload" "PrivateNetwork=$network" "RestrictAdd
 
 
 class Joined:
-    """The machine as a member of a fleet with one authority on the machine's loopback. It has no local record."""
+    """The machine as a member of a fleet, without a local record. One authority is on the machine's loopback."""
 
     def __init__(self, machine: Fresh, fleet: Fleet, folder: Path) -> None:
         self.machine, self._fleet = machine, fleet

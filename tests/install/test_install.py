@@ -52,7 +52,7 @@ INSTALLED = (
 
 
 class SimulatedToken:
-    """A token from the simulated factory. It runs on a pseudo-serial port."""
+    """A token from the simulated factory, in a process of token-sim with a pseudo-serial port."""
 
     def __init__(self, folder: Path) -> None:
         box = folder / "box"  # a short name: the path of a socket in this folder must have at most 107 bytes
@@ -169,7 +169,7 @@ def test_root_owns_the_installed_files_and_the_account_the_store(machine: Fresh)
 
 
 def test_the_command_needs_only_the_distributions_interpreter(machine: Fresh) -> None:
-    """The command ignores site packages and the environment. `make install` compiles its byte code."""
+    """The command ignores site packages and the environment. `make install` compiles the modules to byte code."""
     assert machine.path(COMMAND).read_text().startswith("#!/usr/bin/python3 -IS\n")
     done = machine.run("env", "PYTHONPATH=/nonsense", "PYTHONHOME=/nonsense", COMMAND, "--version")
     assert (done.returncode, done.stdout[:9]) == (0, "pam-totp ")
@@ -335,14 +335,14 @@ def test_a_private_clone_installs_files_that_all_users_can_read(tmp_path: Path) 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
-    """Return a package index for pip. It contains only segno, in a version that setup.cfg accepts."""
+    """Return a package index for pip. The index contains only segno, in a version that setup.cfg accepts."""
     made = Index(tmp_path / "index")
     made.stub("segno", "1.6.6")
     return made
 
 
 def cloned(folder: Path) -> Path:
-    """Copy the files that `make install` reads, as in a clone."""
+    """Copy the files that `make install` reads, as in a clone. Return the folder of the copy."""
     shutil.copytree(TREE, folder, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "tests"))
     shutil.copytree(TREE / ".ci", folder / ".ci")
     return folder
@@ -448,7 +448,7 @@ def complete(*words: str) -> list[str]:
 
 
 def in_completion(script: str, *words: str | Path) -> list[str]:
-    """Return the lines that a script prints with the functions of the completion."""
+    """Return the lines that `script` prints with the functions of the completion."""
     script = f'PATH={TREE}/.venv/bin:$PATH; . "$1"; shift; {script}'
     command: list[str | Path] = ["bash", "-c", script, "bash", DATA / "pam-totp.bash", *words]
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout.split("\n")[:-1]

@@ -115,7 +115,7 @@ def test_a_helper_that_breaks_on_trial_locks_no_user_out(machine: Fresh) -> None
 
 @pytest.fixture
 def small_var(machine: Fresh) -> Iterator[Fresh]:
-    """Mount a disk of 256 KiB on /var/lib, with free space."""
+    """Mount a disk of 2 MiB on /var/lib, with free space."""
     machine.shell(
         "mkdir /run/lib && cp -a /var/lib/pam_totp /run/lib/ && mount -t tmpfs -o size=2m,mode=755 small /var/lib"
         " && cp -a /run/lib/pam_totp /var/lib/"

@@ -19,14 +19,14 @@ ACCOUNT = "account required pam_permit.so"
 
 
 class Person:
-    """A user with prepared answers. `shown` lists the styles and texts of all prompts and messages."""
+    """A user with prepared answers. `transcript` lists the styles and texts of all prompts and messages."""
 
     def __init__(self, *answers: str) -> None:
         self._answers = list(answers)
-        self.shown: list[tuple[int, str]] = []
+        self.transcript: list[tuple[int, str]] = []
 
     def __call__(self, style: int, text: str) -> bytes | None:
-        self.shown.append((style, text))
+        self.transcript.append((style, text))
         if style != PROMPT_ECHO_OFF:
             return None
         return self._answers.pop(0).encode() if self._answers else None
@@ -60,7 +60,7 @@ def test_a_correct_stack_accepts_a_code_once_and_no_other_answer(proves: Proves,
         "a blank code",
         "no answer",
     ]
-    assert [text for style, text in person.shown if style == PROMPT_ECHO_OFF] == ["One-time code: "], (
+    assert [text for style, text in person.transcript if style == PROMPT_ECHO_OFF] == ["One-time code: "], (
         "the user is prompted once"
     )
     assert site.counter() == 1
@@ -98,7 +98,7 @@ def test_three_failed_attempts_end_the_rehearsal(proves: Proves) -> None:
         match=rf"{ME} could not log in to demo: auth_err \(check the password and the code, and by 'pam-totp list",
     ):
         proves("required", person)
-    assert any(style == ERROR_MSG for style, _ in person.shown), "the rehearsal shows the module's message"
+    assert any(style == ERROR_MSG for style, _ in person.transcript), "the rehearsal shows the module's message"
 
 
 def test_a_refusal_in_the_account_phase_is_a_failed_login(site: Site) -> None:

@@ -1,5 +1,7 @@
-"""Tests of the analysis that finds the ways through a stack without a code. Real libpam confirms it for random
-stacks."""
+"""Tests of the analysis that finds the ways through a stack without a code.
+
+The real libpam confirms the results of the analysis for random stacks.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,7 @@ def any_control(chance: random.Random) -> str:
 
 @dataclass(frozen=True)
 class End:
-    """A login: the results of the conditions, the result of libpam, and True if it required a second factor."""
+    """A login: the results of the conditions, the result of libpam, and True if the login required a second factor."""
 
     conditions: tuple[str | None, ...]
     result: str
@@ -256,7 +258,7 @@ def test_the_recipes_of_the_manual_are_notes(condition: str) -> None:
 
 
 def test_the_login_screen_of_fedora_has_only_one_finding_its_exemption() -> None:
-    """pam_selinux_permit is another name of pam_sepermit: its users come from a file that only root writes."""
+    """pam_selinux_permit is another name of pam_sepermit: the exempt users come from a file that only root writes."""
     inner = "auth sufficient pam_unix.so nullok\nauth required pam_deny.so\n"
     text = "auth [success=done ignore=ignore default=bad] pam_selinux_permit.so\nauth substack inner\n"
     found = [(f.severity, f.code) for f in examine(text + LINE, inner=inner)]

@@ -1,4 +1,4 @@
-"""Tests that a refusal makes the same system calls for disk and locks for every user.
+"""Tests that a refusal makes the same system calls to the disk and to locks for every user.
 
 tests/torture/test_crowd.py measures times, in `make torture`.
 """
@@ -28,7 +28,7 @@ TRACING = ("-f", "--seccomp-bpf", "-y", "-s", "0", "-e", "trace=" + ",".join(f"?
 
 
 def work(site: Site, host: Path, user: str, answer: str) -> list[str]:
-    """Log `user` in once, with a helper. Return its calls in the store under a lock, without file names."""
+    """Log `user` in once, with a helper. Return the helper's calls in the store under a lock, without file names."""
     trace = site.folder / "trace"
     command: list[str | Path] = ["strace", *TRACING, "-o", trace, host, site.confdir, "demo", user]
     done = subprocess.run(command, input=answer, text=True, capture_output=True, check=False)

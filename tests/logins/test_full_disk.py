@@ -37,7 +37,7 @@ ANSWERS = ["000000", codes(0), codes(0, 2), "0000000", "00000000", RECOVERY, "ZZ
 
 
 class Counting:
-    """A store with one record. `writes` counts its writes."""
+    """A store with one record. `writes` counts the writes to the store."""
 
     def __init__(self, record: UserRecord | None) -> None:
         self._record = record

@@ -44,7 +44,7 @@ helper_main.main()
 
 
 def put(folder: Path, record: UserRecord = ALICE, owner: int | None = None) -> None:
-    """Write the record of a user, and the files that logins need."""
+    """Write `record`, and the files that logins need. Give all files to the uid `owner`, unless it is None."""
     (folder / f"{record.user}.record").write_bytes(new_file(serialize(record), slot_size(record)))
     (folder / f"{record.user}.record").chmod(0o600)
     folder.chmod(0o700)
@@ -55,7 +55,7 @@ def put(folder: Path, record: UserRecord = ALICE, owner: int | None = None) -> N
 
 
 def log_in(command: list[str], answer: str | None, *arguments: str, user: str = "alice") -> tuple[bytes, str]:
-    """Run a helper, and give it `answer` at every prompt. Return the result and the helper's standard output."""
+    """Run the helper `command`, and send `answer` at every prompt. Return the result and the standard output."""
     relay, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     relay.settimeout(PATIENCE)
     channel_on_3 = ["/bin/bash", "-c", f'exec 3<&{channel.fileno()} && exec "$@"', "helper"]

@@ -27,7 +27,7 @@ class Running:
         self.thread.start()
 
     def do(self, handler: Callable[[], None]) -> None:
-        """Call `handler` in the loop, and wait until it has returned."""
+        """Call `handler` in the loop, and wait until `handler` has returned."""
         done = threading.Event()
 
         def call() -> None:
@@ -50,7 +50,7 @@ def running() -> Iterator[Running]:
 
 
 class Blocked:
-    """A job that blocks until `go_on` is set. `results` lists the outcomes, `threads` the threads that handled them."""
+    """A job that blocks until `go_on` is set. `results` lists the results, and `threads` the handling threads."""
 
     def __init__(self) -> None:
         self.go_on, self.began = threading.Event(), threading.Semaphore(0)

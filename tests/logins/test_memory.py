@@ -1,4 +1,4 @@
-"""Tests that passwords and codes are wiped: they search the memory of the service and of a PAM host."""
+"""Tests that passwords and codes are wiped: the tests search the memory of the service and of a PAM host."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FURTHER = 10  # logins before the search
 
 
 def password(length: int) -> str:
-    """Return a unique password that ends in a letter."""
+    """Return a unique password of `length` characters that ends in a letter."""
     return secrets.token_hex(length)[: length - 1] + "x"
 
 

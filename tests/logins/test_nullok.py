@@ -1,4 +1,4 @@
-"""Tests of nullok: it refuses unknown accounts, and accounts with another name that is enrolled (law 10)."""
+"""Tests of nullok: the module refuses unknown accounts, and accounts with another name that is enrolled (law 10)."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def _wait_then_answer(site: Site, answer: str, together: Barrier, results: multi
 
 
 def _race(site: Site, answers: list[str]) -> Counter[Result]:
-    """Log in with all answers at once, each in its own process that waits for all others. Count the results."""
+    """Log in with all answers at once, each in its own process that waits for all others. Return the counts."""
     fork = multiprocessing.get_context("fork")
     together, results = fork.Barrier(len(answers)), fork.Queue()
     processes = [fork.Process(target=_wait_then_answer, args=(site, a, together, results)) for a in answers]

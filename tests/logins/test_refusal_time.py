@@ -1,4 +1,4 @@
-"""Tests of the duration of a refusal: it does not depend on the user.
+"""Tests of the duration of a refusal: the duration does not depend on the user.
 
 The tests check only lower bounds, because a busy machine would exceed upper bounds.
 """

@@ -47,7 +47,7 @@ def connected(site: Site) -> socket.socket:
 
 
 def connected_as(uid: int, site: Site) -> socket.socket:
-    """Connect from another account, as root. Return the connection."""
+    """Connect from the account `uid`, in a process of root. Return the connection."""
     os.seteuid(uid)
     try:
         return connected(site)
@@ -98,7 +98,7 @@ def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
 
 
 def as_nobody(site: Site, first: bytes, answer: str) -> list[str]:
-    """Run `dialogue` in a process of the account `nobody`. Return its messages."""
+    """Run `dialogue` in a process of the account `nobody`. Return the messages of the service."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -228,7 +228,7 @@ def test_an_account_may_set_only_prompt_and_echo(site: Site, tmp_path: Path) -> 
 
 @as_root
 def test_an_account_gets_a_second_prompt_only_on_request(site: Site) -> None:
-    """Programs that are not root, such as screen lockers, expect one prompt."""
+    """Programs that do not run as root, such as screen lockers, expect one prompt."""
     site.config.write_text('[clients]\nnobody = "web"\n')
     site.start()
     site.enrol(user="nobody")
@@ -430,7 +430,7 @@ def test_a_held_lock_is_awaited_until_a_limit_then_unavailable(site: Site, way: 
 
 
 def first_message(site: Site, hello: bytes) -> tuple[socket.socket, bytes]:
-    """Begin a login. Return the connection and the first message of the service."""
+    """Begin a login with `hello`. Return the connection and the first message of the service."""
     client = connected(site)
     client.send(hello)
     return client, client.recv(4097)
@@ -990,7 +990,7 @@ def workers_of(process: subprocess.Popen[bytes], count: int) -> list[int]:
 
 
 def gone(pid: int) -> bool:
-    """Return True if a worker has exited, reaped or not."""
+    """Return True if the process `pid` has exited, even if the parent must still reap the process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError: the worker ended between open and read

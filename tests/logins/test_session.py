@@ -1,4 +1,4 @@
-"""Tests of a login with a defect or an invalid site file: it is denied, and the log contains only the reason."""
+"""Tests of a login with a defect or an invalid site file: the login is denied, and the log contains only the reason."""
 
 from __future__ import annotations
 

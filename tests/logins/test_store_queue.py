@@ -1,4 +1,4 @@
-"""Tests of the order of the logins that use the store, and of the threads in which they run."""
+"""Tests of the order of the logins that use the store, and of the threads in which these logins run."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_after_a_slow_use_the_loop_is_not_blocked(running: Running) -> None:
 
 
 def test_an_answer_waits_for_its_search_before_it_locks(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record would otherwise be locked during searches for other records, which would delay its single codes."""
+    """The record would otherwise be locked during searches for other records, so its single codes would wait."""
     turns = running.queue.search_turns
     for _ in range(MAX_SEARCHES):
         assert turns.begin(0.0)

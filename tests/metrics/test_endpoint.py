@@ -94,7 +94,7 @@ def test_curl_reads_the_metrics(served: Served) -> None:
 
 
 def as_account(uid: int, groups: list[int], served: Served) -> bytes:
-    """Return the reply to another account."""
+    """Return the beginning of the reply to the account `uid` with `groups`."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -208,7 +208,7 @@ def test_a_service_that_has_no_metrics_is_out_of_reach(tmp_path: Path) -> None:
 
 
 def sample(site: Site, line: str) -> int:
-    """Return the value of the sample whose line begins with `line`, or 0 if it is missing."""
+    """Return the value of the sample whose line begins with `line`, or 0 if the sample is missing."""
     text = fetch(str(site.folder / "metrics"), reasons=True).replace('role="service",', "")
     return next((int(found.rpartition(" ")[2]) for found in text.splitlines() if found.startswith(line)), 0)
 

@@ -26,7 +26,7 @@ with_promtool = pytest.mark.skipif(
 
 
 def all_lines() -> list[str]:
-    """Return one line of each metric, with all its labels."""
+    """Return the lines of all metrics, with all results and reasons."""
     metrics = Metrics()
     for result in RESULTS:
         metrics.login("sshd", result)

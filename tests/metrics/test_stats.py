@@ -27,7 +27,7 @@ FOB = fob(serial="FT000123", last_used=1)
 
 
 def enrolled(site: Site) -> Path:
-    """Enrol three users, and return a log of their logins."""
+    """Enrol three users. Return the path of a log with six answers and an error."""
     site.enrol(FOB, user="alice", failures=2, failures_at=4_000_000_000)
     site.enrol(phone(), user="bob", salt="00" * 16, recovery=("ab" * 32,))
     site.enrol(phone(confirmed=False), user="carol")
@@ -120,7 +120,7 @@ def test_an_unreadable_record_is_counted_and_the_status_tells_it(site: Site) -> 
 
 
 def journalctl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a program `journalctl` first in PATH."""
+    """Put the shell script `script` first in PATH, as the program `journalctl`."""
     program = folder / "journalctl"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

@@ -152,7 +152,7 @@ class Machine:
     # Files
 
     def path(self, path: str) -> Path:
-        """Return the path by which this process reaches a path of the machine."""
+        """Return the path by which this process reaches `path` on the machine."""
         return self.root / path.lstrip("/")
 
     def write(self, path: str, text: str | bytes, mode: int = 0o644) -> None:
@@ -236,7 +236,7 @@ class Machine:
         return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "TERM": "dumb", "HOME": home}
 
     def run(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run the command `words` without a terminal, and wait for it."""
+        """Run the command `words` without a terminal, and wait for its end. Return the completed process."""
         return subprocess.run(
             self.command(*words, user=user),
             env=self.environment(user),
@@ -251,12 +251,12 @@ class Machine:
         )
 
     def pam_totp(self, *words: str, user: str = "root", stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run pam-totp with the arguments `words`, and wait for it."""
+        """Run pam-totp with the arguments `words`, and wait for its end. Return the completed process."""
         python = ["env", f"PYTHONPATH={COPY}", "PYTHONDONTWRITEBYTECODE=1", "/usr/bin/python3", "-m", "pam_totp.cli"]
         return self.run(*python, *words, user=user, stdin=stdin)
 
     def start(self, *words: str, user: str = "root") -> subprocess.Popen[bytes]:
-        """Start the command `words`. `stop`, or the end of this process, ends the command."""
+        """Start the command `words`, and return the process. `stop`, or the end of this process, ends the command."""
         process = subprocess.Popen(
             self.command("setpriv", "--pdeathsig", "KILL", *words, user=user), env=self.environment(user), cwd="/"
         )
@@ -264,7 +264,7 @@ class Machine:
         return process
 
     def serve(self) -> int:
-        """Start the service under its own account, unless it is already running. Return its pid."""
+        """Start the service under its own account, unless the service is running. Return the pid of the service."""
         if self._service is None:
             python = ["env", f"PYTHONPATH={COPY}", "/usr/bin/python3", "-m", "pam_totp.cli"]
             self._service = self.start(*python, "serve", "--socket", SOCKET, user="pam_totp")
@@ -279,7 +279,7 @@ class Machine:
             self._service = None
 
     def talk(self, *words: str, user: str = "root", echo: bool = False) -> Talk:
-        """Run `words` on a terminal for a dialogue. The terminal initially echoes input if `echo` is true."""
+        """Run `words` on a terminal, and return the dialogue. The terminal initially echoes input if `echo` is true."""
         program, *arguments = self.command(*words, user=user)
         talk = Talk(
             pexpect.spawn(
@@ -296,7 +296,7 @@ class Machine:
         return talk
 
     def processes(self, *ending: str) -> list[int]:
-        """Return the pids of this machine's processes. The command line ends with `ending`."""
+        """Return the pids of this machine's processes whose command lines end with `ending`."""
         here = os.readlink(self.root.parent / "ns/mnt")
         return [int(p.name) for p in Path("/proc").glob("[0-9]*") if _runs(p, here, ending)]
 
@@ -366,8 +366,9 @@ Match LocalPort {PASSWORD}
         is_interactive: bool = False,
         environment: Sequence[str] = (),
     ) -> Talk:
-        """Run the real ssh. It prints `in as USER`, or starts a shell, after the login. `options`: ssh_config(5).
+        """Run the real ssh from the address `source`, and return the dialogue. `options` are those of ssh_config(5).
 
+        The remote command prints `in as USER` after the login. A shell starts instead if `is_interactive` is true.
         `environment` has variables of ssh, as NAME=VALUE.
         """
         given: Sequence[str] = (

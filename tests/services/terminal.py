@@ -22,13 +22,13 @@ class Talk:
         self.terminal.ptyproc.delayafterclose = self.terminal.delayafterclose = 0
 
     def asks(self, prompt: str) -> Talk:
-        """Wait for `prompt`. Store the output that precedes the prompt in `before`."""
+        """Wait for `prompt`. Store the output that precedes the prompt in `before`. Return this dialogue."""
         self.terminal.expect_exact(prompt.encode())
         return self
 
     @property
     def before(self) -> str:
-        """The output between the last two prompts."""
+        """Return the output between the last two prompts."""
         shown: bytes = self.terminal.before or b""
         return shown.decode(errors="surrogateescape")
 
@@ -37,7 +37,7 @@ class Talk:
         return self
 
     def fails(self, answer: str | bytes) -> Talk:
-        """Give a wrong answer at the first prompt and again at the second prompt. Both count as one failure."""
+        """Give a wrong answer at the first and at the second prompt. Both are one failure. Return this dialogue."""
         return self.says(answer).asks(NEXT_PROMPT).says(answer)
 
     def presses_ctrl_c(self) -> Talk:
@@ -126,7 +126,7 @@ class Syslog:
         return [line[line.index("pam_totp(") :] for line in self.lines() if "pam_totp(" in line]
 
     def wait_for(self, *words: str) -> str:
-        """Wait for a line that contains all of `words`, and return it."""
+        """Wait for a line that contains all of `words`, and return the line."""
         give_up = time.monotonic() + PATIENCE
         with self._changed:
             while True:

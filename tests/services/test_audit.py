@@ -30,7 +30,7 @@ def logged(machine: Machine) -> list[tuple[str, dict[str, str]]]:
 
 
 def as_alice(machine: Machine, *words: str, stdin: str = "") -> None:
-    """Run pam-totp as root with SUDO_UID, as sudo does for alice."""
+    """Run pam-totp with `words` as root with SUDO_UID, as sudo does for alice."""
     python = ["env", "PYTHONPATH=/run/tree", f"SUDO_UID={ACCOUNTS['alice']}", "/usr/bin/python3", "-m", "pam_totp.cli"]
     done = machine.run(*python, *words, stdin=stdin)
     assert (done.returncode, "not in the audit log" in done.stderr) == (0, False), done

@@ -1,4 +1,4 @@
-"""Tests of the helper of a real su: the caller of su cannot stop it, slow it, or cause the kernel to kill it."""
+"""Tests of the helper of a real su: the caller of su cannot stop or slow the helper, or make the kernel kill it."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_helper_resets_the_attributes_that_its_caller_may_set(machine: Machine
 
 
 def scheduling(pid: int) -> tuple[int, int, str, int, int, int]:
-    """Return nice value, scheduling policy, I/O priority, number of processors, oom_score_adj and timer slack."""
+    """Return nice value, scheduling policy, I/O priority, processor count, oom_score_adj and timer slack of `pid`."""
     ioprio = subprocess.run(["ionice", "-p", str(pid)], capture_output=True, text=True, check=True).stdout.strip()
     oom, slack = (int(Path(f"/proc/{pid}/{file}").read_text()) for file in ("oom_score_adj", "timerslack_ns"))
     nice, policy = os.getpriority(os.PRIO_PROCESS, pid), os.sched_getscheduler(pid)

@@ -34,7 +34,7 @@ LONG_CODE = re.compile(r"\b(?:[0-9A-Z]{4}-){3}[0-9A-Z]{4}\b")
 
 @pytest.fixture
 def desk(machine: Machine) -> Iterator[Machine]:
-    """Return a machine on which carol is a desk member with a key fob, and bob a user."""
+    """Yield a machine on which carol is a desk member with a key fob, and bob is a user."""
     before = {path: machine.path(path).read_text() for path in ("/etc/group", "/etc/passwd", "/etc/sudoers")}
     machine.write("/usr/bin/pam-totp", LAUNCHER, 0o755)
     machine.write("/etc/sudoers", RULES, 0o440)
@@ -57,7 +57,7 @@ def sudo(machine: Machine, *words: str, user: str = "carol") -> Talk:
 
 
 def ask_desk(machine: Machine, counter: int, *words: str) -> tuple[int, str]:
-    """Run an action as carol, who signs in with the code at `counter`. Return the exit status and the output."""
+    """Run the action `words` as carol, who signs in with the code at `counter`. Return exit status and output."""
     return sudo(machine, *words).asks(PROMPT).says(codes(counter)).ends()
 
 
@@ -109,7 +109,7 @@ def test_the_desk_learns_that_a_login_takes_no_ticket_of_an_enrolled_user(desk: 
 
 @pytest.mark.parametrize("user", ["root", "toor", "carol", "bob"])
 def test_a_desk_member_cannot_change_the_factors_that_are_left_to_root(desk: Machine, user: str) -> None:
-    """The users are root under two names, the member, and another member by the primary group."""
+    """The users are root under two names, the desk member, and another desk member by the primary group."""
     passwd = desk.path("/etc/passwd").read_text()
     bob = f"bob:x:{ACCOUNTS['bob']}:"
     desk.write("/etc/passwd", passwd.replace(f"{bob}{ACCOUNTS['bob']}:", f"{bob}7777:") + "toor:x:0:0::/root:/bin/sh\n")

@@ -30,13 +30,13 @@ needs_fail2ban = pytest.mark.skipif(REGEX is None, reason="requires fail2ban (ap
 
 
 def as_file(lines: list[str]) -> str:
-    """Return lines of /dev/log as a log daemon writes them to auth.log: without priority, with the name of the host."""
+    """Return `lines` of /dev/log as a log daemon writes them to auth.log: without priority, with the host name."""
     found = (re.fullmatch(r"(?:<\d+>)(\w{3} [ \d]\d [\d:]{8}) (.*)", line.rstrip("\0\n")) for line in lines)
     return "".join(f"{m[1]} {HOST} {m[2]}\n" for m in found if m is not None)
 
 
 def own(*lines: str) -> str:
-    """Return lines of pam_totp as in auth.log."""
+    """Return `lines` of pam_totp as in auth.log."""
     return "".join(f"Nov 28 22:51:22 {HOST} pam_totp[4711]: {line}\n" for line in lines)
 
 

@@ -38,7 +38,7 @@ ENDS = 86_400  # seconds from now
 
 
 class Ticket(str):
-    """A ticket in the form that its owner types."""
+    """A ticket in the form that the user types."""
 
 
 def code(offset: int = 0) -> str:

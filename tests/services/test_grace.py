@@ -1,4 +1,4 @@
-"""Tests of grace_period: for some time after a code, the same login requires no code.
+"""Tests of grace_period: for some time after a code, a repeated login requires no code.
 
 The tests use the real libpam and the real clock, and write the time of the last code into the record.
 """
@@ -158,7 +158,7 @@ def test_a_locked_user_has_no_grace(site: Site, way: str) -> None:
 
 
 def test_a_shared_record_has_no_grace(site: Site, way: str) -> None:
-    """A code of one account must not give grace to another account that shares its record by user=NAME."""
+    """A code of one account must not give grace to another account that uses the same record by user=NAME."""
     site.configure("demo", f"grace_period=3600 user={ME}", way)
     site.enrol(grace=(ago(60),))
     assert was_prompted(log_in(site))

@@ -98,7 +98,7 @@ def _values(status: str, field: str) -> list[str]:
 
 
 def _helper_of(machine: Machine, pid: int) -> str:
-    """Return /proc/…/status of the helper's child, which opens the file, among the descendants of `pid`."""
+    """Return the text of /proc/…/status of the helper's child, a descendant of `pid` that opens the file."""
 
     def find(parent: int) -> str | None:
         tasks = machine.path(f"/proc/{parent}/task/{parent}/children").read_text().split()

@@ -35,7 +35,7 @@ FORGERIES = [
 
 
 def fields(line: str) -> tuple[str, str, dict[str, str]]:
-    """Parse a line by the rules of docs/log.md; return service, verb and fields."""
+    """Parse `line` by the rules of docs/log.md. Return service, verb and fields."""
     head = re.match(r'pam_totp\(([A-Za-z0-9._@%+:/-]+|"(?:[^"\\]|\\.)*"):auth\): ([a-z]+)', line)
     assert head is not None, line
     found = {}
@@ -104,7 +104,7 @@ def test_priorities_are_those_of_the_document() -> None:
 
 
 def test_a_login_writes_one_line_without_the_code(site: Site) -> None:
-    """The remote address is logged only if the caller is root, because other callers can give any address."""
+    """The log omits a remote address from an ordinary account, because this account can give any address."""
     believed = os.geteuid() == 0
     site.start()
     site.configure("demo", "", "socket")

@@ -29,7 +29,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 class Centre:
-    """A scripted authority on the loopback of the machine. It accepts the answer 755224."""
+    """A scripted authority on the loopback of the machine. The authority accepts the answer 755224."""
 
     def __init__(self, machine: Machine, folder: Path) -> None:
         self._machine = machine
