@@ -74,7 +74,7 @@ portal: build venv  ## run the portal for your browser, with a temporary store (
 # The tests run in five processes, because tests spend much time waiting. With ARGS, the tests run in one process.
 PROCESSES = $(if $(strip $(ARGS)),0,5)
 SHARED_OUT = --numprocesses $(PROCESSES) --dist worksteal
-# Tests of this machine's installation rather than of the code. They run make, pip and the demos.
+# Tests of this machine's installation rather than of the code. These tests run make, pip and the demos.
 SETUP_TESTS = tests/install tests/setup tests/demo
 
 test: need-test want-test build venv $(if $(strip $(ARGS)),,build/tests.made)  ## run the tests of the code (ARGS=FILE for some tests)
@@ -97,8 +97,8 @@ build/tests.made: $(TESTS) tests/requirements.txt | build venv
 cover: need-test build venv  ## run the tests of the core, and measure their coverage
 	$(BIN)/python -m pytest -q tests/core --cov=pam_totp --cov-branch --cov-report=term-missing $(ARGS)
 
-# `cover-all` measures relay.c, and both packages in every process that the tests start, including helpers and services.
-# The target fails below 90 %. ARGS=--help lists the options.
+# `cover-all` measures relay.c, and pam_totp and token_sim in every process that the tests start, including helpers and
+# services. The target fails if the coverage is below 90 %. ARGS=--help lists the options.
 cover-all: need-test want-test build venv  ## run all tests, and measure the coverage of all code
 	$(BIN)/python -m tools.coverage $(SHARED_OUT) $(ARGS)
 
@@ -106,7 +106,7 @@ cover-all: need-test want-test build venv  ## run all tests, and measure the cov
 bench: need-bench build venv  ## measure logins by pam_totp and by other modules, as root
 	$(BIN)/python -m tools.bench $(ARGS)
 
-# valgrind counts the instructions and cache lines of a login. Other programs on the machine do not change these results.
+# valgrind counts the instructions and cache lines of a login. Other programs on the machine do not change these counts.
 bench-footprint: need-test build venv  ## count the instructions and cache lines of one login
 	$(BIN)/python -m tools.bench.footprint $(ARGS)
 
@@ -130,8 +130,8 @@ fuzz: build venv  ## run the parsers under a fuzzer (SECONDS=60, KEEP=1)
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
 	$(BIN)/python -m tests.fuzz $(SECONDS) $(if $(strip $(KEEP)),--keep)
 
-# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. It prints all results at
-# the end.
+# `torture` runs the long form of tests/torture (`make test` runs the short form), then the fuzzer. `torture` prints
+# all results at the end.
 MINUTES = 60
 torture: need-torture build venv  ## run races, crashes and hostile callers for an hour (MINUTES=60)
 	$(PIP) $(LOCKED) --requirement tests/requirements-fuzz.txt
@@ -141,8 +141,9 @@ torture: need-torture build venv  ## run races, crashes and hostile callers for 
 booted: need-booted build venv  ## test the units on a booted machine with systemd, as root
 	PAM_TOTP_BOOTED=1 $(BIN)/python -m pytest -p no:xdist --verbose tests/booted $(ARGS)
 
-# `systems` uses bare roots of Debian 12, Debian 13 and Ubuntu 24.04, which debootstrap makes in build/systems. It takes an
-# hour. ARGS=--help lists its options, which select systems, accounts and steps. Without ARGS, `test-roots` runs first.
+# `systems` uses bare roots of Debian 12, Debian 13 and Ubuntu 24.04, which debootstrap makes in build/systems. `systems`
+# takes an hour. ARGS=--help lists the options, which select systems, accounts and steps. Without ARGS, `test-roots` runs
+# first.
 systems: need-systems $(if $(strip $(ARGS)),,test-roots)  ## run demo and tests on each system, as root and as a user
 	@$(PYTHON) -m tests.systems $(ARGS)
 
@@ -181,7 +182,8 @@ want-test:
 need-build need-venv need-test need-torture need-bench need-lint need-install need-booted need-systems need-fleet: need-%:
 	@.ci/need $(NEED_$(shell echo $* | tr a-z A-Z))
 
-# The lock files list all dependencies. pip installs exactly these, even if a package has a newer release.
+# The lock files list all dependencies. pip installs exactly the listed versions, even if a package has a newer
+# release.
 LOCKED = --no-deps --require-hashes --only-binary=:all:
 
 .venv/.made: setup.cfg pyproject.toml tests/requirements.txt | need-venv
@@ -192,8 +194,8 @@ LOCKED = --no-deps --require-hashes --only-binary=:all:
 	touch $@
 
 # uv resolves the requirements for each tested Python, even if that Python is missing on this machine. The lock files have
-# one version of each package, with the hashes of all its files. `requirements` fails if that version has no wheel for a
-# tested Python: exclude the version in setup.cfg. Review the difference of the lock files, and commit them.
+# one version of each package, with the hashes of all its files. `requirements` fails if a locked version has no wheel for
+# a tested Python: exclude the version in setup.cfg. Review the difference of the lock files, and commit them.
 PYTHONS = 3.11 3.12 3.13
 UV = build/uv/bin/uv --quiet --system-certs
 RESOLVE = $(UV) pip compile --upgrade --universal --python $(PYTHON) --python-version $(firstword $(PYTHONS)) \

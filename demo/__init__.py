@@ -1,1 +1,1 @@
-"""The programs of `make demo`, `make fleet-demo` and `make portal`. They write to a temporary folder only."""
+"""The programs of `make demo`, `make fleet-demo` and `make portal`. The programs write to a temporary folder only."""

@@ -89,7 +89,7 @@ def demonstrate(scene: Scene, screen: Screen) -> None:
 def log_in(
     scene: Scene, screen: Screen, promise: str, *answers: str, expected: str = ACCEPTED, service: str = BY_SERVICE
 ) -> Attempt:
-    """Log in once through libpam, and record whether libpam's result was `expected`."""
+    """Log in once through libpam, and record whether libpam's result was `expected`. Return the attempt."""
     attempt = scene.log_in(answers, service)
     screen.text("\n".join(attempt.dialogue))
     expectation = "as expected" if attempt.result == expected else f"expected: {MEANING[expected]}"

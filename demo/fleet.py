@@ -3,7 +3,8 @@
 - Two members, two authorities, and a PostgreSQL primary with a synchronous standby, each in its own namespaces.
 - The demo runs the commands that docs/fleet.md lists. All logins use the real libpam and the real module. Some logins
   also use the real sshd.
-- The demo needs root for the namespaces. It removes its processes, files and networks at its end, and after Ctrl-C.
+- The demo needs root for the namespaces. The demo removes its processes, files and networks at its end, and after
+  Ctrl-C.
 - The exit status is 0 if every step had the expected result, else 1. The exit status is 2 if the demo cannot run on
   this machine.
 """
@@ -295,7 +296,7 @@ class Demo:
         return lines[-1].partition("authority=")[2].partition(".")[0] if lines else AUTHORITIES[0]
 
     def _log_in(self, promise: str, name: str, answer: str, *, accepted: bool = True) -> Attempt:
-        """Log in through libpam, and record whether the result was as expected."""
+        """Log in through libpam, and record whether the result was as expected. Return the attempt."""
         self._prompt(name, "pam-totp", "rehearse", "sshd", USER)
         attempt = self._fleet.rehearse(name, answer)
         texts = [text + (answer if number == 0 else "") for number, text in enumerate(attempt.texts)]
@@ -311,7 +312,7 @@ class Demo:
         self._screen.result(promise, happened, right=right)
 
     def _type(self, name: str, *words: str, stdin: str = "") -> str:
-        """Run a pam-totp command on a host. Return its standard output. Exit with a message if the command fails."""
+        """Run a pam-totp command on a host. Return the standard output. Exit with a message if the command fails."""
         self._prompt(name, "pam-totp", *(f"'{word}'" if "&" in word else word for word in words))
         done = self._fleet[name].run("pam-totp", *words, stdin=stdin)
         self._screen.text(done.stdout + done.stderr)
@@ -324,7 +325,7 @@ class Demo:
         self._screen.text(f"{name}# {' '.join(words)}", "36")
 
     def _show_log(self, name: str, *words: str, count: int = 1) -> None:
-        """Print the last `count` log lines of a host that contain all words."""
+        """Print the last `count` lines of a host's log that contain all `words`."""
         self._screen.text("\n".join(self._fleet[name].log(*words)[-count:]))
 
     def _write(self, name: str, path: str, text: str, *, add: bool = False) -> None:

@@ -1,8 +1,8 @@
 """The hosts of the demo of a fleet: a laptop, two members, two authorities, and a database with a standby.
 
-- `Fleet.begin` installs pam_totp from this tree into a temporary folder, which all hosts use as their /usr.
-- The other methods set up the parts outside pam_totp: accounts, sshd, and PostgreSQL with its certificates.
-  `demo.fleet` runs all commands of pam_totp.
+- `Fleet.begin` installs pam_totp from this tree into a temporary folder, which all hosts overlay on /usr.
+- Other methods set up the parts outside pam_totp: accounts, sshd, and PostgreSQL with its certificates.
+  `demo.fleet` runs the commands of docs/fleet.md.
 """
 
 from __future__ import annotations
@@ -132,7 +132,10 @@ class Fleet:
         self._network.end()
 
     def start(self, name: str, *words: str, ready: str) -> Process:
-        """Start a command on a host, and wait for `ready` in the log. Exit with a message if the command exits."""
+        """Start a command on a host, wait for `ready` in the log, and return the process.
+
+        Exit with a message if the command exits.
+        """
         host = self[name]
         count = len(host.log(ready))
         process = host.start(*words)
@@ -150,7 +153,7 @@ class Fleet:
     # ---- logins
 
     def rehearse(self, name: str, *answers: str) -> Attempt:
-        """Log in on a host through libpam, by `pam-totp rehearse`, with an answer at each prompt."""
+        """Log in on a host by `pam-totp rehearse`, with one of `answers` at each prompt. Return the attempt."""
         typed = "".join(f"{answer}\n" for answer in answers)
         begun = time.monotonic()
         done = self[name].run("pam-totp", "rehearse", "sshd", USER, "--json", stdin=typed)
@@ -163,7 +166,7 @@ class Fleet:
         return Attempt(accepted=done.returncode == 0, texts=texts, seconds=seconds)
 
     def ssh(self, name: str, code: str) -> Attempt:
-        """Log in from the laptop with ssh, a key, and a code."""
+        """Log in from the laptop to a host with ssh, a key, and `code`. Return the attempt."""
         given = {"SSH_ASKPASS": "/usr/local/bin/type-code", "SSH_ASKPASS_REQUIRE": "force", "CODE": code}
         options = ("StrictHostKeyChecking=no", "NumberOfPasswordPrompts=1", "LogLevel=ERROR")
         words = [word for option in options for word in ("-o", option)]
@@ -214,7 +217,7 @@ class Fleet:
         wait_until(lambda: self._must(primary, *query) == "1", f"the standby {name}")
 
     def return_database(self, name: str) -> None:
-        """Start a killed host of the database again, without its data."""
+        """Start a killed host of the database again, without the data."""
         self.add(name)
         self._give_database(name)
 
@@ -258,13 +261,13 @@ class Fleet:
 
 
 def postgresql() -> Path | None:
-    """Return the folder with the programs of the newest PostgreSQL of this machine, or None."""
+    """Return the folder with the programs of this machine's newest PostgreSQL, or None without PostgreSQL."""
     found = {int(path.parent.name): path for path in Path("/usr/lib/postgresql").glob("[0-9]*/bin")}
     return found[max(found)] if found else None
 
 
 def missing() -> str | None:
-    """Return the missing requirement of the demo, or None if the demo can run on this machine."""
+    """Return a message that names the missing requirements of the demo, or None if no requirement is missing."""
     if os.geteuid() != 0:
         return "root is required, because the demo creates namespaces (run 'sudo make fleet-demo')"
     absent = [program for program in PROGRAMS if shutil.which(program) is None]

@@ -1,8 +1,8 @@
 """Hosts for the demo of a fleet: namespaces of this machine, each with its own files, processes, name and network.
 
 Rules:
-- The hosts do not change the machine. Each host has a new /etc, /var, /run, /home and /tmp on a tmpfs. Its /usr is an
-  overlay of the machine's /usr, with an installed pam_totp.
+- The hosts do not change the machine. Each host has a new /etc, /var, /run, /home and /tmp on a tmpfs. The /usr of a
+  host is an overlay of the machine's /usr, with an installed pam_totp.
 - A router in a separate namespace connects all hosts. No host reaches another network. `cut` drops the packets
   between two hosts, in both directions.
 - Process 1 of a host ends with this process, even if this process is killed. The kernel then kills all other processes
@@ -48,7 +48,7 @@ with open("{LOG}", "ab", 0) as file:
         file.write(log.recv(65536).partition(b">")[2].rstrip(bytes(1)) + b"\\n")
 '
 """
-# The arguments: an empty folder, the folder with the installation, and the name of the host.
+# The arguments: an empty folder, the folder with the installation, the name of the host, and the script of process 1.
 _MAKE = r"""
 set -eu
 mount -t tmpfs -o mode=0755 private "$1"
@@ -173,11 +173,11 @@ class Network:
 
 
 class Host:
-    """A host with this name and address. `folder` is empty, and `installed` has a pam_totp below /usr."""
+    """A host with this name and address. `folder` is empty, and `installation` has a pam_totp below /usr."""
 
-    def __init__(self, name: str, address: str, folder: Path, installed: Path) -> None:
+    def __init__(self, name: str, address: str, folder: Path, installation: Path) -> None:
         self.name, self.address = name, address
-        self._namespace = _Namespace(_MAKE, folder, installed, name, _INIT)
+        self._namespace = _Namespace(_MAKE, folder, installation, name, _INIT)
 
     def wait(self, network: Network) -> None:
         """Wait until the host is ready, and connect it."""
@@ -210,7 +210,7 @@ class Host:
     def run(
         self, *words: str, stdin: str = "", environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the host, and wait for it."""
+        """Run a command on the host, and return its result."""
         return subprocess.run(
             self.command(*words),
             env={**ENVIRONMENT, "HOME": "/root", **(environment or {})},
@@ -223,7 +223,7 @@ class Host:
         )
 
     def start(self, *words: str) -> Process:
-        """Start a command that runs until the host ends. The output is also written to the log of the host."""
+        """Start a command, whose output goes to the log of the host. Return the process."""
         with self.path(LOG).open("ab") as log:
             started = subprocess.Popen(
                 self.command(*words),
@@ -237,7 +237,7 @@ class Host:
         return Process(started)
 
     def log(self, *words: str) -> list[str]:
-        """Return the lines of the log that contain all words."""
+        """Return the lines of the log that contain all `words`."""
         return [line for line in self.path(LOG).read_text().splitlines() if all(word in line for word in words)]
 
 
@@ -257,12 +257,12 @@ class Process:
         return self._entered.poll() is not None
 
 
-def start_all(hosts: list[Callable[[], Host]], network: Network, made: list[Host]) -> None:
-    """Start all hosts, then wait for them. Add each host to `made` before the wait, so that the caller can stop it."""
+def start_all(makers: list[Callable[[], Host]], network: Network, hosts: list[Host]) -> None:
+    """Make all hosts, then wait for them. Add each host to `hosts` before the wait, so that the caller can stop it."""
     new = []
-    for make in hosts:
+    for make in makers:
         new.append(make())
-        made.append(new[-1])
+        hosts.append(new[-1])
     for host in new:
         host.wait(network)
 

@@ -56,13 +56,13 @@ def hand_out(made: Made, store: FileStore) -> str:
 
 def print_instructions(scene: Scene, serial: str, token: PluggedToken, ticket: str, address: object) -> None:
     print(
-        f"The portal is at http://{address}/ until you press Ctrl-C.\nThen its store is deleted.\n\n"
+        f"The portal is at http://{address}/ until you press Ctrl-C.\nCtrl-C also deletes the store.\n\n"
         f"   user name     {USER}\n"
         f"   password      {PASSWORD}\n"
         f"   ticket        {ticket}\n\n"
         f'The ticket sets up a phone. Or activate the key fob "key ring": its serial\n'
         f"number is {serial}. Run this command when the portal asks for codes of\n"
-        f"that key fob. The command presses its button twice:\n\n"
+        f"that key fob. The command presses the button twice:\n\n"
         f"   {TOKEN_SIM} press \\\n"
         f"      --port {token.port} -n 2\n\n"
         f"The store is {scene.store}. The audit log follows.\n",

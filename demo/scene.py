@@ -1,7 +1,7 @@
 """A private installation in a temporary folder: a store, PAM services, the service on a socket, and a simulated token.
 
 - The commands are `build/bin/pam-totp` and `build/bin/token-sim`. libpam is the host's; the module is from `build`.
-- `Scene.close` stops the service. `plugged_in` stops the token. Both also clean up after Ctrl-C.
+- The caller stops the service by `Scene.close`, also after Ctrl-C. `plugged_in` stops the token, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TREE = Path(__file__).resolve().parent.parent
 MODULE = TREE / "build" / "pam_totp.so"
 PAM_TOTP = str(TREE / "build" / "bin" / "pam-totp")
 TOKEN_SIM = str(TREE / "build" / "bin" / "token-sim")
-USER = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary user can ask the service only about that user
+USER = pwd.getpwuid(os.geteuid()).pw_name  # an ordinary account can ask the service only about itself
 UTF_8 = os.environ | {"LC_ALL": "C.UTF-8"}  # a locale in which the commands can print block characters
 START_WAIT = 40.0  # maximum seconds until a started process is ready: enough on a busy machine
 SPEED = 20  # token seconds per real second: forty presses take a quarter of a second
@@ -62,7 +62,7 @@ class Scene:
         self._services.mkdir()
 
     def configure(self, service: str, socket: str) -> None:
-        """Write the file of a PAM service. Its only line calls the module."""
+        """Write the file of a PAM service. The only line of the file calls the module."""
         line = f"auth required {self._module} store={self.store} socket={socket} nodelay second_prompt\n"
         (self._services / service).write_text(line)
 
@@ -83,7 +83,10 @@ class Scene:
             self._service.wait()
 
     def log_in(self, answers: Iterable[str], service: str) -> Attempt:
-        """Log in through libpam with the next of `answers` at each prompt. Cancel the login after the last answer."""
+        """Log in through libpam with the next of `answers` at each prompt, and return the attempt.
+
+        Cancel the login at a prompt after the last answer.
+        """
         dialogue: list[str] = []
         left = iter(answers)
 
@@ -98,7 +101,7 @@ class Scene:
         return Attempt(result, tuple(dialogue), time.monotonic() - begun)
 
     def pam_totp(self, command: str, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a pam-totp command on the store."""
+        """Run a pam-totp command on the store, and return its result."""
         return subprocess.run(
             [PAM_TOTP, command, "--store", self.store, *words],
             input=stdin,
@@ -109,7 +112,7 @@ class Scene:
         )
 
     def talk_to_pam_totp(self, command: str, *words: str) -> Dialogue:
-        """Start a pam-totp command that waits for answers."""
+        """Start a pam-totp command that waits for answers, and return it."""
         return Dialogue([PAM_TOTP, command, "--store", str(self.store), *words])
 
 
@@ -171,7 +174,7 @@ class Made:
 
 
 def make_token(folder: Path) -> Made:
-    """Create a token and its seed file with `token-sim factory`."""
+    """Create a token and its seed file with `token-sim factory`, and return the token."""
     out = folder / "factory"
     subprocess.run([TOKEN_SIM, "factory", "--count", "1", "--out", out], check=True, stdout=subprocess.DEVNULL)
     serial, seed, _, _, counter = (out / "seeds.csv").read_text().splitlines()[0].split(",")
@@ -211,7 +214,7 @@ class PluggedToken:
 
 @contextmanager
 def plugged_in(file: Path, port: Path) -> Iterator[PluggedToken]:
-    """Run the token of `file` on `port` until the end of the context."""
+    """Run the token of `file` on `port` until the end of the context. Yield the running token."""
     token = PluggedToken(file, port)
     try:
         yield token

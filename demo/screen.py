@@ -54,7 +54,7 @@ def token_picture(code: str, serial: str) -> list[str]:
 
 
 class Screen:
-    """The printer of numbered steps. It records their results."""
+    """The printer of numbered steps, which records the result of each step."""
 
     def __init__(self) -> None:
         self.results: list[tuple[str, bool]] = []

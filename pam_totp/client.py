@@ -15,7 +15,7 @@ The account that runs the application must be listed in /etc/pam_totp.toml, with
 
 Rules:
 - The application must deny if the outcome is false, or if `verify` raises an exception.
-- `verify` sends a code at most once. It may repeat the request only before it sends the code.
+- `verify` sends a code at most once. `verify` may repeat the request only before it sends the code.
 - `verify` and `averify` only carry packets: `_Dialogue` decides for both, so that they cannot differ.
 - Error reports of web frameworks show the variables of each frame. No frame of this module has a variable that shows
   the code when the module raises one of its errors.
@@ -95,10 +95,10 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of `verify`: a verdict, and messages for the user. It is true only if the code was accepted.
+    """The result of `verify`: a verdict, and messages for the user. The outcome is true only if the code was accepted.
 
-    `messages` are in the order in which the service sent them. They state the answers refused since the last success,
-    the remaining recovery codes, or the next step.
+    `messages` are in the order in which the service sent them. The messages state the answers refused since the last
+    success, the remaining recovery codes, or the next step.
     """
 
     verdict: Verdict
@@ -115,7 +115,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Packet:
-    """A packet to the service. Its repr hides the data, which can contain the code."""
+    """A packet to the service. The repr hides the data, which can contain the code."""
 
     data: bytes = field(repr=False)
 
@@ -138,7 +138,7 @@ def verify(
     path: str = DEFAULT_SOCKET,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
-    """Check `code` for `user`, use it up, and return the outcome. `code` is one code, two or three in a row, or a
+    """Check `code` for `user`, use the code up, and return the outcome. `code` is one code, two or three in a row, or a
     recovery code.
 
     `service` is the name under which /etc/pam_totp.toml lists this account. `rhost` is the user's address, for the log;
@@ -172,7 +172,7 @@ async def averify(
     path: str = DEFAULT_SOCKET,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Outcome:
-    """Do the same as `verify` in a task of asyncio, without blocking the event loop.
+    """Return the outcome of `verify` in a task of asyncio, without blocking the event loop.
 
     The cancellation of the task closes the connection immediately. The code might be used up by then.
     """
@@ -182,7 +182,7 @@ async def averify(
         raise request
     if request is None:
         return _REFUSED
-    from asyncio import get_running_loop, sleep  # imported here because it takes 50 ms
+    from asyncio import get_running_loop, sleep  # imported here because the import takes 50 ms
 
     loop = get_running_loop()
     deadline = loop.time() + timeout
@@ -208,12 +208,15 @@ class _Request:
 
 
 class _Dialogue:
-    """One login over one connection, without I/O: packets in, packets out. `answered` is True if the code was sent."""
+    """One login over one connection, without I/O: packets in, packets out.
+
+    `has_answered` is True if the code was sent.
+    """
 
     def __init__(self, request: _Request) -> None:
         self._answer = request.answer
         self._messages: list[str] = []
-        self.answered = False
+        self.has_answered = False
         self.next: _Packet | None = request.hello  # the packet to send before the next packet is received
 
     def receive(self, packet: bytes) -> Outcome | None:
@@ -223,8 +226,8 @@ class _Dialogue:
         if not packet:
             raise self.closed()
         if kind in (b"p", b"P"):
-            self.next = _NO_ANSWER if self.answered else self._answer
-            self.answered = True
+            self.next = _NO_ANSWER if self.has_answered else self._answer
+            self.has_answered = True
         elif kind == b"g":
             self.next = _NO_ANSWER
         elif packet == b"f":
@@ -243,22 +246,22 @@ class _Dialogue:
             raise Misconfigured("the service rejects its configuration (see its log, or run 'pam-totp policy')")
         if result == PAM_AUTHINFO_UNAVAIL:
             raise OutOfReach("the service cannot use its store (see its log)")
-        if result == PAM_AUTH_ERR and not self.answered:
+        if result == PAM_AUTH_ERR and not self.has_answered:
             raise NotAdmitted("this account may not ask for that user (list it under [clients] in /etc/pam_totp.toml)")
         verdict = None if result is None else _VERDICTS.get(result)
-        if verdict is None or (verdict is Verdict.ACCEPTED and not self.answered):
+        if verdict is None or (verdict is Verdict.ACCEPTED and not self.has_answered):
             raise OutOfReach(_UNEXPECTED)
         return Outcome(verdict, tuple(self._messages))
 
     def closed(self) -> Exception:
         """Return the error for a connection that the service closed. The caller may retry if the code was not sent."""
-        if self.answered:
+        if self.has_answered:
             return OutOfReach("the service closed the connection before the result; the code may be used up")
         return _BusyError("the service closed every connection, as it does at its limit (see its log)")
 
     def too_late(self) -> Exception:
         """Return the error for a service that did not answer before the deadline."""
-        consequence = "; the code may be used up" if self.answered else ""
+        consequence = "; the code may be used up" if self.has_answered else ""
         return OutOfReach(f"the service did not answer in time{consequence} (see its log)")
 
 
@@ -337,7 +340,7 @@ def _remaining(deadline: float) -> float:
 
 
 def _pause() -> float:
-    """Return the seconds to wait before the next attempt. They differ, so that callers do not retry all at once."""
+    """Return the seconds until the next attempt. The seconds differ, so that callers do not retry all at once."""
     return random.uniform(_RETRY_PAUSE, 2 * _RETRY_PAUSE)
 
 
@@ -372,7 +375,7 @@ def _answer(code: str | bytes) -> _Packet | None:
 def _hello(user: str, service: str, rhost: str | None) -> _Packet | None:
     """Return the first packet, or None if the user name is empty, a field cannot be sent, or the packet is too long.
 
-    `grace_period=0` makes the service check this code, even in the user's grace period.
+    `grace_period=0` makes the service check the code, even in the user's grace period.
     """
     fields = [f"version={PROTOCOL_VERSION}", f"service={service}", f"user={user}", "flags=0", "arg=grace_period=0"]
     if rhost:

@@ -1,11 +1,12 @@
 """Questions of members: the permission to ask, the decision, and the verdict.
 
 Rules:
-1. A member is a row of the database that is not revoked. The row is read for each question, so a revocation is in force
-   immediately. `decide` makes the decision, as at a login on one host.
-2. The policy is that of this authority for the PAM service. A member cannot change it.
-3. The earlier answers of a login count only as their stored verdicts state. A verdict states the failures that the
-   answer added, and the code that completes codes in a row. A third code is tried once for each pair.
+1. A host is a member if the table `member` has an entry with its certificate, and the entry is not revoked. The entry
+   is read for each question, so a revocation is in force immediately. `decide` makes the decision, as at a login on one
+   host.
+2. The policy is that of this authority for the PAM service. A member cannot change the policy.
+3. The earlier answers of a login count only as their stored verdicts state. A verdict states the count of failures
+   after a wrong answer, and the code that completes codes in a row. A third code is tried once for each pair.
 4. The same question of the same member gets the stored verdict, also from another authority.
 5. The member gets a verdict and messages for the user. The reason is in the log of this authority alone.
 6. A member that has sent too many refused answers needs two codes in a row (`budget`).
@@ -57,7 +58,7 @@ class NotPermitted(Exception):
 
 
 class Answers:
-    """The decisions of an authority. Its methods block, and may be called by several threads.
+    """The decisions of an authority. The methods block, and several threads may call them.
 
     `site` returns the settings, and may raise SettingsError. `monotonic` is a clock for budgets and metrics.
     """
@@ -98,7 +99,7 @@ class Answers:
         log = self._log_of(question, member)
         try:
             decision = decide(
-                self.store.asked(Question(question.digest(member), dialogue.stored, dialogue.recall)),
+                self.store.asked(Question(question.digest(member), dialogue.verdict_text, dialogue.recall)),
                 user,
                 answer,
                 chosen.policy,
@@ -126,7 +127,7 @@ class Answers:
         if is_used_up:
             self._alarm(member)
         log(verb, fields | {"at": _used(decision)})
-        return _verdict(dialogue.kept(decision))
+        return _verdict(dialogue.verdict_content(decision))
 
     def redeem(self, fingerprint: bytes, asked: wire.Redeem) -> wire.Redemption:
         """Return the decision on a ticket, or on the first code of its token. Raise the exceptions of `answer`."""
@@ -159,7 +160,7 @@ class Answers:
         if origin is None and not nullok:
             return wire.BeginVerdict(verdict=wire.ASK)
         record = read_or_unknown(self.store, user)
-        now = self.store.now()  # read with the record
+        now = self.store.now()  # the clock of the database, which the read of the record has set
         log = self._log_of(begun, member)
         if nullok and chosen.nullok_at(now) and not record.enrolled:
             log("ignored", {"reason": Outcome.NOT_ENROLLED.value})
@@ -256,17 +257,17 @@ class _Dialogue:
         fewest: int,
         tickets: Tickets = Tickets.NONE,
     ) -> Decision:
-        """Do the same as `core.verify.verify`, with the earlier answers of `recall`."""
+        """Return the decision of `core.verify.verify`, with the earlier answers of `recall`."""
         return verify(record, answer, now, policy, earlier=self._earlier, ahead=ahead, fewest=fewest, tickets=tickets)
 
-    def stored(self, decision: Decision) -> str:
+    def verdict_text(self, decision: Decision) -> str:
         """Return the text to store for a decision: short, because it is written at each login."""
-        return json.dumps(self.kept(decision), separators=(",", ":"))
+        return json.dumps(self.verdict_content(decision), separators=(",", ":"))
 
-    def kept(self, decision: Decision) -> dict[str, Any]:
-        """Return the content of the text that `stored` returns.
+    def verdict_content(self, decision: Decision) -> dict[str, Any]:
+        """Return the content of the text that `verdict_text` returns.
 
-        Its keys are:
+        The keys of the content are:
         - `o`: the outcome;
         - `m`: the messages after an accepted answer;
         - `t`: the name, the creation and the next counter or step of the token that showed the accepted codes;
@@ -274,29 +275,29 @@ class _Dialogue:
         - `n`: the code that completes the codes in a row;
         - `p`: the earlier question with the `n` to which this answer was compared.
         """
-        kept: dict[str, Any] = {"o": decision.outcome.value}
+        content: dict[str, Any] = {"o": decision.outcome.value}
         token = None if decision.token is None else decision.record.token(decision.token)
         if decision.outcome.accepted and token is not None:
-            kept["t"] = [token.name, token.created, token.next_factor]
+            content["t"] = [token.name, token.created, token.next_factor]
         if decision.outcome.accepted and (messages := remarks(decision)):
-            kept["m"] = messages
+            content["m"] = messages
         if decision.outcome is Outcome.WRONG and self._answer.recovery_code is None:
-            kept["f"] = decision.record.failures
+            content["f"] = decision.record.failures
         if decision.next_code is not None:
-            kept["n"] = [decision.next_code.token, decision.next_code.moving_factor]
+            content["n"] = [decision.next_code.token, decision.next_code.moving_factor]
         if self._earlier.next_code is not None:
-            kept["p"] = self._parent()
-        return kept
+            content["p"] = self._parent()
+        return content
 
     def _parent(self) -> str:
         return self._before[-1][0][:_PARENT]
 
 
-def _verdict(kept: Mapping[str, Any]) -> wire.Verdict:
-    """Return the verdict that the content of a stored text encodes (`_Dialogue.kept`)."""
-    if kept["o"] not in _ACCEPTED:
-        return wire.Verdict(verdict=wire.REFUSED, again="n" in kept)
-    return wire.Verdict(verdict=wire.ACCEPTED, by=kept["o"], messages=tuple(kept.get("m", ())))
+def _verdict(content: Mapping[str, Any]) -> wire.Verdict:
+    """Return the verdict that the content of a stored text encodes (`_Dialogue.verdict_content`)."""
+    if content["o"] not in _ACCEPTED:
+        return wire.Verdict(verdict=wire.REFUSED, again="n" in content)
+    return wire.Verdict(verdict=wire.ACCEPTED, by=content["o"], messages=tuple(content.get("m", ())))
 
 
 def _suffices_elsewhere(decision: Decision, policy: Policy, now: int) -> bool:
@@ -308,13 +309,14 @@ def _suffices_elsewhere(decision: Decision, policy: Policy, now: int) -> bool:
     return policy.codes_needed(failures) == 1 and token is not None and not token.row_needed
 
 
-def _facts_again(kept: Mapping[str, Any]) -> tuple[str, dict[str, str | int | None]]:
+def _facts_again(content: Mapping[str, Any]) -> tuple[str, dict[str, str | int | None]]:
     """Return the verb and the fields of the line about a question that was decided before."""
-    if kept["o"] not in _ACCEPTED:
-        return "refused", {"reason": kept["o"], "again": "yes"}
-    name, created, following = kept.get("t", (None, None, None))
+    if content["o"] not in _ACCEPTED:
+        return "refused", {"reason": content["o"], "again": "yes"}
+    name, created, following = content.get("t", (None, None, None))
     at = None if following is None else following - 1
-    return "accepted", {"by": kept["o"], "token": name, "created": created, "next": following, "at": at, "again": "yes"}
+    fields = {"by": content["o"], "token": name, "created": created, "next": following, "at": at, "again": "yes"}
+    return "accepted", fields
 
 
 def _used(decision: Decision) -> int | None:
@@ -324,7 +326,7 @@ def _used(decision: Decision) -> int | None:
 
 
 def _origin(chosen: Settings, service: str, member: str, rhost: str | None) -> tuple[str, str] | None:
-    """Return the key of grace of a login, or None if it cannot have grace. Each member has separate grace."""
+    """Return the origin for grace, or None if the login cannot have grace. Each member has separate grace."""
     if chosen.grace_period == 0:
         return None
     place = f"{service}@{member}"

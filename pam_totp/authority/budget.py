@@ -2,7 +2,7 @@
 
 Rules:
 1. A member may send BURST refused answers, and then RATE a second. Beyond that, users of this member need two codes in
-   a row (law 8). A stolen member cannot guess them, and honest users can still log in.
+   a row (law 8). A stolen member cannot guess codes in a row, and honest users can still log in.
 2. Every refused answer is counted after its decision, so the budget depends only on facts that the member already has.
    A stolen member could learn which users are enrolled, and which unused codes are right, if some reasons of refusals
    were exempt. Codes in a row give back the refusals of their login while the budget is used up. Otherwise a busy

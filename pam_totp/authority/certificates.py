@@ -27,7 +27,7 @@ TIMEOUT = 10.0  # seconds
 MEMBER_DAYS, AUTHORITY_DAYS, CA_DAYS = 90, 825, 3650
 BACKDATED = timedelta(days=1)
 MAX_FILE = 65_536  # bytes
-# The beginning of a public key on P-256, as SubjectPublicKeyInfo in DER (RFC 5480 2), and the size of the whole.
+# The beginning of a public key on P-256, as SubjectPublicKeyInfo in DER (RFC 5480 2), and the whole size in bytes.
 _P256, _P256_SIZE = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"), 91
 _CONFIGURATION = """\
 [ca]
@@ -144,7 +144,8 @@ def read(path: str) -> str:
         with open(path, encoding="ascii") as file:
             return file.read(MAX_FILE)
     except (OSError, ValueError) as e:
-        raise CertificateError(f"{path}: {(getattr(e, 'strerror', None) or 'must be in PEM').lower()}") from e
+        reason = getattr(e, "strerror", None)
+        raise CertificateError(f"{path}: {reason.lower() if reason else 'must be in PEM'}") from e
 
 
 class _Workshop:
@@ -192,7 +193,10 @@ class _Workshop:
         return done.stdout
 
     def certify(self, ca: str | None, key: str, name: str, days: int, section: str) -> str:
-        """Return the certificate for the request `csr`, signed by `ca`, or by its own key if `ca` is None."""
+        """Return the certificate in PEM for the request in the file `csr`: self-signed if `ca` is None.
+
+        `ca` and `key` are files of the signer, and `section` is a section of the configuration.
+        """
         begins = datetime.now(UTC) - BACKDATED
         ends = begins + BACKDATED + timedelta(days=days)
         signer = ["-selfsign"] if ca is None else ["-cert", ca]
@@ -204,7 +208,7 @@ class _Workshop:
         try:
             return first_certificate((self.folder / "certificate").read_text())
         except OSError:  # openssl reports a wrong signature in words only
-            raise BadRequest("the certificate request is not signed with its key") from None
+            raise BadRequest("the certificate request must be signed with its own key") from None
 
 
 def _require_p256(public_key: str) -> None:

@@ -8,8 +8,8 @@ Rules:
 3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end. The wait for the
    first request has the same limit.
 4. A peer must wait for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
-5. The peer of a refused handshake gets the alert, so that both sides know the reason. The log has one line a second,
-   with a count.
+5. The peer of a refused handshake gets the alert, so that both sides know the reason. The log has at most one line a
+   second, with a count.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ UNKNOWN = (256, 1000, 2000)
 ALL_UNKNOWN = 4000
 OF_ONE_MEMBER = 512  # connections: each thread of a service that waits for a reply has a connection
 CONNECTIONS = 20_000  # in total
-_ALL = ""  # the key of the count of all unknown peers, among the keys for networks
+_ALL = ""  # stands for all networks in the counts of unknown peers
 LINGER = 1.0  # seconds
 MAX_LINGERING = 256
 SILENCE = 1.0  # seconds between two lines about refused connections
-# asyncio keeps a buffer of this size for each connection, by default of 256 KiB. It reads longer messages in parts.
+# asyncio keeps a buffer of this size for each connection, by default of 256 KiB, and reads longer messages in parts.
 asyncio.sslproto.SSLProtocol.max_size = 32_768
 
 _REQUEST_LINE_END = re.compile(rb" HTTP/\d\.\d\r?\n")  # never in a member's JSON, which is one line
@@ -53,7 +53,7 @@ Event = Callable[[str, str, int], None]  # reason, address of the last peer, num
 
 
 class Seldom:
-    """A log of events that any host can cause: at most one line in SILENCE seconds, with their number."""
+    """A log of events that any host can cause: at most one line in SILENCE seconds, with the number of events."""
 
     def __init__(self, write: Event) -> None:
         self._write = write
@@ -97,7 +97,7 @@ class Connections:
             connection.transport.close()
 
     def admit(self, networks: tuple[str, ...], peer: str) -> bool:
-        """Return True if a new connection is within the limits, and count it."""
+        """Return True if a new connection is within the limits, and count the connection."""
         total = len(self.known) + len(self._handshakes)
         is_full = any(self._unknown[network] >= limit for network, limit in zip(networks, UNKNOWN, strict=False))
         if is_full or self._unknown[_ALL] >= ALL_UNKNOWN or total >= CONNECTIONS:
@@ -315,7 +315,7 @@ def _reason(error: OSError) -> str:
 
 
 class _Object(ssl.SSLObject):
-    """TLS of one connection. asyncio would discard the alert of a failed handshake."""
+    """TLS of one connection. `do_handshake` sends the alert of a failed handshake, which asyncio would discard."""
 
     outgoing: ssl.MemoryBIO
     gate: _Gate | None

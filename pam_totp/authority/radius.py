@@ -4,14 +4,14 @@ Rules:
 1. `Answers.answer` decides on a question, with the same laws, budgets, groups and ids as for every other member.
 2. The reply to the first refused answer is a challenge, for every user and every answer (law 5). The same applies to a
    user or a service that the member may not ask for. The reply to the second refused answer is a challenge only if a
-   verdict allows it.
+   verdict allows it. No reply is a challenge if the client has no second prompt, or this authority lacks the CA's key.
 3. A challenge has a State: the id of the login and its refused answers, encrypted and authenticated. A State is bound
    to one member, user and service, and is valid for LIFE seconds of the database's clock. Every authority with the key
-   of the CA can open it.
+   of the CA can open a State.
 4. Any other State is ignored: the answer is the first answer of a login. An attacker therefore gains nothing by a
    forged State.
 5. Messages are marked as plain text: otherwise FreeRADIUS would expand them, and could execute commands in them.
-6. A reply does not show whether the user is enrolled. Every accepted user has given a code.
+6. A reply does not show whether the user is enrolled. Every accepted user has given a right answer.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ VERDICT = "Tmp-String-3"  # an attribute of FreeRADIUS that no packet can contai
 YES, NO = "yes", "no"
 
 
-def _octets(v: object) -> str | None:
-    """Require the octets of at most one attribute, in hexadecimal."""
+def _attribute_bytes(v: object) -> str | None:
+    """Require the bytes of at most one attribute, in lower-case hexadecimal."""
     good = type(v) is str and len(v) % 2 == 0 and not v.strip("0123456789abcdef")
-    return None if good and len(str(v)) <= 2 * MAX_ATTRIBUTE else f"must be at most {MAX_ATTRIBUTE} octets, in hex"
+    requirement = f"must be at most {MAX_ATTRIBUTE} bytes, in lower-case hexadecimal"
+    return None if good and len(str(v)) <= 2 * MAX_ATTRIBUTE else requirement
 
 
 class RadiusQuestion(wire.Message):
@@ -71,7 +72,7 @@ class RadiusQuestion(wire.Message):
         "service": wire.text_of(1, wire.MAX_NAME),
         "answer": wire.text_of(0, MAX_ANSWER),
         "rhost": optional(wire.text_of(0, wire.MAX_NAME)),
-        "state": optional(_octets),
+        "state": optional(_attribute_bytes),
         "challenge": boolean,
     }
     TEXTS = ("user", "service", "answer", "rhost")
@@ -89,7 +90,7 @@ class RadiusQuestion(wire.Message):
         if document.pop("v", None) != wire.VERSION or document.keys() != cls._names:
             raise WireError(f"the keys must be v, which is {wire.VERSION}, and {', '.join(cls._fields)}")
         for name in (*cls.TEXTS, "state"):
-            if (problem := _octets(document[name])) is not None:
+            if (problem := _attribute_bytes(document[name])) is not None:
                 raise WireError(f"{name}: {problem}")
         try:
             document |= {name: bytes.fromhex(document[name]).decode() for name in cls.TEXTS}
@@ -111,7 +112,7 @@ class RadiusReply(wire.Message):
     RULES: ClassVar[dict[str, Rule]] = {
         "verdict": choice(wire.ACCEPTED, wire.REFUSED, CHALLENGE),
         "messages": wire.texts(wire.line_of(1, wire.MAX_NAME), 0, wire.MAX_MESSAGES),
-        "state": optional(_octets),
+        "state": optional(_attribute_bytes),
     }
 
     def check(self, new: object) -> None:
@@ -146,40 +147,40 @@ def _cut(text: str) -> str:
 
 
 class Before(NamedTuple):
-    """The part of a login before an answer: its id, and one or two refused answers."""
+    """The part of a login before an answer: the id of the login, and at most two refused answers."""
 
     id: str
     refused: tuple[str, ...]
 
 
-_PLAIN = struct.Struct(">Q16sB24s24s")  # end of its life, id, number of refused answers, both answers: normalised
+_PLAIN = struct.Struct(">Q16sB24s24s")  # end (Unix seconds), id, number of answers, both answers
 _NONCE, _TAG = 16, 16  # bytes
 
 
 class States:
-    """The seal of the State of challenges, with keys that are derived from `secret`.
+    """The encryption of the State of challenges, with keys that are derived from `secret`.
 
     The encryption is counter mode over HMAC-SHA256 with a random nonce. The tag is an HMAC of the nonce, the encrypted
-    content and the bound texts.
+    content and the context.
     """
 
     def __init__(self, secret: bytes) -> None:
         derived = (hmac.digest(secret, b"pam_totp: State of RADIUS: " + use, "sha256") for use in (b"hide", b"bind"))
         self._hide, self._bind = derived
 
-    def seal(self, before: Before, bound: Sequence[str], now: int) -> str:
-        """Return the State for `before`, in hexadecimal. `open` requires the same texts `bound`."""
+    def seal(self, before: Before, context: Sequence[str], now: int) -> str:
+        """Return the State for `before`, in hexadecimal. `open` requires the same `context`."""
         first, second = (*before.refused, "")[:2]
         parts = bytes.fromhex(before.id), len(before.refused), first.encode(), second.encode()
         nonce = os.urandom(_NONCE)
         hidden = self._apply(nonce, _PLAIN.pack(now + LIFE, *parts))
-        return (nonce + hidden + self._tag(nonce + hidden, bound)).hex()
+        return (nonce + hidden + self._tag(nonce + hidden, context)).hex()
 
-    def open(self, state: str, bound: Sequence[str], now: int) -> Before | None:
-        """Return the sealed part of a login; None if the State has another origin, or has expired."""
+    def open(self, state: str, context: Sequence[str], now: int) -> Before | None:
+        """Return the part of a login; None if `seal` did not make the State for `context`, or the State has expired."""
         content = bytes.fromhex(state)
         sealed, tag = content[:-_TAG], content[-_TAG:]
-        if len(sealed) != _NONCE + _PLAIN.size or not hmac.compare_digest(tag, self._tag(sealed, bound)):
+        if len(sealed) != _NONCE + _PLAIN.size or not hmac.compare_digest(tag, self._tag(sealed, context)):
             return None
         end, id, count, *answers = _PLAIN.unpack(self._apply(sealed[:_NONCE], sealed[_NONCE:]))
         if now > end:
@@ -191,13 +192,14 @@ class States:
         blocks = (hmac.digest(self._hide, nonce + bytes([n]), "sha256") for n in range(-(-len(content) // 32)))
         return bytes(a ^ b for a, b in zip(content, b"".join(blocks), strict=False))
 
-    def _tag(self, sealed: bytes, bound: Sequence[str]) -> bytes:
-        framed = b"".join(len(data).to_bytes(4, "big") + data for data in (sealed, *(text.encode() for text in bound)))
+    def _tag(self, sealed: bytes, context: Sequence[str]) -> bytes:
+        parts = (sealed, *(text.encode() for text in context))
+        framed = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
         return hmac.digest(self._bind, framed, "sha256")[:_TAG]
 
 
 def states_of(ca_key: str) -> States | None:
-    """Return the States of the fleet with this key of its CA; None if this authority has no such key."""
+    """Return the States for the CA's key in the file `ca_key`; None if the file cannot be read."""
     try:
         lines = certificates.read(ca_key).splitlines()
     except CertificateError:
@@ -245,7 +247,7 @@ def answer(answers: Answers, sealing: States | None, fingerprint: bytes, asked: 
 
 
 def _normalised(typed: str) -> str:
-    """Return the codes or the recovery code of an answer; "" if it is malformed, because it might be a password."""
+    """Return the codes or the recovery code of an answer; "" if `typed` is malformed: it might be a password."""
     parsed = Answer.parse(typed.encode())
     try:
         code = parsed.digits if parsed.recovery_code is None else parsed.recovery_code

@@ -5,7 +5,7 @@ Rules:
    group that may enrol users get the key (`pam-totp member groups`). Other members cannot redeem tickets.
 2. A refused ticket has no line in the log, because the question about the same answer follows.
 3. A right first code confirms the token in one change. The same question again, within REPEAT, gets new recovery codes,
-   because the reply with the first recovery codes was lost. The repeated question gets codes only while the token
+   because the reply with the first recovery codes may be lost. The repeated question gets codes only while the token
    exists and is enabled, and the member may enrol users.
 """
 
@@ -85,7 +85,7 @@ class Redeeming(NamedTuple):
             return confirm_by_ticket(record, self.ticket, first, self.store.now(), self.policy, tickets=self.tickets)
 
         try:
-            found = self.store.asked(Question(digest, _kept)).update(self.user, change)
+            found = self.store.asked(Question(digest, _stored_text)).update(self.user, change)
         except NotThere:
             return REFUSED
         except AlreadyAnswered as e:
@@ -99,15 +99,15 @@ class Redeeming(NamedTuple):
         token = str(found.fields["token"])
         return wire.Redemption(verdict=wire.ACCEPTED, codes=found.recovery_codes, token=token)
 
-    def _again(self, stored: Mapping[str, str | int]) -> wire.Redemption:
-        """Return the reply to a repeated question about a right first code. `stored` is the content of the text from
-        `_kept`.
+    def _again(self, content: Mapping[str, str | int]) -> wire.Redemption:
+        """Return the reply to a repeated question about a right first code. `content` is the content of the text from
+        `_stored_text`.
         """
-        if self.tickets is Tickets.NONE or self.store.now() - int(stored["a"]) > REPEAT:
+        if self.tickets is Tickets.NONE or self.store.now() - int(content["a"]) > REPEAT:
             return REFUSED
 
         def renew(record: UserRecord) -> tuple[UserRecord, tuple[str, ...]]:
-            token = record.token(str(stored["t"]))
+            token = record.token(str(content["t"]))
             if token is None or not token.active:
                 return record, ()
             after, codes = new_recovery_codes(record, NEW_RECOVERY_CODES)
@@ -120,9 +120,9 @@ class Redeeming(NamedTuple):
         if not codes:
             return REFUSED
         self.log("changed", {"what": "recovery", "codes": len(codes), "by": BY_TICKET, "again": "yes"})
-        return wire.Redemption(verdict=wire.ACCEPTED, codes=codes, token=str(stored["t"]))
+        return wire.Redemption(verdict=wire.ACCEPTED, codes=codes, token=str(content["t"]))
 
 
-def _kept(found: Confirmation) -> str:
+def _stored_text(found: Confirmation) -> str:
     """Return the text to store for an enrolment, with the outcome (`o`), its time (`a`) and the token's name (`t`)."""
     return json.dumps({"o": Outcome.TICKET.value, "a": found.at, "t": found.fields.get("token")})

@@ -4,8 +4,9 @@ Rules:
 1. The server looks up the certificate of each request in the database. `/v1/ca` and `/v1/join` need no certificate.
 2. A reply has a status and one short JSON object. The reason of a refusal is in the log.
 3. A request that the authority cannot decide gets 503, so that the member asks another authority.
-4. A refused answer is delayed, so that its time does not show the work before it (`Answers.refusal_delay`). The reply
-   that a user needs a code, and the refusal of a ticket, are delayed too (ASK_DELAY).
+4. The server delays a refusal, so that the time of the reply does not show the work for the answer
+   (`Answers.refusal_delay`). The server also delays the reply that a user needs a code, and the refusal of a ticket
+   (ASK_DELAY).
 5. A stop ends kept connections, but completes the requests that were received.
 """
 
@@ -44,14 +45,15 @@ JOIN_DELAY = 0.5  # seconds between a join and its refusal
 THREADS_PER_CONNECTION = 4  # threads for each connection to the database
 MAX_LINE, MAX_FIELD = 1024, 4096  # bytes of a request line and of a header field
 DAY = 86_400  # seconds
-_RENEWAL = object()  # the key of the turns for renewals: one certificate at a time, because openssl uses a whole core
+_RENEWAL = object()  # all renewals wait for the same turn: openssl uses a whole core for a certificate
 NO_CERTIFICATE = "a certificate of a member is required"
 BAD_TOKEN = "the join token is unknown, used or expired (run 'pam-totp member add' again on an authority)"
 
 M = TypeVar("M", bound=wire.Message)
 R = TypeVar("R")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_aiohttp = logging.getLogger("pam_totp.authority.aiohttp")  # any host could fill a log with its lines
+# The server discards the log of aiohttp, because any host could fill this log.
+_aiohttp = logging.getLogger("pam_totp.authority.aiohttp")
 _aiohttp.addHandler(logging.NullHandler())
 _aiohttp.propagate = False
 
@@ -185,7 +187,7 @@ class Server:
         return fingerprint
 
     async def _run(self, request: web.Request, work: Callable[[], R], user: Hashable = None) -> R:
-        """Call `work`, which looks up the member, in a thread. Return its result."""
+        """Call `work`, which looks up the member, in a thread. Return the result of `work`."""
         connection = self._connection(request)
         result = await self._workers.run(work, member=connection.fingerprint or connection.networks, user=user)
         if connection.fingerprint is not None:
@@ -230,7 +232,7 @@ class Server:
         return _response(reply)
 
     def _radius_now(self, fingerprint: bytes, asked: radius.RadiusQuestion) -> tuple[radius.RadiusReply, float]:
-        """Return the reply to FreeRADIUS, and the seconds from the question to it."""
+        """Return the reply to FreeRADIUS, and the seconds from the question to the reply."""
         reply = radius.answer(self._answers, self._states, fingerprint, asked)
         return reply, 0.0 if reply.accepted else self._answers.refusal_delay(asked.service)
 
@@ -256,7 +258,7 @@ class Server:
         return _response(joined)
 
     def _join_now(self, asked: wire.Join) -> wire.Joined | None:
-        """Sign the certificate of a new member, and use the token up. Return None if the token is wrong."""
+        """Sign the certificate of a new member, and use the token up. Return None for a wrong token, else the reply."""
         token = sha256(bytes.fromhex(asked.token)).digest()
         name = self._answers.members.joining(token)
         if name is None:
@@ -287,7 +289,7 @@ class Server:
         if not os.path.exists(self._settings.ca_key):
             raise CertificateError(f"cannot sign certificates: {self._settings.ca_key}: not found")
         if not self._settings.addresses:
-            raise CertificateError("authority.addresses of the site file must not be empty")
+            raise CertificateError("authority.addresses in the site file must have an address")
         return Issuer(self._settings.ca, self._settings.ca_key)
 
     async def _health(self, request: web.Request) -> web.Response:

@@ -177,7 +177,7 @@ def _prevent_core_dump() -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line.
+    """Parse the command line, and return the arguments.
 
     In Python 3.11, argparse ends a list of words at the first option. This function adds the words after the option, as
     in `resync alice --token fob 755224 287082`.

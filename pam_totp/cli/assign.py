@@ -1,8 +1,7 @@
 """assign: assign a token in stock to a user.
 
 Rules:
-- The token is unconfirmed. The owner confirms the token in the portal by two codes in a row, or at the desk
-  (`--confirm`).
+- Without `--confirm`, the token is unconfirmed. The user confirms the token later, by two codes in a row in the portal.
 - `--confirm` reads the codes, and confirms the token in the same change. The option also confirms a token that was
   assigned before.
 """
@@ -56,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _give(args: argparse.Namespace, store: Store, user: str) -> Given:
-    """Assign the token, or confirm it if the user has it already, and log the change."""
+    """Assign the token, or confirm the token if the user has it already. Log the change, and return the result."""
     found, has_it = stock.find(store, args.serial), store.owner_of_serial(args.serial) == user
     clock = clock_of(store, now)
     if not (args.confirm and has_it):

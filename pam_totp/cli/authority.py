@@ -170,16 +170,16 @@ def _init(args: argparse.Namespace, site: Site, settings: AuthoritySettings) -> 
     return DONE
 
 
-def _next_steps(settings: AuthoritySettings, made: list[str]) -> list[str]:
-    """Return the administrator's next steps, after the files `made` were created."""
-    if settings.ca in made:
+def _next_steps(settings: AuthoritySettings, new_files: list[str]) -> list[str]:
+    """Return the administrator's next steps, after `new_files` were created."""
+    if settings.ca in new_files:
         return [
             "next: 'pam-totp store init URL' once for the database, 'systemctl enable --now pam_totp-authority' on",
             "each authority, and 'pam-totp member add HOST --group GROUP' for each member",
         ]
-    if settings.key in made:
+    if settings.key in new_files:
         return ["next: 'systemctl enable --now pam_totp-authority' on this host"]
-    if settings.certificate in made:
+    if settings.certificate in new_files:
         return ["next: 'systemctl reload pam_totp-authority' on this host"]
     return []
 
@@ -195,7 +195,7 @@ def _permit_network(site: Site) -> bool:
 def _seal(args: argparse.Namespace, site: Site, settings: AuthoritySettings, made: list[str]) -> str | None:
     """Seal the database of a new fleet, unless --no-seal is set. Return a line about the result, or None."""
     if args.no_seal or args.config is not None or os.geteuid() != 0 or site.database is None:
-        return None  # the seal protects the store in the host's own site file
+        return None  # the seal protects the store that the host's own site file names
     if settings.ca not in made:
         return NO_KEY if settings.key in made and not seal_files.has_keyring() else None
     from pam_totp.cli.seal import init_for_authority  # imported here: few commands need this module
@@ -204,7 +204,7 @@ def _seal(args: argparse.Namespace, site: Site, settings: AuthoritySettings, mad
 
 
 def _put(path: str, text: str, mode: int) -> None:
-    """Create a file durably. As root, give it to the group of the service."""
+    """Create a file durably. As root, give the file to the group of the service, with `mode`."""
     folder = os.path.dirname(path)
     group = _group()
     if not os.path.isdir(folder):
@@ -235,7 +235,7 @@ def _permit(path: str, mode: int) -> bool:
 
 
 def _group() -> int | None:
-    """Return the group of the service's account, if this process is root."""
+    """Return the gid of the service's account; None if this process is not root, or the account is missing."""
     if os.geteuid() != 0:
         return None
     try:

@@ -2,8 +2,8 @@
 
 Rules:
 - The command reads the logs as root. Then it drops its privileges to the account of the service.
-- Records and stock are rolled forward as by `pam-totp restored`. The last change is one transaction: members, groups
-  and the new epoch. The command fails, and the epoch is unchanged, if a record was not rolled forward.
+- The command rolls records and stock forward as `pam-totp restored` does. The last change is one transaction: members,
+  groups and the new epoch. The command fails, and the epoch is unchanged, if a record was not rolled forward.
 - The epoch of the site file is not required here, because a backup has a lower epoch.
 """
 
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def restore(args: argparse.Namespace, site: Site, file: str) -> int:
-    """Roll the database forward from the logs, and begin a new epoch."""
+    """Roll the database forward from the logs, and begin a new epoch. Return the exit status."""
     if not args.log:
         raise CommandError(
             "authority restore requires --log FILE... (without a log, run 'pam-totp authority fence')", WRONG_USAGE
@@ -92,7 +92,7 @@ def restore(args: argparse.Namespace, site: Site, file: str) -> int:
 
 
 def fence(args: argparse.Namespace, site: Site, file: str) -> int:
-    """Demand codes in a row for all tokens, and begin a new epoch."""
+    """Demand codes in a row for all tokens, except with --epoch-only. Begin a new epoch. Return the exit status."""
     store = _open(args, site, file)
     _warn_of_others(store)
     if args.epoch_only:
@@ -121,7 +121,7 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> PostgresStore:
     how = site.database or DatabaseSettings(url=url)
     store = PostgresStore(url, pool=1, wait=how.wait, codec=seal_key.codec_of(url))
     if not args.dry_run:
-        store.use(store.require_safe, reads_only=True)  # otherwise this error would occur for each record
+        store.use(store.require_safe, reads_only=True)  # report an unsafe database once, not for each record
     return store
 
 
@@ -179,8 +179,8 @@ def _apply(args: argparse.Namespace, site: Site, log: FleetLog, store: PostgresS
         _print_fleet(members, missing, pairs)
         _print_epoch(epoch)
     if status != DONE:
-        what = "some records were not rolled forward, so the epoch is unchanged"
-        raise CommandError(f"{what} (repair or remove them, and run the command again)", status)
+        what = "the epoch is unchanged: some records were not rolled forward"
+        raise CommandError(f"{what} (repair or remove these records, and run the command again)", status)
     return DONE
 
 

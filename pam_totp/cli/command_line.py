@@ -2,7 +2,7 @@
 
 Rules:
 - A command module has `add_to`, which adds its parser, and `run`, which returns the exit status.
-- A command that prints data accepts --json; a command that uses the secret files accepts --store.
+- A command that prints data accepts --json. A command that uses one store accepts --store, except `desk`.
 - A CommandError is one line: the error, the reason and the remedy.
 """
 
@@ -40,7 +40,7 @@ def add_command(
     data: bool = False,
     store: bool = True,
 ) -> argparse.ArgumentParser:
-    """Add the parser of a command. `data` adds the option --json; `store` adds --store."""
+    """Add the parser of a command, and return it. `data` adds the option --json; `store` adds --store."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,

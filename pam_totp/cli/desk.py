@@ -1,9 +1,9 @@
 """desk: help users with their tokens, as a member of the site's desk group.
 
 Rules:
-- A desk member runs this command through sudo, by a rule for `pam-totp desk` alone. sudo names the member. The
-  member cannot choose a path or a store.
-- The member signs in with a code. The code authorises one command, or a session of limited length.
+- A desk member runs this command through sudo, by a rule for `pam-totp desk` alone. sudo names the desk member,
+  who cannot choose a path or a store.
+- The desk member signs in with a code. The code authorises one command, or a session of limited length.
 - `operations.desk` has the rules for each change, and checks them again at each change.
 """
 
@@ -51,8 +51,8 @@ from pam_totp.system.audit import SERVICE, signals_held
 from pam_totp.system.desk_accounts import HostAccounts
 
 NAME = "desk"
-TRIES = 3  # codes of the member
-IDLE, TOTAL = 15 * 60, 60 * 60  # seconds of a session
+TRIES = 3  # codes of the desk member
+IDLE, TOTAL = 15 * 60, 60 * 60  # seconds until a session ends: without input, and in total
 PROMPT = "desk> "
 QUIT = ("quit", "exit", "q")
 HEADS = ("TOKEN", "KIND", "SERIAL", "STATE", "LAST USED")
@@ -70,10 +70,11 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "assign": ("SERIAL USER", ()),
     "replace": ("OLD NEW", ("lost",)),
 }
-FIRST_TICKET = "The user enters it where a login asks for a code, or in the portal."
+FIRST_TICKET = "The user enters the ticket where a login asks for a code, or in the portal."
 REPLACING_TICKET = """\
-A login does not accept it, because the user has a token. The user enters it in the portal, under "I have lost my
-phone", or at 'pam-totp enroll --ticket' after a login. Then it replaces all tokens of the user."""
+A login does not accept the ticket, because the user has a token. The user enters the ticket in the portal, under
+"I have lost my phone", or at 'pam-totp enroll --ticket' after a login. Then the ticket replaces all tokens of the
+user."""
 LOOKS = ("find", "show", "stock")  # actions that only read: a signal may end them
 HELP = """\
 find TEXT                    users by name, part of a name or serial number
@@ -168,7 +169,7 @@ def _desk(store: Store, of_desk: DeskSettings, args: argparse.Namespace, site: S
 
 
 def _sign_in(desk: Desk, store: Store, by: str) -> None:
-    """Ask the member for a code. Raise CommandError if it is refused."""
+    """Ask the desk member for a code. Raise CommandError if the code is refused."""
     try:
         is_enrolled = store.read(by).enrolled
     except NotThere:
@@ -208,7 +209,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _act(desk: Desk, by: str, args: argparse.Namespace) -> int:
-    """Carry out one action, and print its result."""
+    """Carry out one action, print its result, and return the exit status."""
     names = list(args.names)
     if ACTIONS[args.what][0].endswith("USER"):
         found = HostAccounts().account(names[-1])
@@ -256,7 +257,7 @@ def _unlock(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace)
 
 def _temporary_code(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
     handed = desk.temporary_code(by, names[0], DEFAULT_TEMPORARY if args.valid is None else args.valid)
-    return _handed(handed, "temporary code", "The user enters it at one login, in place of a code.")
+    return _handed(handed, "temporary code", "The user enters the temporary code at one login, in place of a code.")
 
 
 def _ticket(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
@@ -267,7 +268,7 @@ def _ticket(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace)
 def _handed(handed: Handed, what: str, how: str) -> _Result:
     facts = {"user": handed.user, "code": handed.code, "ends": handed.ends, "token": handed.token}
     lines = [f"{what} for {shown(handed.user)}, valid until {format_time(handed.ends)}:", "", f"    {handed.code}", ""]
-    return _Result(facts, partial(_print_lines, [*lines, f"{how} It is shown only now."]))
+    return _Result(facts, partial(_print_lines, [*lines, f"{how} The {what} is shown only now."]))
 
 
 def _disable(desk: Desk, by: str, names: Sequence[str], args: argparse.Namespace) -> _Result:
@@ -327,7 +328,8 @@ _RUN: dict[str, Callable[[Desk, str, Sequence[str], argparse.Namespace], _Result
 def _session(desk: Desk, store: Store, by: str, args: argparse.Namespace) -> int:
     """Read and carry out actions until the end of the input, `quit`, or the end of the session's time.
 
-    Raise CommandError if a token of the member is disabled, removed or replaced during the session.
+    Return the exit status. Raise CommandError if a token of the desk member is disabled, removed or replaced during the
+    session.
     """
     if args.json:
         raise CommandError("--json requires an ACTION", WRONG_USAGE)
@@ -346,7 +348,7 @@ def _session(desk: Desk, store: Store, by: str, args: argparse.Namespace) -> int
 
 
 def _active_tokens(store: Store, by: str) -> set[tuple[str, str, int]]:
-    """Return the tokens with valid codes of the member: name, type and time of creation."""
+    """Return the tokens with valid codes of the desk member: name, type and time of creation."""
     try:
         tokens = store.read(by).tokens
     except NotThere:

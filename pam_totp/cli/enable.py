@@ -268,7 +268,7 @@ def _print_step(text: str) -> None:
 
 
 def _wait_for_confirmation(service: str, keep_within: int) -> int:
-    """Wait until the trial is confirmed or rolled back."""
+    """Wait until the trial is confirmed or rolled back. Return the exit status."""
     from pam_totp.system.enable import trial
     from pam_totp.system.rehearsal import NEXT_CODE
 

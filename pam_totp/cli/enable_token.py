@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def switch(args: argparse.Namespace, *, enabled: bool) -> int:
-    """Enable or disable a token."""
+    """Enable or disable a token. Return the exit status."""
     store = open_store(args)
     user, name = user_and_token(args, store)
 

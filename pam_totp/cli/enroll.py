@@ -66,7 +66,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--ticket",
         action="store_true",
-        help="redeem your own enrolment ticket through the service, without root; this replaces your old tokens",
+        help="redeem your own enrolment ticket through the service, without root, and replace your old tokens",
     )
     first = add_token_options(parser, defaults=DEFAULTS)
     first.add_argument(
@@ -105,7 +105,7 @@ def add_token_options(parser: argparse.ArgumentParser, defaults: Mapping[str, An
 
 def run(args: argparse.Namespace) -> int:
     if args.ticket:
-        from pam_totp.cli.redeem import redeem  # imported here because most calls do not need it
+        from pam_totp.cli.redeem import redeem  # imported here: few calls need this module
 
         return redeem(args)
     is_new_key = has_new_key(args)

@@ -2,8 +2,9 @@
 
 Rules:
 - `--output` names the new file, or the new folder for a format with one file for each user. The option is required.
-- The export skips a token that the format cannot represent, and reports the reason. The exit status is then 1.
-- The file or the folder is complete, or it does not exist.
+- The export skips a token that the format cannot represent, and reports the reason. The exit status is then 1,
+  or 3 if a record cannot be read.
+- The command removes an incomplete file or folder after an error, Ctrl-C, SIGTERM or SIGHUP.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _add(export: _Export, record: UserRecord, chosen: Format) -> None:
     if chosen.name in HINTS and chosen.all_users == "folder" and file_name(record.user) != record.user:
         export.left_out.append((record.user, None, _NO_FILE))
     elif chosen.holds_one_token and len(tokens) > 1:
-        reason = f"a {chosen.name} file has one token, and the user has {len(tokens)} (select one with --token)"
+        reason = f"a {chosen.name} file has one token, and the user has {len(tokens)} (select a token with --token)"
         export.left_out.append((record.user, None, reason))
     elif tokens:
         try:

@@ -5,7 +5,7 @@ Rules:
 - A child process with the user ids of the folder's owner reads the file in a home folder, because root may lack
   permission (root_squash). The child follows no symbolic link, and reads only regular files of that owner.
 - Access to a folder or a file may block, and the child process may survive SIGKILL. The command waits a limited time.
-- Only two kinds of home folders have a result: a folder with the file, and a folder that cannot be searched.
+- A home folder has a result if the file exists there, or if the search for the file fails.
 - Accounts are looked up by name and by uid, because a name service may not list them.
 """
 
@@ -47,7 +47,7 @@ def read_named(path: str, limit: int = MAX_INPUT) -> bytes:
 
 
 def read_secret(path: str) -> str:
-    """Return the first nonempty line of a file with a key or a password. Raise CommandError or OSError."""
+    """Return the first nonempty line of a file with a key or a password, or "". Raise CommandError or OSError."""
     try:
         lines = re.split(r"[\r\n]+", as_utf8(read_named(path, 4096)).decode("utf-8"))
     except (FormatError, UnicodeDecodeError):
@@ -73,7 +73,7 @@ def _not_mounted(homes: str) -> Iterator[str]:
 
 
 def _of_home(home: str, name: str, limit: int) -> UserFile | None:
-    """Return the file of one home folder, or None if it does not exist."""
+    """Return the file of one home folder, or None if the file does not exist."""
     try:
         if stat.S_ISLNK(os.lstat(home).st_mode):
             return UserFile(path=home, user=None, problem="must be a folder, not a symbolic link")

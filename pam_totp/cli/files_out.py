@@ -6,8 +6,8 @@ Rules:
 - A file gets its name (linkat) when its content is complete and durable. The kernel deletes the file, which has no name
   at first (O_TMPFILE), if the process ends earlier.
 - A command that fails, or is ended by Ctrl-C, SIGTERM or SIGHUP, removes only the files that it created.
-- The process opens the folder before it drops its privileges. It creates and removes the file in that folder, with the
-  original privileges, even if the path meanwhile leads to another folder.
+- The process opens the folder before it drops its privileges. The process creates and removes the file in that folder,
+  with the original privileges, even if the path meanwhile leads to another folder.
 
 A file system without O_TMPFILE (NFS, FAT) gives the file its name from the start. SIGKILL can leave an incomplete file
 there.
@@ -127,7 +127,7 @@ class NewFolder:
             os.fsync(self._folder)
 
     def _opened(self) -> int:
-        """Open the new folder. Raise CommandError if the owner of the parent has replaced the folder.
+        """Open the new folder, and return its descriptor. Raise CommandError if another process replaced the folder.
 
         Only this process can create files in an empty folder of its own account with the mode of `mkdir`.
         """
@@ -176,7 +176,7 @@ class NewFolder:
 
 @contextmanager
 def new_folder(path: str) -> Iterator[NewFolder]:
-    """Yield a folder to be created at `path`. Remove it if the block raises an exception. Raise CommandError."""
+    """Yield a new folder at `path`. Remove the folder if the block raises an exception. Raise CommandError."""
     path = os.path.abspath(path)
     parent, name = os.path.split(path)
     opened = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -201,4 +201,4 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def _exists(path: str) -> CommandError:
-    return CommandError(f"{path} already exists and is not overwritten (choose another name, or remove the file)")
+    return CommandError(f"{path}: already exists (choose another name, or remove the file)")

@@ -101,10 +101,11 @@ def run(args: argparse.Namespace) -> int:
     return print_report(args, report, users_by_serial or ())
 
 
-def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
-    """Check the options before the files are read. `named` is the format that the user named, or None."""
+def _check_usage(args: argparse.Namespace, explicit: Format | None) -> None:
+    """Check the options before the files are read. `explicit` is the format that the user named, or None."""
     problem = None
-    if args.homes and (not isinstance(named, GoogleAuthenticator) or args.file or args.user or args.map or args.serial):
+    excluded = args.file or args.user or args.map or args.serial
+    if args.homes and (excluded or not isinstance(explicit, GoogleAuthenticator)):
         problem = "--homes requires google-authenticator, and excludes FILE, --user, --map and --serial"
     elif args.home_file is not None and (not args.homes or not _is_inside(args.home_file)):
         problem = "--home-file requires --homes, and must be a path without .. inside a home folder"
@@ -116,8 +117,8 @@ def _check_usage(args: argparse.Namespace, named: Format | None) -> None:
         problem = "standard input must be used for at most one file"
     if problem:
         raise CommandError(problem, WRONG_USAGE)
-    if named is not None:
-        _check_format_usage(args, named)
+    if explicit is not None:
+        _check_format_usage(args, explicit)
 
 
 def _is_inside(path: str) -> bool:
@@ -145,7 +146,10 @@ def _import(
     users_by_serial: dict[str, str] | None,
     understood: list[tuple[str, str]],
 ) -> Report:
-    """Drop the privileges, and import the tokens of the files. `understood` describes the columns of the map."""
+    """Drop the privileges, import the tokens of the files, and return the report.
+
+    `understood` describes the columns of the map.
+    """
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=secret_source(args, chosen, bar))
     homes = list(read_homes(args.homes, args.home_file or HOME_FILE, MAX_FILE)) if args.homes else []

@@ -22,9 +22,9 @@ MAX_ALIKE = 3  # skipped tokens of one reason that the table lists; a single lin
 MAX_SHOWN = 100  # the table shows at most this number of imported tokens without remarks
 
 
-def print_report(args: argparse.Namespace, report: Report, mapped: Iterable[str]) -> int:
-    """Print the results, and the serial numbers in `mapped` that the file lacks. Return the exit status."""
-    unused = {serial_key(serial): serial for serial in mapped}
+def print_report(args: argparse.Namespace, report: Report, serials_of_map: Iterable[str]) -> int:
+    """Print the results, and the serial numbers in `serials_of_map` that the file lacks. Return the exit status."""
+    unused = {serial_key(serial): serial for serial in serials_of_map}
     for result in report if unused else ():
         unused.pop(serial_key(result.serial or ""), None)
     if args.json:

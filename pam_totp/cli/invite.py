@@ -56,16 +56,16 @@ FOB = ("Have your key fob ready.", "Press the button of the key fob.", "key fob"
 
 
 class Invitation(NamedTuple):
-    """The ticket of one user. `shown` is the text of the ticket, and `enrolled` is True if tokens are in use."""
+    """The ticket of one user. `ticket_text` is the ticket as text, and `enrolled` is True if tokens are in use."""
 
     user: str
     enrolled: bool
     token: Token
     ticket: Ticket
-    shown: str
+    ticket_text: str
 
     def facts(self) -> dict[str, object]:
-        facts = {"user": self.user, "ticket": self.shown, "ends": self.ticket.ends, "token": self.token.name}
+        facts = {"user": self.user, "ticket": self.ticket_text, "ends": self.ticket.ends, "token": self.token.name}
         return facts | {"serial": self.token.serial}
 
 
@@ -143,7 +143,7 @@ def _check_usage(args: argparse.Namespace) -> None:
 
 
 def _users(args: argparse.Namespace) -> list[str]:
-    """Return the names in the passwd entries, in their order, each once."""
+    """Return the users of the command line and of --from by the names in the passwd entries, each user once."""
     named = list(args.user)
     if args.source is not None:
         try:
@@ -153,7 +153,7 @@ def _users(args: argparse.Namespace) -> list[str]:
         words = (line.partition("#")[0].strip() for line in lines)
         named += [word for word in words if word]
         if not named:
-            raise CommandError(f"{args.source}: has no user names")
+            raise CommandError(f"{args.source}: must contain a user name")
     for name in named:
         if (requirement := UserRecord.RULES["user"](name)) is not None:
             raise CommandError(f"user name '{shown(name[:MAX_SHOWN])}' {requirement}; nothing was changed")
@@ -222,14 +222,14 @@ def _text(invitations: Sequence[Invitation], args: argparse.Namespace) -> str:
     if args.sheet:
         return PAGE_END.join(_sheet(invitation, args.portal) for invitation in invitations)
     width = max(len(invitation.user) for invitation in invitations)
-    return "".join(f"{invitation.user:{width}}  {invitation.shown}\n" for invitation in invitations)
+    return "".join(f"{invitation.user:{width}}  {invitation.ticket_text}\n" for invitation in invitations)
 
 
 def _sheet(invitation: Invitation, portal: str | None) -> str:
     first, key, device = PHONE if shows_key(invitation.token) else FOB
     return SHEET.format(
         user=invitation.user,
-        ticket=invitation.shown,
+        ticket=invitation.ticket_text,
         ends=format_time(invitation.ticket.ends),
         enter=IN_SESSION if invitation.enrolled else AT_LOGIN,
         first=first,

@@ -94,7 +94,7 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
         return DONE
     print(f"joined as {joined.member}: {', '.join(joined.authorities)} decide on the codes of this host")
     print(f"certificate: {joined.certificate}, valid until {format_time(joined.ends)}; the service renews it")
-    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if joined.permitted else ""))
+    print(f"written: [member] in {file}" + (f", {service_network.DROP_IN}" if joined.is_unit_changed else ""))
     if not restarted:
         print("restart the service, if it runs")
     print("next: 'pam-totp enable sshd', unless a service asks for codes already (see 'pam-totp doctor')")
@@ -104,8 +104,8 @@ def _join(args: argparse.Namespace, site: Site, file: str) -> int:
 class JoinedHost(NamedTuple):
     """The result of a join. `ends` is the end of the host's certificate, in Unix seconds.
 
-    `is_whole_host` is True if root joined with the host's own site file. `permitted` is True if the service's unit was
-    changed to allow network access.
+    `is_whole_host` is True if root joined with the host's own site file. `is_unit_changed` is True if the unit of the
+    service was changed to allow network access.
     """
 
     member: str
@@ -114,11 +114,11 @@ class JoinedHost(NamedTuple):
     certificate: str
     ends: int
     is_whole_host: bool
-    permitted: bool
+    is_unit_changed: bool
 
 
 def join_with_line(args: argparse.Namespace, site: Site, file: str) -> JoinedHost:
-    """Ask for a join line, and write the credentials, the drop-in and the site file, in this order.
+    """Ask for a join line, and write the credentials, the drop-in and the site file, in this order. Return the result.
 
     On a host whose store was copied to a database, write the site file first, then unlink the file in place of the
     store.
@@ -189,7 +189,7 @@ def _require_space(folder: str) -> None:
 
 
 def _new_text(text: str, authorities: Sequence[str], paths: Mapping[str, str], file: str) -> str:
-    """Return the new text of the site file. Raise CommandError if it would not be valid."""
+    """Return the new text of the site file. Raise CommandError if this text would be invalid."""
     values: dict[str, Value] = {"authorities": list(authorities)}
     values |= {name: path for name, path in paths.items() if path != getattr(MemberSettings, name)}
     try:
@@ -199,7 +199,7 @@ def _new_text(text: str, authorities: Sequence[str], paths: Mapping[str, str], f
 
 
 def _install(key: str, certificate: str, ca: str, paths: Mapping[str, str]) -> int:
-    """Write the credentials, as the account that owns the folder. Return the end of the certificate."""
+    """Write the credentials, as the account that owns the folder. Return the end of the certificate in Unix seconds."""
     from pam_totp.member.credentials import Credentials
     from pam_totp.member.joining import validity
 

@@ -42,7 +42,7 @@ def require_destination(args: argparse.Namespace) -> None:
 
 @contextmanager
 def key_output(args: argparse.Namespace) -> Iterator[Write]:
-    """Yield a function that writes keys to the destination of --output. Call it at most once.
+    """Yield a function that writes keys to the destination of --output. The caller calls the function at most once.
 
     Delete the new file if the block raises an exception.
     """

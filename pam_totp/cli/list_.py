@@ -118,7 +118,7 @@ def _last_sign(token: Token) -> int:
 
 
 def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
-    """Yield the tokens in this order. Hold all tokens in memory, except for the order by user.
+    """Yield the tokens in the order `order`. Hold all tokens in memory, except for the order by user.
 
     In the other orders, each token has its own entry, because the tokens of a user may be far apart.
     """
@@ -133,7 +133,8 @@ def _sorted(found: Iterator[Shown], order: str) -> Iterator[Shown]:
 def _records(store: Store, args: argparse.Namespace, statuses: set[int]) -> Iterator[UserRecord]:
     """Yield the records, sorted by user name. Hold only the names and some records in memory.
 
-    With --serial, yield only the record of the owner. The store finds it without reading other records.
+    With --serial, yield only the record of the owner that the store's index of serial numbers names. Yield all records
+    if the index of a folder names no owner.
 
     Print an error for a record that cannot be read, and add the exit status to `statuses`.
     """

@@ -135,7 +135,7 @@ def _open(args: argparse.Namespace, site: Site, file: str) -> Members:
 
 
 def _add(args: argparse.Namespace, site: Site, file: str) -> int:
-    """Add a member, and print its join line."""
+    """Add a member, and print its join line. Return the exit status."""
     if (rule := wire.host_name(args.name)) is not None:
         raise CommandError(f"the name {rule}", WRONG_USAGE)
     if not args.group:
@@ -143,7 +143,7 @@ def _add(args: argparse.Namespace, site: Site, file: str) -> int:
     _require_groups(args.group)
     for service in args.service or ():
         if not service.isprintable() or not 0 < len(service.encode()) <= wire.MAX_NAME:
-            raise CommandError("--service must be the name of a PAM service", WRONG_USAGE)
+            raise CommandError(f"--service must be 1 to {wire.MAX_NAME} bytes of printable text", WRONG_USAGE)
     authorities, pin = _authorities(site, file)
     members = _open(args, site, file)
     from pam_totp.store.postgres_members import JOIN_SECONDS
@@ -158,7 +158,7 @@ def _add(args: argparse.Namespace, site: Site, file: str) -> int:
         print_json({"member": args.name, "line": line, "seconds": JOIN_SECONDS, "joined_before": was_joined})
     else:
         print(line)
-        again = "; until then its present certificate remains valid" if was_joined else ""
+        again = "; until then the host's present certificate remains valid" if was_joined else ""
         note(f"on {args.name}, run 'pam-totp join' within an hour, and enter this line{again}")
     for group in mute:
         note(f"members of {group} may ask for no user yet (run 'pam-totp member groups {group} --allow all')")
@@ -250,7 +250,8 @@ def _changes(args: argparse.Namespace) -> bool:
 def _require_groups(names: Sequence[str]) -> None:
     for name in names:
         if not GROUP.fullmatch(name):
-            raise CommandError(f"{name!r}: the name of a group must be 1 to 64 of a-z, 0-9, '.', '_', '-'", WRONG_USAGE)
+            what = "must be 1 to 64 of a-z, 0-9, '.', '_', '-', and begin with a letter or a digit"
+            raise CommandError(f"{name!r}: the name of a group {what}", WRONG_USAGE)
 
 
 def _joined(texts: Sequence[str] | None) -> str | None:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def break_glass(args: argparse.Namespace, users: Sequence[str]) -> int:
-    """Replace the recovery codes of `users` on this host, and print them."""
+    """Replace the recovery codes of `users` on this host, and print the new codes. Return the exit status."""
     number = DEFAULT_COUNT if args.count is None else args.count
     if not 1 <= number <= MAX_RECOVERY_CODES:
         raise CommandError(f"--count must be 1 to {MAX_RECOVERY_CODES}", WRONG_USAGE)
@@ -58,7 +58,7 @@ def break_glass(args: argparse.Namespace, users: Sequence[str]) -> int:
             store.update(name, _replacing(record), create=True)
             args.audit.changed("break-glass", name, codes=number)
         if not args.json:
-            where = f"they are only in {args.output}" if writes_file(args) else "they are shown only now"
+            where = f"the codes are only in {args.output}" if writes_file(args) else "the codes are shown only now"
             print(f"each code works once, while no authority can be reached; {where}", file=sys.stderr)
         if not site.member.allows_break_glass:
             remedy = f'set centre_down = "break-glass" in [member] of {args.config or SITE_FILE}'

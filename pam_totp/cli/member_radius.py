@@ -1,4 +1,4 @@
-"""member radius: make FreeRADIUS of this host a member of a fleet, and add its clients."""
+"""member radius: make FreeRADIUS of this host a member of a fleet, and add clients of FreeRADIUS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def radius(args: argparse.Namespace, words: Sequence[str]) -> int:
-    """Run `install` or `client`."""
+    """Run `install` or `client`. Return the exit status."""
     folder = os.path.abspath(args.folder or pack.FOLDER)
     if list(words[:1]) == [CLIENT] and len(words) == 3:
         return _client(args, folder, *words[1:])
@@ -45,7 +45,7 @@ def radius(args: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _install(args: argparse.Namespace, folder: str) -> int:
-    """Join with a line, unless FreeRADIUS is a member already, and write the configuration."""
+    """Join with a line, unless FreeRADIUS is a member already, and write the configuration. Return the exit status."""
     _require_root()
     if missing := pack.missing():
         raise CommandError(f"{missing[0]}: not found (run 'apt-get install {pack.PACKAGES}')", OUT_OF_REACH)
@@ -126,7 +126,7 @@ def _write(path: str, text: str, *, is_public: bool = False) -> None:
 
 
 def _install_units(folder: str) -> bool:
-    """Write the files of systemd, and start the timer. Return False if systemd does not run."""
+    """Write the files of systemd, and start the timer. Return False if systemd does not run, or systemctl fails."""
     for path, text in pack.units(shutil.which("pam-totp") or "/usr/bin/pam-totp", folder).items():
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
         _write(path, text, is_public=True)
@@ -144,7 +144,7 @@ def _install_units(folder: str) -> bool:
 
 
 def _client(args: argparse.Namespace, folder: str, name: str, address: str) -> int:
-    """Add a client, and print its secret."""
+    """Add a client, and print its secret. Return the exit status."""
     _require_root()
     path = os.path.join(folder, pack.CLIENTS)
     try:

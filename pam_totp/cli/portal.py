@@ -44,7 +44,7 @@ OFF, TICKET, PASSWORD = (
     "off",
     "ticket",
     "password",
-)  # of --first-token; web.portal.FirstToken has them too, but its import requires the extra `web`
+)  # the values of --first-token, as in web.portal.FirstToken, whose import requires the extra `web`
 SHADOW = "shadow"  # the group that can read the hashes of the system's passwords
 
 

@@ -161,7 +161,7 @@ def count(number: int, what: str) -> str:
 
 
 def format_time(seconds: int | None) -> str:
-    """Format Unix seconds as a time in UTC, to the minute."""
+    """Return Unix seconds as a time in UTC, to the minute, or "never" for None."""
     if seconds is None:
         return "never"
     try:

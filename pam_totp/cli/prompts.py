@@ -67,7 +67,7 @@ def read_line() -> str:
     """Return the next line of standard input. Raise CommandError for a line that is longer than MAX_LINE characters."""
     line = sys.stdin.readline(MAX_LINE + 1)
     if len(line) > MAX_LINE:
-        raise CommandError(f"an input line is too long (more than {MAX_LINE} characters)", WRONG_USAGE)
+        raise CommandError(f"an input line must be at most {MAX_LINE} characters", WRONG_USAGE)
     return line
 
 
@@ -87,7 +87,7 @@ def confirm(question: str, args: argparse.Namespace) -> None:
 
 
 def answer_pam(style: int, text: str) -> bytes | None:
-    """Answer one message of a PAM conversation from the terminal, or by the next line of standard input.
+    """Return the answer to one message of a PAM conversation, from the terminal or from standard input.
 
     `style` is libpam's message style. Return None if the message needs no answer, or if the input has ended.
     """
@@ -108,7 +108,10 @@ def answer_pam(style: int, text: str) -> bytes | None:
 
 
 def _read_line() -> bytes | None:
-    """Return one line of standard input, or None at its end. Do not read ahead: the next login reads the rest."""
+    """Return the next line of standard input, or None at the end of the input.
+
+    Do not read ahead, because the next login reads the rest.
+    """
     line = b""
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte

@@ -1,7 +1,8 @@
 """The display of a token in the commands enroll, replace and qr: a QR code and the key, or a picture.
 
 Rules:
-- The key is shown with the QR code, because some phones cannot scan. Both fit a terminal of 80 × 24.
+- The command shows the key with the QR code, because some phones cannot scan. The key is beside the QR code if the
+  terminal has too few lines.
 - A message with the required width replaces the QR code if the terminal is too narrow. The key is still shown.
 - A picture file is complete and durable before the command asks for a code.
 """
@@ -29,7 +30,7 @@ from pam_totp.system.extras import how_to_get
 
 PICTURES = ("png", "svg")
 TERMINAL, ASCII, NONE = "terminal", "ascii", "none"
-DRAWN = (TERMINAL, ASCII)
+AS_TEXT = (TERMINAL, ASCII)
 HOW = "terminal, ascii, png=FILE, svg=FILE or none"
 DIALOGUE = 8  # lines to keep free below the QR code for prompts and messages
 GAP = 2  # columns between the QR code and the text beside it
@@ -111,10 +112,10 @@ def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True)
     --json, `show` writes no text, and the caller passes the JSON to `write`.
     """
     how, _, path = (args.qr or default).partition("=")
-    if (how in PICTURES) != bool(path) or how not in (*DRAWN, NONE, *PICTURES):
+    if (how in PICTURES) != bool(path) or how not in (*AS_TEXT, NONE, *PICTURES):
         raise CommandError(f"--qr must be {HOW}", WRONG_USAGE)
     try:
-        if how in PICTURES or (how in DRAWN and not args.json):  # the import takes a third of the time of a command
+        if how in PICTURES or (how in AS_TEXT and not args.json):  # the import takes a third of the time of a command
             qr.load()
     except ImportError:
         if how in PICTURES:
@@ -123,17 +124,17 @@ def key_display(args: argparse.Namespace, default: str, *, has_key: bool = True)
     with ExitStack() as stack:
         if how in PICTURES:
             display.picture = stack.enter_context(new_file(path))
-        is_shown = has_key if args.json or how == NONE else how in DRAWN
+        is_shown = has_key if args.json or how == NONE else how in AS_TEXT
         if is_shown:
             display.write = stack.enter_context(key_output(args))
         yield display
 
 
 def _text(token: Token, uri: str, how: str, *, on_terminal: bool) -> str:
-    """Return the key and, if `how` is in DRAWN, the QR code."""
+    """Return the key and, if `how` is in AS_TEXT, the QR code."""
     kind = f"every {token.period} seconds" if isinstance(token, TotpToken) else "by counter"
     text = [f"key: {grouped_key(token)}", f"     {token.type}, {kind}, {token.digits} digits, {token.algorithm}"]
-    if how not in DRAWN:
+    if how not in AS_TEXT:
         return _joined(text)
     try:
         code = _qr_lines(uri, how, on_terminal=on_terminal)

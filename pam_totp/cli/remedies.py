@@ -46,7 +46,7 @@ def _denied(path: object, store: str) -> str:
         if closed is not None:
             return f"{owner} cannot enter {closed}: move the store, or run 'chmod a+x {closed}'"
     account = f"{name}:" if name else f"{os.geteuid()}:{os.getegid()}"
-    return f"{owner} must own all its files: run 'chown -R -h {account} {store}'"
+    return f"{owner} must own all files of the store: run 'chown -R -h {account} {store}'"
 
 
 def _closed_folder(path: str) -> str | None:

@@ -1,9 +1,10 @@
 """replace: give a user a new key, or assign a token in stock, in place of a token that is lost, stolen or broken.
 
 Rules:
-- The old token is valid until the new token is confirmed. One change of the record then replaces it.
+- The old token is valid until the new token is confirmed. One change of the record then replaces the old token.
 - The recovery codes, the other tokens and the count of failures are unchanged.
-- The log has a removal and an enrolment, so that `pam-totp restored` removes the old token from a restored store.
+- The log has a line about each of the two tokens, so that `pam-totp restored` removes the old token from a restored
+  store.
 - With `--stock`, both arguments are serial numbers. Otherwise, the arguments are a user and the name of a token, even
   if both look like serial numbers.
 """
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_stock(args: argparse.Namespace) -> int:
-    """Replace a user's token by a token in stock. The arguments are their serial numbers."""
+    """Replace a user's token by a token in stock. The arguments are their serial numbers. Return the exit status."""
     for option in (*OPTIONS, *NOT_WITH_STOCK):
         if getattr(args, option) != args.parser.get_default(option):
             raise CommandError(f"--stock excludes --{option.replace('_', '-')}", WRONG_USAGE)

@@ -59,7 +59,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--replaces",
         metavar="DIR",
-        help="the store that the restored store will replace: the command also repeats its logged changes "
+        help="the store that the restored store will replace: the command also repeats the logged changes of DIR "
         f"(default: the store of --store, and {DEFAULT_STORE})",
     )
     parser.add_argument("--dry-run", action="store_true", help="show the result, and change nothing")
@@ -68,7 +68,7 @@ def add_to(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     is_own = uses_own_file(args)
-    folder = OWN_FILE if is_own else location(args, read_site())  # the form in the log
+    folder = OWN_FILE if is_own else location(args, read_site())  # as the log names the store
     if is_database(folder):
         raise CommandError("the store is a database (run 'pam-totp authority restore' with the same options)")
     restored_at = _folder_created_at(folder) if args.restored_at is None and not is_own else args.restored_at
@@ -206,7 +206,7 @@ def print_stock(changed: list[dict[str, Any]], *, dry_run: bool) -> None:
             print(f"in stock: {token['serial']}: {', '.join(token['notes'])}")
     if changed:
         verb = "would be changed" if dry_run else "changed"
-        print(f"stock: {count(len(changed), 'token')} {verb}; key fobs need codes in a row when they are handed out")
+        print(f"stock: {count(len(changed), 'token')} {verb}; key fobs need codes in a row when they are assigned")
 
 
 def _claim_serials(store: FileStore, user: str) -> None:

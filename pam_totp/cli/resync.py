@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 DEFAULT_SEARCH = 100_000  # counters or steps
 MAX_SEARCH = 10_000_000
 REQUIRED = (
-    f"must be two or three codes in a row from one token, of {MIN_DIGITS} to {MAX_DIGITS} digits each "
+    f"the answer must be two or three codes in a row from one token, of {MIN_DIGITS} to {MAX_DIGITS} digits each "
     "(give --token NAME, or omit the codes)"
 )
 
@@ -143,7 +143,7 @@ def _open_port(device: str) -> Serial:
 
 
 def _codes_from(port: Serial, user: str) -> list[str]:
-    """Read two codes from the port, and close it."""
+    """Read two codes from the port, close the port, and return the codes."""
     from pam_totp.cli import serial_port  # needs an optional package
 
     with port:

@@ -16,7 +16,7 @@ def add_to(commands: Commands) -> None:
         commands,
         "return",
         run,
-        "take a used token back into the stock: used codes are refused for its next user, too",
+        "take a used token back into the stock: used codes are refused for the next user, too",
         "pam-totp return T-1001",
         data=True,
     )

@@ -3,7 +3,7 @@
 Rules:
 1. A step changes the keyring durably, then restarts the services, then changes records. Therefore every process that
    can read a record has the key of this record.
-2. With a folder, one run takes all steps. A database has several authorities: a run takes one step, and prints the
+2. With a folder, one run takes all steps. A database can have several authorities: a run takes one step, and prints the
    instruction to copy the keyring to the other authorities.
 3. A killed run loses nothing: the next run takes the step that is due.
 """
@@ -169,7 +169,10 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _use_copy(args: argparse.Namespace) -> int:
-    """Use the keyring of an exported copy. Change no record, because another authority takes the steps."""
+    """Use the keyring of an exported copy, and return the exit status.
+
+    Change no record, because another authority takes the steps.
+    """
     with open(args.key, "rb") as file:
         content = file.read(MAX_KEYRING + 1)
     try:
@@ -189,8 +192,9 @@ def _use_copy(args: argparse.Namespace) -> int:
 def _for_this_host(copy: Keyring, own: Keyring | None) -> tuple[Keyring, list[str]]:
     """Return the keyring of a copy with the stores of this host, and the folders of the copy that are open here.
 
-    A store that is sealed here stays sealed, because the copy may be older. The copy of another host names its folders,
-    too: all secrets of such a folder would be refused here.
+    A store that is sealed here stays sealed, because the copy may be older. The copy may also name folders of
+    another host. Omit such a folder if its secrets are not sealed on this host: a store in the state SEALED refuses
+    unsealed secrets.
     """
     known = dict.fromkeys(seal_files.note().stores, State.SEALED) | dict(() if own is None else own.stores)
     others = [name for name, _ in copy.stores if name not in known and name != DATABASES]
@@ -354,7 +358,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, keyring: Keyring, place: str | None = None) -> Keyring:
-    """Write the keyring, and restart the services, so that they have it before records change."""
+    """Write and return the keyring. Restart the services, so that they have the keyring before records change."""
     seal_files.write(keyring, place)
     args.audit.changed("seal-keys", keys=",".join(key_id(key) for key in keyring.keys))
     args.services_have_keys = seal_files.restart()
@@ -368,7 +372,7 @@ def _seal(args: argparse.Namespace, where: str) -> int:
     args.audit.changed("seal", records=done.changed)
     if done.problems:
         left = f"{count(len(done.problems), 'record')} cannot be sealed: {done.problems[0]}"
-        raise CommandError(f"{left} (repair or restore it, and run the command again)", OUT_OF_REACH)
+        raise CommandError(f"{left} (repair or restore each record, and run the command again)", OUT_OF_REACH)
     return done.changed
 
 

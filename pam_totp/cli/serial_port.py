@@ -15,7 +15,7 @@ _MAX_LINE = 256  # bytes
 
 
 def open_port(device: str) -> serial.Serial:
-    """Open a device or a URL that pyserial supports. Raise OSError, of which serial.SerialException is a subclass."""
+    """Return an open port for a device, or for a URL that pyserial supports. Raise OSError."""
     return serial.serial_for_url(device, timeout=1)
 
 

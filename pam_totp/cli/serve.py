@@ -82,7 +82,7 @@ def _require_owner(store: str) -> None:
 def _site_at_start(args: argparse.Namespace, file: str) -> Site:
     """Return the content of the site file. With --store, the service starts even if the file is invalid.
 
-    It then refuses each login with the reason, until the file is correct.
+    The service then refuses each login with the reason, until the file is correct.
     """
     try:
         return read_site(file)

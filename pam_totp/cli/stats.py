@@ -124,7 +124,7 @@ def _of_store(store: Store) -> StoreStatistics:
 
 
 def _write_textfile(args: argparse.Namespace) -> int:
-    """Write the metrics of the store and of the running services.
+    """Write the metrics of the store and of the running services. Return the exit status.
 
     Write `pam_totp_store_up 0` and the metrics of the services if the store cannot be read.
     """

@@ -3,7 +3,7 @@
 Rules:
 - A line fits 80 columns, or the width of the terminal.
 - A terminal without block characters gets ASCII.
-- The names of users are escaped, as in all tables. Only root can run the command.
+- The names of users are escaped, as in all tables.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ Row = tuple[str, str, int]  # group, label, number
 
 
 def draw(log: LogStatistics, store: StoreStatistics | None, since: int | None, length: int | None, source: str) -> None:
-    """Print all statistics. `store` is None on a member, which has no store. `length` is that of a serial prefix."""
+    """Print all statistics. `store` is None on a member.
+
+    `since` is in Unix seconds. `length` is the number of characters of a serial prefix, or None for the default.
+    `source` names the log.
+    """
     begin = log.first if since is None else since
     span = "" if begin is None else f" since {format_time(begin)}"
     _heading(f"ANSWERS{span} ({count(log.lines, 'line')} of {source})")

@@ -112,7 +112,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace, chosen: Format, files: list[NamedFile]) -> list[Added]:
-    """Drop the privileges, and add the tokens of the files to the stock."""
+    """Drop the privileges, add the tokens of the files to the stock, and return the result of each token."""
     bar = Bar("reading", long=chosen.is_slow and sum(len(data) for _, data in files) >= LONG_FILE)
     options = ParseOptions(now=now(), ask_secret=secret_source(args, chosen, bar))
     store = open_store(args, create=True, dry_run=args.dry_run)

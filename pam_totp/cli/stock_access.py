@@ -38,7 +38,7 @@ def require_free(store: Store, serial: str, found: Item | None) -> None:
 
 
 def with_codes(serial: str, found: Item | None, change: Callable[[bytes], T]) -> T:
-    """Ask for codes until `change` succeeds with them. Raise CommandError after MAX_TRIES wrong answers."""
+    """Ask for codes until `change` succeeds. Return its result. Raise CommandError after MAX_TRIES wrong answers."""
     is_row = found is not None and found.token is not None and found.token.row_needed
     for _ in range(MAX_TRIES):
         required = "two codes in a row" if is_row else "a code"

@@ -1,8 +1,8 @@
 """Functions by which commands open the store, find a user's record and select a token.
 
 Rules:
-- A command that root starts drops its privileges to the store's owner before it reads a record. It reads a database
-  as the account `pam_totp`, if this account exists.
+- A command that root starts drops its privileges to the store's owner before it reads a record. Such a command reads
+  a database as the account `pam_totp`, if this account exists.
 - A caller who cannot open the default store uses a file in the home folder as the store.
 - A command finds a record by the user name in the passwd entry, as a login does.
 """
@@ -45,7 +45,7 @@ ONESELF = "without root: yourself"  # the default of USER, in help texts
 
 
 def now() -> int:
-    """Return the time in Unix seconds. Commands read the clock only here."""
+    """Return the time in Unix seconds."""
     return int(time.time())
 
 
@@ -117,7 +117,7 @@ def location(args: argparse.Namespace, site: Site) -> str:
 
 
 def opened_folder(folder: str) -> FileStore:
-    """Return the store in `folder`. A store with sealed secrets refuses every secret while its key is missing."""
+    """Return the store in `folder`. A store with sealed secrets refuses every secret while the key is missing."""
     store = opened(folder)
     assert isinstance(store, FileStore)
     store.codec = store.codec or seal_key.codec_of_copy(folder)
@@ -125,7 +125,7 @@ def opened_folder(folder: str) -> FileStore:
 
 
 def opened_database(url: str, site: Site) -> Store:
-    """Do the same for the database at `url`."""
+    """Return the store in the database at `url`. See `opened_folder` for sealed secrets."""
     store = opened(url, database=database_settings(url, site))
     assert isinstance(store, SharedStore)
     store.codec = store.codec or seal_key.codec_of_document(store.a_secret())
@@ -146,7 +146,7 @@ def database_settings(url: str, site: Site) -> DatabaseSettings:
 
 
 def require_files(url: str) -> None:
-    """Raise CommandError if this process cannot read a file that the URL names. libpq would report it as missing."""
+    """Raise CommandError if this process cannot read a file in the URL. libpq would report the file as missing."""
     from urllib.parse import parse_qsl, urlsplit  # imported here: few commands need this module
 
     for name, path in parse_qsl(urlsplit(url).query):
@@ -159,7 +159,7 @@ def require_files(url: str) -> None:
 
 
 def load_postgres() -> None:
-    """Load the package psycopg, before the process drops its privileges. Raise CommandError if it is missing."""
+    """Load the package psycopg, before the process drops its privileges. Raise CommandError if psycopg is missing."""
     try:
         postgres()
     except StoreError as e:
@@ -167,7 +167,7 @@ def load_postgres() -> None:
 
 
 def create_store(folder: str) -> None:
-    """Create the folder of a store. The default store belongs to the account `pam_totp`."""
+    """Create the folder of a store. As root, give the default store to the account `pam_totp`, if it exists."""
     os.mkdir(folder, 0o700)
     os.chmod(folder, 0o700)  # independent of the umask
     if os.geteuid() == 0 and folder == DEFAULT_STORE:
@@ -304,7 +304,7 @@ def read(store: Store, user: str) -> UserRecord:
 def update(
     store: Store, user: str, change: Callable[[UserRecord], tuple[UserRecord | None, R]], log: Callable[[R], None]
 ) -> R:
-    """Change the record of `user`, and call `log` with the result. Block signals until the log line is written."""
+    """Change the record of `user`, call `log` with the result, and return it. Block signals until `log` returns."""
     with logged_changes(store) as held:
         try:
             result = held.update(user, change)
@@ -362,7 +362,7 @@ def require_free_name(record: UserRecord, name: str, remedy: str) -> None:
 
 
 def require_free_serial(store: Store, user: str, token: Token) -> None:
-    """Raise CommandError if another user has a token with the serial number of `token`."""
+    """Raise CommandError if another user or the stock has a token with the serial number of `token`."""
     owner = None if token.serial is None else store.owner_of_serial(token.serial)
     if token.serial is not None and (owner not in (None, user) or is_in_stock(store, token.serial)):
         raise _taken(token.serial, owner)
@@ -370,7 +370,7 @@ def require_free_serial(store: Store, user: str, token: Token) -> None:
 
 @contextmanager
 def serial_errors() -> Iterator[None]:
-    """Raise CommandError if another user got a token with the same serial number meanwhile."""
+    """Raise CommandError if another user or the stock got a token with the same serial number meanwhile."""
     try:
         yield
     except SerialTaken as e:

@@ -1,7 +1,7 @@
 """The metrics for the textfile collector of Prometheus' node_exporter.
 
 Rules:
-1. The file is replaced by one rename, so that node_exporter never reads half of it. It has mode 0644.
+1. The file is replaced by one rename, so that node_exporter never reads half of it. The mode is 0644.
 2. The file has no metric that distinguishes refusals (`metrics.counters`, rule 5), because every account may read it.
 3. The file has only metrics of pam_totp, even if a service sends other metrics.
 """
@@ -53,7 +53,7 @@ def text(services: Mapping[str, str | None], store: StoreStatistics | None, *, i
 
 @contextmanager
 def replaced(path: str) -> Iterator[Callable[[str], None]]:
-    """Yield a function that replaces the file at `path`. The folder is opened now, with the present privileges."""
+    """Yield a function that replaces the file at `path`. Open the folder now, with the present privileges."""
     folder, name = os.path.split(os.path.abspath(path))
     if not name.endswith(SUFFIX):
         raise CommandError(

@@ -78,7 +78,7 @@ def _explanation(decision: Decision, policy: Policy) -> str | None:
     if decision.outcome is Outcome.MALFORMED:
         lengths = " or ".join(map(str, sorted(record.code_lengths)))
         if not lengths:
-            return "no token is enabled, so only a recovery code is accepted (see 'pam-totp enable-token')"
+            return "only a recovery or temporary code is accepted: no token is enabled (see 'pam-totp enable-token')"
         return f"must be a code of {lengths} digits, two or three codes in a row, or a recovery code"
     if decision.outcome is Outcome.CONSECUTIVE_NEEDED:
         failures, _ = record.failures_now(now())
@@ -87,6 +87,6 @@ def _explanation(decision: Decision, policy: Policy) -> str | None:
         return f"{why}: {'three' if needed == 3 else 'two'} codes in a row are required"
     return {
         Outcome.REPLAYED: "this code or a later code was used before (try the next code)",
-        Outcome.LOCKED: f"only a recovery code is accepted (see 'pam-totp unlock {record.user}')",
+        Outcome.LOCKED: f"only a recovery or temporary code is accepted (see 'pam-totp unlock {record.user}')",
         Outcome.NOT_ENROLLED: "no token is confirmed",
     }.get(decision.outcome)

@@ -4,7 +4,7 @@ Rules:
 - Callers compare and count addresses as values of this module, because two texts can represent the same address.
 - The IPv4-mapped IPv6 address `::ffff:192.0.2.7` is parsed as the IPv4 address `192.0.2.7`.
 - A zone id is part of the address: `fe80::1%eth0` and `fe80::1%eth1` are different addresses.
-- `parse` accepts an address only. It returns None for a host name, leading zeros or white space, for example.
+- `parse` accepts an address only. `parse` returns None for a host name, leading zeros or white space, for example.
 
 `ipaddress` is imported at the first call, because its import takes milliseconds and most logins use no address.
 """

@@ -7,7 +7,7 @@ Rules:
 4. A recovery code is 80 bits in Crockford's base 32. Upper and lower case are equal, O is read as 0, I and L as 1.
 5. The codes after a password are the longest suffix of ASCII digits that has a valid length. An answer with a password
    keeps every character and has no recovery code, because a password can end in any character.
-6. An answer is in buffers that its owner wipes, and its codes are numbers: Python cannot overwrite str and bytes.
+6. An answer is in buffers that the caller can wipe, and the codes are numbers: Python cannot overwrite str and bytes.
 """
 
 from __future__ import annotations

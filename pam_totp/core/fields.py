@@ -26,7 +26,7 @@ Rule: TypeAlias = "Callable[[Any], str | None]"
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Value:
-    """Base class of frozen values: its annotated names are the fields, and its class attributes are the defaults.
+    """Base class of frozen values. Annotated names of a subclass are the fields; class attributes are the defaults.
 
     A module that defines a subclass needs `from __future__ import annotations`: `Value` reads annotations as strings.
     """

@@ -166,7 +166,7 @@ else:
         _SPACE = " \t\n\r"
 
         def json_loads(text):
-            """Do the same as json.loads. Call json.loads for an invalid document, so that it raises the error."""
+            """Return the value that the JSON document `text` encodes. json.loads raises the error for other text."""
             try:
                 document, end = _scan(text, len(text) - len(text.lstrip(_SPACE)))
                 if not text[end:].strip(_SPACE):

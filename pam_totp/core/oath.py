@@ -56,12 +56,12 @@ def totp_step(now: int, period: int = DEFAULT_PERIOD) -> int:
 
 
 def totp(key: bytes, now: int, digits: int = 6, algorithm: str = "SHA1", period: int = DEFAULT_PERIOD) -> str:
-    """Return the TOTP value at `now` (Unix seconds; RFC 6238 §4). Arguments and errors are those of `hotp`."""
+    """Return the TOTP value at `now` (Unix seconds; RFC 6238 §4). See `hotp` and `totp_step` for the errors."""
     return hotp(key, totp_step(now, period), digits, algorithm)
 
 
 class Ahead:
-    """Codes computed before the answer, which make the search of `find` faster. `wipe` overwrites them."""
+    """Codes computed before the answer, which make the search of `find` faster. `wipe` overwrites the codes."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[bytes, int, str], tuple[int, memoryview[int]]] = {}
@@ -103,9 +103,10 @@ def find(
 ) -> int | None:
     """Return the first moving factor in `within` from which the token shows `codes` in a row, or None.
 
-    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. Its step
-    must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes in `ahead`
-    are not computed again. Raise ValueError for other codes, another step, or an argument that `hotp` refuses.
+    `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. The step
+    of `within` must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes
+    in `ahead` are not computed again. Raise ValueError for other codes, another step, or an argument that `hotp`
+    refuses.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):
@@ -122,7 +123,7 @@ def find_numbers(
     *,
     ahead: Ahead | None = None,
 ) -> int | None:
-    """Do the same as `find` for codes as numbers, without the checks. Codes as text cannot be wiped."""
+    """Return the result of `find` for codes as numbers, without the checks. Codes as text cannot be wiped."""
     start = max(within.start, 0)
     stop = min(within.stop, MOVING_FACTOR_LIMIT - len(codes) + 1)
     modulus = 10**digits
@@ -148,9 +149,9 @@ def _numbers_in_blocks(key: bytes, start: int, stop: int, modulus: int, algorith
     """Yield the codes of moving factors start to stop-1, computed by one call of PBKDF2.
 
     With one iteration, block i of PBKDF2 is HMAC(key, salt ‖ i), where i is a 32-bit number from 1 (RFC 8018 §5.2).
-    With four zero bytes as salt, the block is the HMAC of moving factor i (RFC 4226 §5.2).
+    With four zero bytes as salt, the block is the HMAC of moving factor i (RFC 4226 §5.2). No block is the HMAC of 0.
     """
-    from hashlib import pbkdf2_hmac  # imported here because it loads OpenSSL, and few logins need it
+    from hashlib import pbkdf2_hmac  # imported here: the import loads OpenSSL, which few logins need
 
     if start == 0:
         yield from _numbers_one_by_one(key, 0, 1, modulus, algorithm)

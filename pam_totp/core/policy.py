@@ -3,8 +3,8 @@
 Rules:
 1. A policy has five whole numbers within bounds. `core.settings` reads them from the site file and module arguments.
 2. From 5 failures on, an answer needs two codes in a row; from 20 on, three. No setting changes these numbers.
-3. Codes in a row or a recovery code lower the count of failures to at most five. Only time and an administrator lower
-   the count further.
+3. Codes in a row, or a right code of 80 bits, lower the count of failures to at most five. Only time, an unlock and
+   codes in a row after failures of the same dialogue lower the count further.
 4. Locking is off by default, because an attacker could use it to lock a user out.
 """
 
@@ -29,7 +29,7 @@ class Policy(Value):
 
     `look_ahead` (HOTP, counters) and `window` (TOTP, steps) apply to one code. `resync_window` and `resync_steps` apply
     to codes in a row (RFC 4226 §7.4, RFC 6238 §6); 0 means the limit for one code. From `lock_after` failures on, only
-    a recovery code is accepted; 0 disables the lock.
+    a recovery code or a temporary code is accepted; 0 disables the lock.
     """
 
     look_ahead: int = 10
@@ -55,8 +55,8 @@ class Policy(Value):
     def most_failures_kept(self) -> int:
         """The highest count of failures that remains after codes in a row or a recovery code (law 8).
 
-        This count is below `lock_after`, so that a recovery code ends a lock. It is above 0 unless `lock_after` is 1,
-        because an attacker can guess again after each login of the owner.
+        This count is below `lock_after`, so that a recovery code ends a lock. The count is above 0 unless `lock_after`
+        is 1, because an attacker can guess again after each login of the user.
         """
         return min(TWO_CODES_FROM, self.lock_after - 1) if self.lock_after > 0 else TWO_CODES_FROM
 

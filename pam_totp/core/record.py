@@ -2,7 +2,7 @@
 
 Rules:
 1. A record is valid by construction: exact types, ranges, unique names of tokens, unique secrets.
-2. Counters and steps only increase. Only `used_up` changes them.
+2. Counters and steps only increase. Only `used_up` changes them in a stored record.
 3. The count of failures decreases by one a day, by `lowered`, and by `unlocked` (law 8). At most one failure is removed
    for each day from the first failure to the latest time of the clock, regardless of clock changes.
 4. An error names the field and the requirement, and never shows a value.
@@ -45,7 +45,7 @@ KEPT_CHANGES = 6  # changes by the desk
 MAX_GRACE_SERVICE, MAX_GRACE_RHOST = 32, 39  # characters: a service file's name, and the longest address of IPv6
 MIN_SECRET, MAX_SECRET = 14, 128  # bytes: RFC 4226 §4 R6 requires 128 bits; 112 bits are common, and cause a warning
 GOOD_SECRET = 16  # bytes: RFC 4226 §4 R6
-DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # token type -> the name of a token if none is given
+DEFAULT_NAMES = {"totp": "phone", "hotp": "token"}  # token type -> the name of a token if the caller gives no name
 NEW_SECRET = 20  # bytes: RFC 4226 §4 R6 recommends 160 bits
 TIME_LIMIT = 1 << 62  # seconds: above the time of any clock, and sums fit in 64 bits
 MAX_COUNT = 1 << 62  # the maximum of each count of answers
@@ -85,9 +85,9 @@ _TIME = whole_number(0, TIME_LIMIT - 1)
 class Token(Value):
     """The fields that HOTP and TOTP tokens share.
 
-    `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. An
-    administrator sets `enabled`. `created` and `last_used` are Unix seconds. `pam-totp restored` sets `row_needed`: the
-    next accepted codes must be in a row (law 8).
+    `secret` is the raw key. `confirmed` is False until a first code has proved that the user has the token. `enabled`
+    is False if an administrator, the desk or `pam-totp restored` disabled the token. `created` and `last_used` are Unix
+    seconds. `pam-totp restored` sets `row_needed`: the next accepted codes must be in a row (law 8).
     """
 
     name: str
@@ -159,13 +159,13 @@ class Token(Value):
         """
         raise NotImplementedError
 
-    def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
+    def accepted(self, first: int, count: int, now: int, *, ends_consecutive: bool = False) -> Self:
         """Return the token, confirmed, after `count` codes in a row from moving factor `first` were accepted at `now`.
 
-        `completes_row` is True if the earlier codes in a row are used up already (law 5). Raise ValueError if one of
+        `ends_consecutive` is True if the earlier codes in a row are used up already (law 5). Raise ValueError if one of
         the codes was used before (law 1).
         """
-        row_needed = self.row_needed and count == 1 and not completes_row
+        row_needed = self.row_needed and count == 1 and not ends_consecutive
         return self.used_up(first, count, last_used=now, confirmed=True, row_needed=row_needed)
 
     def __repr__(self) -> str:
@@ -220,10 +220,10 @@ class TotpToken(Token):
             raise ValueError("a step must not decrease")
         return self._replace(last_step=first + count - 1, **changes)
 
-    def accepted(self, first: int, count: int, now: int, *, completes_row: bool = False) -> Self:
-        """Do the same as `Token.accepted`. Only codes in a row change the drift (law 6)."""
-        drift = first + count - 1 - now // self.period if count > 1 or completes_row else self.drift
-        return super().accepted(first, count, now, completes_row=completes_row)._replace(drift=drift)
+    def accepted(self, first: int, count: int, now: int, *, ends_consecutive: bool = False) -> Self:
+        """Return the token of `Token.accepted`. Only codes in a row change the drift (law 6)."""
+        drift = first + count - 1 - now // self.period if count > 1 or ends_consecutive else self.drift
+        return super().accepted(first, count, now, ends_consecutive=ends_consecutive)._replace(drift=drift)
 
     def longest(self) -> TotpToken:
         return super().longest()._replace(last_step=MOVING_FACTOR_LIMIT - 1, drift=-MAX_DRIFT)
@@ -461,24 +461,24 @@ class UserRecord(Value):
         return self._replace(tokens=tuple(t for t in self.tokens if t.name != name), grace=(), ticket=ticket)
 
     def restored(self, tokens: tuple[Token, ...]) -> UserRecord:
-        """Return the record with `tokens` in place of its own, without its codes of 80 bits, its ticket and grace."""
+        """Return the record with `tokens` in place of the old tokens, and without codes of 80 bits and grace."""
         return self._replace(tokens=tokens, recovery=(), grace=(), ticket=None, temporary=None)
 
     def without_tokens(self, user: str) -> UserRecord:
-        """Return the record for `user` with only the recovery codes and failures of this record."""
+        """Return the record for `user` with only the recovery codes, failures and refusals of this record."""
         return self._replace(user=user, tokens=(), grace=(), ticket=None, temporary=None, recent="", changes="")
 
     def with_ticket(self, ticket: Ticket | None) -> UserRecord:
         """Return the record with this ticket, or without a ticket."""
         return self._replace(ticket=ticket)
 
-    def redeemed(self, confirmed: Token) -> UserRecord:
-        """Return the record after its ticket was used for the token `confirmed`.
+    def redeemed(self, token: Token) -> UserRecord:
+        """Return the record after its ticket was used for `token`, which is confirmed.
 
         The token replaces all tokens that were confirmed before, and the temporary code becomes void.
         """
-        kept = (confirmed if t.name == confirmed.name else t for t in self.tokens)
-        tokens = tuple(t for t in kept if t is confirmed or not t.confirmed)
+        kept = (token if t.name == token.name else t for t in self.tokens)
+        tokens = tuple(t for t in kept if t is token or not t.confirmed)
         return self._replace(tokens=tokens, grace=(), ticket=None, temporary=None, refused=0)
 
     def with_temporary(self, code: TemporaryCode | None) -> UserRecord:
@@ -550,13 +550,13 @@ class UserRecord(Value):
         tokens = tuple(t.used_up(first, count) if t is token else t for t in self.tokens)
         return self.refused_uncounted()._replace(tokens=tokens)
 
-    def accepted(self, token: Token, first: int, count: int, now: int, *, completes_row: bool = False) -> UserRecord:
+    def accepted(self, token: Token, first: int, count: int, now: int, *, ends_consecutive: bool = False) -> UserRecord:
         """Return the record after `count` codes of `token` in a row, from moving factor `first`, were accepted.
 
         `now` is in Unix seconds. The failures decrease only with time; after codes in a row, call `lowered` too.
         """
         failures, since = self.failures_now(now)
-        accepted = token.accepted(first, count, now, completes_row=completes_row)
+        accepted = token.accepted(first, count, now, ends_consecutive=ends_consecutive)
         tokens = tuple(accepted if t is token else t for t in self.tokens)
         return self._replace(tokens=tokens, failures=failures, failures_at=since, refused=0)
 
@@ -572,7 +572,7 @@ class UserRecord(Value):
     def lowered(self, most: int, now: int, *, own: int = 0) -> UserRecord:
         """Return the record after `own` failures are subtracted at `now` (Unix seconds), with at most `most` failures.
 
-        An attacker gains no guess by a login of the owner, because the time of the next decrease is unchanged (law 8).
+        An attacker gains no guess by a login of the user, because the time of the next decrease is unchanged (law 8).
         """
         failures, since = self.failures_now(now)
         return self._replace(failures=min(max(failures - own, 0), most), failures_at=since)

@@ -2,9 +2,9 @@
 
 Rules:
 1. A record has one encoding. `parse` accepts only this encoding, so `serialize(parse(data)) == data`. The exception is
-   an older document, which lacks all keys of `_ADDED_LATER`, and may lack all keys of `_ADDED`.
+   an older document, which lacks all keys of `_NEW_KEYS`, and may lack all keys of `_NEW_IN_TOKEN`.
 2. The file is one JSON document in ASCII, with fixed keys in a fixed order, as json.dumps writes it with indent=1.
-3. An error names the field or the line, and the requirement. It never shows a value.
+3. An error names the field or the line, and the requirement. An error never shows a value.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MAX_FILE = 64 * 1024  # bytes
 
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648 §6
 _DIGITS_32 = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")  # base32 digit -> digit of int(text, 32)
-_ADDED = {"row_needed": False}  # keys of a token that older documents lack -> their value for these documents
+_NEW_IN_TOKEN = {"row_needed": False}  # keys of a token that older documents lack -> their value for these documents
 # Keys of the record that older documents lack -> their value for these documents.
-_ADDED_LATER: dict[str, Any] = {"ticket": None, "temporary": None, "recent": "", "changes": ""}
+_NEW_KEYS: dict[str, Any] = {"ticket": None, "temporary": None, "recent": "", "changes": ""}
 _PARTS: dict[str, type[Value]] = {"ticket": Ticket, "temporary": TemporaryCode}  # keys with an object or null
 SEALED = "sealed:"  # the start of a secret that `store.seal` has encrypted
 _NOT_BASE32 = "must be base32 in upper case without padding"
@@ -56,13 +56,15 @@ def parse(data: bytes) -> UserRecord:
 
         place = f" (error at line {e.lineno})" if isinstance(e, JSONDecodeError) else ""
         raise RecordError(f"must be JSON{place}") from None
-    is_old = type(document) is dict and document.keys().isdisjoint(_ADDED_LATER)
-    fields = _members(document | _ADDED_LATER if is_old else document, "", ("version", *UserRecord._fields))
+    is_old = type(document) is dict and document.keys().isdisjoint(_NEW_KEYS)
+    fields = _members(document | _NEW_KEYS if is_old else document, "", ("version", *UserRecord._fields))
     if type(fields["version"]) is not int or fields.pop("version") != VERSION:
         raise RecordError(f"version: must be {VERSION}")
     documents = _items(fields, "tokens")
     is_older = is_old and _is_older(documents)
-    fields["tokens"] = tuple(_token(_ADDED | t if is_older else t, f"tokens[{i}]") for i, t in enumerate(documents))
+    fields["tokens"] = tuple(
+        _token(_NEW_IN_TOKEN | t if is_older else t, f"tokens[{i}]") for i, t in enumerate(documents)
+    )
     fields["grace"] = tuple(_part(Grace, item, f"grace[{i}]") for i, item in enumerate(_items(fields, "grace")))
     for name, kind in _PARTS.items():
         fields[name] = None if fields[name] is None else _part(kind, fields[name], name)
@@ -70,7 +72,7 @@ def parse(data: bytes) -> UserRecord:
     record = _made(UserRecord, fields, "")
     encoding = serialize(record)
     if is_old:
-        encoding = encoding.removesuffix(_END_ADDED_LATER) + b"\n}\n"
+        encoding = encoding.removesuffix(_END_NEW_KEYS) + b"\n}\n"
     if (_without_added(encoding) if is_older else encoding) != data:
         raise RecordError("must be in the canonical encoding (key order, indentation, escapes)")
     return record
@@ -147,22 +149,21 @@ _TEXTS: dict[type, Callable[[Any], str]] = {
 }
 
 
-# The end of the encoding of a record that has only the defaults of _ADDED_LATER.
-_END_ADDED_LATER = b',\n "ticket": null,\n "temporary": null,\n "recent": "",\n "changes": ""\n}\n'
+# The end of the encoding of a record that has only the defaults of _NEW_KEYS.
+_END_NEW_KEYS = b',\n "ticket": null,\n "temporary": null,\n "recent": "",\n "changes": ""\n}\n'
 
 
 # ---- reading
 
 
 def _is_older(tokens: list[Any]) -> bool:
-    """Return True if the tokens are older than the keys of `_ADDED`."""
-    return len(tokens) > 0 and all(type(t) is dict and t.keys().isdisjoint(_ADDED) for t in tokens)
+    """Return True if the tokens are older than the keys of `_NEW_IN_TOKEN`."""
+    return len(tokens) > 0 and all(type(t) is dict and t.keys().isdisjoint(_NEW_IN_TOKEN) for t in tokens)
 
 
 def _without_added(data: bytes) -> bytes:
-    """Return an encoding without the keys of `_ADDED`. JSON strings remain unchanged, because they contain no line
-    end."""
-    for name, value in _ADDED.items():
+    """Return an encoding without the keys of `_NEW_IN_TOKEN`. JSON strings are unchanged: they contain no line end."""
+    for name, value in _NEW_IN_TOKEN.items():
         data = data.replace(f'   "{name}": {_TEXTS[type(value)](value)},\n'.encode("ascii"), b"")
     return data
 

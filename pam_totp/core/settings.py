@@ -245,7 +245,7 @@ def _date(v: object) -> str | None:
     numbers = [int(p) for p in v.split("-") if p.isdigit()] if good and type(v) is str else []
     good = len(numbers) == 3 and numbers[0] >= 1970 and 1 <= numbers[1] <= 12 and numbers[2] >= 1
     good = good and numbers[2] <= _DAYS[numbers[1] - 1] - (numbers[1] == 2 and not _is_leap(numbers[0]))
-    return None if good else "must be a date such as 2026-12-31"
+    return None if good else "must be a date from 1970-01-01 on, such as 2026-12-31"
 
 
 def _is_leap(year: int) -> bool:
@@ -432,7 +432,7 @@ def _table(value: object, place: str) -> dict[str, Any]:
 
 
 def table_of(value: object, name: str, known: Iterable[str]) -> dict[str, Any]:
-    """Return the table `name` of the site file. Raise SettingsError if it is no table, or has an unknown setting."""
+    """Return the table `name` of the site file. Raise SettingsError unless `value` is a table of `known` settings."""
     table = _table(value, name)
     if unknown := table.keys() - {*known}:
         raise SettingsError(f"{SITE_FILE}: {name}: unknown setting {sorted(unknown)[0]!r}")
@@ -440,7 +440,7 @@ def table_of(value: object, name: str, known: Iterable[str]) -> dict[str, Any]:
 
 
 def table_as(value: object, kind: type[V], name: str, required: str | None = None) -> V | None:
-    """Return the table `name` of the site file as a value of `kind`, or None without a table. Raise SettingsError."""
+    """Return the table `name` of the site file as a value of `kind`; None if `value` is None. Raise SettingsError."""
     if value is None:
         return None
     table = table_of(value, name, kind._fields)

@@ -216,8 +216,8 @@ def verify(
     failures, _ = record.failures_now(now)
     candidates = [t for t in record.tokens if t.active and t.digits == digits]
     for token in candidates:
-        if earlier.next_code is not None and _completes_row(token, codes, earlier.next_code, now, policy):
-            after = record.accepted(token, token.next_factor, 1, now, completes_row=True)
+        if earlier.next_code is not None and _ends_consecutive(token, codes, earlier.next_code, now, policy):
+            after = record.accepted(token, token.next_factor, 1, now, ends_consecutive=True)
             after = after.lowered(policy.most_failures_kept, now, own=earlier.own(failures))
             outcome = Outcome.CONSECUTIVE
             distance = None if isinstance(token, HotpToken) else _distance(token, token.next_factor, 1, now)
@@ -280,7 +280,7 @@ def _distance(token: Token, first: int, count: int, now: int) -> int:
     return first + count - 1 - now // token.period
 
 
-def _completes_row(token: Token, codes: tuple[int, ...], expected: NextCode, now: int, policy: Policy) -> bool:
+def _ends_consecutive(token: Token, codes: tuple[int, ...], expected: NextCode, now: int, policy: Policy) -> bool:
     """Return True if `codes` is the expected code of `token`, and no later code was used meanwhile (law 5)."""
     factor = expected.moving_factor
     return (

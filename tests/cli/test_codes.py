@@ -133,7 +133,7 @@ def test_resync_sets_the_drift_of_a_time_token(site: Site) -> None:
         (["verify", ME, "fob", "755224"], "'fob' is a token, not a code (give the code alone, as at a login)"),
         (
             ["resync", ME, "fbo"],
-            "must be two or three codes in a row from one token, of 6 to 8 digits each "
+            "the answer must be two or three codes in a row from one token, of 6 to 8 digits each "
             "(give --token NAME, or omit the codes)",
         ),
     ],

@@ -114,7 +114,7 @@ def test_a_sheet_has_the_instructions_and_the_portal(site: Site) -> None:
     [
         ([], "missing USER argument"),
         ([ME, "--valid", "91d"], "--valid must be at most 90d"),
-        ([ME, "--valid", "0d"], "must be a number and h, d, w or y"),
+        ([ME, "--valid", "0d"], "must be 1 to 99999 and h, d, w or y"),
         ([ME, "--portal", "https://x/"], "--portal requires --sheet"),
         ([ME, "--sheet", "--json"], "--sheet excludes --json"),
         ([ME], "keys and codes are printed only on a terminal"),
@@ -132,7 +132,7 @@ def test_an_empty_list_of_users_is_an_error(site: Site, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# empty\n")
     done = site.command("invite", "--from", str(tmp_path / "empty"), "--output", "-")
     assert done.returncode == 1
-    assert "has no user names" in done.stderr
+    assert "must contain a user name" in done.stderr
 
 
 def test_no_ticket_is_made_if_one_of_the_users_cannot_get_one(site: Site, tmp_path: Path) -> None:

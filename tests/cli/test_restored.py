@@ -399,7 +399,7 @@ def test_tokens_in_stock_are_rolled_forward_too(site: Site, tmp_path: Path) -> N
     done = site.command("restored", "--log", log, "--yes", *RESTORED)
     assert done.stdout.splitlines()[-2:] == [
         "in stock: T-1: counter 0 -> 9, codes in a row needed",
-        "stock: 2 tokens changed; key fobs need codes in a row when they are handed out",
+        "stock: 2 tokens changed; key fobs need codes in a row when they are assigned",
     ]
     refused = site.command("assign", "T-1", ME, "--confirm", stdin=f"{codes(9)}\n" + f"{codes(2, 2)}\n{codes(3, 2)}\n")
     assert refused.returncode == 1

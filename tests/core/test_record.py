@@ -152,7 +152,7 @@ def test_a_counter_or_step_is_rolled_forward_and_never_back(token: Token, ahead:
 
 def test_a_third_code_in_a_row_ends_the_need_for_codes_in_a_row() -> None:
     assert phone(row_needed=True).accepted(5, 1, 150).row_needed
-    assert not phone(row_needed=True).accepted(5, 1, 150, completes_row=True).row_needed
+    assert not phone(row_needed=True).accepted(5, 1, 150, ends_consecutive=True).row_needed
     assert fob(row_needed=True).used_up(5, 2).row_needed, "refused codes do not clear `row_needed`"
 
 

@@ -247,7 +247,7 @@ def test_the_site_file_sets_forward_pass_for_one_service_only() -> None:
     "day", ["2026-02-29", "2026-13-01", "20261231", "2026-W01-1", "tomorrow", "", "2026-12-31T00:00", "0001-01-01"]
 )
 def test_nullok_until_must_be_a_date(day: str) -> None:
-    assert refused(f"nullok_until={day}") == "nullok_until: must be a date such as 2026-12-31"
+    assert refused(f"nullok_until={day}") == "nullok_until: must be a date from 1970-01-01 on, such as 2026-12-31"
     assert refused(site=f"[policy]\nnullok_until = '{day}'\n").startswith(f"{SITE_FILE}: policy.nullok_until: must be")
 
 

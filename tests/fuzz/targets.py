@@ -55,8 +55,8 @@ def secret_file(data: bytes) -> None:
         _one_line(e)
         return
     again = serialize(record)
-    old = {key: value for key, value in json.loads(again).items() if key not in secretfile._ADDED_LATER}
-    older = old | {"tokens": [{k: v for k, v in t.items() if k not in secretfile._ADDED} for t in old["tokens"]]}
+    old = {key: value for key, value in json.loads(again).items() if key not in secretfile._NEW_KEYS}
+    older = old | {"tokens": [{k: v for k, v in t.items() if k not in secretfile._NEW_IN_TOKEN} for t in old["tokens"]]}
     assert data in (again, *(f"{json.dumps(document, indent=1)}\n".encode() for document in (old, older)))
     assert parse(again) == record
 
