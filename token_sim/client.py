@@ -1,7 +1,7 @@
 """A client of a token: it presses the button and reads the code, over any port that pyserial can open.
 
 Rules:
-- Every wait has a limit. The error after the limit names the missing code or answer.
+- Every wait has a limit. A `Timeout` names the missing code or answer.
 - The errors are `PortError` (the port is missing, busy or unplugged), `Timeout`, and `Refused` (the reply is ERR).
 - The caller decides whether to repeat a request after a PortError or a Timeout: the token might have counted a press.
 """

@@ -5,8 +5,8 @@ Rules:
 2. A peer is unknown until a request shows that its certificate belongs to a member. Connections of unknown peers are
    limited for each network, and together, so that they cannot block members. The connections of a member beyond
    OF_ONE_MEMBER count as those of an unknown peer, so that one member cannot block the others.
-3. A handshake has HANDSHAKE seconds. A request has REQUEST seconds from its first byte to its end. The wait for the
-   first request has the same limit.
+3. A handshake has HANDSHAKE seconds. The first request must end within REQUEST seconds of the handshake. A later
+   request has REQUEST seconds from its first byte to its end.
 4. A peer must wait for each reply before its next request. Otherwise aiohttp 3.8 would keep all requests in memory.
 5. The peer of a refused handshake gets the alert, so that both sides know the reason. The log has at most one line a
    second, with a count.

@@ -2,7 +2,7 @@
 
 Rules:
 - Memory use is independent of the length of the output.
-- The output is one table or one JSON document of any length.
+- A table or a JSON document can have any length.
 - In a table, control characters and characters that the output cannot encode are printed as escapes.
 - A table fits the width of a terminal: long cells continue on further lines. In a file or pipe, a row is one line.
 """

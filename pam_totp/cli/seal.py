@@ -89,8 +89,10 @@ def add_to(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if (args.path is None) == (args.what == EXPORT):
-        raise CommandError("FILE is an argument of 'pam-totp seal export' only, and required there", WRONG_USAGE)
+    if args.what == EXPORT and args.path is None:
+        raise CommandError("FILE is required by 'pam-totp seal export'", WRONG_USAGE)
+    if args.what != EXPORT and args.path is not None:
+        raise CommandError("FILE is an argument of 'pam-totp seal export' only", WRONG_USAGE)
     if args.what != INIT and (args.place is not None or args.key is not None):
         raise CommandError("--with and --key are options of 'pam-totp seal init'", WRONG_USAGE)
     if os.geteuid() != 0:

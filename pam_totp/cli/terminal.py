@@ -43,7 +43,8 @@ def prepare_output() -> None:
 
 
 def _charset(assumed: str) -> str:
-    """Return the character set that the locale's variables name, or `assumed` if Python does not support it."""
+    """Return the character set that the locale's variables name, or `assumed` if they name none that
+    Python supports."""
     ctype = os.environ.get("LC_CTYPE", "")
     name = os.environ.get("LC_ALL") or (ctype if ctype != _COERCED else "") or os.environ.get("LANG", "")
     if name in ("C", "POSIX"):

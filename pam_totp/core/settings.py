@@ -280,7 +280,7 @@ _LISTS = {"authorities", "listen", "addresses"}  # a single text means a list wi
 _LIMITS = ("nullok_until", "nullok_group")
 _SECOND_PROMPT = ("second_prompt", "no_second_prompt")
 _FLAGS = ("echo", *_SECOND_PROMPT, "nullok", "nodelay", "debug", *FIRST_PASS)
-# The settings that are allowed in the site file.
+# The settings that are allowed in [policy] and [service.NAME] of the site file.
 _SITE: dict[str, Rule] = {
     **_NUMBERS,
     "prompt": printable,

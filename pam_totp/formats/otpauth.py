@@ -39,7 +39,7 @@ from pam_totp.formats.picture import is_picture, read_picture, without_symbol
 DEFAULT_ISSUER = "pam_totp"
 MAX_URI = 2048  # characters
 NO_URI = "must be an otpauth://totp/... or otpauth://hotp/... URI"
-_IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # for the display in a phone app
+_IGNORED_FIELDS = {"issuer", "image", "icon", "color", "lock"}  # for the phone app only
 _FIELDS = {"secret", "algorithm", "digits", "counter", "period"}
 _MAX_FIELDS = 20
 _MAX_LINE = 1024 * 1024  # characters: some apps write all URIs in one line

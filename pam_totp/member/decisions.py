@@ -106,7 +106,7 @@ class RemoteVerifier:
     def before_prompt(self) -> UseStore | None:
         if not (self._nullok or self._asks_grace):
             return None
-        return UseStore(self._exempt, is_slow=False, is_remote=True, record=self._record)  # one thread for one user
+        return UseStore(self._exempt, is_slow=False, is_remote=True, record=self._record)
 
     def while_typing(self) -> None:
         return None
@@ -186,6 +186,7 @@ class RemoteVerifier:
 
     @property
     def _record(self) -> tuple[str, str]:
+        """The record of a `UseStore`: questions about one user are asked one after the other."""
         return self._member.key, self._asked.user
 
     def wipe(self) -> None:

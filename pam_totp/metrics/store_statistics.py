@@ -56,7 +56,7 @@ class StoreStatistics:
             *(
                 Metric(f"pam_totp_{name}", "gauge", text, (Sample({}, value),))
                 for name, text, value in (
-                    ("users", "Users with a record.", self.users),
+                    ("users", "Users with a readable record.", self.users),
                     ("users_enrolled", "Users who need a code.", self.enrolled),
                     (
                         "users_without_recovery_codes",

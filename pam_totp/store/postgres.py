@@ -172,9 +172,9 @@ def _database(url: str, size: int) -> _Database:
 class PostgresStore(SharedStore):
     """The store in the database at `url`, a URL of libpq without a password.
 
-    `lock_wait` is the time for a turn, and `wait` for one use of the database, both in seconds. `pool` connections
-    serve all stores of this process with the same URL. The store uses no server with a lower epoch than `epoch`. The
-    store passes to `warn` each problem that stops no login. `codec` seals the secrets.
+    `lock_wait` is the longest wait for the turn of a user, and `wait` that for one use of the database, in seconds.
+    `pool` connections serve all stores of this process with the same URL. The store uses no server with a lower epoch
+    than `epoch`. The store passes to `warn` each problem that stops no login. `codec` seals the secrets.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ from pam_totp.system.machine import Machine
 from pam_totp.system.pamd.stack import StackError
 
 STYLES = {1: "prompt", 2: "prompt, echoed", 3: "error", 4: "information"}
-NEXT_CODE = "use the next code (a phone app shows it within a minute; a key fob with a button, at the next press)"
+NEXT_CODE = "use the next code, which a phone app shows within a minute, and a key fob with a button at the next press"
 _AFTER_KEY = {"SSH_AUTH_INFO_0": "publickey"}  # the PAM environment in which sshd names a successful method
 TRIES = 3  # logins: the rehearsal fails if all of them are refused
 # These services run as root. Other services (sudo, su, screen lockers) keep the real uid of the calling user.
@@ -117,7 +117,7 @@ def prove(
         outcome = attempt(service, user, _recording(converse, answers), folder, after_key=after_key)
         if outcome.is_success:
             break
-        show(f"refused ({outcome})" + (f"; try again: check the password, and {NEXT_CODE}" if remaining else ""))
+        show(f"refused: {outcome}" + (f" (check the password, and {NEXT_CODE})" if remaining else ""))
     else:
         place = " on an authority" if _is_member() else ""
         remedy = (
@@ -161,7 +161,10 @@ def in_child(service: str, work: Callable[[], None]) -> None:
         report = pipe.read()
     _, status = os.waitpid(child, 0)
     if not report:
-        raise RehearsalError(f"the rehearsal crashed, perhaps in a PAM module (wait status {status})")
+        remedy = f"check the other PAM modules of {service}"
+        raise RehearsalError(
+            f"the rehearsal crashed: its process ended without a result, wait status {status} ({remedy})"
+        )
     end, message = json.loads(report)
     if end == _End.INTERRUPTED:
         raise KeyboardInterrupt

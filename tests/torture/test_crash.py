@@ -77,8 +77,8 @@ def try_all(kind: Kind, points: Sequence[tuple[Call, str]], log_in: Callable[...
 def some(kind: str, points: Sequence[tuple[Call, str]]) -> list[tuple[Call, str]]:
     """Return the faults of the short form, which `make test` runs.
 
-    For the kind `hotp`: a kill, EIO and a short result at every call. For other kinds: kills at pread64, pwritev2,
-    fsync and sendmsg.
+    For the kind `hotp`: a kill at every call, EIO at every call that can fail, and a short result at the calls of
+    `SHORT`. For other kinds: kills at pread64, pwritev2, fsync and sendmsg.
     """
     if kind == "hotp":
         return [p for p in points if "KILL" in p[1] or "EIO" in p[1] or "retval" in p[1]]

@@ -339,7 +339,9 @@ class Asker:
 
 
 def under_load(report: Report, measured: Measured, count: int) -> None:
-    """Measure logins a second over kept connections, and the cost of a login for each process."""
+    """Measure logins a second over kept and new connections, the costs of a login at each server, and the size of a
+    record in the database.
+    """
     askers = [Asker(measured, number) for number in range(max(THREADS))]
     for asker in askers:
         asker.ask()  # connects
