@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
                 return getpass.getpass(prompt)
         if sys.stdin.isatty():
             print(prompt, end="", file=sys.stderr, flush=True)
+            _wait_for_key()
         line = read_line()
     except KeyboardInterrupt:
         end_prompt_line()
@@ -61,6 +63,22 @@ def ask(prompt: str, *, hidden: bool = False, missing: str = NO_ANSWER) -> str:
         end_prompt_line()
         raise CommandError(NO_ANSWER if sys.stdin.isatty() else missing)
     return line.rstrip("\r\n")
+
+
+def _wait_for_key() -> None:
+    """Wait for a line of the terminal, or raise KeyboardInterrupt on Ctrl-C.
+
+    Python sees a signal that arrives just before read(2) only after the next line. The descriptor for wake-ups becomes
+    readable at every signal.
+    """
+    woken, waking = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    earlier = signal.set_wakeup_fd(waking)
+    try:
+        select.select([0, woken], [], [])
+    finally:
+        signal.set_wakeup_fd(earlier)
+        os.close(woken)
+        os.close(waking)
 
 
 def read_line() -> str:
