@@ -75,7 +75,7 @@ class OutOfReach(ClientError):
 
 
 class NotAdmitted(ClientError):
-    """The error for an account that may not ask for that user: see `[clients]` in /etc/pam_totp.toml."""
+    """The error for an account that may not ask about that user: see `[clients]` in /etc/pam_totp.toml."""
 
 
 class Misconfigured(ClientError):
@@ -247,7 +247,9 @@ class _Dialogue:
         if result == PAM_AUTHINFO_UNAVAIL:
             raise OutOfReach("the service cannot use its store (see its log)")
         if result == PAM_AUTH_ERR and not self.has_answered:
-            raise NotAdmitted("this account may not ask for that user (list it under [clients] in /etc/pam_totp.toml)")
+            raise NotAdmitted(
+                "this account may not ask about that user (list it under [clients] in /etc/pam_totp.toml)"
+            )
         verdict = None if result is None else _VERDICTS.get(result)
         if verdict is None or (verdict is Verdict.ACCEPTED and not self.has_answered):
             raise OutOfReach(_UNEXPECTED)

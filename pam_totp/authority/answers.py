@@ -54,7 +54,7 @@ class NotAMember(Exception):
 
 
 class NotPermitted(Exception):
-    """The error for a member that may not ask for this user, or for this service. The text is the reason."""
+    """The error for a member that may not ask about this user, or for this service. The text is the reason."""
 
 
 class Answers:
@@ -171,7 +171,7 @@ class Answers:
         return wire.BeginVerdict(verdict=wire.ASK)
 
     def _permitted(self, fingerprint: bytes, user: str, asked: wire.Question | wire.Begin | wire.Redeem) -> Found:
-        """Return the member. Raise NotPermitted unless the member may ask for `user` and the service."""
+        """Return the member. Raise NotPermitted unless the member may ask about `user` and the service."""
         found = self.member(fingerprint, user, asked.service)
         if not (found.may_ask and found.may_serve):
             reason = OTHER_SERVICE if found.may_ask else OTHER_USER

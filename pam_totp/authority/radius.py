@@ -3,7 +3,7 @@
 Rules:
 1. `Answers.answer` decides on a question, with the same laws, budgets, groups and ids as for every other member.
 2. The reply to the first refused answer is a challenge, for every user and every answer (law 5). The same applies to a
-   user or a service that the member may not ask for. The reply to the second refused answer is a challenge only if a
+   user or a service that the member may not ask about. The reply to the second refused answer is a challenge only if a
    verdict allows it. No reply is a challenge if the client has no second prompt, or this authority lacks the CA's key.
 3. A challenge has a State: the id of the login and its refused answers, encrypted and authenticated. A State is bound
    to one member, user and service, and is valid for LIFE seconds of the database's clock. Every authority with the key

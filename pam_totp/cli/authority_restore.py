@@ -247,7 +247,7 @@ def _print_fleet(members: Iterable[MemberResult], missing: Iterable[str], pairs:
     rows = [(member.name, note) for member in members for note in member.notes]
     rows += [(name, "not in the backup: add it again ('pam-totp member add')") for name in missing]
     for kind, given, text in (
-        (ALLOWED, "allow", "may no longer ask for the users of {0}"),
+        (ALLOWED, "allow", "may no longer ask about the users of {0}"),
         (PUT, "put", "{0} is no longer in this user group"),
         (ENROLLING, "enroll", "may no longer enrol users by tickets"),
     ):

@@ -71,7 +71,10 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def site_file(args: argparse.Namespace) -> str:
-    """Return the path of the site file, which may be missing. Raise OSError if --config names a missing file."""
+    """Return the path of the site file. The default file may be missing.
+
+    Raise OSError if --config names a missing file.
+    """
     if args.config is None:
         return SITE_FILE
     os.stat(args.config)

@@ -83,7 +83,10 @@ def add_to(commands: Commands) -> None:
         help="add: PAM service of the member (all); may be repeated. radius client: name of the service (radius)",
     )
     parser.add_argument(
-        "--allow", metavar="GROUP", action="append", help="groups: user group that members may ask for; all: every user"
+        "--allow",
+        metavar="GROUP",
+        action="append",
+        help="groups: user group that members may ask about; all: every user",
     )
     parser.add_argument("--deny", metavar="GROUP", action="append", help="groups: the opposite of --allow")
     parser.add_argument("--put", metavar="USER", action="append", help="groups: add a user to this user group")
@@ -161,7 +164,7 @@ def _add(args: argparse.Namespace, site: Site, file: str) -> int:
         again = "; until then the host's present certificate remains valid" if was_joined else ""
         note(f"on {args.name}, run 'pam-totp join' within an hour, and enter this line{again}")
     for group in mute:
-        note(f"members of {group} may ask for no user yet (run 'pam-totp member groups {group} --allow all')")
+        note(f"members of {group} may ask about no user yet (run 'pam-totp member groups {group} --allow all')")
     return DONE
 
 

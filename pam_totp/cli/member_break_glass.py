@@ -1,4 +1,4 @@
-"""member break-glass: recovery codes of this host, which are accepted only while no authority can be reached."""
+"""member break-glass: recovery codes of this host, which are accepted only while no authority decides."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def break_glass(args: argparse.Namespace, users: Sequence[str]) -> int:
             args.audit.changed("break-glass", name, codes=number)
         if not args.json:
             where = f"the codes are only in {args.output}" if writes_file(args) else "the codes are shown only now"
-            print(f"each code works once, while no authority can be reached; {where}", file=sys.stderr)
+            print(f"each code works once, while no authority decides; {where}", file=sys.stderr)
         if not site.member.allows_break_glass:
             remedy = f'set centre_down = "break-glass" in [member] of {args.config or SITE_FILE}'
             print(f"pam-totp: warning: these codes are not accepted yet ({remedy})", file=sys.stderr)

@@ -104,9 +104,9 @@ def find(
     """Return the first moving factor in `within` from which the token shows `codes` in a row, or None.
 
     `codes` are one or more strings of `digits` ASCII digits. `within` holds the candidates for the first code. The step
-    of `within` must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. Codes
-    in `ahead` are not computed again. Raise ValueError for other codes, another step, or an argument that `hotp`
-    refuses.
+    of `within` must be 1; candidates outside 0 to 2^64-1 are skipped. RFC 4226 §7.4 and E.4 describe the search. If
+    `ahead` has the codes of all candidates, the search for the first code does not compute them again. Raise ValueError
+    for other codes, another step, or an argument that `hotp` refuses.
     """
     _check(digits, algorithm)
     if within.step != 1 or not codes or any(len(c) != digits or not _is_digits(c) for c in codes):

@@ -142,7 +142,7 @@ class MemberSettings(Value):
 
     @property
     def allows_break_glass(self) -> bool:
-        """Return True if this host accepts its recovery codes while all authorities are unreachable."""
+        """Return True if this host accepts its recovery codes while no authority decides."""
         return self.centre_down == "break-glass"
 
 

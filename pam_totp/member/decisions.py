@@ -5,7 +5,7 @@ Rules:
 2. All questions of one login have one random id, so that an authority decides on a repeated question only once.
 3. A malformed answer is sent as an empty answer: the user might have typed a password. This host sends only the
    codes of an answer that also contains a password (`forward_pass`).
-4. Logins fail while no authority can be reached. With `centre_down = "break-glass"`, recovery codes of this host are
+4. Logins fail while no authority decides. With `centre_down = "break-glass"`, recovery codes of this host are
    valid then, if the user's record on this host has no token. A code of a token is therefore valid only with an
    authority.
 5. This host asks about an enrolment ticket first, and only if this login takes tickets. The reply to a right ticket has

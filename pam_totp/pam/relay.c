@@ -413,8 +413,8 @@ static bool leave_behind(pam_handle_t *pamh, const struct service *service)
     return false;
 }
 
-/* Close the channel and kill a helper, which stored the record before it sent a result. Send the signal to the pidfd,
- * after `wait_for` has checked that the process is still a child of the host. */
+/* Close the channel and kill the helper. A helper that sent a result has stored the record before. Send the signal to
+ * the pidfd, after `wait_for` has checked that the process is still a child of the host. */
 static void hang_up(pam_handle_t *pamh, const struct service *service)
 {
     siginfo_t unused;

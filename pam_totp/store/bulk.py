@@ -206,7 +206,7 @@ class _BulkChange:
     def _put(self, stored: Slots | None, entry: journal.Entry) -> None:
         new, codec = self._record(entry, entry.new), self._store.codec
         old = UserRecord(user=new.user) if entry.old is None else self._record(entry, entry.old)
-        # an empty old record makes `put` write both slots, so that no unsealed document remains
+        # an empty old record makes `put` write both slots, so that no document without the current seal remains
         old = old if entry.old is None or codec is None or codec.is_current(entry.old) else UserRecord(user=new.user)
         self._store.put(self._folder, entry.name, stored, old, new, document=entry.new, durably=False)
 

@@ -338,7 +338,7 @@ def _write_files(store: FileStore, run: Run) -> int:
 
 
 def _make_folder(path: str, owner: tuple[int, int], as_root: AsRoot) -> None:
-    _remove_folder(path, as_root)  # a remnant of a killed copy
+    _remove_folder(path, as_root)  # left by a killed copy
     with as_root():
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)  # independent of the umask

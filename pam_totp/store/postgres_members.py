@@ -61,7 +61,7 @@ class Member(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """All groups: the user groups that each group of members may ask for, and the users of each user group.
+    """All groups: the user groups that each group of members may ask about, and the users of each user group.
 
     `enrolling` are the groups of members that may enrol users by tickets, and then see the users' keys.
     """
@@ -234,11 +234,11 @@ class Members:
         return Groups(may, users, frozenset(enrolling))
 
     def allow(self, group: str, user_groups: Iterable[str]) -> int:
-        """Let the members of `group` ask for `user_groups`. Return the number of groups of users."""
+        """Let the members of `group` ask about `user_groups`. Return the number of groups of users."""
         return self._each(lambda made: made.allow, group, user_groups)
 
     def deny(self, group: str, user_groups: Iterable[str]) -> int:
-        """Forbid the members of `group` to ask for `user_groups`. Return the number of earlier permissions."""
+        """Forbid the members of `group` to ask about `user_groups`. Return the number of earlier permissions."""
         return self._each(lambda made: made.deny, group, user_groups)
 
     def permit_enrolment(self, group: str, *, permitted: bool) -> int:

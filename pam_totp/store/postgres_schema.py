@@ -12,7 +12,7 @@ Rules:
 6. `stock` contains the entry of each serial number that is or was in stock (`stock`). The deletion of a row
    of `serial` also deletes the entry.
 7. `member` contains the hosts that may ask, by the SHA-256 of their certificates. `may` names the groups of users that
-   a group of members may ask for, `user_group` the users of each group. `services` is NULL if all services are
+   a group of members may ask about, `user_group` the users of each group. `services` is NULL if all services are
    permitted. `ends` is the end of the newest certificate.
    A row of `may` with the user group `postgres_members.ENROLMENT` lets the members enrol users.
 8. `epoch` of `store` increases after each restore (`postgres_fence`). A process refuses a server with a lower epoch

@@ -35,7 +35,7 @@ def code(counter: int) -> str:
 
 
 class Authority:
-    """An authority with the members web1, which may ask for all users, and db1, which may ask for bob's sudo."""
+    """An authority with the members web1, which may ask about all users, and db1, which may ask about bob's sudo."""
 
     def __init__(self, url: str) -> None:
         self.lines: list[str] = []

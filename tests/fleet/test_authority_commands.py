@@ -238,7 +238,8 @@ def test_add_prints_the_join_line_alone_on_standard_output(fleet: Fleet) -> None
     assert wire.JoinLine.from_text(done.stdout).pin == fleet.pin
     assert f"pam-totp: on {name}, run 'pam-totp join' within an hour" in done.stderr
     assert (
-        f"members of {group} may ask for no user yet (run 'pam-totp member groups {group} --allow all')" in done.stderr
+        f"members of {group} may ask about no user yet (run 'pam-totp member groups {group} --allow all')"
+        in done.stderr
     )
     content = json.loads(fleet.command("member", "add", name, "--group", "web", "--service", "sshd", "--json").stdout)
     assert (content["member"], content["seconds"], content["joined_before"]) == (name, 3600, False)

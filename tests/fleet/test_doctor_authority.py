@@ -294,12 +294,12 @@ def test_members_and_groups_with_a_problem_are_named(own: Fleet, host: Host) -> 
     assert mute in found[Code.MEMBERS_WITHOUT_USERS].what
     assert gone not in found[Code.MEMBERS_WITHOUT_USERS].what, "the member is revoked"
     assert found[Code.GROUP_NOT_FOUND].what == (
-        "members of web may ask for the users of staff, but that group has no user"
+        "members of web may ask about the users of staff, but that group has no user"
     )
     assert found[Code.GROUP_NOT_FOUND].remedy.endswith("'pam-totp member groups web --deny staff'")
     unused = [f.what for f in authority(host.context()) if f.code == Code.GROUP_UNUSED]
     assert any(what.startswith("no member is in these groups: ") and "nowhere" in what for what in unused)
-    assert "no member may ask for the users of these groups: unused" in unused
+    assert "no member may ask about the users of these groups: unused" in unused
 
 
 def test_members_that_did_not_join_in_time_are_named(fleet: Fleet, host: Host) -> None:

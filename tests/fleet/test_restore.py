@@ -211,7 +211,7 @@ def test_after_a_restore_nothing_of_the_log_lives_again(
     assert [line.split(maxsplit=1) for line in table if line.startswith(begins)] == [
         [scene.web2.name, "revoked"],
         [scene.web3.name, "got a later certificate: it must join again"],
-        ["db", "may no longer ask for the users of all"],
+        ["db", "may no longer ask about the users of all"],
         ["staff", "zoe is no longer in this user group"],
         ["staff", "--put since the backup: run 'pam-totp member groups staff --put yan'"],
         ["db", "may no longer enrol users by tickets"],

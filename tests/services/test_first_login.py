@@ -500,7 +500,8 @@ def test_the_command_without_a_service_or_with_other_options_says_so(machine: Ma
 
 
 def test_another_service_name_gets_no_more_from_the_service(machine: Machine) -> None:
-    """Each account can choose the service name. An enrolled user's ticket is valid only under `REDEEM_SERVICE`."""
+    """Each account can choose the service name. At the socket, an enrolled user's ticket is valid only under
+    `REDEEM_SERVICE`."""
     record, ticket = issue_ticket(
         UserRecord(user="alice", tokens=(fob(),)),
         TotpToken(name="phone", secret=b"n" * 20, created=0, confirmed=False),

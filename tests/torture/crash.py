@@ -83,7 +83,10 @@ def enrol_for_a_crash(site: Site) -> None:
 
 @dataclass(frozen=True)
 class Call:
-    """A system call after the answer: the `number`-th call of `name`, from 1. `line` is the text in the trace."""
+    """A system call after the answer: the `number`-th call of `name` by its thread, from 1.
+
+    `line` is the text in the trace.
+    """
 
     name: str
     number: int

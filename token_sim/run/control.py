@@ -1,9 +1,9 @@
 """The control socket of a running token: a Unix socket, with one JSON document per line in both directions.
 
 Rules:
-- Only the token's owner and root receive answers: the mode of the socket is 0600, and `Control` checks the peer's uid.
-- The answer to a request is exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`.
-- The socket is separate from the ports, and no answer contains a seed.
+- Only the token's owner and root receive replies: the mode of the socket is 0600, and `Control` checks the peer's uid.
+- The reply to a request is exactly one line, `{"ok": true, …}` or `{"ok": false, "error": …}`.
+- The socket is separate from the ports, and no reply contains a seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 LONGEST = 64 * 1024  # bytes per line
-TIMEOUT = 10.0  # maximum seconds until an answer
+TIMEOUT = 10.0  # maximum seconds until a reply
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid: struct ucred of unix(7)
 
 Request = dict[str, Any]

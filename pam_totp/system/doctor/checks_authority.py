@@ -242,7 +242,7 @@ def _members(context: Context, found: Members) -> Iterator[Finding]:
     mute = [m.name for m in joined if not any(found.may.get(group) for group in m.groups)]
     if mute:
         group = next(m.groups[0] for m in joined if m.name == mute[0])
-        what = f"every login at these members is refused, because they may ask for no user: {names(mute)}"
+        what = f"every login at these members is refused, because they may ask about no user: {names(mute)}"
         yield _finding(WARNING, Code.MEMBERS_WITHOUT_USERS, what, f"run 'pam-totp member groups {group} --allow all'")
     yield from _groups(found, {group for member in active for group in member.groups})
 
@@ -252,12 +252,12 @@ def _groups(found: Members, of_members: set[str]) -> Iterator[Finding]:
     permitted = {users for group in found.may for users in found.may[group]}
     for group, allowed in sorted(found.may.items()):
         for users in sorted(set(allowed) - found.users.keys() - {_ALL}):
-            what = f"members of {group} may ask for the users of {users}, but that group has no user"
+            what = f"members of {group} may ask about the users of {users}, but that group has no user"
             remedy = f"run 'pam-totp member groups {users} --put USER', or 'pam-totp member groups {group} "
             yield _finding(WARNING, Code.GROUP_NOT_FOUND, what, f"{remedy}--deny {users}'")
     unused = _unused("no member is in these groups", sorted(found.may.keys() - of_members))
     yield from unused
-    yield from _unused("no member may ask for the users of these groups", sorted(found.users.keys() - permitted))
+    yield from _unused("no member may ask about the users of these groups", sorted(found.users.keys() - permitted))
 
 
 def _unused(what: str, groups: Sequence[str]) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ _INTERPRETER = re.compile(rb"(/[ -~]*/python3[0-9.]*)\0")
 
 
 class Fact(NamedTuple):
-    """The result of a measurement: its name and value for programs, and a line for users."""
+    """The result of a measurement: its name and value for programs, and a line for administrators."""
 
     name: str
     value: Any

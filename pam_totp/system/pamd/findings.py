@@ -1,7 +1,7 @@
-"""Findings of `doctor`: each has a code for programs and a text for users. Pure.
+"""Findings of `doctor`: each has a code for programs and a text for administrators. Pure.
 
 Rules:
-- Programs use only `severity` and `code`. `what` and `remedy` are for users, and their wording may change.
+- Programs use only `severity` and `code`. `what` and `remedy` are for administrators, and their wording may change.
 - A code keeps its meaning from release to release. pam-totp(1) lists every code.
 - A finding has one line about the problem and one line about the remedy.
 """
@@ -180,7 +180,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One finding of the check `check`, with its two lines for users."""
+    """One finding of the check `check`, with its two lines for administrators."""
 
     severity: Severity
     check: str
