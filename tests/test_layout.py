@@ -210,11 +210,14 @@ def test_a_command_loads_no_module_of_another_command(command: str) -> None:
 @pytest.mark.bare
 def test_doctor_loads_nothing_of_a_fleet_on_a_host_without_one() -> None:
     """These modules would take a quarter of the command's time."""
-    script = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from pam_totp.cli import main\n"
-    script += (
-        "main(['doctor']); modules = ('ssl', 'http.client', 'pam_totp.member.client', 'pam_totp.operations.desk')\n"
-    )
-    script += "print([name for name in modules if name in sys.modules])"
+    script = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from pam_totp.cli import main
+main(["doctor"])
+unused = ("ssl", "http.client", "pam_totp.member.client", "pam_totp.operations.desk")
+print([name for name in unused if name in sys.modules])
+"""
     done = subprocess.run(["/usr/bin/python3", "-I", "-S", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -10,7 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,10 @@ import pytest
 from pam_totp.cli import files_out
 from pam_totp.cli.command_line import CommandError
 from tests.conftest import as_root
+from tests.support.nth_call import killed
 from tests.support.site import ME, OTHER_UID, PATIENCE, TREE, UNPRIVILEGED_UID, Site, fob
 
 KEY = b"a key of many bytes " * 50
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def before_call(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """Return a wrapper of `function` that runs `action` before call `number` (from 1)."""
-    remaining = [number]
-
-    def called(*arguments: Any, **named: Any) -> Any:
-        remaining[0] -= 1
-        if remaining[0] == 0:
-            action()
-        return function(*arguments, **named)
-
-    return called
 
 
 def no_unnamed_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,17 +41,12 @@ def no_unnamed_files(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("call", ["open", "fchmod", "write", "fsync", "link"])
 def test_a_killed_command_leaves_a_complete_file_or_none(tmp_path: Path, call: str) -> None:
     path, kills = tmp_path / "file", 0
-    while True:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                setattr(os, call, before_call(getattr(os, call), kills + 1, die))
-                with files_out.new_file(str(path)) as file:
-                    file.write(KEY)
-            finally:
-                os._exit(0)
-        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
-            break
+
+    def write() -> None:
+        with files_out.new_file(str(path)) as file:
+            file.write(KEY)
+
+    while killed(write, call, kills + 1):
         kills += 1
         assert os.listdir(tmp_path) in ([], ["file"])
         if path.exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pam_totp.store import SerialTaken, StoreError, claims, journal, secret_file
 from pam_totp.store.bulk import update_many
 from pam_totp.store.file import FileStore
 from tests.core.stores import LOCK_TIMEOUT, enrol, enrol_1
-from tests.formats.test_bulk_change import nth
+from tests.support.nth_call import killed
 
 PATIENCE = 30.0  # seconds
 
@@ -118,22 +117,6 @@ def test_twenty_racing_users_get_one_token_once(store: FileStore) -> None:
         thread.join()
     assert sorted(outcomes) == ["given"] + ["refused"] * 19
     assert len(holders(store)) == 1
-
-
-def killed(work: Callable[[], object], call: str, number: int) -> bool:
-    """Return True if `work`, in a child process, reaches call `number` of `os.<call>`, where the child kills itself."""
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    pid = os.fork()
-    if pid == 0:
-        try:
-            setattr(os, call, nth(getattr(os, call), number, die))
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
 
 
 CALLS = ["symlink", "fsync", "link", "unlink", "write", "mkdir", "rename"]

@@ -24,8 +24,9 @@ from pam_totp.store import NotThere, StoreError, claims, stock_entries, stock_fi
 from pam_totp.store.file import FileStore
 from pam_totp.store.stock import StockEntry, stock_of
 from tests.core.stores import LOCK_TIMEOUT, emptied
-from tests.core.test_claims import give, killed, take_away
+from tests.core.test_claims import give, take_away
 from tests.core.test_claims import token as token_of
+from tests.support.nth_call import killed
 
 # The system calls by which the store makes a change durable, by the name of the function in `os`.
 CALLS = ["symlink", "fsync", "link", "unlink", "write", "mkdir", "rename", "pwritev", "rmdir", "close"]

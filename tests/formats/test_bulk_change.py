@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pam_totp.operations.enroll import new_recovery_codes
 from pam_totp.store import NotThere, StoreError, journal
 from pam_totp.store.bulk import Changes, update_many
 from pam_totp.store.file import FileStore
+from tests.support.nth_call import killed, nth
 from tests.support.site import KEY, codes, fob
 
 OLD = [f"old{i}" for i in range(5)]
@@ -93,49 +93,24 @@ def test_a_change_that_fails_changes_nothing(store: FileStore) -> None:
     assert not (Path(store.folder) / ".import").exists()
 
 
-def nth(function: Callable[..., Any], number: int, action: Callable[[], object]) -> Callable[..., Any]:
-    """Return a wrapper of `function` that calls `action` before call number `number` (from 1)."""
-    remaining = [number]
-
-    def called(*arguments: Any, **named: Any) -> Any:
-        remaining[0] -= 1
-        if remaining[0] == 0:
-            action()
-        return function(*arguments, **named)
-
-    return called
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def killed(
+def killed_bulk_change(
     store: FileStore,
     call: str,
     number: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
     changes: Changes[str] = CHANGES,
 ) -> bool:
-    """Run a bulk change in a child process that kills itself before call number `number` of `os.<call>`.
-
-    Return False if the bulk change ended before that call.
+    """Return True if a bulk change, in a child process, reaches call `number` of `os.<call>`, where the child kills
+    itself.
     """
-    pid = os.fork()
-    if pid == 0:
-        try:
-            setattr(os, call, nth(getattr(os, call), number, die))
-            update_many(store, changes, progress)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    return killed(lambda: update_many(store, changes, progress), call, number)
 
 
 @pytest.mark.parametrize("call", ["pwritev", "link", "fsync", "write", "unlink", "mkdir", "rmdir"])
 def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStore, call: str) -> None:
     before = content(store)
     number = 0
-    while killed(store, call, number + 1):
+    while killed_bulk_change(store, call, number + 1):
         number += 1
         journal.recover(store)
         after = content(store)
@@ -151,7 +126,7 @@ def test_after_a_kill_at_any_point_all_or_no_records_are_changed(store: FileStor
 
 def test_the_roll_back_of_an_import_does_not_make_a_used_code_valid(store: FileStore) -> None:
     before = content(store)
-    assert killed(store, "link", 4)  # old0 … old4, new0 … new2 are changed
+    assert killed_bulk_change(store, "link", 4)  # old0 … old4, new0 … new2 are changed
     for user, key, counter in (("old1", KEY, 3), ("new1", ADDED, 7), ("old2", ADDED, 7)):
 
         def accept(record: UserRecord, answer: str = codes(counter, key=key)) -> tuple[UserRecord, bool]:
@@ -185,7 +160,7 @@ def test_the_roll_back_of_an_import_keeps_used_recovery_codes_and_guesses(store:
         return store.update("new", accept)
 
     changes = [("new", came), *CHANGES]
-    assert killed(store, "pwritev", 1, changes=changes)
+    assert killed_bulk_change(store, "pwritev", 1, changes=changes)
     assert answered(recovery[0])
     assert not answered("123456")
     assert journal.recover(store) == 1
@@ -244,7 +219,7 @@ def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
     store.update("old0", lambda record: (record.with_recovery("00" * 16, digests), None))
     path, before = Path(store.folder) / "old0.record", content(store)
     assert path.stat().st_size == 2 * BLOCK
-    assert killed(store, "link", 4)
+    assert killed_bulk_change(store, "link", 4)
     assert path.stat().st_size == 4 * BLOCK
     assert journal.recover(store) == 8
     assert path.stat().st_size == 4 * BLOCK
@@ -254,7 +229,7 @@ def test_a_record_that_grew_is_rolled_back_in_place(store: FileStore) -> None:
 def test_a_new_record_that_lost_its_content_in_a_power_cut_is_rolled_back(store: FileStore) -> None:
     """A bulk change flushes the files of new users together at its end. An earlier power cut can empty these files."""
     before = content(store)
-    assert killed(store, "link", 4)
+    assert killed_bulk_change(store, "link", 4)
     for user in ("new0", "new1"):
         os.truncate(Path(store.folder) / f"{user}.record", 0)
     with pytest.raises(StoreError, match=r"new0\.record: must not be empty"):
@@ -277,7 +252,7 @@ def test_a_new_record_that_is_damaged_is_kept_by_the_roll_back(
     tmp_path: Path, store: FileStore, damage: Callable[[Path], None]
 ) -> None:
     """`nullok` would accept the user without a code if the roll-back deleted the used record."""
-    assert killed(store, "link", 4)
+    assert killed_bulk_change(store, "link", 4)
     store.update("new0", lambda record: (record.accepted(record.tokens[0], 7, 1, 5), None))
     damage(Path(store.folder) / "new0.record")
     warnings: list[str] = []
@@ -295,14 +270,14 @@ def test_a_new_record_that_is_damaged_is_kept_by_the_roll_back(
 @pytest.mark.parametrize("size", [BLOCK, 2 * BLOCK])
 def test_a_new_record_of_zeros_is_rolled_back(store: FileStore, size: int) -> None:
     before = content(store)
-    assert killed(store, "link", 4)
+    assert killed_bulk_change(store, "link", 4)
     (Path(store.folder) / "new1.record").write_bytes(bytes(size))
     assert journal.recover(store) == 8
     assert content(store) == before
 
 
 def test_an_old_record_that_is_damaged_stops_the_roll_back(store: FileStore) -> None:
-    assert killed(store, "link", 4)
+    assert killed_bulk_change(store, "link", 4)
     os.truncate(Path(store.folder) / "old0.record", 0)
     with pytest.raises(StoreError, match=r"old0\.record: must not be empty"):
         journal.recover(store)
@@ -313,7 +288,7 @@ def test_an_old_record_that_is_damaged_stops_the_roll_back(store: FileStore) -> 
 
 
 def test_a_record_with_an_invalid_document_is_kept_by_the_roll_back(store: FileStore) -> None:
-    assert killed(store, "link", 4)
+    assert killed_bulk_change(store, "link", 4)
     path = Path(store.folder) / "new0.record"
     path.write_bytes(new_file(b"an invalid document", BLOCK))
     assert journal.recover(store) == 7
@@ -328,25 +303,13 @@ def test_a_bulk_change_writes_records_of_version_1_too(store: FileStore) -> None
         (folder / f"{user}.json").chmod(0o600)
         path.unlink()
     before = content(store)
-    assert killed(store, "link", 9)  # old0 … old4, new0 … new2 are changed
+    assert killed_bulk_change(store, "link", 9)  # old0 … old4, new0 … new2 are changed
     assert journal.recover(store) == 8
     assert [store.read(user).tokens for user in OLD] == [(fob(3),)] * 5
     assert {Path(name).stem for name in content(store)} == {Path(name).stem for name in before}
     update_many(store, CHANGES)
     assert not any(data for name, data in content(store).items() if not name.endswith(".record"))
     assert [t.name for t in store.read("old0").tokens] == ["fob", "came"]
-
-
-def is_rolled_back(store: FileStore, call: str, number: int) -> bool:
-    """Roll back in a process that is killed before call `number` of `call`. Return True if there are fewer calls."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            setattr(os, call, nth(getattr(os, call), number, die))
-            journal.recover(store)
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("call", ["pwritev", "unlink", "fsync", "rmdir"])
@@ -359,8 +322,8 @@ def test_a_killed_roll_back_is_completed_by_the_next(store: FileStore, call: str
 
     before, files, number = content(store), raw(store), 1
     while True:
-        assert killed(store, "link", 4)
-        if is_rolled_back(store, call, number):
+        assert killed_bulk_change(store, "link", 4)
+        if not killed(lambda: journal.recover(store), call, number):
             break
         rolled_back = [user for user in OLD if [t.name for t in store.read(user).tokens] == ["fob"]]
         assert all(store.update(user, used) for user in rolled_back)
@@ -443,7 +406,7 @@ def used_meanwhile(store: FileStore) -> Callable[[int, int], None]:
 def test_a_kill_while_deciding_again_loses_no_token(store: FileStore, call: str) -> None:
     files = raw(store)
     number = 0
-    while killed(store, call, number + 1, used_meanwhile(store)):
+    while killed_bulk_change(store, call, number + 1, used_meanwhile(store)):
         number += 1
         journal.recover(store)
         if all(store.read(user).token("came") is not None for user in OLD):
@@ -471,7 +434,7 @@ def test_a_user_named_twice_gets_both_tokens_or_after_a_kill_neither(store: File
     twice = [*CHANGES, *((user, second) for user in reversed(USERS))]
     for call in ("pwritev", "link", "write", "unlink"):
         number = 0
-        while killed(store, call, number + 1, changes=twice):
+        while killed_bulk_change(store, call, number + 1, changes=twice):
             number += 1
             journal.recover(store)
             after = content(store)
@@ -641,7 +604,7 @@ def test_a_killed_roll_back_of_version_1_is_completed_by_the_next(store: FileSto
     files, number = raw(store), 1
     while True:
         import_1(store, pending=PENDING)
-        ended = is_rolled_back(store, call, number)
+        ended = not killed(lambda: journal.recover(store), call, number)
         rolled_back = [user for user in OLD if tokens(store, user) == [("fob", 3)]]
         assert all(store.update(user, used(3, KEY)) for user in rolled_back)
         journal.recover(store)

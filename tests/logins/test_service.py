@@ -98,7 +98,7 @@ def dialogue(site: Site, first: bytes, answer: str) -> list[str]:
 
 
 def as_nobody(site: Site, first: bytes, answer: str) -> list[str]:
-    """Run `dialogue` in a process of the account `nobody`. Return the messages of the service."""
+    """Run `dialogue` in a process that runs as `nobody`, and return the messages that the service sends."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
