@@ -122,6 +122,8 @@ def answer_pam(style: int, text: str) -> bytes | None:
             print(file=sys.stderr)
             return None
     print(shown, end="" if os.isatty(0) else "\n", file=sys.stderr, flush=True)
+    if os.isatty(0):
+        _wait_for_key()
     return _read_line()
 
 

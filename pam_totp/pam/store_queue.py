@@ -59,7 +59,8 @@ class _Uses:
 
 class SearchTurns:
     """The turns of long searches, `limit` at once. A thread begins its turn before it acquires a lock, and ends this
-    turn before a write. A second attempt, after a busy lock, has no turn."""
+    turn before a write. A second attempt, after a busy lock, has no turn: otherwise a held lock would delay other
+    searches."""
 
     def __init__(self, limit: int) -> None:
         self._free = threading.BoundedSemaphore(limit)

@@ -122,6 +122,23 @@ def test_an_interrupt_at_a_prompt_changes_nothing(site: Site) -> None:
     assert site.path().read_bytes() == before
 
 
+def test_lines_typed_before_the_prompts_are_the_answers(site: Site) -> None:
+    """The wait for a key must not overlook a line that the terminal or Python already has."""
+    site.enrol()
+    talk = at_prompt(site, "remove", ME)
+    talk.delaybeforesend = None
+    talk.send("maybe\ry\r")
+    talk.expect(rb"\[y/N\] ")
+    talk.expect(pexpect.EOF)
+    assert b"cancelled; nothing was changed" in talk.before
+    talk = at_prompt(site, "remove", ME)
+    talk.delaybeforesend = None
+    talk.send("y\r")
+    talk.expect(pexpect.EOF)
+    talk.close()
+    assert (talk.exitstatus, site.path().exists()) == (0, False)
+
+
 @pytest.mark.parametrize("words", [("verify",), ("remove",)])
 def test_an_end_of_input_at_a_prompt_is_no_answer(site: Site, words: tuple[str, ...]) -> None:
     """`verify` prompts with the echo off, `remove` with the echo on."""
